@@ -1,0 +1,26 @@
+"""Predict unlabelled rows or pairs with a run.
+
+    python scripts/predict.py run=FOLDER input=TABLE output=PREDICTIONS
+    python scripts/predict.py run=FOLDER input=PAIRS left=TABLE right=TABLE output=PREDICTIONS
+
+Tables and predictions are .csv or .parquet.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mmtab.cli import main
+
+
+@main("predict")
+def predict(config: DictConfig) -> None:
+    from mmtab import run
+
+    tables = {name: Path(config[name]) for name in ("left", "right", "records") if config[name]}
+    n = run.predict(Path(config.run), Path(config.input), Path(config.output), accelerator=config.accelerator, **tables)
+    print(f"{n} predictions written to {config.output}")
+
+
+if __name__ == "__main__":
+    predict()

@@ -1,0 +1,37 @@
+"""Train on a dataset and, once the model is fixed, score it on the test split.
+
+python scripts/train.py                          the shipped catalogue
+python scripts/train.py dataset=fashion seed=1   a dataset under data_root (or MMTAB_DATA)
+python scripts/train.py dataset=custom dataset.path=FOLDER
+python scripts/train.py -m dataset=fashion,music seed=0,1
+"""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from mmtab.cli import main, print_metrics
+from mmtab.config import typed
+
+
+@main("train")
+def train(config: DictConfig) -> None:
+    run_config = typed(config)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    from mmtab import run
+
+    columns = {"valid": run.train(run_config, folder)}
+    if run_config.test:
+        tested = run.evaluate_if_labelled(folder, "test")
+        if tested is not None:
+            columns["test"] = tested
+    ceiling = run.ceiling(folder)
+    if ceiling:
+        columns["ceiling"] = ceiling
+    print_metrics(f"{run_config.dataset.name}, seed {run_config.seed}", columns)
+    print(f"run folder: {folder}")
+
+
+if __name__ == "__main__":
+    train()

@@ -1,0 +1,49 @@
+"""How scripts begin: a Hydra command line whose mistakes are one clear line. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mmtab.config import CONFIGS, register
+from mmtab.errors import MmtabError
+
+
+def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Like ``hydra.main`` on configs/<config_name>.yaml. Errors that the user can mend are printed without a traceback
+    and end with exit status 1; MMTAB_TRACEBACK=1 shows where they were raised."""
+    import hydra
+
+    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+        def guarded(config: DictConfig) -> None:
+            try:
+                function(config)
+            except MmtabError as error:
+                if os.environ.get("MMTAB_TRACEBACK"):
+                    raise
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                sys.exit(1)
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                sys.exit(130)
+
+        register()
+        return hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded)
+
+    return decorate
+
+
+def print_metrics(title: str, columns: dict[str, dict[str, Any]]) -> None:
+    """A table with a row a metric and a column a split."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", *columns, title=title)
+    for name in {name: None for values in columns.values() for name in values}:
+        cells = [f"{values[name]:.4f}" if name in values else "" for values in columns.values()]
+        table.add_row(name, *cells)
+    Console(width=None if sys.stdout.isatty() else 100).print(table)

@@ -1,0 +1,54 @@
+"""The errors that reach a user. Scripts print their message alone; a traceback means a bug in mmtab."""
+
+
+class MmtabError(Exception):
+    """Something the user can put right."""
+
+
+class ConfigError(MmtabError):
+    """A setting that does not exist, does not fit another one, or does not fit the data."""
+
+
+class RunError(MmtabError):
+    """A run folder that cannot be used."""
+
+
+class DataError(MmtabError):
+    """Data that breaks the dataset standard: says where, what was expected, what was found, how to mend it.
+
+    ``row`` counts data rows from 1, the header of a csv not included.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        problem: str,
+        *,
+        table: str | None = None,
+        row: int | None = None,
+        row_id: object = None,
+        column: str | None = None,
+        expected: str | None = None,
+        found: object = None,
+        fix: str | None = None,
+    ) -> None:
+        place = [f"dataset {dataset}"]
+        if table is not None:
+            place.append(f"table {table}")
+        if row is not None:
+            place.append(f"row {row}" + (f" (id {row_id})" if row_id is not None else ""))
+        if column is not None:
+            place.append(f"column {column}")
+        text = f"{', '.join(place)}: {problem}"
+        if expected is not None:
+            text += f"; expected {expected}"
+        if found is not None:
+            text += f"; found {_short(found)}"
+        if fix is not None:
+            text += f". Fix: {fix}"
+        super().__init__(text)
+
+
+def _short(value: object, limit: int = 120) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,223 @@
+"""Fitted on train only; turns a table's numbers, categories, moments and labels into arrays. Saved as plain JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmtab.schema import ColumnType, Schema
+from mmtab.table import Table
+
+MISSING, UNSEEN = 0, 1
+N_SPECIAL_IDS = 2
+DAY, YEAR = 86400.0, 365.2425 * 86400.0
+
+
+@dataclass
+class CategoryRules:
+    """Values seen fewer than ``min_count`` times are folded into the *unseen* id, which so gets trained. Of more than
+    ``max_values`` kinds the commonest ``max_values`` keep an id of their own and the others share ``n_hash`` hashed ids."""
+
+    min_count: int = 2
+    max_values: int = 10_000
+    n_hash: int = 1_024
+
+
+@dataclass(frozen=True)
+class QuantileScaler:
+    """Maps a number to [-1, 1] by its rank among the training values (ties to the middle of their ranks).
+
+    Infinities and values beyond the training range saturate at the ends, so no magnitude can hurt the model.
+    """
+
+    quantiles_: list[float]
+
+    @staticmethod
+    def fit(values: np.ndarray, n_quantiles: int = 1_000) -> QuantileScaler:
+        """``values`` [n] float64 with NaN for missing."""
+        finite = values[np.isfinite(values)]
+        if len(finite) == 0:
+            return QuantileScaler([])
+        # "lower" keeps every quantile a value that occurs: interpolating between huge values would overflow
+        return QuantileScaler(
+            np.quantile(finite, np.linspace(0, 1, min(n_quantiles, len(finite))), method="lower").tolist()
+        )
+
+    def transform(self, values: np.ndarray) -> np.ndarray:
+        """[n] float64 -> [n] float32 in [-1, 1]; NaN stays NaN."""
+        if not self.quantiles_:
+            return np.where(np.isnan(values), np.nan, 0.0).astype(np.float32)
+        quantiles = np.asarray(self.quantiles_)
+        if quantiles[0] == quantiles[-1]:  # constant in training
+            return np.where(
+                np.isnan(values), np.nan, np.sign(np.where(np.isnan(values), 0, values) - quantiles[0])
+            ).astype(np.float32)
+        ranks = np.linspace(-1, 1, len(quantiles))
+        clipped = np.clip(values, quantiles[0], quantiles[-1])
+        # From both sides, as scikit-learn's QuantileTransformer does, so that ties land in the middle.
+        with np.errstate(over="ignore", invalid="ignore"):
+            up = np.interp(clipped, quantiles, ranks)
+            down = -np.interp(-clipped, -quantiles[::-1], -ranks[::-1])
+        scaled = 0.5 * (up + down)
+        return np.where(np.isnan(values), np.nan, np.where(np.isnan(scaled), 0.0, scaled)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CategoryCoder:
+    """Ids of one column: 0 missing, 1 unseen or too seldom seen, then the vocabulary, then hashed ids if any."""
+
+    vocabulary_: list[str]
+    n_hash_: int
+
+    @staticmethod
+    def fit(values: pa.Array, rules: CategoryRules) -> CategoryCoder:
+        counts = sorted(
+            ((c["counts"], c["values"]) for c in pc.value_counts(values.drop_null()).to_pylist()),
+            key=lambda c: (-c[0], c[1]),
+        )
+        kept = [value for count, value in counts if count >= rules.min_count]
+        too_many = len(kept) > rules.max_values
+        return CategoryCoder(kept[: rules.max_values], rules.n_hash if too_many else 0)
+
+    @property
+    def n_ids(self) -> int:
+        return N_SPECIAL_IDS + len(self.vocabulary_) + self.n_hash_
+
+    def transform(self, values: pa.Array) -> np.ndarray:
+        """[n] strings -> [n] int64 in [0, n_ids)."""
+        found = pc.index_in(values, value_set=pa.array(self.vocabulary_, values.type))
+        ids = np.asarray(pc.fill_null(found, -1)).astype(np.int64) + N_SPECIAL_IDS
+        strange = np.flatnonzero((ids < N_SPECIAL_IDS) & np.asarray(pc.is_valid(values)))
+        if self.n_hash_:
+            first = N_SPECIAL_IDS + len(self.vocabulary_)
+            for row in strange:
+                digest = hashlib.blake2b(values[int(row)].as_py().encode(), digest_size=8).digest()
+                ids[row] = first + int.from_bytes(digest, "little") % self.n_hash_
+        else:
+            ids[strange] = UNSEEN
+        ids[np.asarray(pc.is_null(values))] = MISSING
+        return ids
+
+
+@dataclass(frozen=True)
+class LabelCoder:
+    """Class names to 0 … k-1, sorted by name."""
+
+    classes_: list[str]
+
+    @staticmethod
+    def fit(table: Table, column: str) -> LabelCoder:
+        labels = _known_labels(table, column)
+        classes = sorted(pc.unique(labels).to_pylist())
+        if len(classes) < 2:
+            raise table.error(
+                "only one class in the training labels", column=column, expected="at least two", found=classes,
+                fix="check the split, or choose another label",
+            )  # fmt: skip
+        return LabelCoder(classes)
+
+    def transform(self, table: Table, column: str) -> np.ndarray:
+        """[n] int64; -1 where the table has no labels. Raises DataError for a label that train never had."""
+        if table.labels is None:
+            return np.full(len(table), -1, np.int64)
+        labels = _known_labels(table, column)
+        found = pc.index_in(labels, value_set=pa.array(self.classes_, labels.type))
+        if found.null_count:
+            row = int(np.flatnonzero(np.asarray(pc.is_null(found)))[0])
+            raise table.error(
+                "a label that train never had", row=row, column=column, found=labels[row].as_py(),
+                expected=f"one of the {len(self.classes_)} training classes",
+                fix="move a row of this class to train, or leave the class out",
+            )  # fmt: skip
+        return np.asarray(found).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Scalers and vocabularies of every column, in schema order; moments become several numbers each."""
+
+    scalers_: dict[str, QuantileScaler]
+    coders_: dict[str, CategoryCoder]
+    labels_: LabelCoder | None
+
+    @staticmethod
+    def fit(table: Table, schema: Schema, rules: CategoryRules, rows: np.ndarray | None = None) -> Preprocessor:
+        """``rows``: the row numbers that training may see (matching: the records of training pairs); default all."""
+        take = None if rows is None else pa.array(rows)
+        numbers = numeric_columns(table, schema)
+        scalers = {
+            name: QuantileScaler.fit(values if rows is None else values[rows]) for name, values in numbers.items()
+        }
+        coders = {}
+        for name in schema.of_type(ColumnType.CATEGORICAL):
+            values = table.columns[name]
+            coders[name] = CategoryCoder.fit(values if take is None else values.take(take), rules)
+        labels = LabelCoder.fit(table, schema.label) if schema.label and table.labels is not None else None
+        return Preprocessor(scalers, coders, labels)
+
+    def numeric(self, table: Table, schema: Schema) -> np.ndarray:
+        """[n, c_num] float32 in [-1, 1], NaN for missing."""
+        columns = [self.scalers_[name].transform(values) for name, values in numeric_columns(table, schema).items()]
+        return np.stack(columns, 1) if columns else np.zeros((len(table), 0), np.float32)
+
+    def categorical(self, table: Table) -> np.ndarray:
+        """[n, c_cat] int64."""
+        columns = [coder.transform(table.columns[name]) for name, coder in self.coders_.items()]
+        return np.stack(columns, 1) if columns else np.zeros((len(table), 0), np.int64)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> Preprocessor:
+        return Preprocessor(
+            {name: QuantileScaler(**value) for name, value in raw["scalers_"].items()},
+            {name: CategoryCoder(**value) for name, value in raw["coders_"].items()},
+            LabelCoder(**raw["labels_"]) if raw["labels_"] else None,
+        )
+
+
+def numeric_columns(table: Table, schema: Schema) -> dict[str, np.ndarray]:
+    """Numbers as they are and moments as calendar features, [n] float64 each with NaN for missing."""
+    columns: dict[str, np.ndarray] = {}
+    for column in schema.columns:
+        if column.type is ColumnType.NUMERIC:
+            columns[column.name] = _floats(table.columns[column.name])
+        elif column.type is ColumnType.DATETIME:
+            columns |= _calendar(column.name, _floats(table.columns[column.name]))
+    return columns
+
+
+def _calendar(name: str, seconds: np.ndarray) -> dict[str, np.ndarray]:
+    """When on the line of time, and where in the year, the week and the day (sine and cosine, so that ends meet)."""
+    features = {f"{name}:time": seconds}
+    for part, period, offset in (
+        ("year", YEAR, 0.0),
+        ("week", 7 * DAY, 3 * DAY),
+        ("day", DAY, 0.0),
+    ):  # 1970-01-01: a Thursday
+        with np.errstate(invalid="ignore"):
+            angle = np.mod(seconds + offset, period) * (2 * math.pi / period)
+        features |= {f"{name}:{part}_sin": np.sin(angle), f"{name}:{part}_cos": np.cos(angle)}
+    return features
+
+
+def _floats(values: pa.Array) -> np.ndarray:
+    if pa.types.is_null(values.type):
+        return np.full(len(values), np.nan)
+    return np.array(pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False), np.float64)
+
+
+def _known_labels(table: Table, column: str) -> pa.Array:
+    if table.labels is None:
+        raise table.error("no labels", column=column, fix="training and scoring need the label column filled")
+    if table.labels.null_count:
+        row = int(np.flatnonzero(np.asarray(pc.is_null(table.labels)))[0])
+        raise table.error("a row without a label", row=row, column=column, fix="fill it in, or leave the row out")
+    return table.labels

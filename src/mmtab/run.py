@@ -1,0 +1,504 @@
+"""A run and its folder: train(), evaluate(), predict().
+
+The folder says everything: config.yaml, schema.yaml, fitted.json, text_backbone/ (architecture and tokenizer),
+checkpoints/best.ckpt, metrics.csv (by epoch), metrics.json, predictions_<split>.parquet, provenance.json. It needs
+neither the training data nor the hub to be used elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytorch_lightning as pl
+import torch
+import yaml
+from omegaconf import OmegaConf
+from torch import nn
+
+from mmtab import provenance
+from mmtab import table as tables
+from mmtab.build import build_model, build_task, encoder_of
+from mmtab.config import PRECISIONS, RunConfig
+from mmtab.datamodule import KWayBatches, PairBatches, encode_table, loader
+from mmtab.datasets import dataset_folder
+from mmtab.errors import RunError
+from mmtab.fitted import Fitted
+from mmtab.module import Module, gather
+from mmtab.schema import Schema, TaskKind
+from mmtab.store import Store
+from mmtab.table import Pairs, Records, Table
+from mmtab.tasks import PairTask, Task
+
+FORMAT = 1
+Batches = KWayBatches | PairBatches
+
+
+@dataclass
+class Session:
+    """A model with all it needs to read tables: what train() makes and open_run() restores."""
+
+    config: RunConfig
+    schema: Schema
+    fitted: Fitted
+    model: nn.Module
+    task: Task
+    accelerator: str = "auto"
+
+    def kway(self, table: Table) -> KWayBatches:
+        """Batches over a table, with labels where it has them."""
+        labels = self.fitted.preprocessor.labels_
+        assert labels is not None and self.schema.label is not None
+        return KWayBatches(self._encode(table), labels.transform(table, self.schema.label))
+
+    def pairs(self, records: Records, *splits: Pairs, both_ways: tuple[bool, ...] = (True,)) -> list[PairBatches]:
+        """Batches over pairs of the records; the records are encoded once for all splits."""
+        encoded = self._encode(records.table, pairs=True)
+        batches = []
+        for pairs, both in zip(splits, both_ways, strict=True):
+            comparison = self.fitted.compare(records.table, pairs) if self.config.pair_head["compare"] else None
+            labels = np.full(len(pairs), -1) if pairs.labels is None else np.asarray(pairs.labels)
+            batches.append(
+                PairBatches(
+                    encoded,
+                    pairs.left,
+                    pairs.right,
+                    labels.astype(np.int64),
+                    comparison,
+                    cross_text=self.config.pair_head["cross_text"],
+                    both_ways=both,
+                    seed=self.config.seed,
+                )
+            )
+        return batches
+
+    def load(self, split: str, folder: Path) -> tuple[Batches, pa.Table, list[Path]]:
+        """A split of a dataset folder to score: batches, its id columns, and the files read."""
+        if self.schema.task is TaskKind.KWAY:
+            path = tables.find_table(folder, self.schema, split)
+            table = tables.read_table(path, self.schema, folder=folder, bad_cells=self.config.dataset.bad_cells)  # type: ignore[arg-type]
+            return self.kway(table), pa.table({self.schema.id: table.ids}), [path]
+        records = tables.read_records(folder, self.schema, self.config.dataset.bad_cells)  # type: ignore[arg-type]
+        pairs = tables.read_pairs(folder, self.schema, split, records)
+        path = tables.find_table(folder, self.schema, f"pairs_{split}")
+        return self.pairs(records, pairs)[0], _pair_ids(pairs), [path]
+
+    def probabilities(self, batches: Batches) -> tuple[np.ndarray, float]:
+        """[n, k] or [n] in row order, and the seconds it took."""
+        trainer = self.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        start = time.perf_counter()
+        outputs = trainer.predict(
+            Module(self.model, self.task, self.config.trainer),
+            loader(batches, self.config.trainer.eval_batch_size, shuffle=False),
+        )
+        return self.task.probabilities(gather(outputs)[0]), time.perf_counter() - start  # type: ignore[arg-type]
+
+    def trainer(self, **options: Any) -> pl.Trainer:
+        """A Lightning trainer with this run's hardware and precision."""
+        return pl.Trainer(
+            accelerator=self.accelerator, devices=1, precision=self.precision,  # type: ignore[arg-type]
+            enable_model_summary=False, use_distributed_sampler=False, deterministic="warn", **options,
+        )  # fmt: skip
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(
+            "cuda" if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+        )
+
+    @property
+    def precision(self) -> str:
+        wanted = self.config.trainer.precision
+        return PRECISIONS[wanted] if wanted != "auto" else "bf16-mixed" if native_bf16(self.device) else "32-true"
+
+    def _encode(self, table: Table, pairs: bool = False) -> Any:
+        cast = (
+            functools.partial(torch.autocast, self.device.type, torch.bfloat16)
+            if self.precision == "bf16-mixed"
+            else contextlib.nullcontext
+        )
+        if table.n_bad_cells:
+            warnings.warn(
+                f"{table.dataset}, table {table.name}: {table.n_bad_cells} bad cells taken as missing", stacklevel=2
+            )
+        return encode_table(
+            table, self.schema, self.fitted.preprocessor, encoder_of(self.model, "text"), encoder_of(self.model, "image"),
+            Store(_cache(self.config)), pairs=pairs, bad_cells=self.config.dataset.bad_cells,  # type: ignore[arg-type]
+            autocast=cast, device=self.device, progress=_progress if self.config.trainer.progress else _silent,
+        )  # fmt: skip
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def train(config: RunConfig, folder: Path) -> dict[str, float]:
+    """Train on train, choose on valid, write the run folder; returns the valid metrics. Never opens the test split."""
+    if (folder / "provenance.json").exists():
+        raise RunError(f"{folder} already holds a finished run; give another output=FOLDER")
+    started = time.perf_counter()
+    _quieten()
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    torch.set_num_threads(config.trainer.n_threads or os.cpu_count() or 1)
+    data = dataset_folder(config.dataset, config.data_root, _cache(config))
+    schema = Schema.read(data).without(list(config.dataset.drop)) if config.dataset.drop else Schema.read(data)
+    session, train_batches, valid_batches, valid_ids, files = _prepare(config, schema, data)
+    prepared = time.perf_counter() - started
+    _save_description(session, folder)
+
+    module, trainer, best = _fit(session, train_batches, valid_batches, folder)
+    _load_weights(session.model, best)
+    probabilities, predict_seconds = session.probabilities(valid_batches)
+    session.task.fit_threshold(probabilities, valid_batches.labels)
+    metrics = session.task.metrics(probabilities, valid_batches.labels)
+    _write_predictions(session, folder / "predictions_valid.parquet", valid_ids, probabilities, valid_batches.labels)
+    _write_metrics(folder, "valid", metrics)
+    _write_json(
+        folder / "provenance.json",
+        provenance.facts()
+        | {
+            "format": FORMAT,
+            "threshold": getattr(session.task, "threshold", None),
+            "seed": config.seed,
+            "precision": session.precision,
+            "device": str(session.device),
+            "data_fingerprint": tables.fingerprint(files),
+            "n_parameters": sum(p.numel() for p in session.model.parameters()),
+            "n_trained_parameters": sum(p.numel() for p in session.model.parameters() if p.requires_grad),
+            "n_train": len(train_batches),
+            "n_epochs": trainer.current_epoch,
+            "seconds": {"prepare": prepared, "train": module.train_seconds, "total": time.perf_counter() - started},
+            "train_rows_per_second": module.n_trained / max(module.train_seconds, 1e-9),
+            "predict_rows_per_second": len(valid_batches) / max(predict_seconds, 1e-9),
+            "peak_memory_mib": provenance.peak_memory_mib(),
+        },
+    )
+    return metrics
+
+
+def _prepare(config: RunConfig, schema: Schema, data: Path) -> tuple[Session, Batches, Batches, pa.Table, list[Path]]:
+    """Read train and valid, fit on train, build the model, encode."""
+    bad = config.dataset.bad_cells
+    rules = config.categories
+    if schema.task is TaskKind.KWAY:
+        splits = [tables.read_split(data, schema, split, bad) for split in ("train", "valid")]  # type: ignore[arg-type]
+        fitted = Fitted.kway(splits[0], schema, rules)
+        if fitted.preprocessor.labels_ is None:
+            raise splits[0].error("no labels to learn from", column=schema.label, fix="fill the label column of train")
+        assert schema.label is not None
+        for split in splits:  # labels are checked before anything slow happens
+            fitted.preprocessor.labels_.transform(split, schema.label)
+        if splits[1].labels is None:
+            raise splits[1].error("no labels to choose the best epoch with", column=schema.label)
+        model = build_model(config, schema, fitted)
+        session = Session(config, schema, fitted, model, build_task(config, schema, fitted), config.trainer.accelerator)
+        train_batches, valid_batches = (session.kway(split) for split in splits)
+        session.task = build_task(config, schema, fitted, train_batches.labels)
+        files = [data / "dataset.yaml", *(tables.find_table(data, schema, split) for split in ("train", "valid"))]
+        return session, train_batches, valid_batches, pa.table({schema.id: splits[1].ids}), files
+    records = tables.read_records(data, schema, bad)  # type: ignore[arg-type]
+    train_pairs, valid_pairs = (tables.read_pairs(data, schema, split, records) for split in ("train", "valid"))
+    for pairs in (train_pairs, valid_pairs):
+        problem = "no labels" if pairs.labels is None else "only one class" if len(pairs.labels.unique()) < 2 else ""
+        if problem or pairs.labels.null_count:  # type: ignore[union-attr]
+            raise Table(schema.name, pairs.name, data, pairs.left_ids, {}).error(
+                problem or "a pair without a label", column="label", expected="matches (1) and others (0)"
+            )
+    fitted = Fitted.matching(records.table, train_pairs, schema, rules)
+    model = build_model(config, schema, fitted)
+    session = Session(config, schema, fitted, model, build_task(config, schema, fitted), config.trainer.accelerator)
+    train_b, valid_b = session.pairs(records, train_pairs, valid_pairs, both_ways=(False, True))
+    stems = ["records"] if records.n_left is None else ["left", "right"]
+    files = [
+        data / "dataset.yaml",
+        *(tables.find_table(data, schema, stem) for stem in (*stems, "pairs_train", "pairs_valid")),
+    ]
+    return session, train_b, valid_b, _pair_ids(valid_pairs), files
+
+
+def _fit(
+    session: Session, train_batches: Batches, valid_batches: Batches, folder: Path
+) -> tuple[Module, pl.Trainer, Path]:
+    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+
+    from mmtab.callbacks import EpochLines, loggers, progress_bar
+
+    settings = session.config.trainer
+    monitor = f"valid/{session.task.metric}"
+    module = Module(session.model, session.task, settings)
+    best = ModelCheckpoint(
+        folder / "checkpoints",
+        "best",
+        monitor=monitor,
+        mode="max",
+        save_weights_only=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[Any] = [
+        best,
+        EarlyStopping(monitor, patience=settings.patience, mode="max"),
+        EpochLines(session.task.metric),
+    ]
+    trainer = session.trainer(
+        max_epochs=settings.max_epochs,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.gradient_clip,
+        num_sanity_val_steps=0,
+        log_every_n_steps=max(1, len(train_batches) // settings.batch_size // 10),
+        logger=loggers(session.config, folder),
+        callbacks=callbacks + progress_bar(settings.progress),
+        enable_progress_bar=bool(progress_bar(settings.progress)),
+    )
+    trainer.fit(
+        module,
+        loader(
+            train_batches, settings.batch_size, shuffle=True, seed=session.config.seed, n_workers=settings.n_workers
+        ),
+        loader(valid_batches, settings.eval_batch_size, shuffle=False),
+    )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return module, trainer, Path(best.best_model_path)
+
+
+# --- using a run -----------------------------------------------------------------------------------------------------
+
+
+def open_config(folder: Path) -> RunConfig:
+    """The resolved configuration of a run."""
+    raw = _read_run_file(folder, "config.yaml")
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), raw))
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def open_run(folder: Path, accelerator: str = "auto") -> Session:
+    """Restore a finished run; raises RunError when the folder is not one, or one of another version."""
+    facts = _read_run_file(folder, "provenance.json")
+    if facts.get("format") != FORMAT:
+        raise RunError(
+            f"{folder} was written by mmtab {facts.get('versions', {}).get('mmtab', '?')} in run format {facts.get('format')}; "
+            f"this version reads format {FORMAT}. Train again, or use that version of mmtab"
+        )
+    _quieten()
+    config = open_config(folder)
+    schema = Schema.from_dict(_read_run_file(folder, "schema.yaml"))
+    fitted = Fitted.from_dict(_read_run_file(folder, "fitted.json"), schema)
+    model = build_model(config, schema, fitted, folder)
+    _load_weights(model, folder / "checkpoints" / "best.ckpt")
+    task = build_task(config, schema, fitted)
+    if isinstance(task, PairTask):
+        task.threshold = facts["threshold"]
+    return Session(config, schema, fitted, model, task, accelerator)
+
+
+def evaluate(
+    folder: Path, split: str = "test", path: Path | None = None, accelerator: str = "auto"
+) -> dict[str, float]:
+    """Score a labelled split with the stored threshold; writes its predictions and adds its metrics to the folder."""
+    session = open_run(folder, accelerator)
+    config = session.config
+    data = path or dataset_folder(config.dataset, config.data_root, _cache(config))
+    batches, ids, files = session.load(split, data)
+    if (batches.labels < 0).any():
+        raise RunError(
+            f"{session.schema.name}, split {split}: it has no labels, so it can be predicted but not scored; use scripts/predict.py"
+        )
+    probabilities, seconds = session.probabilities(batches)
+    metrics = session.task.metrics(probabilities, batches.labels)
+    _write_predictions(session, folder / f"predictions_{split}.parquet", ids, probabilities, batches.labels)
+    extra = {
+        "n_rows": len(batches),
+        "data_fingerprint": tables.fingerprint(files),
+        "predict_rows_per_second": len(batches) / max(seconds, 1e-9),
+    }
+    _write_metrics(folder, split, metrics | extra)
+    return metrics
+
+
+def evaluate_if_labelled(folder: Path, split: str) -> dict[str, float] | None:
+    """As evaluate(), but None for a split that is absent or has no labels."""
+    config = open_config(folder)
+    data = dataset_folder(config.dataset, config.data_root, _cache(config))
+    schema = Schema.from_dict(_read_run_file(folder, "schema.yaml"))
+    return evaluate(folder, split) if tables.has_labels(data, schema, split) else None
+
+
+def ceiling(folder: Path) -> dict[str, float]:
+    """The best reachable value of the dataset's metric with the modalities this run was given, where it is known."""
+    schema = Schema.from_dict(_read_run_file(folder, "schema.yaml"))
+    kinds = {str(column.type) for column in schema.columns}
+    subset = "+".join(kind for kind in ("image", "text", "numeric", "categorical") if kind in kinds)
+    return {schema.metric: schema.ceilings[subset]} if subset in schema.ceilings else {}
+
+
+def predict(
+    folder: Path, input: Path, output: Path, *, left: Path | None = None, right: Path | None = None, records: Path | None = None,
+    accelerator: str = "auto",
+) -> int:  # fmt: skip
+    """Predict rows, or pairs of the rows of ``left`` and ``right`` (or ``records``); returns how many. Image paths start
+    at the folder of the table that names them."""
+    session = open_run(folder, accelerator)
+    if output.suffix not in tables.FORMATS:
+        raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
+    bad: Any = session.config.dataset.bad_cells
+    batches: Batches
+    if session.schema.task is TaskKind.KWAY:
+        table = tables.read_table(input, session.schema, bad_cells=bad)
+        table = Table(
+            table.dataset, table.name, table.folder, table.ids, table.columns
+        )  # labels, if any, are not asked for
+        batches, ids = session.kway(table), pa.table({session.schema.id: table.ids})
+    else:
+        if records is not None:
+            found = Records(tables.read_table(records, session.schema, bad_cells=bad), None)
+        elif left is not None and right is not None:
+            sides = [tables.read_table(side, session.schema, bad_cells=bad, partial=True) for side in (left, right)]
+            if left.resolve().parent != right.resolve().parent:
+                raise RunError("left and right must lie in one folder, where the paths of their pictures start")
+            found = tables.stack_sides(sides[0], sides[1], session.schema)
+        else:
+            raise RunError("predicting pairs wants left=TABLE right=TABLE, or records=TABLE, beside input=PAIRS")
+        pairs = tables.read_pairs_file(input, session.schema, found)
+        batches, ids = session.pairs(found, pairs)[0], _pair_ids(pairs)
+    probabilities, _ = session.probabilities(batches)
+    _write_predictions(session, output, ids, probabilities, None)
+    return len(batches)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _save_description(session: Session, folder: Path) -> None:
+    from mmtab.encoders.backbones import save_text_config
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = OmegaConf.to_container(OmegaConf.structured(session.config))
+    _write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    _write(folder / "schema.yaml", yaml.safe_dump(session.schema.to_dict(), sort_keys=False, allow_unicode=True))
+    _write_json(folder / "fitted.json", session.fitted.to_dict(), indent=None)
+    text = encoder_of(session.model, "text")
+    if text is not None:
+        save_text_config(text.backbone, text.tokenizer, folder / "text_backbone")
+
+
+def _write_predictions(
+    session: Session, path: Path, ids: pa.Table, probabilities: np.ndarray, labels: np.ndarray | None
+) -> None:
+    """Ids, a probability a class (or that of a match), the prediction, and the label where known."""
+    columns = {name: ids[name] for name in ids.column_names}
+    if isinstance(session.task, PairTask):
+        columns |= {
+            "probability": pa.array(probabilities),
+            "prediction": pa.array((probabilities >= session.task.threshold).astype(np.int8)),
+        }
+        if labels is not None:
+            columns["label"] = pa.array(labels.astype(np.int8))
+    else:
+        coder = session.fitted.preprocessor.labels_
+        assert coder is not None
+        classes = pa.array(coder.classes_)
+        columns |= {
+            f"p_{name}": pa.array(p.astype(np.float32)) for name, p in zip(coder.classes_, probabilities.T, strict=True)
+        }
+        columns["prediction"] = classes.take(pa.array(probabilities.argmax(1)))
+        if labels is not None:
+            columns["label"] = classes.take(pa.array(labels))
+    table = pa.table(list(columns.values()), names=list(columns))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    if path.suffix == ".csv":
+        pa.csv.write_csv(table, scratch)
+    else:
+        pa.parquet.write_table(table, scratch)
+    scratch.replace(path)
+
+
+def _write_metrics(folder: Path, split: str, metrics: dict[str, Any]) -> None:
+    path = folder / "metrics.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    _write_json(path, known | {split: metrics})
+
+
+def _write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    _write(path, json.dumps(value, indent=indent, ensure_ascii=False))
+
+
+def _write(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
+
+
+def _read_run_file(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.is_file():
+        raise RunError(f"{folder} is not a finished run: it has no {name}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{path} is damaged ({str(error).splitlines()[0]})") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is damaged (expected a mapping)")
+    return value
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    import pickle
+
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        model.load_state_dict({key.removeprefix("model."): value for key, value in saved.items()})
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise RunError(f"{path}: these weights cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+
+
+# --- small things ----------------------------------------------------------------------------------------------------
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16 matrices itself; emulated, bf16 is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _pair_ids(pairs: Pairs) -> pa.Table:
+    return pa.table({"left_id": pairs.left_ids, "right_id": pairs.right_ids})
+
+
+def _cache(config: RunConfig) -> Path:
+    return Path(config.cache).expanduser()
+
+
+def _progress(steps: Iterable[Any], total: int, title: str) -> Iterable[Any]:
+    from rich.progress import track
+
+    return track(steps, title, total=total, transient=True) if total > 1 else steps
+
+
+def _silent(steps: Iterable[Any], total: int, title: str) -> Iterable[Any]:
+    return steps
+
+
+def _quieten() -> None:
+    """Silence remarks of libraries that a user can do nothing about."""
+    import logging
+
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (".*num_workers.*", ".*in eval mode at the start of training.*", ".*custom batch sampler.*", ".*does not have many workers.*", ".*Trying to infer the `batch_size`.*", ".*exists and is not empty.*",
+                    ".*`isinstance\\(treespec, LeafSpec\\)`.*", ".*lr_scheduler.step\\(\\).*"):  # fmt: skip
+        warnings.filterwarnings("ignore", message)

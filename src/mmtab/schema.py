@@ -1,0 +1,134 @@
+"""What a dataset says of itself: columns and their types, the task, the label. Read from ``dataset.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmtab.errors import DataError
+
+
+class ColumnType(StrEnum):
+    TEXT = "text"
+    NUMERIC = "numeric"
+    CATEGORICAL = "categorical"
+    IMAGE = "image"
+    DATETIME = "datetime"
+
+
+class TaskKind(StrEnum):
+    KWAY = "kway"
+    MATCHING = "matching"
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: ColumnType
+
+
+@dataclass(frozen=True)
+class Schema:
+    """``ceilings``, where known, gives the best reachable score for modality subsets such as ``image+text``."""
+
+    name: str
+    task: TaskKind
+    columns: tuple[Column, ...]
+    id: str = "id"
+    label: str | None = None
+    metric: str = ""
+    title: str = ""
+    licence: str = ""
+    source: str = ""
+    ceilings: dict[str, float] = field(default_factory=dict)
+
+    def of_type(self, *types: ColumnType) -> list[str]:
+        """Names of the columns of these types, in schema order."""
+        return [column.name for column in self.columns if column.type in types]
+
+    def without(self, names: list[str]) -> Schema:
+        """The schema with some columns left out. A name may also be a column type, such as ``image``."""
+        types = {str(t) for t in ColumnType}
+        for name in names:
+            if name not in types and name not in {c.name for c in self.columns}:
+                raise DataError(
+                    self.name,
+                    f"cannot drop {name!r}",
+                    expected=f"a column type or one of {[c.name for c in self.columns]}",
+                    fix="correct dataset.drop",
+                )
+        kept = tuple(c for c in self.columns if c.name not in names and str(c.type) not in names)
+        if not kept:
+            raise DataError(self.name, "dropping these columns leaves none", found=names, fix="correct dataset.drop")
+        return Schema.from_dict(self.to_dict() | {"columns": {c.name: str(c.type) for c in kept}})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, as in ``dataset.yaml``."""
+        raw = asdict(self)
+        raw["task"] = str(self.task)
+        raw["columns"] = {column.name: str(column.type) for column in self.columns}
+        return raw
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any], where: str | None = None) -> Schema:
+        """Check and convert what ``dataset.yaml`` holds; raises DataError naming the entry at fault."""
+        name = str(raw.get("name") or where or "?")
+        for key in ("name", "task", "columns"):
+            if not raw.get(key):
+                raise DataError(name, f"dataset.yaml has no {key!r}", fix=f"add a line '{key}: …'")
+        unknown = set(raw) - set(Schema.__dataclass_fields__)
+        if unknown:
+            raise DataError(
+                name,
+                f"dataset.yaml has unknown entries {sorted(map(str, unknown))}",
+                expected=f"some of {sorted(Schema.__dataclass_fields__)}",
+            )
+        if raw["task"] not in list(TaskKind):
+            raise DataError(name, "dataset.yaml: task", expected="kway or matching", found=raw["task"])
+        if not isinstance(raw["columns"], dict):
+            raise DataError(name, "dataset.yaml: columns", expected="a mapping of name: type", found=raw["columns"])
+        for column, kind in raw["columns"].items():
+            if kind not in list(ColumnType):
+                raise DataError(
+                    name,
+                    "unknown column type",
+                    column=str(column),
+                    expected=f"one of {[str(t) for t in ColumnType]}",
+                    found=kind,
+                )
+        values = {key: value for key, value in raw.items() if value is not None}
+        schema = Schema(
+            **values
+            | {
+                "task": TaskKind(raw["task"]),
+                "columns": tuple(Column(str(c), ColumnType(t)) for c, t in raw["columns"].items()),
+            }
+        )
+        if schema.task is TaskKind.KWAY and not schema.label:
+            raise DataError(name, "a k-way dataset names its label", fix="add a line 'label: COLUMN' to dataset.yaml")
+        for role, column in (("id", schema.id), ("label", schema.label)):
+            if column in {c.name for c in schema.columns}:
+                raise DataError(
+                    name, f"the {role} is also listed as a feature", column=column, fix="take it out of columns"
+                )
+        return schema
+
+    @staticmethod
+    def read(folder: Path) -> Schema:
+        """Read ``folder/dataset.yaml``."""
+        path = folder / "dataset.yaml"
+        if not path.is_file():
+            raise DataError(
+                folder.name, f"no dataset.yaml in {folder}", fix="check the path, or describe the dataset there"
+            )
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise DataError(folder.name, f"dataset.yaml is not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(raw, dict):
+            raise DataError(folder.name, "dataset.yaml", expected="a mapping", found=raw)
+        return Schema.from_dict(raw, folder.name)

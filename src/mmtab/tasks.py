@@ -1,0 +1,128 @@
+"""What is learned and how it is scored: loss, probabilities, metrics, and what a prediction file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass  # not frozen: Lightning moves its tensors in place
+class StepOutput:
+    """``label`` is -1 where unknown; ``row`` counts rows (or pairs) of the table."""
+
+    loss: Float[Tensor, ""]
+    logits: Float[Tensor, b * k]
+    label: Int[Tensor, " b"]
+    row: Int[Tensor, " b"]
+
+
+class Task(Protocol):
+    """``metric`` is the one that training maximises on valid."""
+
+    metric: str
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor: ...
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray: ...
+
+    def fit_threshold(self, probabilities: np.ndarray, label: np.ndarray) -> None: ...
+
+    def metrics(self, probabilities: np.ndarray, label: np.ndarray) -> dict[str, float]: ...
+
+
+class KWayTask:
+    """Cross-entropy with label smoothing (Szegedy et al. 2016) and, where asked, weights that balance the classes."""
+
+    metric = "accuracy"
+
+    def __init__(self, n_classes: int, label_smoothing: float = 0.0, class_counts: np.ndarray | None = None) -> None:
+        self.n_classes, self.label_smoothing = n_classes, label_smoothing
+        self.weight = None
+        if class_counts is not None:  # "balanced", as scikit-learn defines it
+            self.weight = torch.tensor(
+                class_counts.sum() / (n_classes * np.maximum(class_counts, 1)), dtype=torch.float32
+            )
+
+    def loss(self, logits: Float[Tensor, "b k"], label: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+        weight = None if self.weight is None else self.weight.to(logits.device)
+        return F.cross_entropy(logits.float(), label, weight=weight, label_smoothing=self.label_smoothing)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """[n, k] logits -> [n, k]."""
+        shifted = np.exp(logits - logits.max(1, keepdims=True))
+        return shifted / shifted.sum(1, keepdims=True)
+
+    def fit_threshold(self, probabilities: np.ndarray, label: np.ndarray) -> None:
+        """K-way takes the likeliest class; there is nothing to choose."""
+
+    def metrics(self, probabilities: np.ndarray, label: np.ndarray) -> dict[str, float]:
+        """Accuracy, macro-F1, log-loss, top-5 accuracy, expected calibration error (15 bins, Guo et al. 2017)."""
+        from sklearn import metrics
+        from torchmetrics.functional.classification import multiclass_calibration_error
+
+        predicted, classes = probabilities.argmax(1), np.arange(self.n_classes)
+        values = {
+            "accuracy": metrics.accuracy_score(label, predicted),
+            "macro_f1": metrics.f1_score(label, predicted, average="macro", zero_division=0),
+            "log_loss": metrics.log_loss(label, probabilities, labels=classes),
+        }
+        if self.n_classes > 5:
+            values["top5"] = metrics.top_k_accuracy_score(label, probabilities, k=5, labels=classes)
+        values["ece"] = multiclass_calibration_error(
+            torch.tensor(probabilities), torch.tensor(label), num_classes=self.n_classes, n_bins=15
+        ).item()
+        return {name: float(value) for name, value in values.items()}
+
+
+class PairTask:
+    """Binary cross-entropy; a pair is called a match from ``threshold`` on, chosen for F1 on valid and then kept."""
+
+    metric = "f1"
+
+    def __init__(self, pos_weight: float | None = None, threshold: float = 0.5) -> None:
+        self.pos_weight, self.threshold = pos_weight, threshold
+
+    def loss(self, logits: Float[Tensor, " b"], label: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+        weight = None if self.pos_weight is None else torch.tensor(self.pos_weight, device=logits.device)
+        return F.binary_cross_entropy_with_logits(logits.float(), label.float(), pos_weight=weight)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """[n] logits -> [n] probability of a match."""
+        return 1 / (1 + np.exp(-logits))
+
+    def fit_threshold(self, probabilities: np.ndarray, label: np.ndarray) -> None:
+        """The threshold with the best F1; half-way to the next lower score, so that it does not hang on one pair."""
+        from sklearn.metrics import precision_recall_curve
+
+        if label.min() == label.max():
+            self.threshold = 0.5
+            return
+        precision, recall, scores = precision_recall_curve(label, probabilities)
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        best = int(f1[:-1].argmax())
+        below = scores[best - 1] if best > 0 else scores[best]
+        self.threshold = float((scores[best] + below) / 2)
+
+    def metrics(self, probabilities: np.ndarray, label: np.ndarray) -> dict[str, float]:
+        """F1, precision and recall at the threshold, area under the precision-recall and ROC curves, log-loss."""
+        from sklearn import metrics
+
+        predicted = probabilities >= self.threshold
+        rates: dict[str, Callable[..., float]] = {
+            "f1": metrics.f1_score,
+            "precision": metrics.precision_score,
+            "recall": metrics.recall_score,
+        }
+        values = {name: score(label, predicted, zero_division=0) for name, score in rates.items()}
+        if label.min() < label.max():  # ranking needs both kinds
+            values["pr_auc"] = metrics.average_precision_score(label, probabilities)
+            values["roc_auc"] = metrics.roc_auc_score(label, probabilities)
+        values["log_loss"] = metrics.log_loss(label, probabilities, labels=[0, 1])
+        return {name: float(value) for name, value in values.items()}

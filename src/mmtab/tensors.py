@@ -1,0 +1,113 @@
+"""What moves between the parts of a model.
+
+Shape letters, here once: **b** rows, **c** columns of one type, **l** text length, **t** tokens a row, **d** width,
+**k** classes; **s** sequences, **p** parts of a sequence (a column's span in it), **m** distinct pictures,
+**j** pictures a cell, **g** tokens a picture, **f** features of a frozen backbone. Every mask: True = present.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+
+class _Movable:
+    """Moves every tensor of a dataclass, nested ones too."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        values = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                value = change(value)
+            elif isinstance(value, _Movable):
+                value = value._each(change)
+            values[field.name] = value
+        return type(self)(**values)
+
+
+@dataclass(frozen=True)
+class TextBatch(_Movable):
+    """Token sequences, each holding the cells of one or more columns (a column's cell is a *part*).
+
+    A cell's vector is the mean over its part, put at row ``slot // c``, column ``slot % c``. Frozen backbones come as
+    ``features`` instead of sequences.
+    """
+
+    ids: Int[Tensor, "s l"]
+    mask: Bool[Tensor, "s l"]
+    side: Int[Tensor, "s l"]  # 0, or 1 for the second row of a pair read in one sequence
+    part: Int[Tensor, "s l"]  # -1: special tokens and padding, in no part
+    slot: Int[Tensor, "s p"]  # row * c + column; -1: no such cell
+    features: Float[Tensor, "b c f"] | None = None
+    present: Bool[Tensor, "b c"] | None = None  # given with features
+
+
+@dataclass(frozen=True)
+class ImageBatch(_Movable):
+    """Distinct pictures, as pixels or as what the frozen backbone made of them; ``index`` is -1 where there is none."""
+
+    index: Int[Tensor, "b c j"]
+    pixels: UInt8[Tensor, "m 3 h w"] | None = None
+    features: Float[Tensor, "m f"] | None = None
+
+
+@dataclass(frozen=True)
+class TensorTable(_Movable):
+    """Rows of a table. NaN is a missing number; category ids 0 and 1 are missing and unseen."""
+
+    n_rows: int
+    numeric: Float[Tensor, "b c_num"] | None = None
+    categorical: Int[Tensor, "b c_cat"] | None = None
+    text: TextBatch | None = None
+    image: ImageBatch | None = None
+
+
+@dataclass(frozen=True)
+class KWayBatch(_Movable):
+    """``label`` is -1 where unknown; ``row`` counts rows of the table."""
+
+    table: TensorTable
+    row: Int[Tensor, " b"]
+    label: Int[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class PairBatch(_Movable):
+    """Pairs of the rows of ``table``; the same row may stand in many pairs. ``comparison``: see comparison.py."""
+
+    table: TensorTable
+    left: Int[Tensor, " b"]
+    right: Int[Tensor, " b"]
+    row: Int[Tensor, " b"]
+    label: Int[Tensor, " b"]
+    comparison: Float[Tensor, "b f"] | None = None
+    mirror: PairBatch | None = None  # the same pairs with their sides exchanged
+
+
+@dataclass(frozen=True)
+class Tokens(_Movable):
+    """What encoders give and fusion takes. A missing cell is *present* as its learned token; the mask is False only
+    where a row has no such token at all."""
+
+    x: Float[Tensor, "b t d"]
+    mask: Bool[Tensor, "b t"]
+
+    @staticmethod
+    def concat(*parts: Tokens) -> Tokens:
+        """Tokens of the same rows, one after the other."""
+        return Tokens(torch.cat([p.x for p in parts], 1), torch.cat([p.mask for p in parts], 1))
+
+    def __getitem__(self, rows: Int[Tensor, " b2"]) -> Tokens:
+        return Tokens(self.x[rows], self.mask[rows])
