@@ -6,7 +6,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import hydra.utils
 import numpy as np
@@ -34,7 +35,22 @@ def part(leaf: dict[str, Any], where: str) -> Callable[..., Any]:
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ConfigError(f"{where}.{unknown[0]}: no such setting; {target.__name__} has {', '.join(known)}")
+    hints = get_type_hints(target.__init__)
+    for key, value in settings.items():
+        if not _fits(value, hints.get(key)):
+            raise ConfigError(f"{where}.{key}={value}: expected {known[key].annotation}")
     return hydra.utils.instantiate({**leaf, "_partial_": True}, _convert_="object")
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a setting is of its annotated kind; kinds that yaml has no scalar for are left to the target."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, each) for each in get_args(kind))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is kind if kind in (int, bool, str, NoneType) else True
 
 
 def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path | None = None) -> nn.Module:
@@ -58,11 +74,11 @@ def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path 
     fusion = part(config.fusion, "fusion")()
     if schema.task is TaskKind.KWAY:
         assert preprocessor.labels_ is not None
-        head = part(config.kway_head["head"], "kway_head.head")(n_classes=len(preprocessor.labels_.classes_))
+        head = part(config.kway_head.head, "kway_head.head")(n_classes=len(preprocessor.labels_.classes_))
         return KWayModel(tokenizer, fusion, head)
-    head = part(config.pair_head["head"], "pair_head.head")()
+    head = part(config.pair_head.head, "pair_head.head")()
     comparing: dict[str, Any] = {}
-    if config.pair_head["compare"]:
+    if config.pair_head.compare:
         assert fitted.comparison is not None
         columns = {
             "text": texts,
@@ -77,12 +93,10 @@ def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path 
             for _ in range(encoders[kind].tokens_per_column)
         ]
         comparing["shared"] = [place for place, owner in enumerate(owners) if owner in fitted.shared]
-        comparing["comparison"] = part(config.pair_head["compare"], "pair_head.compare")(
+        comparing["comparison"] = part(config.pair_head.compare, "pair_head.compare")(
             groups=[n for _, n in fitted.comparison.groups]
         )
-    return part(config.pair_head["model"], "pair_head.model")(
-        tokenizer=tokenizer, fusion=fusion, head=head, **comparing
-    )
+    return part(config.pair_head.model, "pair_head.model")(tokenizer=tokenizer, fusion=fusion, head=head, **comparing)
 
 
 def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.ndarray | None = None) -> Task:
@@ -90,9 +104,9 @@ def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.nda
     if schema.task is TaskKind.KWAY:
         assert fitted.preprocessor.labels_ is not None
         k = len(fitted.preprocessor.labels_.classes_)
-        counts = np.bincount(labels, minlength=k) if labels is not None and config.kway_head["class_weights"] else None
-        return KWayTask(k, config.kway_head["label_smoothing"], counts)
-    return PairTask(config.pair_head["pos_weight"])
+        counts = np.bincount(labels, minlength=k) if labels is not None and config.kway_head.class_weights else None
+        return KWayTask(k, config.kway_head.label_smoothing, counts)
+    return PairTask(config.pair_head.pos_weight)
 
 
 def encoder_of(model: nn.Module, kind: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from mmtab.config import CONFIGS, register
 from mmtab.errors import MmtabError
@@ -26,6 +27,12 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
                 if os.environ.get("MMTAB_TRACEBACK"):
                     raise
                 print(f"error: {error}", file=sys.stderr, flush=True)
+                sys.exit(1)
+            except OmegaConfBaseException as error:  # such as an interpolation that leads nowhere, or run= not given
+                if os.environ.get("MMTAB_TRACEBACK"):
+                    raise
+                problem = str(error).splitlines()[0]
+                print(f"error: {error.full_key or 'configuration'}: {problem}", file=sys.stderr, flush=True)
                 sys.exit(1)
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)

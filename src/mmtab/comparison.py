@@ -118,8 +118,10 @@ def _compare_texts(texts: list[str], first: np.ndarray, second: np.ndarray, idf:
 
     fuzzy = [score(f, 100) for f in (fuzz.ratio, fuzz.token_set_ratio, fuzz.token_sort_ratio, fuzz.partial_ratio)]
     described = [_Words.of(text, idf) for text in texts]
-    rest = np.array([_overlap(described[i], described[j], idf) for i, j in ordered]).reshape(len(ordered), -1)
-    features = np.concatenate([np.stack([*fuzzy, score(JaroWinkler.similarity, 1)], 1), rest], 1)
+    fuzzy.append(score(JaroWinkler.similarity, 1))
+    rest = [_overlap(described[i], described[j], idf) for i, j in ordered]
+    n_rest = len(TEXT_FEATURES) - len(fuzzy)  # said here for the sake of no pairs at all
+    features = np.concatenate([np.stack(fuzzy, 1), np.reshape(np.array(rest, float), (len(ordered), n_rest))], 1)
     features[[not texts[i] or not texts[j] for i, j in ordered]] = math.nan
     return features
 

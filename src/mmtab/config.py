@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mmtab.errors import ConfigError
 from mmtab.preprocess import CategoryRules
@@ -38,15 +40,16 @@ class DatasetConfig:
 
 @dataclass
 class TrainerConfig:
-    """``precision``: auto (bf16 where the hardware computes it natively), bf16, fp16 or fp32. ``patience``: epochs
-    without a better valid score. ``n_threads`` 0: all cores."""
+    """``precision``: auto (bf16 where the hardware computes it natively), bf16, fp16 or fp32. ``max_epochs`` null: 12
+    with frozen text and 5 with tuned, more where they would make fewer than 500 steps. ``patience`` (null: a third of
+    the epochs, at least 3): epochs without a better valid score. ``n_threads`` 0: all cores."""
 
-    max_epochs: int = 8
-    patience: int = 3
+    max_epochs: int | None = None
+    patience: int | None = None
     batch_size: int = 64
     eval_batch_size: int = 128
-    lr: float = 1e-3
-    backbone_lr: float = 2e-4
+    lr: float = 7e-4
+    backbone_lr: float = 1e-4
     weight_decay: float = 0.02
     warmup_fraction: float = 0.1
     gradient_clip: float = 1.0
@@ -56,6 +59,29 @@ class TrainerConfig:
     n_workers: int = 0
     n_threads: int = 0
     progress: bool = True
+
+
+@dataclass
+class KWayHeadConfig:
+    """``n_tuned_text_layers`` is what text.n_tuned_layers=auto means. ``class_weights``: every class weighs the same."""
+
+    head: dict[str, Any] = field(default_factory=dict)
+    n_tuned_text_layers: int | None = 2
+    label_smoothing: float = 0.05
+    class_weights: bool = False
+
+
+@dataclass
+class PairHeadConfig:
+    """``compare``: the encoder of hand-made comparisons, or null. ``cross_text``: both rows' text in one sequence, where
+    text is tuned and text.layout=joint. ``pos_weight``: weight of a match in the loss."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
+    compare: dict[str, Any] | None = None
+    n_tuned_text_layers: int | None = 0
+    cross_text: bool = True
+    pos_weight: float | None = None
 
 
 @dataclass
@@ -85,8 +111,8 @@ class RunConfig:
     numeric: dict[str, Any] = field(default_factory=dict)
     categorical: dict[str, Any] = field(default_factory=dict)
     fusion: dict[str, Any] = field(default_factory=dict)
-    kway_head: dict[str, Any] = field(default_factory=dict)
-    pair_head: dict[str, Any] = field(default_factory=dict)
+    kway_head: KWayHeadConfig = field(default_factory=KWayHeadConfig)
+    pair_head: PairHeadConfig = field(default_factory=PairHeadConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     test: bool = True  # once trained, score the test split where it has labels
@@ -117,7 +143,11 @@ class PredictConfig:
 
 def typed(config: DictConfig) -> RunConfig:
     """Resolve and check; raises ConfigError for values that fit no type or choice."""
-    run = OmegaConf.to_object(config)
+    try:  # merged anew, because additions by force (+trainer.misspelt=1) stay in an open configuration unseen
+        whole = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    run = OmegaConf.to_object(whole)
     assert isinstance(run, RunConfig)
     choices = {
         "trainer.precision": (run.trainer.precision, sorted(PRECISIONS)),
@@ -134,9 +164,25 @@ def typed(config: DictConfig) -> RunConfig:
         ("accumulate", 1),
         ("patience", 1),
     ):
-        if getattr(run.trainer, name) < least:
+        value = getattr(run.trainer, name)
+        if value is not None and value < least:
             raise ConfigError(f"trainer.{name}={getattr(run.trainer, name)}: expected at least {least}")
     return run
+
+
+def settle(config: RunConfig, task: str, has_text: bool, n_train: int) -> RunConfig:
+    """Replace the choices left open by what suits the task and the amount of training data."""
+    text, trainer = dict(config.text), config.trainer
+    if text["n_tuned_layers"] == "auto":
+        head = config.kway_head if task == "kway" else config.pair_head
+        text["n_tuned_layers"] = head.n_tuned_text_layers
+    epochs = trainer.max_epochs
+    if epochs is None:
+        tuned = has_text and text["n_tuned_layers"] != 0
+        steps = math.ceil(n_train / trainer.batch_size / trainer.accumulate)
+        epochs = min(max(5 if tuned else 12, math.ceil(500 / steps)), 60)
+    patience = trainer.patience if trainer.patience is not None else max(3, epochs // 3)
+    return replace(config, text=text, trainer=replace(trainer, max_epochs=epochs, patience=patience))
 
 
 def register() -> None:

@@ -114,6 +114,12 @@ class Sequences:
 
 def text_columns(schema: Schema, also: tuple[str, ...]) -> list[str]:
     """Columns that the text encoder reads: text, and the further types that it was asked to write out."""
+    writable = [ColumnType.CATEGORICAL, ColumnType.NUMERIC, ColumnType.DATETIME]
+    for kind in also:
+        if kind not in writable:
+            raise ConfigError(
+                f"text.also: {kind} cannot be written out as text; expected some of {', '.join(writable)}"
+            )
     return schema.of_type(ColumnType.TEXT, *(ColumnType(kind) for kind in also))
 
 
@@ -398,7 +404,8 @@ class PairBatches(Dataset[PairBatch]):
         seed: int = 0,
     ) -> None:
         self.table, self.left, self.right, self.labels, self.comparison = table, left, right, labels, comparison
-        self.cross_text = cross_text and table.text is not None and table.text_features is None
+        joint = table.text is not None and table.text.joint and table.text_features is None
+        self.cross_text = cross_text and joint  # a cell that has its sequence to itself shares it with no other row
         self.both_ways, self.seed, self.n_drawn = both_ways, seed, 0
         self.lengths = table.text_lengths[left] + table.text_lengths[right]
 

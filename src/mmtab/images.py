@@ -82,7 +82,7 @@ def decode_images(
             stamps.append(hashlib.blake2b(source.data, digest_size=16).hexdigest())
             continue
         path = _resolve(root, source, table, row, column, bad_cells)
-        stat = path.stat() if path is not None and path.is_file() else None
+        stat = path.stat() if path is not None else None
         stamps.append(f"{source.path}|{stat.st_size}|{stat.st_mtime_ns}" if stat else f"{source.path}|absent")
     key = {
         "folder": str(root) if any(source.data is None for source, *_ in sources) else "",
@@ -104,7 +104,9 @@ def decode_images(
             else:
                 pixels[i] = _frame(image, spec).transpose(2, 0, 1)
 
-        with ThreadPoolExecutor() as pool:  # PIL lets other threads run while it decodes and resizes
+        # PIL lets other threads run while it decodes and resizes. Warnings are set for all threads at once.
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
             for _ in progress(iter(pool.map(one, range(len(sources)))), len(sources)):
                 pass
         return {"pixels": pixels, "valid": valid}
@@ -114,12 +116,18 @@ def decode_images(
 
 
 def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: str, bad_cells: BadCells) -> Path | None:
-    path = (root / str(source.path)).resolve()
-    if not path.is_relative_to(root):
+    try:
+        path = (root / str(source.path)).resolve()
+        inside, there = path.is_relative_to(root), path.is_file()
+    except (OSError, ValueError, RuntimeError):  # a name too long, with a null character, a symbolic link to itself
+        inside, there = True, False
+    if not inside:
         raise table.error(
-            "the path leaves the dataset folder", row=row, column=column, expected="a path inside it", found=source.path
-        )
-    if not path.is_file():
+            "the path leaves the dataset folder", row=row, column=column, expected="a path inside it",
+            found=source.path,
+            fix="copy the picture into the dataset folder",
+        )  # fmt: skip
+    if not there:
         if bad_cells == "missing":
             return None
         raise table.error(
@@ -133,18 +141,12 @@ def _open(
     root: Path, source: ImageSource, table: Table, row: int, column: str, bad_cells: BadCells
 ) -> Image.Image | None:
     name = source.path or "embedded bytes"
+    file: io.BytesIO | Path | None
+    file = io.BytesIO(source.data) if source.data is not None else _resolve(root, source, table, row, column, bad_cells)
+    if file is None:
+        return None
     try:
-        if source.data is not None:
-            file: io.BytesIO | Path = io.BytesIO(source.data)
-        else:
-            path = _resolve(root, source, table, row, column, bad_cells)
-            if path is None:
-                return None
-            file = path
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is stricter
-            image = Image.open(file)
-        with image:
+        with Image.open(file) as image:
             if image.width * image.height > MAX_PIXELS:
                 problem = f"image too large to open safely ({image.width} x {image.height} pixels)"
             else:
@@ -154,7 +156,7 @@ def _open(
         problem = "not an image"
     except Image.DecompressionBombError:
         problem = "image too large to open safely"
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:  # what PIL raises for damaged files
+    except Exception as error:  # PIL's readers raise nearly anything for damaged files
         problem = f"damaged image ({' '.join(str(error).split())})"
     if bad_cells == "missing":
         return None
@@ -185,6 +187,9 @@ def _frame(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     elif spec.fit == "pad":
         image = ImageOps.pad(image, size, how, color="white")
     else:
+        reach = 4 * min(image.size)  # the far ends of a long strip are cut off below: do not enlarge them first
+        if max(image.size) > reach:
+            image = ImageOps.fit(image, (min(image.width, reach), min(image.height, reach)))
         shorter = int(np.floor(spec.size / spec.crop_pct))
         scale = shorter / min(image.size)
         image = image.resize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -55,7 +57,7 @@ class PairFusionModel(nn.Module):
         fusion: nn.Module,
         head: JointPairHead,
         d_model: int,
-        shared: tuple[int, ...] = (),
+        shared: Sequence[int] = (),
         comparison: ComparisonEncoder | None = None,
         branch_dropout: float = 0.3,
     ) -> None:
@@ -63,7 +65,7 @@ class PairFusionModel(nn.Module):
         self.tokenizer, self.fusion, self.head, self.comparison = tokenizer, fusion, head, comparison
         self.branch_dropout = branch_dropout
         self.side = nn.Parameter(torch.randn(2, d_model) * 0.1)
-        self.register_buffer("shared", torch.tensor(shared, dtype=torch.long), persistent=False)
+        self.register_buffer("shared", torch.tensor(list(shared), dtype=torch.long), persistent=False)
         self.contrast = nn.Sequential(
             nn.Linear(2 * d_model, d_model), nn.GELU(), nn.Linear(d_model, d_model), nn.LayerNorm(d_model)
         )

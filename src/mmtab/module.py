@@ -54,6 +54,9 @@ class Module(pl.LightningModule):
     def predict_step(self, batch: KWayBatch | PairBatch, index: int) -> StepOutput:
         return self.step(batch)
 
+    def on_fit_start(self) -> None:
+        self.model.train()  # pretrained parts arrive in eval mode
+
     def on_train_epoch_start(self) -> None:
         self._started = time.perf_counter()
 

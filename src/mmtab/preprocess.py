@@ -53,19 +53,22 @@ class QuantileScaler:
         """[n] float64 -> [n] float32 in [-1, 1]; NaN stays NaN."""
         if not self.quantiles_:
             return np.where(np.isnan(values), np.nan, 0.0).astype(np.float32)
-        quantiles = np.asarray(self.quantiles_)
+        missing, quantiles = np.isnan(values), np.asarray(self.quantiles_)
         if quantiles[0] == quantiles[-1]:  # constant in training
-            return np.where(
-                np.isnan(values), np.nan, np.sign(np.where(np.isnan(values), 0, values) - quantiles[0])
-            ).astype(np.float32)
+            side = (values > quantiles[0]).astype(np.float32) - (values < quantiles[0])
+            return np.where(missing, np.nan, side).astype(np.float32)
         ranks = np.linspace(-1, 1, len(quantiles))
-        clipped = np.clip(values, quantiles[0], quantiles[-1])
-        # From both sides, as scikit-learn's QuantileTransformer does, so that ties land in the middle.
-        with np.errstate(over="ignore", invalid="ignore"):
-            up = np.interp(clipped, quantiles, ranks)
-            down = -np.interp(-clipped, -quantiles[::-1], -ranks[::-1])
-        scaled = 0.5 * (up + down)
-        return np.where(np.isnan(values), np.nan, np.where(np.isnan(scaled), 0.0, scaled)).astype(np.float32)
+        inside = np.clip(np.where(missing, quantiles[0], values), quantiles[0], quantiles[-1])
+        # A value that is a quantile spans the ranks of its ties, any other the gap between its two neighbours.
+        first, last = np.searchsorted(quantiles, inside, "left"), np.searchsorted(quantiles, inside, "right") - 1
+        low, high = np.minimum(first, last), np.maximum(first, last)
+        below, above = quantiles[low], quantiles[high]
+        size = np.maximum(np.abs(below), np.abs(above))  # divided by first, or differences overflow or vanish
+        size = np.where(below < above, size, 1)
+        gap = np.where(below < above, above / size - below / size, 1)
+        share = np.where(below < above, (inside / size - below / size) / gap, 0.5)
+        scaled = np.minimum(ranks[low] + share * (ranks[high] - ranks[low]), ranks[high])
+        return np.where(missing, np.nan, scaled).astype(np.float32)
 
 
 @dataclass(frozen=True)

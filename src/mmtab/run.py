@@ -31,8 +31,8 @@ from torch import nn
 from mmtab import provenance
 from mmtab import table as tables
 from mmtab.build import build_model, build_task, encoder_of
-from mmtab.config import PRECISIONS, RunConfig
-from mmtab.datamodule import KWayBatches, PairBatches, encode_table, loader
+from mmtab.config import PRECISIONS, RunConfig, settle
+from mmtab.datamodule import KWayBatches, PairBatches, encode_table, loader, text_columns
 from mmtab.datasets import dataset_folder
 from mmtab.errors import RunError
 from mmtab.fitted import Fitted
@@ -68,7 +68,7 @@ class Session:
         encoded = self._encode(records.table, pairs=True)
         batches = []
         for pairs, both in zip(splits, both_ways, strict=True):
-            comparison = self.fitted.compare(records.table, pairs) if self.config.pair_head["compare"] else None
+            comparison = self.fitted.compare(records.table, pairs) if self.config.pair_head.compare else None
             labels = np.full(len(pairs), -1) if pairs.labels is None else np.asarray(pairs.labels)
             batches.append(
                 PairBatches(
@@ -77,7 +77,7 @@ class Session:
                     pairs.right,
                     labels.astype(np.int64),
                     comparison,
-                    cross_text=self.config.pair_head["cross_text"],
+                    cross_text=self.config.pair_head.cross_text,
                     both_ways=both,
                     seed=self.config.seed,
                 )
@@ -197,6 +197,7 @@ def _prepare(config: RunConfig, schema: Schema, data: Path) -> tuple[Session, Ba
         if fitted.preprocessor.labels_ is None:
             raise splits[0].error("no labels to learn from", column=schema.label, fix="fill the label column of train")
         assert schema.label is not None
+        config = settle(config, schema.task, bool(text_columns(schema, tuple(config.text["also"]))), len(splits[0]))
         for split in splits:  # labels are checked before anything slow happens
             fitted.preprocessor.labels_.transform(split, schema.label)
         if splits[1].labels is None:
@@ -215,6 +216,7 @@ def _prepare(config: RunConfig, schema: Schema, data: Path) -> tuple[Session, Ba
             raise Table(schema.name, pairs.name, data, pairs.left_ids, {}).error(
                 problem or "a pair without a label", column="label", expected="matches (1) and others (0)"
             )
+    config = settle(config, schema.task, bool(text_columns(schema, tuple(config.text["also"]))), len(train_pairs))
     fitted = Fitted.matching(records.table, train_pairs, schema, rules)
     model = build_model(config, schema, fitted)
     session = Session(config, schema, fitted, model, build_task(config, schema, fitted), config.trainer.accelerator)
@@ -247,7 +249,7 @@ def _fit(
     )
     callbacks: list[Any] = [
         best,
-        EarlyStopping(monitor, patience=settings.patience, mode="max"),
+        EarlyStopping(monitor, patience=settings.patience or 3, mode="max"),
         EpochLines(session.task.metric),
     ]
     trainer = session.trainer(
@@ -336,11 +338,9 @@ def evaluate_if_labelled(folder: Path, split: str) -> dict[str, float] | None:
 
 
 def ceiling(folder: Path) -> dict[str, float]:
-    """The best reachable value of the dataset's metric with the modalities this run was given, where it is known."""
+    """The best reachable value of the dataset's metric with the columns of this run, where it is known."""
     schema = Schema.from_dict(_read_run_file(folder, "schema.yaml"))
-    kinds = {str(column.type) for column in schema.columns}
-    subset = "+".join(kind for kind in ("image", "text", "numeric", "categorical") if kind in kinds)
-    return {schema.metric: schema.ceilings[subset]} if subset in schema.ceilings else {}
+    return {} if schema.ceiling is None else {schema.metric: schema.ceiling}
 
 
 def predict(

@@ -50,6 +50,14 @@ class Schema:
         """Names of the columns of these types, in schema order."""
         return [column.name for column in self.columns if column.type in types]
 
+    @property
+    def ceiling(self) -> float | None:
+        """The best reachable value of the metric with these columns, where the dataset says it."""
+        kinds = {str(column.type) for column in self.columns}
+        return self.ceilings.get(
+            "+".join(kind for kind in ("image", "text", "numeric", "categorical") if kind in kinds)
+        )
+
     def without(self, names: list[str]) -> Schema:
         """The schema with some columns left out. A name may also be a column type, such as ``image``."""
         types = {str(t) for t in ColumnType}
@@ -76,7 +84,9 @@ class Schema:
     @staticmethod
     def from_dict(raw: dict[str, Any], where: str | None = None) -> Schema:
         """Check and convert what ``dataset.yaml`` holds; raises DataError naming the entry at fault."""
-        name = str(raw.get("name") or where or "?")
+        name = where or "?"
+        if raw.get("name") and not isinstance(raw["name"], dict | list):
+            name = str(raw["name"])
         for key in ("name", "task", "columns"):
             if not raw.get(key):
                 raise DataError(name, f"dataset.yaml has no {key!r}", fix=f"add a line '{key}: …'")
@@ -100,7 +110,18 @@ class Schema:
                     expected=f"one of {[str(t) for t in ColumnType]}",
                     found=kind,
                 )
-        values = {key: value for key, value in raw.items() if value is not None}
+        names = [str(column) for column in raw["columns"]]
+        if len(set(names)) < len(names):
+            raise DataError(name, "dataset.yaml: columns", expected="each name once", found=names)
+        ceilings = raw.get("ceilings") or {}
+        if not isinstance(ceilings, dict) or not all(isinstance(score, int | float) for score in ceilings.values()):
+            raise DataError(name, "dataset.yaml: ceilings", expected="a mapping of modalities: score", found=ceilings)
+        values: dict[str, Any] = {"ceilings": {str(subset): float(score) for subset, score in ceilings.items()}}
+        for key in set(raw) - {"columns", "task", "ceilings"}:
+            if isinstance(raw[key], dict | list):
+                raise DataError(name, f"dataset.yaml: {key}", expected="one value", found=raw[key])
+            if raw[key] not in (None, ""):
+                values[key] = str(raw[key])
         schema = Schema(
             **values
             | {

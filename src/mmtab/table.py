@@ -133,7 +133,7 @@ def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
         key = f"{side}_id"
         if key not in raw.column_names:
             raise table.error("the file lacks this column", column=key, found=f"columns {raw.column_names}")
-        ids[side] = _strings(raw[key])
+        ids[side] = _names(table, raw, key)
         rows[side] = records.row_of(ids[side], side)
         if rows[side].null_count:
             row = _first(pc.is_null(rows[side]))
@@ -147,23 +147,27 @@ def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
             )
     labels = None
     if "label" in raw.column_names and raw["label"].null_count < raw.num_rows:
-        known = pa.array(["0", "1", "false", "true", "0.0", "1.0"])
-        texts = _strings(raw["label"])
+        known = pa.array(["0", "1", "false", "true", "0.0", "1.0"], pa.large_string())
+        texts = pc.utf8_lower(_names(table, raw, "label"))
         where = pc.index_in(texts, value_set=known)
         if where.null_count:
             row = _first(pc.is_null(where))
-            raise table.error("not a pair label", row=row, column="label", expected="0 or 1", found=texts[row].as_py())
+            raise table.error(
+                "not a pair label", row=row, column="label", expected="0 or 1", found=raw["label"][row].as_py(),
+                fix="correct the label; a test table may leave the whole column empty",
+            )  # fmt: skip
         labels = pa.array(np.asarray(where) % 2, pa.int8())
     return Pairs(path.stem, np.asarray(rows["left"]), np.asarray(rows["right"]), ids["left"], ids["right"], labels)
 
 
 def has_labels(folder: Path, schema: Schema, split: str) -> bool:
     """Whether a split is there and says the answers."""
-    stem, label = (split, schema.label) if schema.task is TaskKind.KWAY else (f"pairs_{split}", "label")
+    stem, label = (split, schema.label or "") if schema.task is TaskKind.KWAY else (f"pairs_{split}", "label")
     if not any((folder / f"{stem}{suffix}").is_file() for suffix in FORMATS):
         return False
     raw = _read_raw(find_table(folder, schema, stem), schema.name)
-    return label in raw.column_names and _strings(raw[label]).null_count < raw.num_rows
+    table = Table(schema.name, stem, folder, pa.nulls(raw.num_rows, pa.string()), {})
+    return label in raw.column_names and _names(table, raw, label).null_count < raw.num_rows
 
 
 def find_table(folder: Path, schema: Schema, stem: str) -> Path:
@@ -194,10 +198,12 @@ def read_table(
         raise DataError(
             schema.name, "the file lacks this column", table=path.stem, column=schema.id,
             expected="the id column named in dataset.yaml", found=f"columns {raw.column_names}",
+            fix="add the column, or correct 'id' in dataset.yaml",
         )  # fmt: skip
-    table = Table(schema.name, path.stem, folder or path.parent, _strings(raw[schema.id]), {})
+    table = Table(schema.name, path.stem, folder or path.parent, pa.nulls(raw.num_rows, pa.string()), {})
     if len(table) == 0:
         raise table.error("the table is empty", fix="give it at least one row")
+    table = replace(table, ids=_names(table, raw, schema.id))
     _check_ids(table, schema.id)
     columns: dict[str, pa.Array] = {}
     n_bad = 0
@@ -221,8 +227,8 @@ def read_table(
                 )  # fmt: skip
             n_bad += len(bad)
     labels = None
-    if schema.task is TaskKind.KWAY and schema.label in raw.column_names:
-        labels = _strings(raw[schema.label])
+    if schema.task is TaskKind.KWAY and schema.label and schema.label in raw.column_names:
+        labels = _names(table, raw, schema.label)
         labels = None if labels.null_count == len(labels) else labels
     return replace(table, columns=columns, labels=labels, n_bad_cells=n_bad)
 
@@ -248,7 +254,7 @@ def _read_raw(path: Path, dataset: str) -> pa.Table:
     if path.suffix not in FORMATS:
         raise DataError(dataset, f"cannot read {path.name}", expected=" or ".join(FORMATS), **where)  # type: ignore[arg-type]
     try:
-        raw = pa.parquet.read_table(path) if path.suffix == ".parquet" else _read_csv(path, dataset)
+        raw = pa.parquet.ParquetFile(path).read() if path.suffix == ".parquet" else _read_csv(path, dataset)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             dataset, f"{path.name} is not a readable {path.suffix[1:]} file ({_one_line(error)})",
@@ -256,8 +262,14 @@ def _read_raw(path: Path, dataset: str) -> pa.Table:
         ) from error  # fmt: skip
     twice = {name for name in raw.column_names if raw.column_names.count(name) > 1}
     if twice:
-        raise DataError(dataset, "the header names a column twice", table=path.stem, column=sorted(twice)[0])
-    return raw
+        raise DataError(
+            dataset,
+            "the header names a column twice",
+            table=path.stem,
+            column=sorted(twice)[0],
+            fix="rename one of them",
+        )
+    return pa.table({name: _plain(values) for name, values in zip(raw.column_names, raw.columns, strict=True)})
 
 
 def _read_csv(path: Path, dataset: str) -> pa.Table:
@@ -269,19 +281,23 @@ def _read_csv(path: Path, dataset: str) -> pa.Table:
 
     with path.open("rb") as file:
         if not file.read(1):
-            raise DataError(dataset, "the file is empty", table=path.stem)
+            raise DataError(dataset, "the file is empty", table=path.stem, fix="give it a header and at least one row")
     # Every column is read as text: the schema, not a guess from the first rows, decides what a cell means.
     # One thread, because only then does Arrow know the number of a ragged row.
-    names = pa.csv.open_csv(
-        path, parse_options=pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note)
-    ).schema.names
+    # No row may be longer than a block.
+    read_options = pa.csv.ReadOptions(use_threads=False, block_size=min(max(path.stat().st_size, 1 << 20), 1 << 30))
+    parse_options = pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note)
+    try:
+        names = pa.csv.open_csv(path, read_options, parse_options).schema.names
+    except UnicodeDecodeError as error:
+        raise DataError(dataset, "the header is not UTF-8", table=path.stem, fix="save the file as UTF-8") from error
     ragged.clear()
     table = pa.csv.read_csv(
         path,
-        read_options=pa.csv.ReadOptions(use_threads=False),
-        parse_options=pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
-        convert_options=pa.csv.ConvertOptions(
-            column_types={name: pa.string() for name in names},
+        read_options,
+        parse_options,
+        pa.csv.ConvertOptions(
+            column_types={name: pa.binary() for name in names},
             strings_can_be_null=True,
             quoted_strings_can_be_null=True,
             null_values=[""],
@@ -291,19 +307,63 @@ def _read_csv(path: Path, dataset: str) -> pa.Table:
         row = ragged[0]
         raise DataError(
             dataset, "ragged row", table=path.stem, row=row.number - 1 if row.number is not None else None,
-            expected=f"{row.expected_columns} cells", found=f"{row.actual_columns}: {row.text}",
+            expected=f"{row.expected_columns} cells", found=f"{row.actual_columns}: {' '.join(row.text.split())}",
             fix="quote cells that hold commas or line breaks",
         )  # fmt: skip
-    return table
+    return pa.table([_decoded(table[i], path, dataset, name) for i, name in enumerate(names)], names)
+
+
+def _decoded(cells: pa.ChunkedArray, path: Path, dataset: str, column: str) -> pa.ChunkedArray:
+    try:
+        return pc.cast(cells, pa.string())
+    except pa.ArrowInvalid as error:
+        for row, cell in enumerate(cells.to_pylist()):
+            try:
+                (cell or b"").decode()
+            except UnicodeDecodeError:
+                raise DataError(
+                    dataset, "the cell is not UTF-8", table=path.stem, row=row + 1, column=column, found=cell,
+                    fix="save the file as UTF-8",
+                ) from error  # fmt: skip
+        raise
+
+
+def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The same cells in the ordinary type: storage forms such as dictionaries and views are not the standard's concern."""
+    kind = values.type
+    if isinstance(kind, pa.UuidType):
+        return pa.chunked_array([pa.array([None if v is None else str(v) for v in values.to_pylist()], pa.string())])
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(pc.cast(values, kind.storage_type))
+    if pa.types.is_dictionary(kind):
+        return _plain(pc.cast(values, kind.value_type))
+    if kind == pa.string_view():
+        return pc.cast(values, pa.large_string())
+    if kind == pa.binary_view() or pa.types.is_fixed_size_binary(kind):
+        return pc.cast(values, pa.large_binary())
+    return values
 
 
 def _read_side(folder: Path, schema: Schema, side: str, bad_cells: BadCells) -> Table:
     return read_table(find_table(folder, schema, side), schema, folder=folder, bad_cells=bad_cells, partial=True)
 
 
+def _names(table: Table, raw: pa.Table, column: str) -> pa.Array:
+    """The strings of an id or label column."""
+    names, bad = _canonical(raw[column], ColumnType.CATEGORICAL)
+    if bad:
+        raise table.error(
+            "the cell cannot be a name", row=bad[0], column=column,
+            expected=_EXPECTED[ColumnType.CATEGORICAL], found=raw[column][bad[0]].as_py(),
+        )  # fmt: skip
+    return names
+
+
 def _check_ids(table: Table, column: str) -> None:
     if table.ids.null_count:
-        raise table.error("a row without an id", row=_first(pc.is_null(table.ids)), column=column)
+        raise table.error(
+            "a row without an id", row=_first(pc.is_null(table.ids)), column=column, fix="give every row an id"
+        )
     if len(pc.unique(table.ids)) < len(table):
         seen: dict[str, int] = {}
         for row, value in enumerate(table.ids.to_pylist()):
@@ -334,14 +394,14 @@ def _canonical(values: pa.ChunkedArray, kind: ColumnType) -> tuple[pa.Array, lis
         return _moments(values)
     if kind is ColumnType.IMAGE:
         return _images(values)
-    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
-        return pa.nulls(len(values), pa.string()), _rows(pc.is_valid(values))
+    if pa.types.is_nested(values.type) or _is_bytes(values.type):
+        return pa.nulls(len(values), pa.large_string()), _rows(pc.is_valid(values))
     return _strings(values), []
 
 
 def _strings(values: pa.ChunkedArray) -> pa.Array:
-    if pa.types.is_dictionary(values.type):
-        values = pc.cast(values, values.type.value_type)
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
     # Arrow's cast writes numbers as its csv writer does (4.0 as "4"), so both formats agree.
     text = _one_chunk(pc.cast(values, pa.large_string()))
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, text.type), text)
@@ -361,11 +421,13 @@ def _numbers(values: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
 
 
 def _moments(values: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
-    if pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
-        micro = pc.cast(
-            pc.cast(values, pa.timestamp("us", tz=getattr(values.type, "tz", None)), safe=False), pa.int64()
-        )
-        return _one_chunk(pc.divide(pc.cast(micro, pa.float64()), 1e6)), []
+    if pa.types.is_date(values.type):
+        values = pc.cast(values, pa.timestamp("ms"))
+    if pa.types.is_timestamp(values.type):
+        if values.type.unit == "ns":  # a moment in a csv ends at microseconds
+            values = pc.cast(values, pa.timestamp("us", values.type.tz), safe=False)
+        ticks = pc.cast(pc.cast(values, pa.int64()), pa.float64(), safe=False)
+        return _one_chunk(pc.divide(ticks, {"s": 1.0, "ms": 1e3, "us": 1e6}[values.type.unit])), []
     if _is_text(values.type):
         return _parse(values, _parse_moment, None)
     return pa.nulls(len(values), pa.float64()), _rows(pc.is_valid(values))
@@ -376,9 +438,14 @@ def _images(values: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
     item = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
     if _is_text(item) and item is kind:
         return _strings(values), []
-    binary = pa.types.is_binary(item) or pa.types.is_large_binary(item)
-    struct = pa.types.is_struct(item) and {"bytes", "path"} & {item.field(i).name for i in range(item.num_fields)}
-    if binary or struct or _is_text(item):
+    if pa.types.is_struct(item):
+        parts = {field.name: field.type for field in item}
+        fits = bool({"bytes", "path"} & set(parts))
+        fits &= _is_bytes(parts.get("bytes", pa.binary())) or pa.types.is_null(parts["bytes"])
+        fits &= _is_text(parts.get("path", pa.string())) or pa.types.is_null(parts["path"])
+    else:
+        fits = _is_bytes(item) or _is_text(item) or pa.types.is_null(item)
+    if fits:
         return _one_chunk(values), []
     return pa.nulls(len(values), pa.string()), _rows(pc.is_valid(values))
 
@@ -436,6 +503,8 @@ def _parse(
 
 
 def _parse_number(text: str) -> float | None:
+    if text.lower() in ("true", "false"):  # as in a boolean parquet column
+        return float(text.lower() == "true")
     try:
         return pc.cast(pa.scalar(text), pa.float64()).as_py()
     except pa.ArrowException:
@@ -446,14 +515,14 @@ def _parse_moment(text: str) -> float | None:
     from dateutil import parser
 
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
         try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
             # A fixed default, else dateutil fills absent parts from the clock and a run depends on its day.
             moment = parser.parse(text, default=datetime(2000, 1, 1))
-        except (ValueError, OverflowError):
-            return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _nan_to_null(values: pa.Array) -> pa.Array:
@@ -462,6 +531,10 @@ def _nan_to_null(values: pa.Array) -> pa.Array:
 
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _rows(mask: pa.Array | pa.ChunkedArray) -> list[int]:

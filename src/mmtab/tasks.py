@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ class StepOutput:
     row: Int[Tensor, " b"]
 
 
+@runtime_checkable
 class Task(Protocol):
     """``metric`` is the one that training maximises on valid."""
 
@@ -95,7 +96,7 @@ class PairTask:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """[n] logits -> [n] probability of a match."""
-        return 1 / (1 + np.exp(-logits))
+        return np.exp(-np.logaddexp(0, -logits))  # the sigmoid, without overflow
 
     def fit_threshold(self, probabilities: np.ndarray, label: np.ndarray) -> None:
         """The threshold with the best F1; half-way to the next lower score, so that it does not hang on one pair."""
@@ -108,7 +109,8 @@ class PairTask:
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         best = int(f1[:-1].argmax())
         below = scores[best - 1] if best > 0 else scores[best]
-        self.threshold = float((scores[best] + below) / 2)
+        half_way = (scores[best] + below) / 2  # neighbouring floats have nothing between them
+        self.threshold = float(half_way if half_way > below else scores[best])
 
     def metrics(self, probabilities: np.ndarray, label: np.ndarray) -> dict[str, float]:
         """F1, precision and recall at the threshold, area under the precision-recall and ROC curves, log-loss."""

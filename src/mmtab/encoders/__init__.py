@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mmtab.tensors import TensorTable, Tokens
 
 
+@runtime_checkable
 class ColumnEncoder(Protocol):
     """What row_tokenizer.py asks of an encoder (an ``nn.Module``).
 

@@ -152,6 +152,8 @@ class ImageEncoder(nn.Module):
         if images.features is not None:
             return images.features.float()
         assert images.pixels is not None
+        if len(images.pixels) == 0:
+            return torch.zeros(0, sum(self.backbone.groups), device=images.pixels.device)
         if self.frozen:
             with torch.no_grad():
                 return self.backbone(images.pixels)

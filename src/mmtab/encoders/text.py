@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +38,7 @@ class TextEncoder(nn.Module):
         n_tuned_layers: int | None = None,
         layout: Literal["joint", "column"] = "joint",
         max_length: int = 128,
-        also: tuple[str, ...] = (),
+        also: Sequence[str] = (),
         column_names: bool = True,
         dropout: float = 0.1,
         config_folder: Path | None = None,

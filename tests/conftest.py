@@ -1,0 +1,64 @@
+"""Shared by all tests: the shape annotations are checked, the cache is a throw-away, real data is used where present.
+
+MMTAB_SHAPES=0 leaves the annotations unchecked (faster); MMTAB_DATA says where the real datasets are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if os.environ.get("MMTAB_SHAPES", "1") != "0":
+    from jaxtyping import install_import_hook
+
+    install_import_hook("mmtab", "conftest.check_types")  # before any test imports mmtab
+
+
+def check_types(function: Any) -> Any:
+    """``beartype``, but for signatures that it cannot check: those with ``Self``, for the hook decorates one method at
+    a time and so hides its class, and those with a protocol that is not ``runtime_checkable``. As for mypy, an int is
+    also a float."""
+    from beartype import BeartypeConf, beartype
+    from beartype.roar import BeartypeDecorHintPep673Exception, BeartypeDecorHintPep3119Exception
+
+    try:
+        return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
+    except (BeartypeDecorHintPep673Exception, BeartypeDecorHintPep3119Exception):
+        return function
+
+
+NO_DATA = "no real datasets: set MMTAB_DATA, or put them in ../shared/data"
+
+
+def _find_data() -> Path | None:
+    root = Path(os.environ.get("MMTAB_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    return root if root.is_dir() else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMTAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of the real datasets; skips the test where there is none."""
+    root = _find_data()
+    if root is None:
+        pytest.skip(NO_DATA)
+    return root
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes ``real_dataset`` runs once for each dataset folder under the data root."""
+    if "real_dataset" in metafunc.fixturenames:
+        root = _find_data()
+        folders = sorted(path.parent for path in root.glob("**/dataset.yaml")) if root else []
+        none = pytest.param(None, marks=pytest.mark.skip(reason=NO_DATA))
+        metafunc.parametrize("real_dataset", folders or [none], ids=[f.name for f in folders] or ["none"])

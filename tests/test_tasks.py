@@ -1,0 +1,252 @@
+"""Losses, metrics and the threshold against scikit-learn, torchmetrics and plain definitions; the optimiser's groups."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn import metrics as sk
+from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
+from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, MulticlassAccuracy, MulticlassF1Score
+
+from mmtab.optim import parameter_groups, warmup_cosine
+from mmtab.tasks import KWayTask, PairTask
+
+SEEDS = range(8)
+
+
+def kway_case(seed: int, k: int, n: int = 80) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, k, n)
+    return rng.normal(0, 1.5, (n, k)) + 1.5 * np.eye(k)[label], label
+
+
+def pair_case(seed: int, n: int = 80) -> tuple[np.ndarray, np.ndarray]:
+    """Scores with many ties."""
+    rng = np.random.default_rng(seed)
+    label = (rng.random(n) < rng.uniform(0.1, 0.9)).astype(np.int64)
+    label[:2] = 0, 1
+    return rng.normal(label * 1.0, 1.0).round(1), label
+
+
+# --- k-way -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("k", [2, 3, 7])
+def test_kway_metrics(seed: int, k: int) -> None:
+    logits, label = kway_case(seed, k)
+    task = KWayTask(k)
+    probabilities = task.probabilities(logits)
+    torch.testing.assert_close(torch.tensor(probabilities), torch.tensor(logits).softmax(1))
+    found = task.metrics(probabilities, label)
+    p, y = torch.tensor(probabilities), torch.tensor(label)
+    assert found["accuracy"] == pytest.approx(MulticlassAccuracy(k, average="micro")(p, y).item())
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(label, logits.argmax(1)))
+    assert found["macro_f1"] == pytest.approx(MulticlassF1Score(k, average="macro")(p, y).item(), abs=1e-6)
+    assert found["log_loss"] == pytest.approx(F.cross_entropy(torch.tensor(logits), y).item())
+    assert ("top5" in found) == (k > 5)
+    if k > 5:
+        five = np.argsort(-probabilities, 1)[:, :5]
+        assert found["top5"] == pytest.approx((five == label[:, None]).any(1).mean())
+    assert found["ece"] == pytest.approx(calibration_error(probabilities, label), abs=1e-5)
+    assert all(type(value) is float for value in found.values())
+
+
+def calibration_error(probabilities: np.ndarray, label: np.ndarray, n_bins: int = 15) -> float:
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == label
+    bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    return sum(
+        abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)
+    )
+
+
+def test_perfect_kway_predictions() -> None:
+    task, label = KWayTask(7), np.arange(7)
+    found = task.metrics(task.probabilities(np.eye(7) * 1e4), label)
+    assert found == pytest.approx({"accuracy": 1, "macro_f1": 1, "log_loss": 0, "top5": 1, "ece": 0}, abs=1e-9)
+
+
+def test_kway_metrics_of_a_split_with_one_class() -> None:
+    logits, _ = kway_case(0, 7)
+    found = KWayTask(7).metrics(KWayTask(7).probabilities(logits), np.full(len(logits), 3))
+    assert found["accuracy"] == pytest.approx((logits.argmax(1) == 3).mean())
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_huge_logits_overflow_nowhere() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert KWayTask(2).probabilities(np.array([[1e5, -1e5]])).tolist() == [[1, 0]]
+        assert PairTask().probabilities(np.array([-1e5, 0.0, 1e5])).tolist() == [0, 0.5, 1]
+
+
+def test_label_smoothing_shares_a_part_among_all_classes() -> None:
+    logits, label = torch.randn(20, 4), torch.randint(0, 4, (20,))
+    target = F.one_hot(label, 4) * 0.8 + 0.2 / 4
+    expected = -(target * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(KWayTask(4, label_smoothing=0.2).loss(logits, label), expected)
+    assert not torch.isclose(KWayTask(4).loss(logits, label), expected)
+
+
+def test_class_weights_are_scikit_learns_balanced_ones() -> None:
+    label = np.array([0] * 12 + [1] * 3 + [2])
+    weight = compute_class_weight("balanced", classes=np.arange(3), y=label)
+    task = KWayTask(3, class_counts=np.bincount(label))
+    assert task.weight is not None
+    np.testing.assert_allclose(task.weight.numpy(), weight, rtol=1e-6)
+    logits = torch.randn(16, 3)
+    each = F.cross_entropy(logits, torch.tensor(label), reduction="none")
+    w = torch.tensor(weight[label], dtype=torch.float32)
+    torch.testing.assert_close(task.loss(logits, torch.tensor(label)), (each * w).sum() / w.sum())
+    empty = KWayTask(3, class_counts=np.array([5, 5, 0]))
+    assert empty.weight is not None and empty.weight.isfinite().all()
+
+
+def test_losses_are_computed_in_float32() -> None:
+    logits, label = torch.randn(8, 3).bfloat16(), torch.randint(0, 3, (8,))
+    assert KWayTask(3).loss(logits, label).dtype == torch.float32
+    assert PairTask().loss(logits[:, 0], label.clamp(max=1)).dtype == torch.float32
+
+
+# --- pairs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pair_metrics(seed: int) -> None:
+    logits, label = pair_case(seed)
+    task = PairTask(threshold=0.6)
+    probabilities = task.probabilities(logits)
+    np.testing.assert_allclose(probabilities, torch.tensor(logits).sigmoid())
+    found, predicted = task.metrics(probabilities, label), probabilities >= 0.6
+    hits = (predicted & (label == 1)).sum()
+    assert found["precision"] == pytest.approx(hits / predicted.sum())
+    assert found["recall"] == pytest.approx(hits / label.sum())
+    assert found["f1"] == pytest.approx(2 * hits / (predicted.sum() + label.sum()))
+    p, y = torch.tensor(probabilities), torch.tensor(label)
+    assert found["pr_auc"] == pytest.approx(BinaryAveragePrecision()(p, y).item(), abs=1e-6)
+    assert found["roc_auc"] == pytest.approx(BinaryAUROC()(p, y).item(), abs=1e-6)
+    assert found["log_loss"] == pytest.approx(
+        F.binary_cross_entropy_with_logits(torch.tensor(logits), y.double()).item()
+    )
+    assert all(type(value) is float for value in found.values())
+
+
+def best_f1(probabilities: np.ndarray, label: np.ndarray) -> float:
+    return max(sk.f1_score(label, probabilities >= t, zero_division=0) for t in np.unique(probabilities))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_threshold_has_the_best_f1(seed: int) -> None:
+    logits, label = pair_case(seed, n=40)
+    task = PairTask()
+    probabilities = task.probabilities(logits)
+    task.fit_threshold(probabilities, label)
+    assert task.metrics(probabilities, label)["f1"] == pytest.approx(best_f1(probabilities, label))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_threshold_stands_up_to_saturated_scores(seed: int) -> None:
+    """Neighbouring floating-point numbers have no half-way point between them."""
+    rng = np.random.default_rng(seed)
+    levels = 1.0 - np.arange(4) * 2.0**-53  # 1 and the three numbers just below it
+    place = rng.permutation(np.arange(30) % 4)
+    label = ((place <= seed % 3) ^ (rng.random(30) < 0.1)).astype(np.int64)
+    probabilities = levels[place]
+    task = PairTask()
+    task.fit_threshold(probabilities, label)
+    assert task.metrics(probabilities, label)["f1"] == pytest.approx(best_f1(probabilities, label))
+
+
+def test_the_threshold_lies_half_way_to_the_next_score() -> None:
+    task = PairTask()
+    task.fit_threshold(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))
+    assert task.threshold == pytest.approx(0.5)
+    assert task.metrics(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))["f1"] == 1
+
+
+def test_the_threshold_where_everything_should_match() -> None:
+    task, probabilities, label = PairTask(), np.array([0.3, 0.4, 0.5]), np.array([1, 0, 1])
+    task.fit_threshold(probabilities, label)
+    assert task.threshold == pytest.approx(0.3) and task.metrics(probabilities, label)["recall"] == 1
+
+
+@pytest.mark.parametrize("only", [0, 1])
+def test_pairs_of_one_class_have_no_ranking_and_no_threshold(only: int) -> None:
+    task, probabilities, label = PairTask(threshold=0.9), np.array([0.2, 0.7]), np.array([only, only])
+    task.fit_threshold(probabilities, label)
+    found = task.metrics(probabilities, label)
+    assert task.threshold == 0.5
+    assert set(found) == {"f1", "precision", "recall", "log_loss"}
+    assert found["f1"] == pytest.approx(2 / 3 if only else 0)
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_perfect_pair_predictions() -> None:
+    task = PairTask()
+    found = task.metrics(np.array([0.0, 1.0, 1.0]), np.array([0, 1, 1]))
+    assert found == pytest.approx(
+        {"f1": 1, "precision": 1, "recall": 1, "pr_auc": 1, "roc_auc": 1, "log_loss": 0}, abs=1e-9
+    )
+
+
+def test_pos_weight_counts_matches_more() -> None:
+    logits, label = torch.randn(20), torch.randint(0, 2, (20,))
+    each = F.binary_cross_entropy_with_logits(logits, label.float(), reduction="none")
+    torch.testing.assert_close(PairTask().loss(logits, label), each.mean())
+    torch.testing.assert_close(PairTask(pos_weight=3.0).loss(logits, label), (each * (1 + 2 * label)).mean())
+
+
+# --- optimisation ----------------------------------------------------------------------------------------------------
+
+
+class Network(nn.Module):
+    """A pretrained part, an embedding, a norm, a linear layer, and a layer that does not learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleDict({"backbone": nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4))})
+        self.embedding, self.norm, self.linear = nn.Embedding(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)
+        self.fixed = nn.Linear(4, 4).requires_grad_(False)
+
+
+def test_every_trainable_parameter_is_in_its_group() -> None:
+    network = Network()
+    names = {id(p): name for name, p in network.named_parameters()}
+    found: dict[str, tuple[Any, Any]] = {}
+    for group in parameter_groups(network, lr=1e-3, backbone_lr=1e-5, weight_decay=0.1):
+        for parameter in group["params"]:  # type: ignore[attr-defined]
+            assert names[id(parameter)] not in found
+            found[names[id(parameter)]] = (group["lr"], group["weight_decay"])
+    assert found == {
+        "encoder.backbone.0.weight": (1e-5, 0.0),
+        "encoder.backbone.1.weight": (1e-5, 0.1),
+        "encoder.backbone.1.bias": (1e-5, 0.0),
+        "embedding.weight": (1e-3, 0.0),
+        "norm.weight": (1e-3, 0.0),
+        "norm.bias": (1e-3, 0.0),
+        "linear.weight": (1e-3, 0.1),
+        "linear.bias": (1e-3, 0.0),
+    }
+
+
+@pytest.mark.parametrize(("n_steps", "fraction"), [(100, 0.1), (10, 0.5), (7, 0.0), (1, 0.1), (5, 1.0)])
+def test_the_rate_rises_in_a_line_and_falls_in_a_cosine(n_steps: int, fraction: float) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = warmup_cosine(optimizer, n_steps, fraction)
+    rates = []
+    for _ in range(n_steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    n_warmup = max(1, round(n_steps * fraction))
+    np.testing.assert_allclose(rates[:n_warmup], 2.0 * np.arange(1, n_warmup + 1) / n_warmup)
+    done = np.arange(n_steps - n_warmup) / max(1, n_steps - n_warmup)
+    np.testing.assert_allclose(rates[n_warmup:], 1 + np.cos(np.pi * done), atol=1e-12)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0 if n_steps > n_warmup else 2, abs=1e-9)
