@@ -9,10 +9,10 @@ from mmtab.cli import main, print_metrics
 
 @main("evaluate")
 def evaluate(config: DictConfig) -> None:
+    folder, path = Path(config.run), Path(config.path) if config.path else None
     from mmtab import run
 
-    path = Path(config.path) if config.path else None
-    metrics = run.evaluate(Path(config.run), config.split, path, config.accelerator)
+    metrics = run.evaluate(folder, config.split, path, config.accelerator)
     print_metrics(config.run, {config.split: metrics})
 
 

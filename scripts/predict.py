@@ -15,10 +15,11 @@ from mmtab.cli import main
 
 @main("predict")
 def predict(config: DictConfig) -> None:
+    places = [Path(config[name]) for name in ("run", "input", "output")]
+    tables = {name: Path(config[name]) for name in ("left", "right", "records") if config[name]}
     from mmtab import run
 
-    tables = {name: Path(config[name]) for name in ("left", "right", "records") if config[name]}
-    n = run.predict(Path(config.run), Path(config.input), Path(config.output), accelerator=config.accelerator, **tables)
+    n = run.predict(*places, accelerator=config.accelerator, **tables)
     print(f"{n} predictions written to {config.output}")
 
 

@@ -33,6 +33,7 @@ from mmtab.schema import Column, ColumnType, Schema, TaskKind
 from mmtab.store import Store
 from mmtab.table import Pairs, Table
 from mmtab.tensors import TensorTable, Tokens
+from mmtab.testing import tiny_text_backbone
 
 D = 16
 WORDS = [
@@ -77,22 +78,7 @@ WORDS = [
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a BERT of two layers, 32 wide, with a vocabulary of a few words."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny_bert")
-    backend = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=128, initializer_range=0.2,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    return str(folder)
+    return str(tiny_text_backbone(tmp_path_factory.mktemp("tiny_bert"), WORDS))
 
 
 def png(colour: tuple[int, int, int], seed: int | None = None, size: tuple[int, int] = (20, 24)) -> bytes:
@@ -778,7 +764,7 @@ def make_matcher(tiny_bert: str, tmp_path: Path) -> Callable[..., Matcher]:
             records, schema, fitted.preprocessor, encoder_of(model, "text"), encoder_of(model, "image"),
             Store(tmp_path), pairs=True,
         )  # fmt: skip
-        return Matcher(model, encoded, fitted, records, pairs, config.pair_head["cross_text"])
+        return Matcher(model, encoded, fitted, records, pairs, config.pair_head.cross_text)
 
     return make
 

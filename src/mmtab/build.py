@@ -53,6 +53,16 @@ def _fits(value: object, kind: Any) -> bool:
     return type(value) is kind if kind in (int, bool, str, NoneType) else True
 
 
+def check_settings(config: RunConfig) -> None:
+    """Raise ConfigError for a setting that no leaf knows, also of parts that this dataset will not need."""
+    leaves = {name: getattr(config, name) for name in ("text", "image", "numeric", "categorical", "fusion")}
+    leaves |= {"kway_head.head": config.kway_head.head, "pair_head.model": config.pair_head.model}
+    leaves |= {"pair_head.head": config.pair_head.head, "pair_head.compare": config.pair_head.compare}
+    for where, leaf in leaves.items():
+        if leaf is not None:
+            part(leaf | {"n_tuned_layers": None} if leaf.get("n_tuned_layers") == "auto" else leaf, where)
+
+
 def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path | None = None) -> nn.Module:
     """The whole network. ``folder``: a run folder whose checkpoint will be loaded, so no pretrained weights are read."""
     preprocessor = fitted.preprocessor
@@ -105,8 +115,8 @@ def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.nda
         assert fitted.preprocessor.labels_ is not None
         k = len(fitted.preprocessor.labels_.classes_)
         counts = np.bincount(labels, minlength=k) if labels is not None and config.kway_head.class_weights else None
-        return KWayTask(k, config.kway_head.label_smoothing, counts)
-    return PairTask(config.pair_head.pos_weight)
+        return KWayTask(k, config.kway_head.label_smoothing, counts, schema.metric)
+    return PairTask(config.pair_head.pos_weight, metric=schema.metric)
 
 
 def encoder_of(model: nn.Module, kind: str) -> Any:

@@ -28,7 +28,7 @@ class GenerateConfig:
 
 @dataclass
 class DatasetConfig:
-    """``path`` is absolute or under ``data_root``. ``drop``: columns or column types to leave out. ``bad_cells``:
+    """``path`` is absolute, under ``data_root``, or else from where you are. ``drop``: columns or column types to leave out. ``bad_cells``:
     ``missing`` counts and reports cells that do not fit their column's type instead of stopping."""
 
     name: str = MISSING

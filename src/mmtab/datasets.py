@@ -16,12 +16,15 @@ def dataset_folder(dataset: DatasetConfig, data_root: str, cache: Path) -> Path:
         return _generated(dataset, cache)
     if not dataset.path:
         raise ConfigError("dataset.path is not set: dataset=custom wants dataset.path=FOLDER")
-    folder = (Path(data_root).expanduser() / Path(dataset.path).expanduser()).resolve()
-    if not folder.is_dir():
-        raise DataError(
-            dataset.name, f"no folder {folder}", fix="correct dataset.path, or set data_root=FOLDER (or MMTAB_DATA)",
-        )  # fmt: skip
-    return folder
+    path = Path(dataset.path).expanduser()
+    places = [(Path(data_root).expanduser() / path).resolve(), path.resolve()]
+    for folder in places:
+        if folder.is_dir():
+            return folder
+    where = " nor ".join(dict.fromkeys(map(str, places)))
+    raise DataError(
+        dataset.name, f"no folder {where}", fix="correct dataset.path, or set data_root=FOLDER (or MMTAB_DATA)"
+    )
 
 
 def _generated(dataset: DatasetConfig, cache: Path) -> Path:

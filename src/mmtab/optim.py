@@ -9,8 +9,8 @@ from torch import nn
 
 
 def parameter_groups(model: nn.Module, lr: float, backbone_lr: float, weight_decay: float) -> list[dict[str, object]]:
-    """Pretrained weights (whatever stands under a ``backbone``) learn at ``backbone_lr``, all else at ``lr``; vectors
-    (biases, norms) and embeddings do not decay."""
+    """Pretrained weights (whatever stands under a ``backbone``) learn at ``backbone_lr``, all else at ``lr``. Vectors,
+    such as biases and norms, and embeddings of categories do not decay."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -30,7 +30,7 @@ from torch import nn
 
 from mmtab import provenance
 from mmtab import table as tables
-from mmtab.build import build_model, build_task, encoder_of
+from mmtab.build import build_model, build_task, check_settings, encoder_of
 from mmtab.config import PRECISIONS, RunConfig, settle
 from mmtab.datamodule import KWayBatches, PairBatches, encode_table, loader, text_columns
 from mmtab.datasets import dataset_folder
@@ -151,6 +151,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
     _quieten()
     pl.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.trainer.n_threads or os.cpu_count() or 1)
+    check_settings(config)
     data = dataset_folder(config.dataset, config.data_root, _cache(config))
     schema = Schema.read(data).without(list(config.dataset.drop)) if config.dataset.drop else Schema.read(data)
     session, train_batches, valid_batches, valid_ids, files = _prepare(config, schema, data)

@@ -25,6 +25,10 @@ class TaskKind(StrEnum):
     MATCHING = "matching"
 
 
+# What a dataset may be ranked by, the default first; more is better in all of them.
+METRICS = {TaskKind.KWAY: ("accuracy", "macro_f1"), TaskKind.MATCHING: ("f1", "pr_auc", "roc_auc")}
+
+
 @dataclass(frozen=True)
 class Column:
     name: str
@@ -122,6 +126,9 @@ class Schema:
                 raise DataError(name, f"dataset.yaml: {key}", expected="one value", found=raw[key])
             if raw[key] not in (None, ""):
                 values[key] = str(raw[key])
+        known = METRICS[TaskKind(raw["task"])]
+        if values.setdefault("metric", known[0]) not in known:
+            raise DataError(name, "dataset.yaml: metric", expected=" or ".join(known), found=raw["metric"])
         schema = Schema(
             **values
             | {

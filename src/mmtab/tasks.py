@@ -41,10 +41,14 @@ class Task(Protocol):
 class KWayTask:
     """Cross-entropy with label smoothing (Szegedy et al. 2016) and, where asked, weights that balance the classes."""
 
-    metric = "accuracy"
-
-    def __init__(self, n_classes: int, label_smoothing: float = 0.0, class_counts: np.ndarray | None = None) -> None:
-        self.n_classes, self.label_smoothing = n_classes, label_smoothing
+    def __init__(
+        self,
+        n_classes: int,
+        label_smoothing: float = 0.0,
+        class_counts: np.ndarray | None = None,
+        metric: str = "accuracy",
+    ) -> None:
+        self.n_classes, self.label_smoothing, self.metric = n_classes, label_smoothing, metric
         self.weight = None
         if class_counts is not None:  # "balanced", as scikit-learn defines it
             self.weight = torch.tensor(
@@ -85,10 +89,8 @@ class KWayTask:
 class PairTask:
     """Binary cross-entropy; a pair is called a match from ``threshold`` on, chosen for F1 on valid and then kept."""
 
-    metric = "f1"
-
-    def __init__(self, pos_weight: float | None = None, threshold: float = 0.5) -> None:
-        self.pos_weight, self.threshold = pos_weight, threshold
+    def __init__(self, pos_weight: float | None = None, threshold: float = 0.5, metric: str = "f1") -> None:
+        self.pos_weight, self.threshold, self.metric = pos_weight, threshold, metric
 
     def loss(self, logits: Float[Tensor, " b"], label: Int[Tensor, " b"]) -> Float[Tensor, ""]:
         weight = None if self.pos_weight is None else torch.tensor(self.pos_weight, device=logits.device)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,15 +179,21 @@ def _undictionaried(table: pa.Table) -> pa.Table:
     return pa.table(plain)
 
 
-def tiny_text_backbone(folder: Path) -> Path:
-    """An offline Hugging Face folder with a BERT of two layers, 32 wide, that spells words letter by letter."""
+def tiny_text_backbone(folder: Path, words: Sequence[str] = ()) -> Path:
+    """An offline Hugging Face folder with a BERT of two layers, 32 wide. Its vocabulary is ``words`` (the special
+    tokens among them), by default letters, with which it spells whatever comes."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.:;,-_/"
-    words = [*special, *letters, *(f"##{letter}" for letter in letters), *(word.lower() for word in NOUNS + COLOURS)]
+    words = words or [
+        *special,
+        *letters,
+        *(f"##{letter}" for letter in letters),
+        *(word.lower() for word in NOUNS + COLOURS),
+    ]
     backend = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), special, strict=True))
