@@ -150,7 +150,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
     started = time.perf_counter()
     _quieten()
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    torch.set_num_threads(config.trainer.n_threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.trainer.n_threads or _usable_cores())
     check_settings(config)
     data = dataset_folder(config.dataset, config.data_root, _cache(config))
     schema = Schema.read(data).without(list(config.dataset.drop)) if config.dataset.drop else Schema.read(data)
@@ -474,6 +474,11 @@ def native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _usable_cores() -> int:
+    """Those this process may run on: on a cluster fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pair_ids(pairs: Pairs) -> pa.Table:
