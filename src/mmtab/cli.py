@@ -23,16 +23,13 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
         def guarded(config: DictConfig) -> None:
             try:
                 function(config)
-            except MmtabError as error:
+            except (MmtabError, OmegaConfBaseException) as error:
                 if os.environ.get("MMTAB_TRACEBACK"):
                     raise
-                print(f"error: {error}", file=sys.stderr, flush=True)
-                sys.exit(1)
-            except OmegaConfBaseException as error:  # such as an interpolation that leads nowhere, or run= not given
-                if os.environ.get("MMTAB_TRACEBACK"):
-                    raise
-                problem = str(error).splitlines()[0]
-                print(f"error: {error.full_key or 'configuration'}: {problem}", file=sys.stderr, flush=True)
+                problem = str(error)
+                if isinstance(error, OmegaConfBaseException):  # an interpolation that leads nowhere, or run= not given
+                    problem = f"{error.full_key or 'configuration'}: {problem.splitlines()[0]}"
+                print(f"error: {problem}", file=sys.stderr, flush=True)
                 sys.exit(1)
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)

@@ -166,7 +166,7 @@ def typed(config: DictConfig) -> RunConfig:
     ):
         value = getattr(run.trainer, name)
         if value is not None and value < least:
-            raise ConfigError(f"trainer.{name}={getattr(run.trainer, name)}: expected at least {least}")
+            raise ConfigError(f"trainer.{name}={value}: expected at least {least}")
     return run
 
 

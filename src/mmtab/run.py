@@ -32,7 +32,7 @@ from mmtab import provenance
 from mmtab import table as tables
 from mmtab.build import build_model, build_task, check_settings, encoder_of
 from mmtab.config import PRECISIONS, RunConfig, settle
-from mmtab.datamodule import KWayBatches, PairBatches, encode_table, loader, text_columns
+from mmtab.datamodule import KWayBatches, PairBatches, encode_table, loader, no_progress, text_columns
 from mmtab.datasets import dataset_folder
 from mmtab.errors import RunError
 from mmtab.fitted import Fitted
@@ -136,7 +136,7 @@ class Session:
         return encode_table(
             table, self.schema, self.fitted.preprocessor, encoder_of(self.model, "text"), encoder_of(self.model, "image"),
             Store(_cache(self.config)), pairs=pairs, bad_cells=self.config.dataset.bad_cells,  # type: ignore[arg-type]
-            autocast=cast, device=self.device, progress=_progress if self.config.trainer.progress else _silent,
+            autocast=cast, device=self.device, progress=_progress if self.config.trainer.progress else no_progress,
         )  # fmt: skip
 
 
@@ -253,6 +253,7 @@ def _fit(
         EarlyStopping(monitor, patience=settings.patience or 3, mode="max"),
         EpochLines(session.task.metric),
     ]
+    bar = progress_bar(settings.progress)
     trainer = session.trainer(
         max_epochs=settings.max_epochs,
         accumulate_grad_batches=settings.accumulate,
@@ -260,8 +261,8 @@ def _fit(
         num_sanity_val_steps=0,
         log_every_n_steps=max(1, len(train_batches) // settings.batch_size // 10),
         logger=loggers(session.config, folder),
-        callbacks=callbacks + progress_bar(settings.progress),
-        enable_progress_bar=bool(progress_bar(settings.progress)),
+        callbacks=callbacks + bar,
+        enable_progress_bar=bool(bar),
     )
     trainer.fit(
         module,
@@ -493,10 +494,6 @@ def _progress(steps: Iterable[Any], total: int, title: str) -> Iterable[Any]:
     from rich.progress import track
 
     return track(steps, title, total=total, transient=True) if total > 1 else steps
-
-
-def _silent(steps: Iterable[Any], total: int, title: str) -> Iterable[Any]:
-    return steps
 
 
 def _quieten() -> None:
