@@ -35,6 +35,7 @@ from mmtab.config import PRECISIONS, RunConfig, settle
 from mmtab.datamodule import KWayBatches, PairBatches, encode_table, loader, no_progress, text_columns
 from mmtab.datasets import dataset_folder
 from mmtab.errors import RunError
+from mmtab.files import FORMATS
 from mmtab.fitted import Fitted
 from mmtab.module import Module, gather
 from mmtab.schema import Schema, TaskKind
@@ -352,7 +353,7 @@ def predict(
     """Predict rows, or pairs of the rows of ``left`` and ``right`` (or ``records``); returns how many. Image paths start
     at the folder of the table that names them."""
     session = open_run(folder, accelerator)
-    if output.suffix not in tables.FORMATS:
+    if output.suffix not in FORMATS:
         raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
     bad: Any = session.config.dataset.bad_cells
     batches: Batches

@@ -37,7 +37,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Schema:
-    """``ceilings``, where known, gives the best reachable score for modality subsets such as ``image+text``."""
+    """``ceilings``, where known, gives the best reachable score for modality subsets such as ``image+text``. ``split``
+    records how the splits were made. ``storage`` says how columns were stored in parquet, should they be in csv now."""
 
     name: str
     task: TaskKind
@@ -49,6 +50,8 @@ class Schema:
     licence: str = ""
     source: str = ""
     ceilings: dict[str, float] = field(default_factory=dict)
+    split: dict[str, Any] = field(default_factory=dict)
+    storage: dict[str, str] = field(default_factory=dict)
 
     def of_type(self, *types: ColumnType) -> list[str]:
         """Names of the columns of these types, in schema order."""
@@ -121,7 +124,11 @@ class Schema:
         if not isinstance(ceilings, dict) or not all(isinstance(score, int | float) for score in ceilings.values()):
             raise DataError(name, "dataset.yaml: ceilings", expected="a mapping of modalities: score", found=ceilings)
         values: dict[str, Any] = {"ceilings": {str(subset): float(score) for subset, score in ceilings.items()}}
-        for key in set(raw) - {"columns", "task", "ceilings"}:
+        for key in ("split", "storage"):
+            if not isinstance(raw.get(key) or {}, dict):
+                raise DataError(name, f"dataset.yaml: {key}", expected="a mapping", found=raw[key])
+            values[key] = {str(entry): value for entry, value in (raw.get(key) or {}).items()}
+        for key in set(raw) - {"columns", "task", "ceilings", "split", "storage"}:
             if isinstance(raw[key], dict | list):
                 raise DataError(name, f"dataset.yaml: {key}", expected="one value", found=raw[key])
             if raw[key] not in (None, ""):
@@ -144,6 +151,16 @@ class Schema:
                     name, f"the {role} is also listed as a feature", column=column, fix="take it out of columns"
                 )
         return schema
+
+    def write(self, folder: Path) -> None:
+        """Write ``folder/dataset.yaml``, at once or not at all; what is empty is left out."""
+        raw = {key: value for key, value in self.to_dict().items() if value not in (None, "", {})}
+        order = ["name", "title", "task", "metric", "licence", "source", "split", "id", "label", "columns"]
+        raw = {key: raw[key] for key in sorted(raw, key=lambda key: (order + [key]).index(key))}
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / ".dataset.yaml.writing"
+        scratch.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
+        scratch.replace(folder / "dataset.yaml")
 
     @staticmethod
     def read(folder: Path) -> Schema:

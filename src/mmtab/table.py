@@ -8,7 +8,7 @@ because csv cannot tell the two apart. So the same data as csv and as parquet gi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,19 +17,24 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 
+from mmtab import files
 from mmtab.errors import DataError
 from mmtab.schema import ColumnType, Schema, TaskKind
 
-FORMATS = (".parquet", ".csv")
 BadCells = Literal["error", "missing"]
+OnError = Callable[[DataError], None]
+
+
+def stop(error: DataError) -> None:
+    """What reading does with a fault unless told otherwise."""
+    raise error
+
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with their features; ``labels`` is None where the file has none."""
+    """Rows with their features; ``labels`` is None where the file has none. ``first_row``: of a batch, in its table."""
 
     dataset: str
     name: str
@@ -38,6 +43,7 @@ class Table:
     columns: dict[str, pa.Array]
     labels: pa.Array | None = None
     n_bad_cells: int = 0
+    first_row: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,7 +51,7 @@ class Table:
     def error(self, problem: str, *, row: int | None = None, **where: object) -> DataError:
         """A DataError placed in this table; ``row`` is the index from 0."""
         if row is not None:
-            where |= {"row": row + 1, "row_id": self.ids[row].as_py()}
+            where |= {"row": self.first_row + row + 1, "row_id": self.ids[row].as_py()}
         return DataError(self.dataset, problem, table=self.name, **where)  # type: ignore[arg-type]
 
 
@@ -87,7 +93,7 @@ def read_split(folder: Path, schema: Schema, split: str, bad_cells: BadCells = "
 
 def read_records(folder: Path, schema: Schema, bad_cells: BadCells = "error") -> Records:
     """The record table(s) of a matching dataset."""
-    if any((folder / f"records{suffix}").exists() for suffix in FORMATS):
+    if files.exists(folder, "records"):
         return Records(read_split(folder, schema, "records", bad_cells), None)
     sides = [_read_side(folder, schema, side, bad_cells) for side in ("left", "right")]
     unseen = [c.name for c in schema.columns if not any(c.name in side.columns for side in sides)]
@@ -102,15 +108,9 @@ def stack_sides(left: Table, right: Table, schema: Schema) -> Records:
     for column in schema.columns:
         parts = [side.columns.get(column.name) for side in (left, right)]
         kind = next((part.type for part in parts if part is not None), pa.null())
-        if column.type is ColumnType.IMAGE and len({part.type for part in parts if part is not None}) > 1:
-            parts = [part if part is None else _as_image_structs(part) for part in parts]
-            kind = next(part.type for part in parts if part is not None)
-        filled = [
-            part if part is not None else pa.nulls(len(side), kind)
-            for part, side in zip(parts, (left, right), strict=True)
-        ]
-        columns[column.name] = _one_chunk(pa.chunked_array(filled))
-    ids = _one_chunk(pa.chunked_array([left.ids, right.ids]))
+        sides = zip(parts, (left, right), strict=True)
+        columns[column.name] = join([pa.nulls(len(side), kind) if part is None else part for part, side in sides])
+    ids = join([left.ids, right.ids])
     table = Table(
         schema.name, "left+right", left.folder, ids, columns, n_bad_cells=left.n_bad_cells + right.n_bad_cells
     )
@@ -124,7 +124,7 @@ def read_pairs(folder: Path, schema: Schema, split: str, records: Records) -> Pa
 
 def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
     """Read left_id, right_id and, where present, label; raises DataError naming an unknown id or label."""
-    raw = _read_raw(path, schema.name)
+    raw = files.read(path, schema.name)
     table = Table(schema.name, path.stem, path.parent, pa.nulls(raw.num_rows, pa.string()), {})
     if raw.num_rows == 0:
         raise table.error("the table is empty", fix="give it at least one pair")
@@ -136,7 +136,7 @@ def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
         ids[side] = _names(table, raw, key)
         rows[side] = records.row_of(ids[side], side)
         if rows[side].null_count:
-            row = _first(pc.is_null(rows[side]))
+            row = first(pc.is_null(rows[side]))
             raise table.error(
                 "a pair names an unknown id",
                 row=row,
@@ -151,7 +151,7 @@ def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
         texts = pc.utf8_lower(_names(table, raw, "label"))
         where = pc.index_in(texts, value_set=known)
         if where.null_count:
-            row = _first(pc.is_null(where))
+            row = first(pc.is_null(where))
             raise table.error(
                 "not a pair label", row=row, column="label", expected="0 or 1", found=raw["label"][row].as_py(),
                 fix="correct the label; a test table may leave the whole column empty",
@@ -163,80 +163,144 @@ def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
 def has_labels(folder: Path, schema: Schema, split: str) -> bool:
     """Whether a split is there and says the answers."""
     stem, label = (split, schema.label or "") if schema.task is TaskKind.KWAY else (f"pairs_{split}", "label")
-    if not any((folder / f"{stem}{suffix}").is_file() for suffix in FORMATS):
+    if not files.exists(folder, stem):
         return False
-    raw = _read_raw(find_table(folder, schema, stem), schema.name)
-    table = Table(schema.name, stem, folder, pa.nulls(raw.num_rows, pa.string()), {})
-    return label in raw.column_names and _names(table, raw, label).null_count < raw.num_rows
+    path = find_table(folder, schema, stem)
+    if label not in files.header(path, schema.name).names:
+        return False
+    batches = files.scan(path, schema.name, columns=[label])
+    return any(_canonical(raw[label], ColumnType.CATEGORICAL)[0].null_count < raw.num_rows for raw in batches)
 
 
 def find_table(folder: Path, schema: Schema, stem: str) -> Path:
-    """The table's file; raises DataError when it is absent or exists twice."""
-    found = [folder / f"{stem}{suffix}" for suffix in FORMATS if (folder / f"{stem}{suffix}").is_file()]
-    if len(found) != 1:
-        problem = "the table is missing" if not found else "the table exists twice"
-        raise DataError(
-            schema.name,
-            problem,
-            table=stem,
-            expected=f"one of {stem}.parquet, {stem}.csv in {folder}",
-            found=[p.name for p in found],
-        )
-    return found[0]
+    """The table's file or folder of shards; raises DataError when it is absent or exists twice."""
+    return files.find(folder, schema.name, stem)
 
 
 def read_table(
     path: Path, schema: Schema, *, folder: Path | None = None, bad_cells: BadCells = "error", partial: bool = False
 ) -> Table:
-    """Read one file. ``folder`` is where image paths start; ``partial`` allows columns of the schema to be absent.
+    """A whole table, as ``read_batches`` reads it."""
+    batches = list(read_batches(path, schema, folder=folder, bad_cells=bad_cells, partial=partial))
+    columns = {name: join([batch.columns[name] for batch in batches]) for name in batches[0].columns}
+    labels = None if batches[0].labels is None else join([batch.labels for batch in batches])
+    return replace(
+        batches[0],
+        ids=join([batch.ids for batch in batches]),
+        columns=columns,
+        labels=None if labels is None or labels.null_count == len(labels) else labels,
+        n_bad_cells=sum(batch.n_bad_cells for batch in batches),
+    )
 
-    Raises DataError for an unreadable or empty file, an absent column, an absent or repeated id, and a cell that
-    does not fit its column's type; with ``bad_cells="missing"`` such cells become null and are counted instead.
+
+def read_batches(
+    path: Path,
+    schema: Schema,
+    *,
+    folder: Path | None = None,
+    bad_cells: BadCells = "error",
+    partial: bool = False,
+    on_error: OnError = stop,
+) -> Iterator[Table]:
+    """Read a file, or a folder of shards, a bounded number of rows at a time; at least one row in all.
+
+    ``folder`` is where image paths start; ``partial`` allows columns of the schema to be absent. ``labels`` of a batch
+    are there when the file has the column, filled or not.
+
+    Raises DataError for an unreadable or empty file, an absent column, an absent or repeated id (once all is read), and
+    a cell that does not fit its column's type; with ``bad_cells="missing"`` such cells become null and are counted
+    instead. ``on_error`` may note a fault and return: then a cell at fault is null and a column at fault is left out.
     """
-    raw = _read_raw(path, schema.name)
-    if schema.id not in raw.column_names:
-        raise DataError(
-            schema.name, "the file lacks this column", table=path.stem, column=schema.id,
-            expected="the id column named in dataset.yaml", found=f"columns {raw.column_names}",
-            fix="add the column, or correct 'id' in dataset.yaml",
-        )  # fmt: skip
-    table = Table(schema.name, path.stem, folder or path.parent, pa.nulls(raw.num_rows, pa.string()), {})
-    if len(table) == 0:
-        raise table.error("the table is empty", fix="give it at least one row")
-    table = replace(table, ids=_names(table, raw, schema.id))
-    _check_ids(table, schema.id)
-    columns: dict[str, pa.Array] = {}
-    n_bad = 0
-    for column in schema.columns:
-        if column.name not in raw.column_names:
-            if partial:
-                continue
-            raise table.error(
-                "the file lacks this column", column=column.name,
-                expected=f"a {column.type} column, as dataset.yaml says", found=f"columns {raw.column_names}",
-                fix="add the column, or take it out of dataset.yaml",
-            )  # fmt: skip
-        columns[column.name], bad = _canonical(raw[column.name], column.type)
-        if bad:
-            if bad_cells == "error":
-                row = bad[0]
-                raise table.error(
-                    f"{len(bad)} cell(s) are not {column.type}", row=row, column=column.name,
-                    expected=_EXPECTED[column.type], found=raw[column.name][row].as_py(),
-                    fix="correct the cells, change the type in dataset.yaml, or set dataset.bad_cells=missing",
+    found = files.header(path, schema.name).names
+    empty = Table(schema.name, path.stem, folder or path.parent, pa.array([], pa.large_string()), {})
+    for name, kind, fix in [
+        (schema.id, "the id column named in dataset.yaml", "add the column, or correct 'id' in dataset.yaml"),
+        *((c.name, f"a {c.type} column, as dataset.yaml says", "add the column, or take it out of dataset.yaml") for c in schema.columns),
+    ]:  # fmt: skip
+        if name not in found and not (partial and name != schema.id):
+            on_error(
+                empty.error("the file lacks this column", column=name, expected=kind, found=f"columns {found}", fix=fix)
+            )
+    columns = [column for column in schema.columns if column.name in found]
+    label = schema.label if schema.task is TaskKind.KWAY and schema.label in found else None
+    wanted = dict.fromkeys([n for n in (schema.id, *(c.name for c in columns), label) if n is not None and n in found])
+    unique, n_rows, faulty = UniqueIds(), 0, set[str]()
+    for raw in files.scan(path, schema.name, columns=list(wanted)):
+        table = replace(empty, ids=pa.nulls(raw.num_rows, pa.large_string()), first_row=n_rows)
+        n_rows += raw.num_rows
+        if schema.id in wanted:
+            table = replace(table, ids=_names(table, raw, schema.id, on_error))
+            if table.ids.null_count:
+                on_error(
+                    table.error(
+                        "a row without an id", row=first(pc.is_null(table.ids)), column=schema.id,
+                        fix="give every row an id",
+                    )
                 )  # fmt: skip
+            unique.add(table.ids)
+        values: dict[str, pa.Array] = {}
+        n_bad = 0
+        for column in columns:
+            values[column.name], bad = _canonical(raw[column.name], column.type)
             n_bad += len(bad)
-    labels = None
-    if schema.task is TaskKind.KWAY and schema.label and schema.label in raw.column_names:
-        labels = _names(table, raw, schema.label)
-        labels = None if labels.null_count == len(labels) else labels
-    return replace(table, columns=columns, labels=labels, n_bad_cells=n_bad)
+            if bad and bad_cells == "error" and column.name not in faulty:
+                faulty.add(column.name)
+                on_error(
+                    table.error(
+                        f"{len(bad)} cell(s) are not {column.type}", row=bad[0], column=column.name,
+                        expected=_EXPECTED[column.type], found=raw[column.name][bad[0]].as_py(),
+                        fix="correct the cells, change the type in dataset.yaml, or set dataset.bad_cells=missing",
+                    )
+                )  # fmt: skip
+        labels = None if label is None else _names(table, raw, label, on_error)
+        yield replace(table, columns=values, labels=labels, n_bad_cells=n_bad)
+    if n_rows == 0:
+        on_error(empty.error("the table is empty", fix="give it at least one row"))
+    elif schema.id in wanted:
+        unique.check(empty, schema.id, lambda: (_names(empty, raw, schema.id) for raw in files.scan(path, schema.name, columns=[schema.id])), on_error)  # fmt: skip
+
+
+class UniqueIds:
+    """Whether names in a stream are distinct, at eight bytes a name: equal hashes are looked at again."""
+
+    def __init__(self) -> None:
+        self._hashes: list[np.ndarray] = []
+
+    def add(self, ids: pa.Array) -> None:
+        self._hashes.append(hashes(ids))
+
+    def check(self, table: Table, column: str, again: Callable[[], Iterable[pa.Array]], on_error: OnError) -> None:
+        """``again`` reads the names once more, should two hashes be equal."""
+        sorted_ = np.sort(np.concatenate(self._hashes))
+        suspects = np.unique(sorted_[1:][sorted_[1:] == sorted_[:-1]])
+        if len(suspects) == 0:
+            return
+        seen: dict[str, int] = {}
+        start = 0
+        for ids in again():
+            for row in np.flatnonzero(np.isin(hashes(ids), suspects)).tolist():
+                value = ids[row].as_py()
+                if value in seen and value is not None:
+                    place = replace(table, ids=ids, first_row=start)
+                    return on_error(
+                        place.error(
+                            "duplicate id", row=row, column=column, expected="ids that name one row each",
+                            found=f"{value!r}, also in row {seen[value] + 1}", fix="make the ids unique",
+                        )
+                    )  # fmt: skip
+                seen[value] = start + row
+            start += len(ids)
+
+
+def hashes(values: pa.Array) -> np.ndarray:
+    """[n] int64 of Python's own hash: the same value, the same hash, within this process."""
+    return np.fromiter(map(hash, values.to_pylist()), np.int64, len(values))
 
 
 def fingerprint(paths: list[Path]) -> str:
-    """A digest of the files' names and bytes."""
+    """A digest of the files' names and bytes; a folder counts as the files in it."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(paths):
+    for path in sorted(f for path in paths for f in ([path] if path.is_file() else files.parts(path, path.name))):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):
@@ -244,135 +308,22 @@ def fingerprint(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _read_raw(path: Path, dataset: str) -> pa.Table:
-    where = {"table": path.stem}
-    if not path.is_file():
-        raise DataError(dataset, f"no file {path}", **where)  # type: ignore[arg-type]
-    if path.suffix not in FORMATS:
-        raise DataError(dataset, f"cannot read {path.name}", expected=" or ".join(FORMATS), **where)  # type: ignore[arg-type]
-    try:
-        raw = pa.parquet.ParquetFile(path).read() if path.suffix == ".parquet" else _read_csv(path, dataset)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            dataset, f"{path.name} is not a readable {path.suffix[1:]} file ({_one_line(error)})",
-            table=path.stem, fix="it may be cut short or damaged: write or copy it again",
-        ) from error  # fmt: skip
-    twice = {name for name in raw.column_names if raw.column_names.count(name) > 1}
-    if twice:
-        raise DataError(
-            dataset,
-            "the header names a column twice",
-            table=path.stem,
-            column=sorted(twice)[0],
-            fix="rename one of them",
-        )
-    return pa.table({name: _plain(values) for name, values in zip(raw.column_names, raw.columns, strict=True)})
-
-
-def _read_csv(path: Path, dataset: str) -> pa.Table:
-    ragged: list[pa.csv.InvalidRow] = []
-
-    def note(row: pa.csv.InvalidRow) -> str:
-        ragged.append(row)
-        return "skip"
-
-    with path.open("rb") as file:
-        if not file.read(1):
-            raise DataError(dataset, "the file is empty", table=path.stem, fix="give it a header and at least one row")
-    # Every column is read as text: the schema, not a guess from the first rows, decides what a cell means.
-    # One thread, because only then does Arrow know the number of a ragged row.
-    # No row may be longer than a block.
-    read_options = pa.csv.ReadOptions(use_threads=False, block_size=min(max(path.stat().st_size, 1 << 20), 1 << 30))
-    parse_options = pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note)
-    try:
-        names = pa.csv.open_csv(path, read_options, parse_options).schema.names
-    except UnicodeDecodeError as error:
-        raise DataError(dataset, "the header is not UTF-8", table=path.stem, fix="save the file as UTF-8") from error
-    ragged.clear()
-    table = pa.csv.read_csv(
-        path,
-        read_options,
-        parse_options,
-        pa.csv.ConvertOptions(
-            column_types={name: pa.binary() for name in names},
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=True,
-            null_values=[""],
-        ),
-    )
-    if ragged:
-        row = ragged[0]
-        raise DataError(
-            dataset, "ragged row", table=path.stem, row=row.number - 1 if row.number is not None else None,
-            expected=f"{row.expected_columns} cells", found=f"{row.actual_columns}: {' '.join(row.text.split())}",
-            fix="quote cells that hold commas or line breaks",
-        )  # fmt: skip
-    return pa.table([_decoded(table[i], path, dataset, name) for i, name in enumerate(names)], names)
-
-
-def _decoded(cells: pa.ChunkedArray, path: Path, dataset: str, column: str) -> pa.ChunkedArray:
-    try:
-        return pc.cast(cells, pa.string())
-    except pa.ArrowInvalid as error:
-        for row, cell in enumerate(cells.to_pylist()):
-            try:
-                (cell or b"").decode()
-            except UnicodeDecodeError:
-                raise DataError(
-                    dataset, "the cell is not UTF-8", table=path.stem, row=row + 1, column=column, found=cell,
-                    fix="save the file as UTF-8",
-                ) from error  # fmt: skip
-        raise
-
-
-def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The same cells in the ordinary type: storage forms such as dictionaries and views are not the standard's concern."""
-    kind = values.type
-    if isinstance(kind, pa.UuidType):
-        return pa.chunked_array([pa.array([None if v is None else str(v) for v in values.to_pylist()], pa.string())])
-    if isinstance(kind, pa.BaseExtensionType):
-        return _plain(pc.cast(values, kind.storage_type))
-    if pa.types.is_dictionary(kind):
-        return _plain(pc.cast(values, kind.value_type))
-    if kind == pa.string_view():
-        return pc.cast(values, pa.large_string())
-    if kind == pa.binary_view() or pa.types.is_fixed_size_binary(kind):
-        return pc.cast(values, pa.large_binary())
-    return values
-
-
 def _read_side(folder: Path, schema: Schema, side: str, bad_cells: BadCells) -> Table:
     return read_table(find_table(folder, schema, side), schema, folder=folder, bad_cells=bad_cells, partial=True)
 
 
-def _names(table: Table, raw: pa.Table, column: str) -> pa.Array:
+def _names(table: Table, raw: pa.RecordBatch | pa.Table, column: str, on_error: OnError = stop) -> pa.Array:
     """The strings of an id or label column."""
-    names, bad = _canonical(raw[column], ColumnType.CATEGORICAL)
+    cells = raw[column] if isinstance(raw, pa.RecordBatch) else join(raw[column].chunks, raw[column].type)
+    names, bad = _canonical(cells, ColumnType.CATEGORICAL)
     if bad:
-        raise table.error(
-            "the cell cannot be a name", row=bad[0], column=column,
-            expected=_EXPECTED[ColumnType.CATEGORICAL], found=raw[column][bad[0]].as_py(),
+        on_error(
+            table.error(
+                "the cell cannot be a name", row=bad[0], column=column,
+                expected=_EXPECTED[ColumnType.CATEGORICAL], found=cells[bad[0]].as_py(),
+            )
         )  # fmt: skip
     return names
-
-
-def _check_ids(table: Table, column: str) -> None:
-    if table.ids.null_count:
-        raise table.error(
-            "a row without an id", row=_first(pc.is_null(table.ids)), column=column, fix="give every row an id"
-        )
-    if len(pc.unique(table.ids)) < len(table):
-        seen: dict[str, int] = {}
-        for row, value in enumerate(table.ids.to_pylist()):
-            if value in seen:
-                raise table.error(
-                    "duplicate id", row=row, column=column, expected="ids that name one row each",
-                    found=f"{value!r}, also in row {seen[value] + 1}", fix="make the ids unique",
-                )  # fmt: skip
-            seen[value] = row
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------
@@ -386,7 +337,7 @@ _EXPECTED = {
 }
 
 
-def _canonical(values: pa.ChunkedArray, kind: ColumnType) -> tuple[pa.Array, list[int]]:
+def _canonical(values: pa.Array, kind: ColumnType) -> tuple[pa.Array, list[int]]:
     """The column in canonical form, and the row numbers of cells that do not fit (null in the result)."""
     if kind is ColumnType.NUMERIC:
         return _numbers(values)
@@ -399,15 +350,15 @@ def _canonical(values: pa.ChunkedArray, kind: ColumnType) -> tuple[pa.Array, lis
     return _strings(values), []
 
 
-def _strings(values: pa.ChunkedArray) -> pa.Array:
+def _strings(values: pa.Array) -> pa.Array:
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
     # Arrow's cast writes numbers as its csv writer does (4.0 as "4"), so both formats agree.
-    text = _one_chunk(pc.cast(values, pa.large_string()))
+    text = pc.cast(values, pa.large_string())
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, text.type), text)
 
 
-def _numbers(values: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
+def _numbers(values: pa.Array) -> tuple[pa.Array, list[int]]:
     if pa.types.is_floating(values.type) and values.type != pa.float64():
         values = pc.cast(values, pa.string())  # 0.1 stored as float32 means 0.1, as in csv
     if pa.types.is_boolean(values.type):
@@ -415,25 +366,25 @@ def _numbers(values: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
     if _is_text(values.type):
         return _parse(values, _parse_number, lambda text: pc.cast(text, pa.float64()))
     try:
-        return _nan_to_null(_one_chunk(pc.cast(values, pa.float64(), safe=False))), []
+        return _nan_to_null(pc.cast(values, pa.float64(), safe=False)), []
     except pa.ArrowException:
         return pa.nulls(len(values), pa.float64()), _rows(pc.is_valid(values))
 
 
-def _moments(values: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
+def _moments(values: pa.Array) -> tuple[pa.Array, list[int]]:
     if pa.types.is_date(values.type):
         values = pc.cast(values, pa.timestamp("ms"))
     if pa.types.is_timestamp(values.type):
         if values.type.unit == "ns":  # a moment in a csv ends at microseconds
             values = pc.cast(values, pa.timestamp("us", values.type.tz), safe=False)
         ticks = pc.cast(pc.cast(values, pa.int64()), pa.float64(), safe=False)
-        return _one_chunk(pc.divide(ticks, {"s": 1.0, "ms": 1e3, "us": 1e6}[values.type.unit])), []
+        return pc.divide(ticks, {"s": 1.0, "ms": 1e3, "us": 1e6}[values.type.unit]), []
     if _is_text(values.type):
         return _parse(values, _parse_moment, None)
     return pa.nulls(len(values), pa.float64()), _rows(pc.is_valid(values))
 
 
-def _images(values: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
+def _images(values: pa.Array) -> tuple[pa.Array, list[int]]:
     kind = values.type
     item = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
     if _is_text(item) and item is kind:
@@ -446,7 +397,7 @@ def _images(values: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
     else:
         fits = _is_bytes(item) or _is_text(item) or pa.types.is_null(item)
     if fits:
-        return _one_chunk(values), []
+        return values, []
     return pa.nulls(len(values), pa.string()), _rows(pc.is_valid(values))
 
 
@@ -487,7 +438,7 @@ def image_sources(cell: object) -> list[ImageSource]:
 
 
 def _parse(
-    values: pa.ChunkedArray, parse_one: Callable[[str], float | None], fast: Callable[[pa.Array], pa.Array] | None
+    values: pa.Array, parse_one: Callable[[str], float | None], fast: Callable[[pa.Array], pa.Array] | None
 ) -> tuple[pa.Array, list[int]]:
     text = pc.utf8_trim_whitespace(_strings(values))
     text = pc.if_else(pc.equal(text, ""), pa.scalar(None, text.type), text)
@@ -537,19 +488,18 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _rows(mask: pa.Array | pa.ChunkedArray) -> list[int]:
+def _rows(mask: pa.Array) -> list[int]:
     return np.flatnonzero(np.asarray(mask)).tolist()
 
 
-def _first(mask: pa.Array | pa.ChunkedArray) -> int:
+def first(mask: pa.Array) -> int:
     return _rows(mask)[0]
 
 
-def _one_chunk(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    if isinstance(values, pa.ChunkedArray):
-        return values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
-    return values
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def join(parts: list[pa.Array], kind: pa.DataType | None = None) -> pa.Array:
+    """Arrays end to end as one, where they need be of one kind but for pictures stored in different ways."""
+    if len({part.type for part in parts}) > 1:
+        parts = [_as_image_structs(part) for part in parts]
+    if len(parts) == 1:
+        return parts[0]
+    return pa.concat_arrays(parts) if parts else pa.array([], kind)
