@@ -7,6 +7,7 @@ Markdown; --refresh FILE puts it between the marks <!-- results --> and <!-- /re
 import argparse
 from pathlib import Path
 
+from mmtab.cli import friendly
 from mmtab.report.results import collect, markdown, refresh
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -15,7 +16,8 @@ parser.add_argument("--split", default="test")
 parser.add_argument("--refresh", type=Path)
 parser.add_argument("--mark", default="results")
 arguments = parser.parse_args()
-text = markdown(collect(arguments.folders, arguments.split))
-print(text)
-if arguments.refresh:
-    refresh(arguments.refresh, arguments.mark, text)
+with friendly():
+    text = markdown(collect(arguments.folders, arguments.split))
+    print(text)
+    if arguments.refresh:
+        refresh(arguments.refresh, arguments.mark, text)

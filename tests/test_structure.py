@@ -18,12 +18,12 @@ SOURCE = Path(mmtab.__file__).parent
 # The way data flows. A module imports from the entries above its own and from its own, never from those below.
 # datamodule.py stands after the encoders because it computes the features of frozen ones, once, before any batch.
 ORDER = [
-    "errors", "catalogue", "schema", "store", "files", "table", "splits", "infer", "images", "preprocess", "comparison", "fitted", "config",
+    "errors", "catalogue", "schema", "store", "files", "table", "splits", "infer", "images", "convert", "prepare", "check", "preprocess", "comparison", "fitted", "config",
     "tensors", "encoders.backbones", "encoders", "row_tokenizer", "fusion", "heads", "models", "datamodule", "tasks",
-    "optim", "build", "module", "provenance", "callbacks", "datasets", "run", "matching", "benchmark", "report",
-    "testing", "cli",
+    "optim", "build", "module", "provenance", "callbacks", "datasets", "importers", "run", "matching", "benchmark", "report",
+    "testing", "cli", "commands",
 ]  # fmt: skip
-LAZY = {"cli", "datasets"}  # whose imports inside functions do not count
+LAZY = {"cli", "commands", "datasets"}  # whose imports inside functions do not count
 
 MODULES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path

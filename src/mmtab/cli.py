@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from omegaconf import DictConfig
@@ -14,26 +15,33 @@ from mmtab.config import CONFIGS, register
 from mmtab.errors import MmtabError
 
 
+@contextlib.contextmanager
+def friendly() -> Iterator[None]:
+    """Errors that the user can mend are printed without a traceback and end with exit status 1; MMTAB_TRACEBACK=1 shows
+    where they were raised."""
+    try:
+        yield
+    except (MmtabError, OmegaConfBaseException) as error:
+        if os.environ.get("MMTAB_TRACEBACK"):
+            raise
+        problem = str(error)
+        if isinstance(error, OmegaConfBaseException):  # an interpolation that leads nowhere, or run= not given
+            problem = f"{error.full_key or 'configuration'}: {problem.splitlines()[0]}"
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
 def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Like ``hydra.main`` on configs/<config_name>.yaml. Errors that the user can mend are printed without a traceback
-    and end with exit status 1; MMTAB_TRACEBACK=1 shows where they were raised."""
+    """Like ``hydra.main`` on configs/<config_name>.yaml, within ``friendly``."""
     import hydra
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
         def guarded(config: DictConfig) -> None:
-            try:
+            with friendly():
                 function(config)
-            except (MmtabError, OmegaConfBaseException) as error:
-                if os.environ.get("MMTAB_TRACEBACK"):
-                    raise
-                problem = str(error)
-                if isinstance(error, OmegaConfBaseException):  # an interpolation that leads nowhere, or run= not given
-                    problem = f"{error.full_key or 'configuration'}: {problem.splitlines()[0]}"
-                print(f"error: {problem}", file=sys.stderr, flush=True)
-                sys.exit(1)
-            except KeyboardInterrupt:
-                print("interrupted", file=sys.stderr)
-                sys.exit(130)
 
         register()
         return hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded)

@@ -141,11 +141,11 @@ def count(path: Path, dataset: str, dialect: Dialect = STANDARD) -> int:
     """How many rows a table has."""
     total = 0
     for part in parts(path, dataset):
-        if part.suffix == ".parquet":
-            with _readable(part, dataset):
+        with _readable(part, dataset):
+            if part.suffix == ".parquet":
                 total += pa.parquet.read_metadata(part).num_rows
-        else:
-            total += sum(b.num_rows for b in _scan_csv(part, dataset, [], dialect, 0))
+            else:
+                total += sum(batch.num_rows for batch in _scan_csv(part, dataset, [], dialect, 0))
     return total
 
 
@@ -175,6 +175,14 @@ def _check_names(names: list[str], path: Path, dataset: str) -> None:
                 dataset, f"column {number} has no name", table=path.stem, found=f"columns {names}",
                 fix="name it in the header (pandas: to_csv(index=False) leaves its row numbers out)",
             )  # fmt: skip
+        if "\0" in name:  # which some libraries take for the name's end
+            raise DataError(
+                dataset,
+                f"the name of column {number} has a null character",
+                table=path.stem,
+                column=name,
+                fix="rename it",
+            )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(
@@ -259,7 +267,11 @@ def _row_too_long(error: pa.ArrowInvalid, block: int, size: int) -> bool:
 
 
 def _csv_options(
-    path: Path, dialect: Dialect, block: int, one: bool = False, ragged: Callable[[pa.csv.InvalidRow], str] | None = None
+    path: Path,
+    dialect: Dialect,
+    block: int,
+    one: bool = False,
+    ragged: Callable[[pa.csv.InvalidRow], str] | None = None,
 ) -> tuple[pa.csv.ReadOptions, pa.csv.ParseOptions]:
     # One thread, because only then does Arrow know the number of a ragged row. In a table of one column an empty line
     # is a missing cell, in others it is nothing.
@@ -344,9 +356,7 @@ def _csv_batches(
             yield pa.RecordBatch.from_struct_array(pa.StructArray.from_arrays(cells, columns)) if columns else batch
 
 
-def _decoded(
-    cells: pa.Array, path: Path, dataset: str, dialect: Dialect, column: str, first_row: int
-) -> pa.Array:
+def _decoded(cells: pa.Array, path: Path, dataset: str, dialect: Dialect, column: str, first_row: int) -> pa.Array:
     try:
         return pc.cast(cells, pa.string())
     except pa.ArrowInvalid as error:
@@ -354,7 +364,9 @@ def _decoded(
             try:
                 (cell or b"").decode()
             except UnicodeDecodeError:
-                raise _wrong_encoding(path, dataset, dialect, row=first_row + row + 1, column=column, found=cell) from error
+                raise _wrong_encoding(
+                    path, dataset, dialect, row=first_row + row + 1, column=column, found=cell
+                ) from error
         raise
 
 
@@ -390,6 +402,8 @@ def write_table(path: Path, batches: pa.Table | Iterable[pa.RecordBatch], schema
     """
     if isinstance(batches, pa.Table):
         schema, batches = schema or batches.schema, batches.to_batches(BATCH_ROWS)
+    if schema is not None:
+        _check_names(schema.names, path, path.parent.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     os.close(handle)

@@ -115,6 +115,22 @@ def decode_images(
     return arrays["pixels"], arrays["valid"]
 
 
+def read_picture(table: Table, source: ImageSource, row: int, column: str) -> bytes:
+    """The picture as stored; raises DataError for a path that leaves the dataset folder or leads to no file."""
+    if source.data is not None:
+        return source.data
+    path = _resolve(table.folder.resolve(), source, table, row, column, "error")
+    assert path is not None
+    return path.read_bytes()
+
+
+def open_picture(table: Table, source: ImageSource, row: int, column: str) -> Image.Image:
+    """The picture in RGB, at its own size; raises DataError as ``decode_images`` does."""
+    image = _open(table.folder.resolve(), source, table, row, column, "error")
+    assert image is not None
+    return image
+
+
 def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: str, bad_cells: BadCells) -> Path | None:
     try:
         path = (root / str(source.path)).resolve()

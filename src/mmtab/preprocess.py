@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,11 +82,13 @@ class CategoryCoder:
 
     @staticmethod
     def fit(values: pa.Array, rules: CategoryRules) -> CategoryCoder:
-        counts = sorted(
-            ((c["counts"], c["values"]) for c in pc.value_counts(values.drop_null()).to_pylist()),
-            key=lambda c: (-c[0], c[1]),
-        )
-        kept = [value for count, value in counts if count >= rules.min_count]
+        return CategoryCoder.from_counts(_count(Counter(), values), rules)
+
+    @staticmethod
+    def from_counts(counted: Mapping[str, int], rules: CategoryRules) -> CategoryCoder:
+        """How often each value occurs -> its coder."""
+        counts = sorted(counted.items(), key=lambda c: (-c[1], c[0]))
+        kept = [value for value, count in counts if count >= rules.min_count]
         too_many = len(kept) > rules.max_values
         return CategoryCoder(kept[: rules.max_values], rules.n_hash if too_many else 0)
 
@@ -115,15 +119,17 @@ class LabelCoder:
     classes_: list[str]
 
     @staticmethod
-    def fit(table: Table, column: str) -> LabelCoder:
-        labels = _known_labels(table, column)
-        classes = sorted(pc.unique(labels).to_pylist())
-        if len(classes) < 2:
+    def fit(tables: Table | Iterable[Table], column: str) -> LabelCoder:
+        """From a table, or the batches of one."""
+        found: set[str] = set()
+        for table in _batches(tables):
+            found.update(pc.unique(_known_labels(table, column)).to_pylist())
+        if len(found) < 2:
             raise table.error(
-                "only one class in the training labels", column=column, expected="at least two", found=classes,
+                "only one class in the training labels", column=column, expected="at least two", found=sorted(found),
                 fix="check the split, or choose another label",
             )  # fmt: skip
-        return LabelCoder(classes)
+        return LabelCoder(sorted(found))
 
     def transform(self, table: Table, column: str) -> np.ndarray:
         """[n] int64; -1 where the table has no labels. Raises DataError for a label that train never had."""
@@ -150,18 +156,30 @@ class Preprocessor:
     labels_: LabelCoder | None
 
     @staticmethod
-    def fit(table: Table, schema: Schema, rules: CategoryRules, rows: np.ndarray | None = None) -> Preprocessor:
-        """``rows``: the row numbers that training may see (matching: the records of training pairs); default all."""
-        take = None if rows is None else pa.array(rows)
-        numbers = numeric_columns(table, schema)
-        scalers = {
-            name: QuantileScaler.fit(values if rows is None else values[rows]) for name, values in numbers.items()
-        }
-        coders = {}
-        for name in schema.of_type(ColumnType.CATEGORICAL):
-            values = table.columns[name]
-            coders[name] = CategoryCoder.fit(values if take is None else values.take(take), rules)
-        labels = LabelCoder.fit(table, schema.label) if schema.label and table.labels is not None else None
+    def fit(
+        tables: Table | Iterable[Table], schema: Schema, rules: CategoryRules, rows: np.ndarray | None = None
+    ) -> Preprocessor:
+        """``tables``: the training table, or its batches as ``table.read_batches`` gives them: one pass in bounded memory,
+        exact up to a million rows (quantiles) and a million values of a column (categories), by a seeded sample and
+        without the rarest values beyond. ``rows``: the row numbers that training may see (matching: the records of
+        training pairs); default all.
+        """
+        sample, counts = _RowSample(), {name: Counter[str]() for name in schema.of_type(ColumnType.CATEGORICAL)}
+        labelled, classes = True, list[Table]()
+        for table in _batches(tables):
+            kept = np.arange(len(table)) if rows is None else rows - table.first_row
+            kept = kept[(kept >= 0) & (kept < len(table))]
+            take = pa.array(kept)
+            sample.add({name: values[kept] for name, values in numeric_columns(table, schema).items()}, len(kept))
+            for name, counted in counts.items():
+                _count(counted, table.columns[name].take(take))
+            labelled &= table.labels is not None
+            if labelled and table.labels is not None:  # checked row by row, kept as its distinct names
+                names = pc.unique(_known_labels(table, schema.label or ""))
+                classes.append(replace(table, ids=table.ids.slice(0, len(names)), columns={}, labels=names))
+        coders = {name: CategoryCoder.from_counts(counted, rules) for name, counted in counts.items()}
+        scalers = {name: QuantileScaler.fit(values) for name, values in sample.columns().items()}
+        labels = LabelCoder.fit(classes, schema.label) if schema.label and labelled and classes else None
         return Preprocessor(scalers, coders, labels)
 
     def numeric(self, table: Table, schema: Schema) -> np.ndarray:
@@ -184,6 +202,49 @@ class Preprocessor:
             {name: CategoryCoder(**value) for name, value in raw["coders_"].items()},
             LabelCoder(**raw["labels_"]) if raw["labels_"] else None,
         )
+
+
+MAX_SAMPLE = 1 << 20
+
+
+class _RowSample:
+    """Values of rows chosen at random, seeded: all of them up to MAX_SAMPLE, then half of those, and so on."""
+
+    def __init__(self) -> None:
+        self.rng, self.share, self.n = np.random.default_rng(0), 1.0, 0
+        self.parts: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+
+    def add(self, values: dict[str, np.ndarray], n: int) -> None:
+        lots = self.rng.random(n)
+        self._keep([(lots, values)], self.parts)
+        while self.n > MAX_SAMPLE:
+            self.share /= 2
+            before, self.parts, self.n = self.parts, [], 0
+            self._keep(before, self.parts)
+
+    def _keep(self, parts: list[tuple[np.ndarray, dict[str, np.ndarray]]], into: list[Any]) -> None:
+        for lots, values in parts:
+            chosen = lots < self.share
+            into.append((lots[chosen], {name: column[chosen] for name, column in values.items()}))
+            self.n += int(chosen.sum())
+
+    def columns(self) -> dict[str, np.ndarray]:
+        names = self.parts[0][1] if self.parts else {}
+        return {name: np.concatenate([values[name] for _, values in self.parts]) for name in names}
+
+
+def _count(counted: Counter[str], values: pa.Array) -> Counter[str]:
+    """Add the values' counts; beyond MAX_SAMPLE kinds those seen once so far are forgotten."""
+    for cell in pc.value_counts(values.drop_null()).to_pylist():
+        counted[cell["values"]] += cell["counts"]
+    if len(counted) > MAX_SAMPLE:
+        for value in [value for value, count in counted.items() if count == 1]:
+            del counted[value]
+    return counted
+
+
+def _batches(tables: Table | Iterable[Table]) -> Iterable[Table]:
+    return [tables] if isinstance(tables, Table) else tables
 
 
 def numeric_columns(table: Table, schema: Schema) -> dict[str, np.ndarray]:

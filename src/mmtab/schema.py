@@ -156,7 +156,7 @@ class Schema:
         """Write ``folder/dataset.yaml``, at once or not at all; what is empty is left out."""
         raw = {key: value for key, value in self.to_dict().items() if value not in (None, "", {})}
         order = ["name", "title", "task", "metric", "licence", "source", "split", "id", "label", "columns"]
-        raw = {key: raw[key] for key in sorted(raw, key=lambda key: (order + [key]).index(key))}
+        raw = {key: raw[key] for key in [*order, *raw] if key in raw}
         folder.mkdir(parents=True, exist_ok=True)
         scratch = folder / ".dataset.yaml.writing"
         scratch.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")

@@ -81,7 +81,8 @@ def _by_group(
     if labels is None:
         room = shares * len(groups)
         for g in order:
-            place[g] = best = int(np.argmax(np.where(shares > 0, room, -np.inf)))
+            best = int(np.argmax(np.where(shares > 0, room, -np.inf)))
+            place[g] = best
             room[best] -= sizes[g]
         return place[group]
     rows = np.argsort(group, kind="stable")
@@ -94,7 +95,7 @@ def _by_group(
         # How much nearer to its due does the group bring a split: rows it still wants, less rows too many
         gain = (np.clip(room[:, kinds], -counts, counts) * weight[kinds]).sum(1)
         want = room.sum(1) / np.maximum(shares, 1e-9)
-        best = max(np.flatnonzero(shares > 0), key=lambda s: (gain[s], want[s]))
+        best = max(np.flatnonzero(shares > 0).tolist(), key=lambda s: (gain[s], want[s]))
         place[g] = best
         room[best, kinds] -= counts
     return place[group]

@@ -31,7 +31,6 @@ def stop(error: DataError) -> None:
     raise error
 
 
-
 @dataclass(frozen=True)
 class Table:
     """Rows with their features; ``labels`` is None where the file has none. ``first_row``: of a batch, in its table."""
@@ -169,7 +168,7 @@ def has_labels(folder: Path, schema: Schema, split: str) -> bool:
     if label not in files.header(path, schema.name).names:
         return False
     batches = files.scan(path, schema.name, columns=[label])
-    return any(_canonical(raw[label], ColumnType.CATEGORICAL)[0].null_count < raw.num_rows for raw in batches)
+    return any(canonical(raw[label], ColumnType.CATEGORICAL)[0].null_count < raw.num_rows for raw in batches)
 
 
 def find_table(folder: Path, schema: Schema, stem: str) -> Path:
@@ -241,7 +240,7 @@ def read_batches(
         values: dict[str, pa.Array] = {}
         n_bad = 0
         for column in columns:
-            values[column.name], bad = _canonical(raw[column.name], column.type)
+            values[column.name], bad = canonical(raw[column.name], column.type)
             n_bad += len(bad)
             if bad and bad_cells == "error" and column.name not in faulty:
                 faulty.add(column.name)
@@ -258,6 +257,26 @@ def read_batches(
         on_error(empty.error("the table is empty", fix="give it at least one row"))
     elif schema.id in wanted:
         unique.check(empty, schema.id, lambda: (_names(empty, raw, schema.id) for raw in files.scan(path, schema.name, columns=[schema.id])), on_error)  # fmt: skip
+
+
+def read_column(path: Path, dataset: str, name: str, kind: ColumnType) -> Iterator[tuple[int, pa.Array]]:
+    """One column in canonical form, in batches, each with the number of its first row. Raises DataError as ``read_batches``."""
+    found = files.header(path, dataset).names
+    if name not in found:
+        raise DataError(
+            dataset, "the file lacks this column", table=path.stem, column=name, found=f"columns {found}",
+            fix="add the column, or correct its name",
+        )  # fmt: skip
+    row = 0
+    for raw in files.scan(path, dataset, columns=[name]):
+        values, bad = canonical(raw[name], kind)
+        if bad:
+            raise DataError(
+                dataset, f"the cell is not {kind}", table=path.stem, row=row + bad[0] + 1, column=name,
+                expected=_EXPECTED[kind], found=raw[name][bad[0]].as_py(), fix="correct the cell",
+            )  # fmt: skip
+        yield row, values
+        row += len(values)
 
 
 class UniqueIds:
@@ -300,7 +319,8 @@ def hashes(values: pa.Array) -> np.ndarray:
 def fingerprint(paths: list[Path]) -> str:
     """A digest of the files' names and bytes; a folder counts as the files in it."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(f for path in paths for f in ([path] if path.is_file() else files.parts(path, path.name))):
+    single = [part for path in paths for part in ([path] if path.is_file() else files.parts(path, path.name))]
+    for path in sorted(single):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):
@@ -315,7 +335,7 @@ def _read_side(folder: Path, schema: Schema, side: str, bad_cells: BadCells) -> 
 def _names(table: Table, raw: pa.RecordBatch | pa.Table, column: str, on_error: OnError = stop) -> pa.Array:
     """The strings of an id or label column."""
     cells = raw[column] if isinstance(raw, pa.RecordBatch) else join(raw[column].chunks, raw[column].type)
-    names, bad = _canonical(cells, ColumnType.CATEGORICAL)
+    names, bad = canonical(cells, ColumnType.CATEGORICAL)
     if bad:
         on_error(
             table.error(
@@ -337,7 +357,7 @@ _EXPECTED = {
 }
 
 
-def _canonical(values: pa.Array, kind: ColumnType) -> tuple[pa.Array, list[int]]:
+def canonical(values: pa.Array, kind: ColumnType) -> tuple[pa.Array, list[int]]:
     """The column in canonical form, and the row numbers of cells that do not fit (null in the result)."""
     if kind is ColumnType.NUMERIC:
         return _numbers(values)
