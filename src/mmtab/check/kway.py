@@ -85,9 +85,18 @@ def check_kway(folder: Path, schema: Schema, seed: int, images: bool) -> list[Al
     alarms: list[Alarm] = []
     missing = [name for name in SPLITS if not files.exists(folder, name)]
     if len(missing) == len(SPLITS) and files.exists(folder, "rows"):
-        return [Alarm(ERROR, "not_split", "the rows are not divided yet: run 'mmtab split', then check again", "rows")]
+        return [
+            Alarm(
+                ERROR,
+                "not_split",
+                "the rows are not divided yet: run 'prepare_data.py split', then check again",
+                "rows",
+            )
+        ]
     for name in missing:
-        message = f"the table {name} is missing: mmtab needs train, valid and test ('mmtab split' divides rows)"
+        message = (
+            f"the table {name} is missing: mmtab needs train, valid and test ('prepare_data.py split' divides rows)"
+        )
         alarms.append(Alarm(ERROR, "missing_table", message, name))
     reader = _Reader(folder, schema, seed, images, alarms)
     # Held-out rows first: they are the index that the rows of train are then looked up in.

@@ -82,7 +82,7 @@ def check_matching(folder: Path, schema: Schema, seed: int, images: bool) -> lis
         attempt(alarms, lambda name=name: _read_all(folder, schema, name, not one, alarms))  # type: ignore[misc]
     missing = [split for split in SPLITS if not files.exists(folder, f"pairs_{split}")]
     if len(missing) == len(SPLITS) and files.exists(folder, "pairs"):
-        message = "the pairs are not divided yet: run 'mmtab split', then check again"
+        message = "the pairs are not divided yet: run 'prepare_data.py split', then check again"
         return [*alarms, Alarm(ERROR, "not_split", message, "pairs")]
     for split in missing:
         message = f"the table pairs_{split} is missing: mmtab needs pairs_train, pairs_valid and pairs_test"

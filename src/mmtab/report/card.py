@@ -31,9 +31,12 @@ THUMBNAIL = 120
 class Said(Protocol):
     """What a card shows of an alarm of ``mmtab.check``."""
 
-    severity: Any
-    message: str
-    rows: tuple[str, ...]
+    @property
+    def severity(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def rows(self) -> tuple[str, ...]: ...
 
 
 @dataclass
@@ -251,7 +254,8 @@ STYLE = """
 :root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:70rem;padding:1rem}
 h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}th,td{text-align:left;vertical-align:top;
-padding:.3rem .7rem;border-bottom:1px solid #8884;overflow-wrap:anywhere;min-width:4rem}td:last-child{min-width:12rem}
+padding:.3rem .7rem;border-bottom:1px solid #8884}td:last-child,td:nth-child(2):nth-last-child(2){overflow-wrap:anywhere;
+min-width:13rem}
 .plots,.samples{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;background:#fff;border-radius:.4rem;padding:.3rem}
 figure img{display:block;width:17rem;max-width:100%}article{border:1px solid #8886;border-radius:.5rem;padding:.7rem;
 flex:1 1 20rem;min-width:0;font-size:.85rem}article h3{margin:0 0 .4rem;font-size:.95rem;overflow-wrap:anywhere}
