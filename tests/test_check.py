@@ -430,6 +430,17 @@ def test_a_column_whose_equality_gives_the_pair_label(tmp_path: Path, kind: str)
     assert alarm.rows[0].endswith("label 1")
 
 
+def test_ids_that_tell_the_matches(things: Path) -> None:
+    edit(things / "right.parquet", lambda rows: [row | {"id": row["id"].replace("r", "l")} for row in rows])
+    for split in ("train", "valid", "test"):
+        edit(
+            things / f"pairs_{split}.parquet",
+            lambda rows: [row | {"right_id": row["right_id"].replace("r", "l")} for row in rows],
+        )
+    alarm = one(things, "ids_tell_the_label", table="pairs_test")
+    assert alarm.severity == WARNING and alarm.share == 1.0 and "label 1" in alarm.rows[0]
+
+
 def test_shares_of_matches(things: Path) -> None:
     edit(things / "pairs_test.parquet", lambda rows: [row | {"label": 0} for row in rows])
     assert one(things, "one_class").severity is WARNING

@@ -203,3 +203,19 @@ def test_check_reports_any_bytes_instead_of_raising(data: bytes) -> None:
             (folder / name).write_bytes(b"id,a,b\n" + data)
         alarms = check(folder)
         assert any(alarm.severity == "error" for alarm in alarms) or read_split(folder, Schema.read(folder), "train")
+
+
+@pytest.mark.parametrize("names, stems", [
+    (["train.csv", "val.csv", "test.csv"], {"train", "valid", "test"}),
+    (["train.csv"], {"rows"}),
+    (["part-0.csv", "part-1.csv"], {"rows"}),
+])  # fmt: skip
+def test_a_folder_is_taken_as_its_tables_or_as_shards(tmp_path: Path, names: list[str], stems: set[str]) -> None:
+    for name in names:
+        cells = {"colour": ["red", "blue"] * 20, "kind": ["a", "b"] * 20}
+        testing.write_table(tmp_path / "raw" / name, cells)
+    propose([tmp_path / "raw"], tmp_path / "out", label="kind")
+    found = {path.stem for path in (tmp_path / "out").iterdir() if path.suffix == ".csv"}
+    assert found == stems
+    total = sum(files.count(files.find(tmp_path / "out", "out", stem), "out") for stem in stems)
+    assert total == 40 * len(names)

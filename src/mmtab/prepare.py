@@ -74,13 +74,12 @@ def propose(
 
 
 def _by_stem(inputs: list[Path]) -> dict[str, Path]:
-    if len(inputs) == 1 and inputs[0].is_dir() and not any(p.suffix in files.FORMATS and (ALIASES.get(p.stem, p.stem) not in STEMS) for p in inputs[0].iterdir()):  # fmt: skip
-        found = [files.find(inputs[0], inputs[0].name, stem) for stem in table_stems(inputs[0])]
-        if found:
-            inputs = found
+    if len(inputs) == 1 and inputs[0].is_dir():
+        stems_inside = table_stems(inputs[0])
+        if any(ALIASES.get(stem, stem) in STEMS for stem in stems_inside):  # else it is a folder of shards
+            inputs = [files.find(inputs[0], inputs[0].name, stem) for stem in stems_inside]
     if len(inputs) == 1:
-        stem = inputs[0].stem
-        return {"rows" if stem not in ("train", "pairs") else stem: inputs[0]}
+        return {"rows": inputs[0]}
     stems = {ALIASES.get(path.stem, path.stem): path for path in inputs}
     unknown = sorted(set(stems) - STEMS)
     if unknown or len(stems) < len(inputs) or not inputs:

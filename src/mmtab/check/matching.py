@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 
 from mmtab import files
 from mmtab.check.alarms import (
@@ -105,7 +106,7 @@ def check_matching(folder: Path, schema: Schema, seed: int, images: bool) -> lis
         if kind is ColumnType.CATEGORICAL:
             for side in _sides(records):
                 alarms += id_like(column, side.name, side.columns[column].to_pylist(), ID_LIKE, ID_LIKE_ROWS)
-    for look in (_repeated, _noise, _record_duplicates, _leaks, _balance):
+    for look in (_repeated, _noise, _record_duplicates, _leaks, _ids, _balance):
         alarms += look(data)
     return [*alarms, *_entities(data, schema)]
 
@@ -328,6 +329,23 @@ def _leaks(data: _Data) -> Iterator[Alarm]:
             )
             severity = SEVERE if best >= LEAK_SEVERE and truth.sum() >= LEAK_MATCHES else WARNING
             yield Alarm(severity, "label_given_away", message, "pairs_valid", column, rows, int((answers & truth).sum()), best)  # fmt: skip
+
+
+def _ids(data: _Data) -> Iterator[Alarm]:
+    """Whether equal ids on both sides say that a pair matches. No model of mmtab reads ids, but others may."""
+    if data.records.n_left is None:
+        return
+    for split, pairs in data.pairs.items():
+        truth = data.labels(split) == 1
+        equal = np.asarray(pc.equal(pairs.left_ids, pairs.right_ids))
+        f1 = 2 * int((equal & truth).sum()) / max(int(equal.sum() + truth.sum()), 1)
+        if truth.any() and f1 >= LEAK_WARNING:
+            rows = tuple(data.pair(split, int(r)) for r in np.flatnonzero(equal)[:N_EXAMPLES])
+            message = (
+                f"the ids alone tell the matches of pairs_{split} (those of equal ids reach F1 {f1:.3f}): give the sides ids"
+                " of their own before you hand the data out"
+            )
+            yield Alarm(WARNING, "ids_tell_the_label", message, f"pairs_{split}", None, rows, int(equal.sum()), f1)
 
 
 def _threshold(difference: np.ndarray, y: np.ndarray) -> float:
