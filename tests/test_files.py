@@ -20,7 +20,7 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
     ["", " ", '"', '""', ",", "\n", "\r", "\r\n", "\0", "a\n\nb", 'x"y', "NA", "nan", "007", "\ufeff", "é́☂", "=1+1"]
 )
 NAMES = TEXT.filter(lambda name: name.strip() and "\0" not in name)
-LIMITS = settings(max_examples=150, deadline=None)
+LIMITS = settings(max_examples=100, deadline=None)
 
 
 @st.composite

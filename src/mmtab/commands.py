@@ -83,22 +83,17 @@ def convert(
 @app.command()
 def check(folder: Folder, strict: Annotated[bool, typer.Option(help="severe alarms fail too")] = False) -> None:
     """Everything of the standard, and whether the benchmark would be honest. Exit status 1 where the standard is broken."""
-    from mmtab.check import Severity, check
+    from mmtab.check import check
 
-    alarms = check(folder)
-    _print_alarms(folder, alarms)
-    failing = {Severity.ERROR, Severity.SEVERE} if strict else {Severity.ERROR}
-    sys.exit(1 if any(alarm.severity in failing for alarm in alarms) else 0)
+    _verdict(folder, check(folder), strict)
 
 
 @app.command()
 def describe(folder: Folder, output: Annotated[Path | None, typer.Option(help="where to write; the folder itself")] = None) -> None:  # fmt: skip
     """Write a dataset card, card.md and card.html, with the alarms of check."""
     from mmtab.check import check
-    from mmtab.report.card import describe, write_card
 
-    for path in write_card(describe(folder, alarms=check(folder)), output or folder):
-        _say(f"written: {path}")
+    _write_card(folder, output or folder, check(folder))
 
 
 @app.command(name="all")
@@ -111,8 +106,11 @@ def everything(
     infer(inputs, output, name, task, id, label, types, encoding, delimiter)
     if files.exists(output, "rows") or files.exists(output, "pairs"):
         split(output, method, by, fractions, seed)
-    describe(output)
-    check(output)
+    from mmtab.check import check
+
+    alarms = check(output)
+    _write_card(output, output, alarms)
+    _verdict(output, alarms)
 
 
 @app.command(name="import")
@@ -140,11 +138,22 @@ def _pairs(types: list[str] | None) -> dict[str, str]:
     return dict(entry.rsplit("=", 1) for entry in types or [])  # type: ignore[misc]
 
 
-def _print_alarms(folder: Path, alarms: list[Any]) -> None:
+def _write_card(folder: Path, output: Path, alarms: list[Any]) -> None:
+    from mmtab.report.card import describe, write_card
+
+    for path in write_card(describe(folder, alarms=alarms), output):
+        _say(f"written: {path}")
+
+
+def _verdict(folder: Path, alarms: list[Any], strict: bool = False) -> None:
+    """Print the alarms and end with the exit status they deserve."""
     rows = [(str(alarm.severity), alarm.message, "\n".join(alarm.rows[:3])) for alarm in alarms]
-    if not rows:
-        return _say(f"{folder}: nothing to say against it")
-    _print(f"{folder.name}: {len(rows)} alarms", ["severity", "what", "rows"], rows)
+    if rows:
+        _print(f"{folder.name}: {len(rows)} alarms", ["severity", "what", "rows"], rows)
+    else:
+        _say(f"{folder}: nothing to say against it")
+    failing = {"error", "severe"} if strict else {"error"}
+    sys.exit(1 if any(alarm.severity in failing for alarm in alarms) else 0)
 
 
 def _print(title: str, head: list[str], rows: Sequence[tuple[str, ...]]) -> None:

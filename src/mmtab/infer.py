@@ -1,9 +1,14 @@
-"""What the columns of raw tables are, judged by their values, with a reason for each and how sure it is."""
+"""What the columns of raw tables are, judged by their values, with a reason for each and how sure it is.
+
+The tables are read once, in batches; what is kept of a column is of bounded size (``_Facts``), whatever the rows. Only a
+column that may be the id is read a second time, should its distinct values be too many to have been counted exactly.
+"""
 
 from __future__ import annotations
 
-import math
 import re
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,23 +22,38 @@ from mmtab.schema import METRICS, Column, ColumnType, Schema, TaskKind
 from mmtab.table import canonical, hashes, image_sources
 
 IGNORE, ID, LABEL = "ignore", "id", "label"
-MAX_DISTINCT = 50_000  # values of a column that are remembered; beyond, distinct values are estimated by their hashes
+MAX_VALUES = 1000  # values of a column that are remembered with how often they come
+MAX_HASHES = 1 << 16  # distinct values that are counted exactly; beyond, their number is an estimate (0.4 % off)
 MAX_PATHS = 50  # cells whose pictures are looked for on disk
+READABLE = 0.98  # share of numbers or dates from which the odd rest is to be emptied, not the type given up
 
-NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$|^(?i:inf|infinity|nan|-inf)$"
-WHOLE = r"^\s*[+-]?\d+(\.0+)?\s*$"
-CODE = r"^[+-]?0\d"  # 01234: a number would lose its zero
+MONTH = r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+# dateutil takes "12" and "Mon" for moments, so a date must look like one: a year, a month and a day.
 DATE = (
-    r"^\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](19|20)\d{2}|"
-    r"\d{1,2}\W{1,2}(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\W{1,2}(\d{4}|\d{2})|"
-    r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\W{1,2}\d{1,2}\W{1,2}\d{4})([T ,].{0,40})?$"
+    r"^\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](19|20)\d{2}|((?i:mon|tue|wed|thu|fri|sat|sun)[a-z]*, )?"
+    rf"\d{{1,2}}\W{{1,3}}{MONTH}\W{{1,3}}(\d{{4}}|\d{{2}})|{MONTH}\W{{1,3}}\d{{1,2}}\W{{1,3}}\d{{4}})([T ,].{{0,40}})?$"
 )
+PATTERNS = {
+    "whole": r"^\s*[+-]?\d+(\.0+)?\s*$",
+    "code": r"^\s*[+-]?0\d",  # 01234: a number would lose its zero
+    "long": r"^\s*[+-]?\d{16,}",  # more digits than a float64 holds
+    "barcode": r"^\s*\d{12,14}\s*$",
+    "compact": r"^\s*(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])\s*$",  # 20240518
+    "year": r"^\s*(1[5-9]|20)\d\d\s*$",
+    "day first": r"^\s*(1[3-9]|2\d|3[01])[-/.]\d{1,2}[-/.]\d{4}",
+    "clock": r"^\s*\d{1,3}:[0-5]\d(:[0-5]\d)?(\.\d+)?\s*$",
+    "amount": r"^\s*([^\w\s.,-]|[A-Z]{2,3} )?\s*[+-]?\d[\d.,']*\s*([^\W\d]{1,6}|[^\w\s.,-]{1,2})?\s*$",  # $1,299.00; 12 kg
+}
+NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$|^\s*[+-]?(?i:inf|infinity|nan)\s*$"
 PICTURE = r"(?i)\.(png|jpe?g|gif|bmp|webp|tiff?)\s*(;|$)"
+MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 TRUTHS = {"true", "false", "yes", "no", "t", "f", "y", "n"}
-MISSING = {"na", "n/a", "null", "none", "-", "?", "nan", "missing", "unknown", "."}
-CODE_NAMES = {"zip", "zipcode", "postcode", "postal", "plz", "phone", "tel", "fax", "ean", "gtin", "upc", "isbn", "issn", "asin", "sku", "code", "barcode", "ssn", "iban"}  # fmt: skip
-ID_NAMES = {"id", "uuid", "guid", "key", "index", "rowid", "identifier", "sku", "asin", "ean"}
-COUNT_NAMES = {"n", "num", "number", "count", "counts", "qty", "quantity", "total", "days", "age", "years", "size", "score", "rating", "year", "price", "cost", "attack", "health", "popularity", "amount", "weight", "height", "width", "length", "duration", "version"}  # fmt: skip
+MISSING = {"na", "n/a", "n.a.", "null", "none", "-", "--", "?", "nan", "missing", "unknown", "."}
+CODE_NAMES = {"zip", "zipcode", "postcode", "postal", "plz", "phone", "telephone", "tel", "mobile", "fax", "ean", "gtin", "upc", "isbn", "issn", "asin", "sku", "code", "barcode", "ssn", "iban"}  # fmt: skip
+KEY_NAMES = {"id", "ids", "uuid", "guid", "key", "index", "rowid", "identifier", "unnamed"}
+ID_NAMES = KEY_NAMES | {"sku", "asin", "ean", "isbn", "gtin", "upc"}
+COUNT_NAMES = {"n", "num", "number", "count", "counts", "qty", "quantity", "total", "days", "age", "years", "size", "score", "rating", "stars", "year", "price", "cost", "attack", "health", "popularity", "amount", "weight", "height", "width", "length", "duration", "version"}  # fmt: skip
+TIME_NAMES = {"time", "timestamp", "ts", "date", "epoch", "at"}
 LABEL_NAMES = ["label", "target", "class", "y", "category", "genre", "type", "kind", "group", "outcome", "species"]
 
 
@@ -68,66 +88,109 @@ def infer(
     dialect: files.Dialect = files.STANDARD,
     image_root: Path | None = None,
 ) -> Proposal:
-    """Propose a schema for raw tables, read once in batches.
+    """Propose a schema for raw tables.
 
     ``tables`` maps what a table is (rows; train, valid, test; left, right or records, and pairs …) to its file. What the
     user says (``task``, ``id``, ``label``, ``types`` by column) wins. A proposed type can be read: every cell of a
-    numeric or datetime column parses, but for a few markers of missing cells, which a note tells.
+    numeric or datetime column parses, or a note says which do not and what to do. ``image_root``: where paths of
+    pictures start; by default the folder of the table.
 
     Raises DataError for a column that the user names and no table has, and where no label can be guessed.
     """
+    said = dict(types or {})
     rows = {stem: path for stem, path in tables.items() if not stem.startswith("pairs")}
-    kind = TaskKind(task) if task in list(TaskKind) else TaskKind.MATCHING if {"left", "records"} & set(rows) else TaskKind.KWAY  # fmt: skip
     if task is not None and task not in list(TaskKind):
-        raise DataError(name, "task", expected="kway or matching", found=task)
+        raise DataError(name, "task", expected="kway or matching", found=task, fix="say one of them")
     if not rows:
-        raise DataError(name, "no table of rows", expected="one beside the pairs", found=sorted(tables))
+        raise DataError(
+            name, "no table of rows", expected="one beside the pairs", found=sorted(tables),
+            fix="add rows, or left and right, or records",
+        )  # fmt: skip
+    kind = TaskKind(task) if task else TaskKind.MATCHING if len(rows) < len(tables) or {"left", "right", "records"} & set(rows) else TaskKind.KWAY  # fmt: skip
+    looks = {stem: _look(path, name, dialect, image_root or path.parent) for stem, path in rows.items()}
     found: dict[str, _Facts] = {}
-    for path in rows.values():
-        root = image_root or path.parent
-        for column, facts in _look(path, name, dialect, root).items():
+    for look in looks.values():
+        for column, facts in look.items():
             found[column] = found[column].merged(facts) if column in found else facts
-    for column in [c for c in (id, label, *(types or {})) if c is not None]:
+    if kind is TaskKind.MATCHING:  # the answers are in the pairs, whose column has one name
+        label = None if label == "label" else label
+        if label is not None:
+            raise DataError(name, "a matching dataset has its label in the pairs, as 'label'", column=label, fix="leave label out")  # fmt: skip
+    for column in [c for c in (id, label, *said) if c is not None]:
         if column not in found:
             raise DataError(
                 name, "no table has this column", table=", ".join(rows), column=column, found=f"columns {list(found)}",
                 fix="correct id, label or types",
             )  # fmt: skip
-    for column, wanted in (types or {}).items():
+    for column, wanted in said.items():
         if wanted not in (*ColumnType, IGNORE):
-            raise DataError(name, "unknown column type", column=column, expected=f"one of {[*map(str, ColumnType), IGNORE]}", found=wanted)  # fmt: skip
+            raise DataError(
+                name, "unknown column type", table=", ".join(rows), column=column, found=wanted,
+                expected=f"one of {[*map(str, ColumnType), IGNORE]}", fix="correct types",
+            )  # fmt: skip
 
-    guesses: dict[str, Guess] = {column: _guess(facts) for column, facts in found.items()}
-    for column, wanted in (types or {}).items():
-        guesses[column] = Guess(column, wanted, "you said so", 1.0)
+    guesses: dict[str, Guess] = {}
+    for column, facts in found.items():
+        sides = {stem: _guess(look[column]).role for stem, look in looks.items() if column in look}
+        guesses[column] = _agreed(_guess(facts), sides, list(looks) if kind is TaskKind.MATCHING else [])
+    guesses |= {column: Guess(column, wanted, "you said so", 1.0) for column, wanted in said.items()}
     notes: list[str] = []
-    taken = _find_id(found, guesses, id, set(types or {}))
-    if taken is None:
-        taken = Guess(
-            "id" if "id" not in found else "row_id", ID, "no column names each row once: rows are numbered", 0.9
-        )
-        notes.append(f"no column names each row once: a column {taken.name!r} numbers them")
+
+    def unique(column: str) -> bool:
+        return all(column in looks[s] and _is_unique(looks[s][column], path, name, dialect) for s, path in rows.items())
+
+    if id is not None:
+        key = Guess(id, ID, "you said so", 1.0)
+        if not unique(id):
+            notes.append(f"{id}: you said it is the id, but it is absent or repeated in some rows")
     else:
-        guesses[taken.name] = taken
+        candidates = (g for g in _ids(found, guesses) if g.name != label and g.name not in said)
+        free = next(c for c in ("id", "row_id", *(f"row_id_{i}" for i in range(len(found)))) if c not in found)
+        key = next((guess for guess in candidates if unique(guess.name)), Guess(free, ID, "", 0.0))
+    if key.name in found:
+        guesses[key.name] = key
+    else:
+        notes.append(f"no column names each row once, so rows will be numbered in {key.name!r}" + (", which pairs have to follow" if kind is TaskKind.MATCHING else ""))  # fmt: skip
     if kind is TaskKind.KWAY:
-        answer = _find_label(found, guesses, label, set(types or {}), name, ", ".join(rows))
+        answer = _find_label(found, guesses, label, set(said), name, ", ".join(rows))
         guesses[answer.name] = answer
         if answer.confidence < 0.8:
             notes.append(f"the label is a guess: {answer.name!r}. Say label=COLUMN if it is another")
-    for column, facts in found.items():
-        odd = facts.n_filled - facts.n_number
-        if guesses[column].role == ColumnType.NUMERIC and odd and facts.stored != "number":
-            notes.append(f"{column}: {odd} cells such as {facts.odd!r} are not numbers: empty them, or set dataset.bad_cells=missing")  # fmt: skip
+    for guess in guesses.values():
+        notes += _warnings(found[guess.name], guess)
     columns = tuple(Column(g.name, ColumnType(g.role)) for g in guesses.values() if g.role in list(ColumnType))
     if not columns:
-        raise DataError(
-            name, "no column is left to learn from", found=f"columns {list(found)}", fix="give more columns"
-        )
+        raise DataError(name, "no column is left to learn from", table=", ".join(rows), found=f"columns {list(found)}", fix="give more columns, or their types")  # fmt: skip
     schema = Schema(
-        name, kind, columns, id=taken.name, metric=METRICS[kind][0],
+        name, kind, columns, id=key.name, metric=METRICS[kind][0],
         label=next((g.name for g in guesses.values() if g.role == LABEL), None),
     )  # fmt: skip
     return Proposal(Schema.from_dict(schema.to_dict()), tuple(guesses.values()), tuple(notes))
+
+
+def _agreed(guess: Guess, sides: dict[str, str], all_sides: list[str]) -> Guess:
+    """Say where the tables differ. The guess comes from the cells of all, so that it reads in each of them."""
+    if len(set(sides.values()) - {IGNORE}) > 1:
+        told = ", ".join(f"{stem} alone {role}" for stem, role in sides.items())
+        return replace(guess, why=f"{guess.why}; {told}", confidence=min(guess.confidence, 0.6))
+    if 0 < len(sides) < len(all_sides):
+        return replace(guess, why=f"{guess.why}; only in {', '.join(sides)}")
+    return guess
+
+
+def _warnings(facts: _Facts, guess: Guess) -> Iterator[str]:
+    kind = {ColumnType.NUMERIC: "number", ColumnType.DATETIME: "moment"}.get(guess.role)  # type: ignore[call-overload]
+    odd = facts.n_filled - facts.tally[kind] if kind else 0
+    if odd and facts.stored == "text":
+        yield f"{facts.name}: {odd:,} cells such as {facts.odd!r} are no {kind}s: empty them, or set dataset.bad_cells=missing"
+    elif guess.alternatives in ("numeric", "datetime") and facts.tally["marker"] and guess.role != ColumnType.NUMERIC:
+        yield f"{facts.name}: empty the cells such as {facts.odd!r}, and it is {guess.alternatives}"
+    if guess.role == ColumnType.DATETIME and facts.tally["day first"] and facts.stored == "text":
+        yield f"{facts.name}: the day comes first, but 03/04/2020 is read as March 4: write 2020-04-03"
+    if guess.role == ColumnType.IMAGE and facts.tally["there"] < facts.tally["looked"]:
+        yield f"{facts.name}: {facts.tally['looked'] - facts.tally['there']} of {facts.tally['looked']} pictures looked for are not there"
+    if guess.role == LABEL and len(facts.values) == 1:
+        yield f"{facts.name}: the label has one class only"
 
 
 # --- what is in a column ---------------------------------------------------------------------------------------------
@@ -135,93 +198,105 @@ def infer(
 
 @dataclass
 class _Facts:
-    """Counts over all rows; the distinct values, or so many of them. ``stored``: what the file's own type says."""
+    """Counts of cells over all rows, and samples of bounded size. ``stored``: what the file's own type says."""
 
     name: str
-    stored: str = "text"  # text, number, truth, moment, picture, other
+    stored: str = "text"  # text, number, whole, truth, moment, picture, bytes, other
     n: int = 0
-    n_filled: int = 0
-    n_number: int = 0
-    n_whole: int = 0
-    n_code: int = 0
-    n_date: int = 0
-    n_path: int = 0
-    n_there: int = 0
-    n_characters: int = 0
-    n_words: int = 0
-    n_marker: int = 0
-    odd: str = ""
+    tally: Counter[str] = field(default_factory=Counter)
+    odd: str = ""  # a cell that is no number where most are, best a marker of a missing one
     example: str = ""
-    values: dict[str, int] = field(default_factory=dict)
-    full: bool = False
-    unique: bool = False  # within each table: left and right may number their rows alike
-    seen: list[np.ndarray] = field(default_factory=list)  # hashes, for the number of distinct values
+    values: dict[str, int] = field(default_factory=dict)  # all of them, with how often they come, unless there are many
+    many: bool = False
+    smallest: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # hashes of distinct values, sorted
+
+    @property
+    def n_filled(self) -> int:
+        return self.tally["filled"]
+
+    @property
+    def counted(self) -> bool:
+        """Whether the number of distinct values is exact."""
+        return len(self.smallest) < MAX_HASHES
 
     @property
     def n_distinct(self) -> int:
-        return len(np.unique(np.concatenate(self.seen))) if self.seen else 0
+        # Hashes are spread evenly: how far the k smallest reach tells how many there are
+        return len(self.smallest) if self.counted else round(MAX_HASHES / (float(self.smallest[-1]) / 2.0**64))
+
+    def share(self, *counts: str) -> float:
+        return sum(self.tally[count] for count in counts) / self.n_filled if self.n_filled else 0.0
 
     def merged(self, other: _Facts) -> _Facts:
         """Of two tables. Where they are stored in different ways, text holds both."""
-        whole = replace(self, stored=self.stored if self.stored == other.stored else "text", values=dict(self.values))
-        for name in ("n", "n_filled", "n_number", "n_whole", "n_code", "n_date", "n_path", "n_there", "n_characters", "n_words", "n_marker"):  # fmt: skip
-            setattr(whole, name, getattr(self, name) + getattr(other, name))
-        for value, times in other.values.items():
-            whole.values[value] = whole.values.get(value, 0) + times
-        whole.unique = self.unique and other.unique
-        whole.full, whole.seen = self.full or other.full, [*self.seen, *other.seen]
-        whole.odd = self.odd or other.odd
+        kinds = {self.stored, other.stored}
+        stored = self.stored if len(kinds) == 1 else "picture" if "picture" in kinds else "number" if kinds == {"number", "whole"} else "text"  # fmt: skip
+        whole = _Facts(self.name, stored, self.n + other.n, self.tally + other.tally, self.odd or other.odd, self.example or other.example)  # fmt: skip
+        whole.remember(dict(self.values), self.many)
+        whole.remember(other.values, other.many)
+        whole.count(np.concatenate([self.smallest, other.smallest]))
         return whole
 
-    def share(self, count: int) -> float:
-        return count / self.n_filled if self.n_filled else 0.0
+    def remember(self, values: dict[str, int], many: bool) -> None:
+        for value, times in values.items():
+            self.values[value] = self.values.get(value, 0) + times
+        self.many = self.many or many or len(self.values) > MAX_VALUES
+        if self.many:
+            self.values = {}
+
+    def count(self, fresh: np.ndarray) -> None:
+        self.smallest = np.unique(np.concatenate([self.smallest, fresh]))[:MAX_HASHES]
 
     def add(self, cells: pa.Array, root: Path) -> None:
         self.n += len(cells)
+        if self.stored == "bytes" and _pictures(cells):
+            self.stored = "picture"
         if self.stored == "picture":
-            self.n_filled += sum(bool(image_sources(cell)) for cell in cells.to_pylist())
+            self.tally["filled"] += sum(bool(image_sources(cell)) for cell in cells.to_pylist())
             return
-        text, _ = canonical(cells, ColumnType.CATEGORICAL)
-        counted = pc.value_counts(text.drop_null())
+        counted = pc.value_counts(canonical(cells, ColumnType.CATEGORICAL)[0].drop_null())
         values, times = counted.field("values"), np.asarray(counted.field("counts"))
         if len(values) == 0:
             return
-        self.n_filled += int(times.sum())
-
-        def matching(pattern: str) -> int:
-            return int(times[np.asarray(pc.match_substring_regex(values, pattern))].sum())
-
-        number = np.asarray(pc.match_substring_regex(values, NUMBER))
-        self.n_number += int(times[number].sum())
-        self.n_whole += matching(WHOLE)
-        self.n_code += matching(CODE)
-        if self.n_date == self.n_filled - int(times.sum()):  # every cell so far was a date that mmtab can read
-            dates = values.filter(pc.match_substring_regex(values, DATE))
-            unread = canonical(dates, ColumnType.DATETIME)[1]
-            self.n_date += matching(DATE) - int(times[unread].sum() if len(dates) == len(values) else 0)
-        self.n_characters += int((np.asarray(pc.utf8_length(values)) * times).sum())
-        self.n_words += int(((np.asarray(pc.count_substring_regex(values, r"\S+"))) * times).sum())
         strings = values.to_pylist()
-        for i in np.flatnonzero(~number).tolist():
-            if strings[i].strip().lower() in MISSING:
-                self.n_marker += int(times[i])
-                self.odd = self.odd or strings[i]
-            elif len(self.values) > 200 and self.odd:
-                break
-        self.odd = self.odd or next((strings[i] for i in np.flatnonzero(~number)[:1].tolist()), "")
+        self.tally["filled"] += int(times.sum())
+        self.tally["characters"] += int((np.asarray(pc.utf8_length(values)) * times).sum())
+        self.tally["words"] += int((np.asarray(pc.count_substring_regex(values, r"\S+")) * times).sum())
+        for key, pattern in PATTERNS.items():
+            self.tally[key] += int(times[_match(values, pattern)].sum())
+        number = _reads(values, _match(values, NUMBER), ColumnType.NUMERIC)
+        self.tally["number"] += int(times[number].sum())
+        dates = _match(values, DATE)
+        self.tally["date"] += int(times[dates].sum())
+        compact = _match(values, PATTERNS["compact"])
+        if (dates | compact).mean() > 0.5:  # some write only the year; parsing is slow, and in a column of texts vain
+            dates = _reads(values, dates | compact | _match(values, PATTERNS["year"]), ColumnType.DATETIME)
+            self.tally["moment"] += int(times[dates].sum())
+        markers = [text.strip().lower() in MISSING for text in strings]
+        self.tally["marker"] += int(times[np.array(markers) & ~number].sum())
+        for fits in (np.array(markers) & ~number, ~number & ~dates):
+            self.odd = self.odd or next((strings[i] for i in np.flatnonzero(fits)[:1]), "")
         self.example = self.example or strings[0]
-        paths = np.asarray(pc.match_substring_regex(values, PICTURE))
-        self.n_path += int(times[paths].sum())
-        for i in np.flatnonzero(paths)[: max(0, MAX_PATHS - self.n_there)].tolist():
-            self.n_there += all(_is_there(root, source.path) for source in image_sources(strings[i]))
-        self.seen.append(np.unique(hashes(values)))
-        if len(self.seen) > 32:
-            self.seen = [np.unique(np.concatenate(self.seen))]
-        for value, count in zip(strings, times.tolist(), strict=True):
-            if value in self.values or len(self.values) < MAX_DISTINCT:
-                self.values[value] = self.values.get(value, 0) + count
-            else:
-                self.full = True
+        paths = _match(values, PICTURE)
+        self.tally["path"] += int(times[paths].sum())
+        for i in np.flatnonzero(paths)[: MAX_PATHS - self.tally["looked"]]:
+            self.tally["looked"] += 1
+            self.tally["there"] += all(_is_there(root, source.path) for source in image_sources(strings[i]))
+        self.count(hashes(values).view(np.uint64))
+        if not self.many:
+            self.remember(dict(zip(strings[: MAX_VALUES + 1], times.tolist(), strict=False)), len(strings) > MAX_VALUES)
+
+
+def _match(values: pa.Array, pattern: str) -> np.ndarray:
+    return np.asarray(pc.match_substring_regex(values, pattern))
+
+
+def _reads(values: pa.Array, likely: np.ndarray, kind: ColumnType) -> np.ndarray:
+    """Which of the likely cells mmtab itself can read as this type."""
+    places = np.flatnonzero(likely)
+    reads = likely.copy()
+    reads[places[canonical(values.take(pa.array(places)), kind)[1]]] = False
+    return reads
 
 
 def _is_there(root: Path, path: str | None) -> bool:
@@ -232,156 +307,189 @@ def _is_there(root: Path, path: str | None) -> bool:
 
 
 def _look(path: Path, dataset: str, dialect: files.Dialect, root: Path) -> dict[str, _Facts]:
-    header = files.header(path, dataset, dialect)
-    facts = {f.name: _Facts(f.name, _stored(f.type)) for f in header}
+    facts = {f.name: _Facts(f.name, _stored(f.type)) for f in files.header(path, dataset, dialect)}
     for batch in files.scan(path, dataset, encoding=dialect.encoding, delimiter=dialect.delimiter):
         for column in facts.values():
-            if column.stored == "bytes":  # whether they are pictures, their first bytes tell
-                column.stored = "picture" if _pictures(batch[column.name]) else "bytes"
             column.add(batch[column.name], root)
-    for column in facts.values():
-        column.unique = column.n_filled == column.n == column.n_distinct
     return facts
 
 
+def _is_unique(facts: _Facts, path: Path, dataset: str, dialect: files.Dialect) -> bool:
+    if facts.n_filled < facts.n or facts.counted or facts.n_distinct < 0.97 * facts.n:
+        return facts.n_filled == facts.n == facts.n_distinct
+    scan = files.scan(path, dataset, columns=[facts.name], encoding=dialect.encoding, delimiter=dialect.delimiter)
+    whole = np.sort(np.concatenate([hashes(canonical(batch[0], ColumnType.CATEGORICAL)[0]) for batch in scan]))
+    return not bool((whole[1:] == whole[:-1]).any())
+
+
 def _stored(kind: pa.DataType) -> str:
-    if pa.types.is_boolean(kind):
-        return "truth"
-    if pa.types.is_integer(kind):
-        return "whole"
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return "number"
-    if pa.types.is_temporal(kind):
-        return "moment" if pa.types.is_timestamp(kind) or pa.types.is_date(kind) else "text"
     item = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
     if pa.types.is_struct(item):
         return "picture" if {f.name for f in item} <= {"bytes", "path"} else "other"
     if pa.types.is_binary(item) or pa.types.is_large_binary(item):
         return "bytes"
-    return "other" if pa.types.is_nested(kind) else "text"
+    rules = [
+        (pa.types.is_boolean, "truth"), (pa.types.is_integer, "whole"), (pa.types.is_floating, "number"),
+        (pa.types.is_decimal, "number"), (pa.types.is_timestamp, "moment"), (pa.types.is_date, "moment"),
+        (pa.types.is_nested, "other"),
+    ]  # fmt: skip
+    return next((stored for fits, stored in rules if fits(kind)), "text")
 
 
 def _pictures(cells: pa.Array) -> bool:
-    magic = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
-    filled = cells.drop_null().slice(0, 20).to_pylist()
-    return bool(filled) and all(isinstance(cell, bytes) and cell.startswith(magic) for cell in filled)
+    filled = [source.data for cell in cells.drop_null().slice(0, 20).to_pylist() for source in image_sources(cell)]
+    return bool(filled) and all(data is not None and data.startswith(MAGIC) for data in filled)
 
 
 # --- what it is ------------------------------------------------------------------------------------------------------
 
 
-def _words(name: str) -> set[str]:
-    """itemCount, item_count -> {item, count}"""
-    return set(re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())) - {""}
+def _words(name: str) -> list[str]:
+    """itemCount, item_count -> [item, count]"""
+    return [w for w in re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()) if w]
 
 
 def _guess(facts: _Facts) -> Guess:
     """The type of one column: the first rule that fits, the surest first."""
-    name, n, filled = facts.name, facts.n, facts.n_filled
+    n, filled, tally, distinct = facts.n, facts.n_filled, facts.tally, facts.n_distinct
+    words = _words(facts.name)
+    n_distinct = f"{distinct:,}" if facts.counted else f"about {float(f'{distinct:.2g}'):,.0f}"
+    few = f"{n_distinct} distinct among {filled:,}" if distinct > 1 else f"the same in all {filled:,}"
 
     def guess(role: str, confidence: float, why: str, alternatives: str | None = None) -> Guess:
-        gap = f", {1 - filled / n:.0%} missing" if n and filled < n else ""
-        return Guess(name, role, why + gap, confidence, alternatives)
+        why += f", {1 - filled / n:.1%} missing" if n and filled < n else ""
+        few_rows = 0 < filled < 20 and facts.stored in ("text", "whole")
+        return Guess(facts.name, role, why, min(confidence, 0.6) if few_rows else confidence, alternatives)
 
-    if facts.stored in ("other", "bytes"):
-        return guess(IGNORE, 0.9, "stored as lists, structs or bytes that are no pictures")
     if facts.stored == "picture":
         return guess("image", 0.99, f"{filled:,} cells hold pictures")
+    if facts.stored in ("other", "bytes"):
+        return guess(IGNORE, 0.9, "stored as lists, structs or bytes that are no pictures")
     if filled == 0:
         return guess(IGNORE, 0.9, "every cell is missing")
-    distinct = facts.n_distinct
-    few = f"{distinct:,} distinct among {filled:,}"
     if facts.stored == "moment":
         return guess("datetime", 0.99, "stored as dates or times")
-    if facts.stored == "truth" or {value.lower() for value in facts.values} <= TRUTHS:
+    if facts.stored == "truth" or (not facts.many and {value.strip().lower() for value in facts.values} <= TRUTHS):
         return guess("categorical", 0.97, f"true or false ({few})")
-    if facts.share(facts.n_path) > 0.9 and facts.n_there:
-        return guess(
-            "image", 0.97, f"{facts.share(facts.n_path):.0%} are paths of pictures, and those looked for exist"
-        )
-    if facts.share(facts.n_date) == 1.0:
-        return guess("datetime", 0.95, f"every cell is a date, such as {facts.example!r}")
-    words = _words(name)
-    if facts.share(facts.n_number + facts.n_marker) == 1.0 and facts.share(facts.n_number) >= 0.95:
-        sure = 0.95 if facts.n_number == filled else 0.7
-        if facts.n_code and facts.share(facts.n_code) > 0.01:
-            return guess(
-                "categorical",
-                0.85,
-                f"digits with leading zeros, such as {facts.example!r}: codes, not quantities",
-                "text",
-            )
-        if words & CODE_NAMES and facts.n_whole == facts.n_number:
-            return guess("categorical", 0.8, f"whole numbers under a name of codes ({few})", "numeric")
-        whole = facts.n_whole == facts.n_number
-        if whole and facts.stored != "number" and not words & COUNT_NAMES:
-            if distinct > 0.98 * filled and filled > 20 and words & ID_NAMES:
-                return guess(IGNORE, 0.7, f"whole numbers under a name of keys, {few}", "numeric")
-            if distinct == 2 and filled > 20:
-                return guess("categorical", 0.75, "two whole numbers only: a yes or no", "numeric")
-            if distinct <= 8 and filled > 50 * distinct and _unordered(facts):
-                return guess(
-                    "categorical", 0.6, f"few whole numbers with no order in how often they come ({few})", "numeric"
-                )
-        return guess("numeric", sure, f"{facts.share(facts.n_number):.0%} are numbers, {few}")
-    length, n_words = facts.n_characters / filled, facts.n_words / filled
-    repeated = 1 - distinct / filled
+    if facts.share("path") > READABLE and tally["there"]:
+        sure = 0.97 if tally["there"] == tally["looked"] else 0.7
+        return guess("image", sure, f"{facts.share('path'):.0%} are paths of pictures; {tally['there']} of {tally['looked']} looked for exist", "text")  # fmt: skip
+    aside = " that end like pictures, of which none is found" if facts.share("path") > 0.9 else ""
+    unique, key = distinct > 0.98 * filled and filled >= 20, bool(words) and words[-1] in KEY_NAMES
+    if tally["number"] == filled or (facts.share("number") >= READABLE and (tally["number"] + tally["marker"] == filled or tally["whole"] < tally["number"])):  # fmt: skip
+        return _guess_number(facts, guess, few, set(words), key, unique)
+    if facts.share("date") > 0.8 and facts.share("moment") >= READABLE and tally["moment"] + tally["marker"] == filled:
+        if tally["day first"]:
+            return guess("datetime", 0.5, f"dates with the day first, such as {facts.example!r}", "text")
+        some = "every cell is a date" if tally["moment"] == filled else f"{facts.share('moment'):.1%} are dates"
+        return guess("datetime", 0.95 if tally["moment"] == filled else 0.7, f"{some}, such as {facts.example!r}", "text")  # fmt: skip
+    length, n_words = tally["characters"] / filled, tally["words"] / filled
+    cleaned: str | None = None
+    if tally["marker"] and facts.share("number", "marker") == 1 and tally["number"]:
+        cleaned = "numeric"
+        aside = f"; {tally['number']:,} are numbers, but {tally['marker']:,} cells such as {facts.odd!r} would have to be emptied"  # fmt: skip
+    elif facts.share("amount", "marker") > 0.95 and facts.share("number") < 0.9 and facts.share("clock") == 0:
+        cleaned = "numeric"
+        aside = f"; amounts such as {facts.odd!r}, which do not read as numbers before sign, unit and commas are removed"  # fmt: skip
+    if facts.share("clock") > 0.95:
+        # As categories 3:45 and 3:46 share nothing, and without a date they are no moments
+        return guess("text", 0.7, f"times such as {facts.example!r}, without a date ({few})", "categorical")
+    if key and unique and n_words < 1.01:
+        return guess(IGNORE, 0.6, f"a name of its own for each row, {few}", "text")
     # A category is said again and again in the same few words; a text seldom, or at length.
-    often = filled / max(distinct, 1)
+    often, repeated = filled / max(distinct, 1), 1 - distinct / filled
+    what = f"{n_words:.1f} words a cell, {few}{aside}"
     if length > 60 or n_words > 9:
         if distinct <= 30 and often > 50:
             return guess("categorical", 0.6, f"long, but only {few}", "text")
-        return guess("text", 0.95, f"{n_words:.0f} words a cell, {few}")
+        return guess("text", 0.95, what)
     if distinct <= max(50, 0.02 * filled) and often >= 2:
-        return guess("categorical", 0.95, few)
-    if n_words <= 2.5 and repeated > 0.35:
-        return guess("categorical", 0.8, f"{n_words:.1f} words a cell, {few}", "text")
-    if repeated > 0.75 and n_words <= 5:
-        return guess("categorical", 0.7, f"{n_words:.1f} words a cell, {few}", "text")
-    return guess("text", 0.85 if n_words > 3 else 0.65, f"{n_words:.1f} words a cell, {few}", "categorical")
+        return guess("categorical", 0.95, few + aside, cleaned)
+    if (n_words <= 2.5 and repeated > 0.35) or (n_words <= 5 and repeated > 0.75):
+        near = n_words > 2 and repeated < 0.5  # names of persons and products are on the fence
+        return guess("categorical", 0.6 if near else 0.8 if n_words <= 2.5 else 0.7, what, cleaned or "text")
+    return guess("text", 0.85 if n_words > 3 else 0.65, what, cleaned or "categorical")
 
 
-def _unordered(facts: _Facts) -> bool:
-    """Whether frequencies of whole numbers rise and fall at random, as those of codes do; of quantities they have a slope."""
-    if facts.full or len(facts.values) < 3:
-        return False
-    order = sorted(facts.values, key=float)
-    counts = [facts.values[value] for value in order]
-    turns = sum((b - a) * (c - b) < 0 for a, b, c in zip(counts, counts[1:], counts[2:], strict=False))
-    return turns >= max(2, math.ceil((len(counts) - 2) / 2))
+def _guess_number(
+    facts: _Facts, guess: Callable[..., Guess], few: str, words: set[str], key: bool, unique: bool
+) -> Guess:
+    """A column of numbers: are they quantities, or names written in digits?"""
+    filled, tally, distinct = facts.n_filled, facts.tally, facts.n_distinct
+    whole = tally["whole"] == tally["number"] and facts.stored != "number"
+    code = "text" if unique and tally["characters"] > 5 * filled else "categorical"  # its digits, or its repetitions
+    if (
+        facts.stored == "text"
+        and tally["compact"] == tally["moment"] == filled
+        and (filled >= 20 or words & TIME_NAMES)
+    ):
+        return guess("datetime", 0.8, f"every cell is a date without separators, such as {facts.example!r}", "numeric")
+    if facts.share("code") > 0.01 and whole:
+        return guess(code, 0.85, f"digits with leading zeros: codes, not quantities ({few})", "numeric")
+    if whole and facts.share("long") > 0.01:
+        return guess(code, 0.8, f"more digits than a number holds, such as {facts.example!r} ({few})", "numeric")
+    if whole and words & CODE_NAMES:
+        return guess(code, 0.8, f"whole numbers under a name of codes ({few})", "numeric")
+    if whole and facts.share("barcode") == 1 and not words & (TIME_NAMES | COUNT_NAMES):
+        return guess(code, 0.6, f"12 to 14 digits in every cell, as in barcodes ({few})", "numeric")
+    if whole and key and not words & COUNT_NAMES:
+        if unique:
+            return guess(IGNORE, 0.7, f"whole numbers under a name of keys, {few}", "numeric")
+        return guess("categorical", 0.6, f"whole numbers under a name of keys, said again and again ({few})", "numeric")
+    if whole and not words & COUNT_NAMES and 1 < distinct <= 12:
+        if not facts.many and {value.strip() for value in facts.values} <= {"0", "1"}:
+            return guess("categorical", 0.8, f"0 or 1: no or yes ({few})", "numeric")
+        if distinct == 2 and filled > 20:
+            return guess("categorical", 0.7, f"two whole numbers only ({few})", "numeric")
+        if filled > 50 * distinct and (reason := _coded(facts)):
+            return guess("categorical", 0.6, f"few whole numbers, {reason} ({few})", "numeric")
+    if tally["number"] < filled:
+        sure = 0.7 if tally["number"] + tally["marker"] == filled else 0.55
+        return guess("numeric", sure, f"{facts.share('number'):.1%} are numbers, {few}; {filled - tally['number']:,} cells such as {facts.odd!r} are not", "text")  # fmt: skip
+    near = whole and distinct <= 12 and filled > 50 * distinct and not words & COUNT_NAMES
+    return guess("numeric", 0.75 if near else 0.95, f"every cell is a number, {few}", "categorical" if near else None)
 
 
-def _find_id(found: dict[str, _Facts], guesses: dict[str, Guess], said: str | None, fixed: set[str]) -> Guess | None:
-    if said is not None:
-        return Guess(said, ID, "you said so", 1.0)
-    best: tuple[float, Guess] | None = None
+def _coded(facts: _Facts) -> str:
+    """Why the few whole numbers look like codes, if they do. How often a quantity comes has a slope, or a peak with two."""
+    counts: Counter[int] = Counter()
+    for value, times in facts.values.items():
+        if _reads(pa.array([value]), np.array([True]), ColumnType.NUMERIC)[0] and re.match(PATTERNS["whole"], value):
+            counts[int(float(value))] += times
+    order = [counts[number] for number in sorted(counts)]
+    turns = sum((b - a) * (c - b) < 0 for a, b, c in zip(order, order[1:], order[2:], strict=False))
+    if len(order) > 3 and turns >= max(2, (len(order) - 1) // 2):
+        return "with no order in how often they come"
+    common = [number for number in sorted(counts) if counts[number] >= 0.005 * facts.n_filled]
+    if len(common) > 2 and common[-1] - common[0] < 20 and len(range(common[0], common[-1])) > len(common) - 1:
+        return f"of which {', '.join(map(str, common))} are common and those between never come or hardly"
+    return ""
+
+
+def _ids(found: dict[str, _Facts], guesses: dict[str, Guess]) -> list[Guess]:
+    """Columns that may name the rows, the likeliest first: by their names, then by their places."""
+    scored: list[tuple[float, Guess]] = []
     for place, (column, facts) in enumerate(found.items()):
-        if (
-            column in fixed
-            or facts.n_filled < facts.n
-            or facts.n == 0
-            or facts.stored in ("number", "picture", "other")
-        ):
+        if facts.n_filled < facts.n or facts.n == 0 or facts.stored not in ("text", "whole") or guesses[column].role in ("image", "datetime"):  # fmt: skip
             continue
-        named = bool(_words(column) & ID_NAMES)
-        if not facts.unique or (not named and (place > 0 or guesses[column].role not in ("text", "numeric", IGNORE))):
-            continue
-        texts = facts.n_words / facts.n
-        if not named and (texts > 1.01 or facts.n < 3 or facts.n_number not in (0, facts.n)):
-            continue
-        if not named and facts.n_number == facts.n and not _counts_rows(facts):
-            continue
-        score = 2.0 * (column.lower() == "id") + named + (place == 0)
-        guess = Guess(column, ID, f"{facts.n:,} cells, all different" + (", and its name says so" if named else ""), 0.95 if named else 0.7)  # fmt: skip
-        if best is None or score > best[0]:
-            best = score, guess
-    return None if best is None else best[1]
+        words = _words(column)
+        named = bool(set(words) & ID_NAMES)
+        if not named:  # the first column may do, if it is one word each, or numbers the rows
+            numbers = facts.tally["number"]
+            if place > 0 or facts.n < 3 or facts.tally["words"] > 1.01 * facts.n or numbers not in (0, facts.n):
+                continue
+            if numbers and not _counts_rows(facts):
+                continue
+        why = f"{facts.n:,} cells, all different" + (", and its name says so" if named else "")
+        score = 4.0 * (column.lower() == "id") + 2 * named + (words[-1:] == ["id"]) + (place == 0) - 2 * ("unnamed" in words) - place / len(found)  # fmt: skip
+        scored.append((score, Guess(column, ID, why, 0.95 if named else 0.7, guesses[column].role)))
+    return [guess for _, guess in sorted(scored, key=lambda pair: -pair[0])]
 
 
 def _counts_rows(facts: _Facts) -> bool:
-    """Whether whole numbers are those of the rows, from 0 or 1 on without a gap."""
-    if facts.n_whole < facts.n or facts.full:
-        return facts.n_whole == facts.n
+    """Whether whole numbers are those of the rows, from 0 or 1 on without a gap, as far as they are remembered."""
+    if facts.tally["whole"] < facts.n or facts.many:
+        return facts.tally["whole"] == facts.n
     numbers = sorted(float(value) for value in facts.values)
     return numbers[0] in (0.0, 1.0) and numbers[-1] - numbers[0] == len(numbers) - 1
 
@@ -395,22 +503,21 @@ def _find_label(
         return Guess(said, LABEL, f"you said so; {found[said].n_distinct:,} classes", 1.0)
     places = list(found)
     best: tuple[float, Guess] | None = None
-    for column, facts in found.items():
-        distinct = facts.n_distinct
+    for place, (column, facts) in enumerate(found.items()):
+        distinct, words, last = facts.n_distinct, _words(column), column == places[-1]
         if column in fixed or guesses[column].role in (ID, IGNORE, "image", "datetime") or not 2 <= distinct <= max(2, min(1000, facts.n_filled // 3)):  # fmt: skip
             continue
-        words = _words(column)
-        rank = next((i for i, word in enumerate(LABEL_NAMES) if word == column.lower()), None)
+        rank = LABEL_NAMES.index(column.lower()) if column.lower() in LABEL_NAMES else None
         part = next((i for i, word in enumerate(LABEL_NAMES) if word in words), None)
-        if rank is None and part is None and guesses[column].role == "numeric":
+        if rank is None and part is None and guesses[column].role in ("numeric", "text"):
             continue
-        score = (20 - rank if rank is not None else 5 - part / 10 if part is not None else 0) + (column == places[-1]) * 3 + places.index(column) / len(places)  # fmt: skip
-        sure = 0.9 if rank == 0 or (rank is not None and column == places[-1]) else 0.7 if rank is not None or (part is not None and column == places[-1]) else 0.4  # fmt: skip
-        named = "its name" if rank is not None or part is not None else ""
-        where = "it comes last" if column == places[-1] else ""
-        why = f"{distinct:,} classes; " + (" and ".join(filter(None, [named, where])) or "nothing better was found")
+        by_name = 20 - rank if rank is not None else 5 - part / 10 if part is not None else 0
+        score = by_name + 3 * last + place / len(places)
+        sure = 0.9 if rank == 0 or (rank is not None and last) else 0.7 if rank is not None or (part is not None and last) else 0.4  # fmt: skip
+        reasons = [*(["its name"] if by_name else []), *(["it comes last"] if last else [])]
+        why = f"{distinct:,} classes; {' and '.join(reasons) or 'no name or place speaks for it, but nothing better was found'}"
         if best is None or score > best[0]:
-            best = score, Guess(column, LABEL, why, sure)
+            best = score, Guess(column, LABEL, why, sure, guesses[column].role)
     if best is None:
         raise DataError(
             dataset, "no column looks like a label", table=table, found=f"columns {places}", fix="say label=COLUMN"
