@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ PATTERNS = {
     "year": r"^\s*(1[5-9]|20)\d\d\s*$",
     "day first": r"^\s*(1[3-9]|2\d|3[01])[-/.]\d{1,2}[-/.]\d{4}",
     "clock": r"^\s*\d{1,3}:[0-5]\d(:[0-5]\d)?(\.\d+)?\s*$",
-    "amount": r"^\s*([^\w\s.,-]|[A-Z]{2,3} )?\s*[+-]?\d[\d.,']*\s*([^\W\d]{1,6}|[^\w\s.,-]{1,2})?\s*$",  # $1,299.00; 12 kg
+    "amount": r"^\s*([^\w\s.,-]|[A-Z]{2,3} )?\s*[+-]?(\d{1,3}([,. ']\d{3})+|\d+)([.,]\d+)?\s*([^\W\d]{1,6}|[^\w\s.,-]{1,2})?\s*$",  # $1,299.00; 12 kg
 }
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$|^\s*[+-]?(?i:inf|infinity|nan)\s*$"
 PICTURE = r"(?i)\.(png|jpe?g|gif|bmp|webp|tiff?)\s*(;|$)"
@@ -99,60 +100,56 @@ def infer(
     """
     said = dict(types or {})
     rows = {stem: path for stem, path in tables.items() if not stem.startswith("pairs")}
+    fail = partial(DataError, name, table=", ".join(rows or tables))
     if task is not None and task not in list(TaskKind):
-        raise DataError(name, "task", expected="kway or matching", found=task, fix="say one of them")
+        raise fail("task", expected="kway or matching", found=task, fix="say one of them")
     if not rows:
-        raise DataError(
-            name, "no table of rows", expected="one beside the pairs", found=sorted(tables),
-            fix="add rows, or left and right, or records",
-        )  # fmt: skip
+        raise fail("no table of rows beside the pairs", fix="add rows, or left and right, or records")
     kind = TaskKind(task) if task else TaskKind.MATCHING if len(rows) < len(tables) or {"left", "right", "records"} & set(rows) else TaskKind.KWAY  # fmt: skip
     looks = {stem: _look(path, name, dialect, image_root or path.parent) for stem, path in rows.items()}
     found: dict[str, _Facts] = {}
     for look in looks.values():
         for column, facts in look.items():
             found[column] = found[column].merged(facts) if column in found else facts
-    if kind is TaskKind.MATCHING:  # the answers are in the pairs, whose column has one name
-        label = None if label == "label" else label
-        if label is not None:
-            raise DataError(name, "a matching dataset has its label in the pairs, as 'label'", column=label, fix="leave label out")  # fmt: skip
+    if kind is TaskKind.MATCHING and label not in (None, "label"):
+        raise fail(
+            "the answers of a matching dataset are in its pairs, as 'label'", column=label, fix="leave label out"
+        )
+    label = label if kind is TaskKind.KWAY else None
     for column in [c for c in (id, label, *said) if c is not None]:
         if column not in found:
-            raise DataError(
-                name, "no table has this column", table=", ".join(rows), column=column, found=f"columns {list(found)}",
-                fix="correct id, label or types",
-            )  # fmt: skip
+            raise fail("no table has this column", column=column, found=f"columns {list(found)}", fix="correct id, label or types")  # fmt: skip
+    roles = [*map(str, ColumnType), IGNORE]
     for column, wanted in said.items():
-        if wanted not in (*ColumnType, IGNORE):
-            raise DataError(
-                name, "unknown column type", table=", ".join(rows), column=column, found=wanted,
-                expected=f"one of {[*map(str, ColumnType), IGNORE]}", fix="correct types",
-            )  # fmt: skip
+        if wanted not in roles:
+            raise fail("unknown column type", column=column, found=wanted, expected=f"one of {roles}", fix="correct types")  # fmt: skip
 
     guesses: dict[str, Guess] = {}
     for column, facts in found.items():
-        sides = {stem: _guess(look[column]).role for stem, look in looks.items() if column in look}
-        guesses[column] = _agreed(_guess(facts), sides, list(looks) if kind is TaskKind.MATCHING else [])
+        guesses[column] = _guess(facts)
+        if kind is TaskKind.MATCHING and len(looks) > 1:
+            sides = {stem: _guess(look[column]).role for stem, look in looks.items() if column in look}
+            guesses[column] = _agreed(guesses[column], sides, len(looks))
     guesses |= {column: Guess(column, wanted, "you said so", 1.0) for column, wanted in said.items()}
     notes: list[str] = []
 
     def unique(column: str) -> bool:
         return all(column in looks[s] and _is_unique(looks[s][column], path, name, dialect) for s, path in rows.items())
 
-    if id is not None:
-        key = Guess(id, ID, "you said so", 1.0)
-        if not unique(id):
-            notes.append(f"{id}: you said it is the id, but it is absent or repeated in some rows")
-    else:
+    free = next(c for c in ("id", "row_id", *(f"row_id_{i}" for i in range(len(found)))) if c not in found)
+    if id is None:
         candidates = (g for g in _ids(found, guesses) if g.name != label and g.name not in said)
-        free = next(c for c in ("id", "row_id", *(f"row_id_{i}" for i in range(len(found)))) if c not in found)
         key = next((guess for guess in candidates if unique(guess.name)), Guess(free, ID, "", 0.0))
+    else:
+        key = Guess(id, ID, "you said so", 1.0)
+        notes += [] if unique(id) else [f"{id}: you said it is the id, but some row lacks it or repeats it"]
     if key.name in found:
         guesses[key.name] = key
     else:
-        notes.append(f"no column names each row once, so rows will be numbered in {key.name!r}" + (", which pairs have to follow" if kind is TaskKind.MATCHING else ""))  # fmt: skip
+        told = ": write it into the pairs too" if kind is TaskKind.MATCHING else ""
+        notes.append(f"no column names each row once, so a column {key.name!r} numbers them{told}")
     if kind is TaskKind.KWAY:
-        answer = _find_label(found, guesses, label, set(said), name, ", ".join(rows))
+        answer = _find_label(found, guesses, label, set(said), fail)
         guesses[answer.name] = answer
         if answer.confidence < 0.8:
             notes.append(f"the label is a guess: {answer.name!r}. Say label=COLUMN if it is another")
@@ -160,7 +157,7 @@ def infer(
         notes += _warnings(found[guess.name], guess)
     columns = tuple(Column(g.name, ColumnType(g.role)) for g in guesses.values() if g.role in list(ColumnType))
     if not columns:
-        raise DataError(name, "no column is left to learn from", table=", ".join(rows), found=f"columns {list(found)}", fix="give more columns, or their types")  # fmt: skip
+        raise fail("no column is left to learn from", found=f"columns {list(found)}", fix="give more columns, or types")
     schema = Schema(
         name, kind, columns, id=key.name, metric=METRICS[kind][0],
         label=next((g.name for g in guesses.values() if g.role == LABEL), None),
@@ -168,12 +165,12 @@ def infer(
     return Proposal(Schema.from_dict(schema.to_dict()), tuple(guesses.values()), tuple(notes))
 
 
-def _agreed(guess: Guess, sides: dict[str, str], all_sides: list[str]) -> Guess:
+def _agreed(guess: Guess, sides: dict[str, str], n_sides: int) -> Guess:
     """Say where the tables differ. The guess comes from the cells of all, so that it reads in each of them."""
     if len(set(sides.values()) - {IGNORE}) > 1:
         told = ", ".join(f"{stem} alone {role}" for stem, role in sides.items())
         return replace(guess, why=f"{guess.why}; {told}", confidence=min(guess.confidence, 0.6))
-    if 0 < len(sides) < len(all_sides):
+    if len(sides) < n_sides:
         return replace(guess, why=f"{guess.why}; only in {', '.join(sides)}")
     return guess
 
@@ -181,7 +178,11 @@ def _agreed(guess: Guess, sides: dict[str, str], all_sides: list[str]) -> Guess:
 def _warnings(facts: _Facts, guess: Guess) -> Iterator[str]:
     kind = {ColumnType.NUMERIC: "number", ColumnType.DATETIME: "moment"}.get(guess.role)  # type: ignore[call-overload]
     odd = facts.n_filled - facts.tally[kind] if kind else 0
-    if odd and facts.stored == "text":
+    # Where the user chose the type, cells may read that no pattern here expects: truths as numbers, "May 2014" as a date
+    expected = (
+        facts.tally[kind] or (kind == "number" and facts.example.strip().lower() not in TRUTHS) if kind else False
+    )
+    if odd and expected and facts.stored == "text":
         yield f"{facts.name}: {odd:,} cells such as {facts.odd!r} are no {kind}s: empty them, or set dataset.bad_cells=missing"
     elif guess.alternatives in ("numeric", "datetime") and facts.tally["marker"] and guess.role != ColumnType.NUMERIC:
         yield f"{facts.name}: empty the cells such as {facts.odd!r}, and it is {guess.alternatives}"
@@ -331,7 +332,7 @@ def _stored(kind: pa.DataType) -> str:
     rules = [
         (pa.types.is_boolean, "truth"), (pa.types.is_integer, "whole"), (pa.types.is_floating, "number"),
         (pa.types.is_decimal, "number"), (pa.types.is_timestamp, "moment"), (pa.types.is_date, "moment"),
-        (pa.types.is_nested, "other"),
+        (pa.types.is_nested, "other"), (pa.types.is_duration, "other"),
     ]  # fmt: skip
     return next((stored for fits, stored in rules if fits(kind)), "text")
 
@@ -357,14 +358,14 @@ def _guess(facts: _Facts) -> Guess:
     few = f"{n_distinct} distinct among {filled:,}" if distinct > 1 else f"the same in all {filled:,}"
 
     def guess(role: str, confidence: float, why: str, alternatives: str | None = None) -> Guess:
-        why += f", {1 - filled / n:.1%} missing" if n and filled < n else ""
+        why += f", {1 - filled / n:.1%} missing" if 0 < filled < n else ""
         few_rows = 0 < filled < 20 and facts.stored in ("text", "whole")
         return Guess(facts.name, role, why, min(confidence, 0.6) if few_rows else confidence, alternatives)
 
     if facts.stored == "picture":
         return guess("image", 0.99, f"{filled:,} cells hold pictures")
     if facts.stored in ("other", "bytes"):
-        return guess(IGNORE, 0.9, "stored as lists, structs or bytes that are no pictures")
+        return guess(IGNORE, 0.9, "stored as lists, structs, durations or bytes, which are no pictures")
     if filled == 0:
         return guess(IGNORE, 0.9, "every cell is missing")
     if facts.stored == "moment":
@@ -416,27 +417,27 @@ def _guess_number(
 ) -> Guess:
     """A column of numbers: are they quantities, or names written in digits?"""
     filled, tally, distinct = facts.n_filled, facts.tally, facts.n_distinct
-    whole = tally["whole"] == tally["number"] and facts.stored != "number"
+    # A float column with gaps may be one of integers: pandas has no other way to store their missing cells
+    whole = tally["whole"] == tally["number"] and (facts.stored != "number" or filled < facts.n)
+    counted = bool(words & COUNT_NAMES) or tally["year"] == filled  # years have an order, whatever they are called
     code = "text" if unique and tally["characters"] > 5 * filled else "categorical"  # its digits, or its repetitions
-    if (
-        facts.stored == "text"
-        and tally["compact"] == tally["moment"] == filled
-        and (filled >= 20 or words & TIME_NAMES)
-    ):
+    compact = tally["compact"] == tally["moment"] == filled and facts.stored == "text"
+    if compact and (filled >= 20 or words & TIME_NAMES):
         return guess("datetime", 0.8, f"every cell is a date without separators, such as {facts.example!r}", "numeric")
-    if facts.share("code") > 0.01 and whole:
-        return guess(code, 0.85, f"digits with leading zeros: codes, not quantities ({few})", "numeric")
-    if whole and facts.share("long") > 0.01:
-        return guess(code, 0.8, f"more digits than a number holds, such as {facts.example!r} ({few})", "numeric")
-    if whole and words & CODE_NAMES:
-        return guess(code, 0.8, f"whole numbers under a name of codes ({few})", "numeric")
-    if whole and facts.share("barcode") == 1 and not words & (TIME_NAMES | COUNT_NAMES):
-        return guess(code, 0.6, f"12 to 14 digits in every cell, as in barcodes ({few})", "numeric")
-    if whole and key and not words & COUNT_NAMES:
+    barcodes = facts.share("barcode") == 1 and not words & (TIME_NAMES | COUNT_NAMES)
+    for fits, sure, why in [
+        (facts.share("code") > 0.01, 0.85, "digits with leading zeros: codes, not quantities"),
+        (facts.share("long") > 0.01, 0.8, "more digits than a number holds exactly"),
+        (words & CODE_NAMES, 0.8, "whole numbers under a name of codes"),
+        (barcodes, 0.6, "12 to 14 digits in every cell, as in barcodes"),
+    ]:
+        if whole and fits:
+            return guess(code, sure, f"{why}, such as {facts.example!r} ({few})", "numeric")
+    if whole and key and not counted:
         if unique:
             return guess(IGNORE, 0.7, f"whole numbers under a name of keys, {few}", "numeric")
         return guess("categorical", 0.6, f"whole numbers under a name of keys, said again and again ({few})", "numeric")
-    if whole and not words & COUNT_NAMES and 1 < distinct <= 12:
+    if whole and not counted and 1 < distinct <= 12:
         if not facts.many and {value.strip() for value in facts.values} <= {"0", "1"}:
             return guess("categorical", 0.8, f"0 or 1: no or yes ({few})", "numeric")
         if distinct == 2 and filled > 20:
@@ -446,7 +447,7 @@ def _guess_number(
     if tally["number"] < filled:
         sure = 0.7 if tally["number"] + tally["marker"] == filled else 0.55
         return guess("numeric", sure, f"{facts.share('number'):.1%} are numbers, {few}; {filled - tally['number']:,} cells such as {facts.odd!r} are not", "text")  # fmt: skip
-    near = whole and distinct <= 12 and filled > 50 * distinct and not words & COUNT_NAMES
+    near = whole and distinct <= 12 and filled > 50 * distinct and not counted
     return guess("numeric", 0.75 if near else 0.95, f"every cell is a number, {few}", "categorical" if near else None)
 
 
@@ -475,31 +476,27 @@ def _ids(found: dict[str, _Facts], guesses: dict[str, Guess]) -> list[Guess]:
         words = _words(column)
         named = bool(set(words) & ID_NAMES)
         if not named:  # the first column may do, if it is one word each, or numbers the rows
-            numbers = facts.tally["number"]
-            if place > 0 or facts.n < 3 or facts.tally["words"] > 1.01 * facts.n or numbers not in (0, facts.n):
-                continue
-            if numbers and not _counts_rows(facts):
+            numbers = sorted(float(value) for value in facts.values) if facts.tally["whole"] == facts.n else []
+            counts = not numbers or (numbers[0] in (0.0, 1.0) and numbers[-1] - numbers[0] == len(numbers) - 1)
+            words_only = facts.tally["number"] == 0 and facts.tally["words"] <= 1.01 * facts.n
+            if place > 0 or facts.n < 3 or not (words_only or (counts and facts.tally["whole"] == facts.n)):
                 continue
         why = f"{facts.n:,} cells, all different" + (", and its name says so" if named else "")
         score = 4.0 * (column.lower() == "id") + 2 * named + (words[-1:] == ["id"]) + (place == 0) - 2 * ("unnamed" in words) - place / len(found)  # fmt: skip
-        scored.append((score, Guess(column, ID, why, 0.95 if named else 0.7, guesses[column].role)))
+        scored.append((score, Guess(column, ID, why, 0.95 if named else 0.7)))
     return [guess for _, guess in sorted(scored, key=lambda pair: -pair[0])]
 
 
-def _counts_rows(facts: _Facts) -> bool:
-    """Whether whole numbers are those of the rows, from 0 or 1 on without a gap, as far as they are remembered."""
-    if facts.tally["whole"] < facts.n or facts.many:
-        return facts.tally["whole"] == facts.n
-    numbers = sorted(float(value) for value in facts.values)
-    return numbers[0] in (0.0, 1.0) and numbers[-1] - numbers[0] == len(numbers) - 1
-
-
 def _find_label(
-    found: dict[str, _Facts], guesses: dict[str, Guess], said: str | None, fixed: set[str], dataset: str, table: str
+    found: dict[str, _Facts],
+    guesses: dict[str, Guess],
+    said: str | None,
+    fixed: set[str],
+    fail: Callable[..., DataError],
 ) -> Guess:
     if said is not None:
         if guesses[said].role == ID:
-            raise DataError(dataset, "the id cannot be the label", table=table, column=said, fix="choose another label")
+            raise fail("the id cannot be the label", column=said, fix="choose another label")
         return Guess(said, LABEL, f"you said so; {found[said].n_distinct:,} classes", 1.0)
     places = list(found)
     best: tuple[float, Guess] | None = None
@@ -519,7 +516,5 @@ def _find_label(
         if best is None or score > best[0]:
             best = score, Guess(column, LABEL, why, sure, guesses[column].role)
     if best is None:
-        raise DataError(
-            dataset, "no column looks like a label", table=table, found=f"columns {places}", fix="say label=COLUMN"
-        )
+        raise fail("no column looks like a label", found=f"columns {places}", fix="say label=COLUMN")
     return best[1]
