@@ -54,6 +54,7 @@ CELLS: dict[str, tuple[str, list[Any]]] = {
     "article": ("text", [str(4006381000000 + 7 * x) for x in RNG.permutation(N)]),  # of 13 digits each
     "twenty digits": ("categorical", [str(10**19 + x) for x in RNG.integers(0, 9, N).tolist()]),  # a float64 holds 15
     "owner_id": ("categorical", [str(x) for x in RNG.integers(0, 40, N)]),
+    "store_id": ("categorical", [str(x) for x in RNG.integers(1500, 1560, N)]),  # no years
     "order_id": ("ignore", [str(x) for x in RNG.permutation(N)]),
     "year": ("numeric", [str(x) for x in RNG.integers(1990, 2020, N)]),
     "vintage": ("numeric", [str(x) for x in RNG.choice([1999, 2003, 2004], N)]),  # few and with gaps, yet in order

@@ -433,7 +433,7 @@ def _guess_number(
     ]:
         if whole and fits:
             return guess(code, sure, f"{why}, such as {facts.example!r} ({few})", "numeric")
-    if whole and key and not counted:
+    if whole and key and not words & COUNT_NAMES:
         if unique:
             return guess(IGNORE, 0.7, f"whole numbers under a name of keys, {few}", "numeric")
         return guess("categorical", 0.6, f"whole numbers under a name of keys, said again and again ({few})", "numeric")
