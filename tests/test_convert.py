@@ -122,7 +122,7 @@ def values(folder: Path) -> dict[str, Any]:
 def test_the_public_datasets_go_round_unchanged(real_dataset: Path, tmp_path: Path) -> None:
     csv = convert(real_dataset, tmp_path / "csv", "csv")
     back = convert(csv, tmp_path / "back", "parquet", "embed")
-    assert values(back) == values(csv) == values(real_dataset)
+    assert values(back) == values(real_dataset)
 
 
 def test_a_csv_becomes_typed_only_where_no_cell_changes(tmp_path: Path) -> None:
