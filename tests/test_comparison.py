@@ -11,7 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmtab.comparison import EVERYTHING, MAX_CHARACTERS, NUMERIC_FEATURES, TEXT_FEATURES, Comparison, shared_columns
+from mmtab.comparison import (
+    EVERYTHING,
+    IMAGE_FEATURES,
+    MAX_CHARACTERS,
+    NUMERIC_FEATURES,
+    TEXT_FEATURES,
+    Comparison,
+    shared_columns,
+)
 from mmtab.schema import ColumnType, Schema
 from mmtab.table import Pairs, Records, Table, read_pairs, read_records
 from mmtab.testing import write_pairs
@@ -48,7 +56,7 @@ def records_of(**columns: list[Any]) -> tuple[Schema, Table]:
 
 def pairs_of(left: Any, right: Any) -> Pairs:
     ids = pa.array([str(i) for i in range(len(left))])
-    return Pairs("pairs_train", np.asarray(left), np.asarray(right), ids, ids, None)
+    return Pairs("pairs_train", np.asarray(left), np.asarray(right), ids, ids, {})
 
 
 def compared(left: list[Any], right: list[Any], name: str = "text") -> dict[str, np.ndarray]:
@@ -91,7 +99,8 @@ def test_exactly_the_same_from_either_side(seed: int) -> None:
 def test_missing_sides_give_nan(toys: tuple[Schema, Records, Pairs]) -> None:
     schema, records, pairs = toys
     comparison = Comparison.fit(records.table, np.unique([pairs.left, pairs.right]), pairs, schema)
-    features = comparison(records.table, pairs.left, pairs.right)
+    pictures = np.where(np.asarray(records.table.columns["photo"].is_null())[:, None], np.nan, 1.0)
+    features = comparison(records.table, pairs.left, pairs.right, {"photo": pictures})
     start = 0
     for name, width in comparison.groups:
         part = features[:, start : start + width]
@@ -115,6 +124,7 @@ def test_groups_of_the_toys(toys: tuple[Schema, Records, Pairs]) -> None:
         ("title", text),
         ("size", number),
         ("colour", text),
+        ("photo", len(IMAGE_FEATURES)),
         ("made", number),
         (EVERYTHING, text),
     ]
@@ -172,9 +182,18 @@ def test_only_columns_present_on_both_sides_of_some_pair() -> None:
     assert [name for name, _ in Comparison.fit(table, np.arange(2), pairs, schema).groups] == ["b", EVERYTHING]
 
 
-def test_images_are_not_compared_and_no_pairs_give_no_rows(toys: tuple[Schema, Records, Pairs]) -> None:
+def test_pictures_are_compared_by_their_features(toys: tuple[Schema, Records, Pairs]) -> None:
     schema, records, pairs = toys
     comparison = Comparison.fit(records.table, np.arange(80), pairs, schema)
-    assert not set(schema.of_type(ColumnType.IMAGE)) & {name for name, _ in comparison.groups}
+    place = np.array(comparison.owners) == schema.of_type(ColumnType.IMAGE)[0]
+    features = np.random.default_rng(0).normal(size=(len(records.table), 6)).astype(np.float16)
+    features[3] = np.nan
+    left, right = np.array([0, 1, 3]), np.array([0, 2, 1])
+    found = comparison(records.table, left, right, {schema.of_type(ColumnType.IMAGE)[0]: features})[:, place]
+    a, b = features[1].astype(float), features[2].astype(float)
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    np.testing.assert_allclose(found[:2], [[1, 0], [cosine, np.abs(a - b).mean()]], atol=1e-5)
+    assert np.isnan(found[2]).all()
+    assert np.isnan(comparison(records.table, left, right)[:, place]).all()
     none = np.zeros(0, np.int64)
     assert comparison(records.table, none, none).shape == (0, comparison.n_features)

@@ -32,9 +32,10 @@ ADDED = {
     "categorical": {"n_ids"},
     "fusion": set(),
     "kway_head.head": {"n_classes"},
-    "pair_head.model": {"tokenizer", "fusion", "head", "shared", "comparison"},
-    "pair_head.head": set(),
-    "pair_head.compare": {"groups"},
+    "pair_head.model": {"tokenizer", "fusion", "owners", "reads", "compares", "tower", "joint", "cross", "comparison"},
+    "pair_head.tower": {"n_relations"},
+    "pair_head.joint": {"n_relations"},
+    "pair_head.compare": {"groups", "n_relations"},
 }
 PARTS = sorted({place.split(".")[0] for place in ADDED})
 DATASETS = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))

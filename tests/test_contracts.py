@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
-from mmtab.build import build_model, encoder_of, part
-from mmtab.config import CONFIGS, RunConfig, register, typed
+from mmtab.build import build_model, cross_columns, encoder_of, part
+from mmtab.config import CONFIGS, AugmentConfig, RunConfig, register, typed
 from mmtab.datamodule import EncodedTable, KWayBatches, PairBatches, encode_table, loader, text_columns
 from mmtab.encoders.backbones import EFFICIENTNET, image_backbone, text_backbone
 from mmtab.encoders.image import ImageEncoder, Standardise
@@ -272,10 +272,10 @@ def test_the_token_of_a_missing_cell_is_learned(case: Case) -> None:
 def test_a_row_is_encoded_alike_in_any_company(case: Case) -> None:
     x = case.tokens(range(7)).x
     order = [6, 2, 0, 3, 5, 1, 4]
-    torch.testing.assert_close(case.tokens(order).x, x[order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(case.tokens(order).x, x[order], atol=5e-5, rtol=1e-5)
     for row in range(7):  # alone: text is padded less, pictures are counted anew
-        torch.testing.assert_close(case.tokens([row]).x, x[[row]], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(case.tokens([2, 2, 0]).x, x[[2, 2, 0]], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(case.tokens([row]).x, x[[row]], atol=5e-5, rtol=1e-5)
+    torch.testing.assert_close(case.tokens([2, 2, 0]).x, x[[2, 2, 0]], atol=5e-5, rtol=1e-5)
 
 
 def test_gradients_reach_every_trainable_parameter_of_an_encoder(case: Case) -> None:
@@ -366,7 +366,7 @@ def test_cells_read_each_other_in_the_joint_layout_only(tiny_bert: str, tmp_path
 
 
 def test_a_text_cell_is_the_mean_over_its_own_words(tiny_bert: str, tmp_path: Path) -> None:
-    encoder = text_encoder(tiny_bert, layout="column", column_names=False, dropout=0.0).eval()
+    encoder = text_encoder(tiny_bert, layout="column", column_prefix="", dropout=0.0).eval()
     table, schema = two_columns(TEXT)
     batch = encode(table, schema, encoder, tmp_path).rows(np.arange(7))
     assert batch.text is not None and not batch.text.mask.all()  # some sequences are padded
@@ -411,7 +411,7 @@ def test_numbers_and_categories_can_be_written_out_as_text(tiny_bert: str, tmp_p
         "first": (TEXT, pa.array(["red table", "oak"])),
         "kind": (ColumnType.CATEGORICAL, pa.array(["lamp", "chair"])),
     })  # fmt: skip
-    encoder = text_encoder(tiny_bert, n_columns=3, also=("categorical", "numeric"), column_names=False).eval()
+    encoder = text_encoder(tiny_bert, n_columns=3, also=("categorical", "numeric"), column_prefix="").eval()
     batch = encode(table, schema, encoder, tmp_path).rows(np.arange(2))
     assert batch.text is not None
     words = [
@@ -430,7 +430,7 @@ def test_a_type_that_cannot_be_written_out_as_text_is_an_error(kind: str) -> Non
 
 def test_the_packaged_minilm_knows_what_sentences_mean(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    encoder = TextEncoder(1, D, n_tuned_layers=0, column_names=False)
+    encoder = TextEncoder(1, D, n_tuned_layers=0, column_prefix="")
     sentences = [
         "A man is playing a guitar on stage.",
         "Somebody performs music with his guitar.",
@@ -689,24 +689,30 @@ class Matcher:
     fitted: Fitted
     records: Table
     pairs: Pairs
-    cross_text: bool
 
-    def batches(self, pairs: Pairs, encoded: EncodedTable | None = None, both_ways: bool = True) -> PairBatches:
-        comparison = self.fitted.compare(self.records, pairs) if self.model_compares else None
+    def batches(
+        self, pairs: Pairs, encoded: EncodedTable | None = None, augment: AugmentConfig | None = None
+    ) -> PairBatches:
+        comparison, encoded = None, encoded or self.encoded
+        assert self.fitted.comparison is not None
+        if self.model.comparison is not None:
+            features = self.fitted.comparison(self.records, pairs.left, pairs.right, encoded.pictures)
+            comparison = self.fitted.scale(features)
+        labels = np.arange(len(pairs) * self.n_relations).reshape(len(pairs), -1) % 2
         return PairBatches(
-            encoded or self.encoded, pairs.left, pairs.right, np.zeros(len(pairs), np.int64), comparison,
-            cross_text=self.cross_text, both_ways=both_ways,
+            encoded, pairs.left, pairs.right, labels, comparison,
+            compared=self.fitted.comparison.owners, augment=augment,
         )  # fmt: skip
 
     @property
-    def model_compares(self) -> bool:
-        return getattr(self.model, "comparison", None) is not None
+    def n_relations(self) -> int:
+        return len(self.model.reads)
 
     def scores(self, batches: PairBatches, batch_size: int = 8) -> Tensor:
-        out = torch.full((len(batches),), torch.nan)
+        out = torch.full((len(batches), self.n_relations), torch.nan)
         with torch.no_grad():
             for batch in loader(batches, batch_size, shuffle=False):
-                out[batch.row] = self.model.eval()(batch)
+                out[batch.row] = self.model.eval()(batch).logits
         assert out.isfinite().all()
         return out
 
@@ -719,7 +725,7 @@ def random_pairs(n_records: int, n_pairs: int, seed: int = 0) -> Pairs:
 
 def pairs_of(left: np.ndarray, right: np.ndarray) -> Pairs:
     ids = [pa.array([f"r{i}" for i in side]) for side in (left, right)]
-    return Pairs("pairs_train", left.astype(np.int64), right.astype(np.int64), *ids, None)
+    return Pairs("pairs_train", left.astype(np.int64), right.astype(np.int64), *ids, {})
 
 
 def all_types(n: int = 14, seed: int = 0) -> tuple[Table, Schema]:
@@ -751,20 +757,32 @@ def run_config(*overrides: str) -> RunConfig:
         return typed(compose("train", ["output=unused", "dataset=custom", f"d_model={D}", *overrides]))
 
 
+def encode_records(
+    model: Any, fitted: Fitted, records: Table, schema: Schema, config: RunConfig, store: Path
+) -> EncodedTable:
+    return encode_table(
+        records, schema, fitted.preprocessor, encoder_of(model, "text"), encoder_of(model, "image"), Store(store),
+        cross=model.cross, cross_columns=cross_columns(config, schema),
+    )  # fmt: skip
+
+
 @pytest.fixture
 def make_matcher(tiny_bert: str, tmp_path: Path) -> Callable[..., Matcher]:
-    def make(pair_head: str, *overrides: str) -> Matcher:
+    def make(pair_head: str, *overrides: str, relations: dict[str, tuple[str, ...]] | None = None) -> Matcher:
         config = run_config(f"pair_head={pair_head}", f"text.backbone={tiny_bert}", "image.size=64", *overrides)
         records, schema = all_types()
+        schema = replace(schema, relations=relations or {})
         pairs = random_pairs(len(records), 24)
         fitted = Fitted.matching(records, pairs, schema, config.categories)
         torch.manual_seed(0)
         model = build_model(config, schema, fitted)
-        encoded = encode_table(
-            records, schema, fitted.preprocessor, encoder_of(model, "text"), encoder_of(model, "image"),
-            Store(tmp_path), pairs=True,
-        )  # fmt: skip
-        return Matcher(model, encoded, fitted, records, pairs, config.pair_head.cross_text)
+        matcher = Matcher(
+            model, encode_records(model, fitted, records, schema, config, tmp_path), fitted, records, pairs
+        )
+        if model.comparison is not None:
+            features = fitted.comparison(records, pairs.left, pairs.right, matcher.encoded.pictures)  # type: ignore[misc]
+            matcher.fitted = fitted.with_scalers(features)
+        return matcher
 
     return make
 
@@ -773,24 +791,33 @@ TEXT_SETTINGS = [
     pytest.param(("text.n_tuned_layers=1",), id="joint"),
     pytest.param(("text.n_tuned_layers=1", "text.layout=column"), id="column"),
     pytest.param(("text.n_tuned_layers=0",), id="frozen"),
+    pytest.param(
+        ("text.n_tuned_layers=0", "pair_head.cross_text=true", "pair_head.cross.n_tuned_layers=1"), id="crossed"
+    ),
+]
+TWO = {"same": (), "alike": ("size", "body")}
+MODELS = [
+    pytest.param(name, setting.values[0], id=f"{name}-{setting.id}")
+    for name in PAIR_HEADS
+    for setting in TEXT_SETTINGS
+    if setting.id != "crossed" or leaf("pair_head", name)["joint"] is not None
 ]
 
 
-@pytest.mark.parametrize("setting", TEXT_SETTINGS)
-@pytest.mark.parametrize("pair_head", PAIR_HEADS)
+@pytest.mark.parametrize(("pair_head", "setting"), MODELS)
+@pytest.mark.parametrize("relations", [None, TWO], ids=["one", "two"])
 def test_a_pair_scores_the_same_from_either_side(
-    pair_head: str, setting: tuple[str, ...], make_matcher: Callable[..., Matcher]
+    pair_head: str, setting: tuple[str, ...], relations: Any, make_matcher: Callable[..., Matcher]
 ) -> None:
-    matcher = make_matcher(pair_head, *setting)
+    matcher = make_matcher(pair_head, *setting, relations=relations)
     pairs = matcher.pairs
     there = matcher.scores(matcher.batches(pairs))
     back = matcher.scores(matcher.batches(pairs_of(pairs.right, pairs.left)))
-    assert torch.equal(there, back)
-    assert there.std() > 1e-3  # and says something about the pair
+    assert there.shape == (len(pairs), len(relations or [1])) and torch.equal(there, back)
+    assert (there.std(0) > 1e-3).all()  # and says something about the pair
 
 
-@pytest.mark.parametrize("setting", TEXT_SETTINGS)
-@pytest.mark.parametrize("pair_head", PAIR_HEADS)
+@pytest.mark.parametrize(("pair_head", "setting"), MODELS)
 def test_a_pair_scores_alike_in_any_company(
     pair_head: str, setting: tuple[str, ...], make_matcher: Callable[..., Matcher]
 ) -> None:
@@ -801,8 +828,7 @@ def test_a_pair_scores_alike_in_any_company(
         torch.testing.assert_close(matcher.scores(batches, batch_size), together, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("setting", TEXT_SETTINGS)
-@pytest.mark.parametrize("pair_head", PAIR_HEADS)
+@pytest.mark.parametrize(("pair_head", "setting"), MODELS)
 def test_a_pair_reads_its_own_two_rows(
     pair_head: str, setting: tuple[str, ...], make_matcher: Callable[..., Matcher], tmp_path: Path
 ) -> None:
@@ -812,38 +838,118 @@ def test_a_pair_reads_its_own_two_rows(
     order = np.random.default_rng(5).permutation(len(matcher.records))
     place = np.argsort(order)
     moved = replace(matcher.records, columns={n: c.take(pa.array(order)) for n, c in matcher.records.columns.items()})
-    encoded = encode_table(
-        moved, all_types()[1], matcher.fitted.preprocessor, encoder_of(matcher.model, "text"),
-        encoder_of(matcher.model, "image"), Store(tmp_path), pairs=True,
-    )  # fmt: skip
+    config = run_config(f"pair_head={pair_head}", *setting)
+    encoded = encode_records(matcher.model, matcher.fitted, moved, all_types()[1], config, tmp_path)
     there = replace(matcher, records=moved)
     pairs = pairs_of(place[matcher.pairs.left], place[matcher.pairs.right])
     torch.testing.assert_close(there.scores(there.batches(pairs, encoded)), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("pair_head", PAIR_HEADS)
+@pytest.mark.parametrize(("pair_head", "setting"), MODELS)
+@pytest.mark.parametrize("relations", [None, TWO], ids=["one", "two"])
 def test_gradients_reach_every_trainable_parameter_of_a_pair_model(
+    pair_head: str, setting: tuple[str, ...], relations: Any, make_matcher: Callable[..., Matcher]
+) -> None:
+    matcher = make_matcher(pair_head, *setting, "token_dropout=0", relations=relations)
+    torch.manual_seed(0)
+    (batch,) = loader(matcher.batches(matcher.pairs, augment=AugmentConfig()), 24, shuffle=True)
+    scores = matcher.model.train()(batch)
+    loss = scatter(scores.logits)
+    assert_gradients_reach_all(matcher.model, loss if scores.loss is None else loss + scores.loss)
+
+
+@pytest.mark.parametrize(("pair_head", "setting"), MODELS)
+def test_a_relation_does_not_see_what_it_ignores(
+    pair_head: str, setting: tuple[str, ...], make_matcher: Callable[..., Matcher], tmp_path: Path
+) -> None:
+    """Other cells in the columns that a relation ignores change the other relation's scores, and not a bit of its own."""
+    setting = (*setting, "text.layout=column")  # in a joint sequence cells read each other; config.settle sees to it
+    matcher = make_matcher(pair_head, *setting, relations=TWO)
+    expected = matcher.scores(matcher.batches(matcher.pairs))
+    columns = matcher.records.columns
+    swapped = {name: columns[name].take(pa.array(np.arange(len(matcher.records))[::-1])) for name in TWO["alike"]}
+    changed = replace(matcher.records, columns=columns | swapped)
+    schema = replace(all_types()[1], relations=TWO)
+    config = run_config(f"pair_head={pair_head}", *setting)
+    encoded = encode_records(matcher.model, matcher.fitted, changed, schema, config, tmp_path)
+    there = replace(matcher, records=changed)
+    scores = there.scores(there.batches(matcher.pairs, encoded))
+    torch.testing.assert_close(scores[:, 1], expected[:, 1], atol=1e-5, rtol=1e-5)
+    if leaf("pair_head", pair_head)["joint"] is not None:
+        assert (scores[:, 0] - expected[:, 0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("pair_head", PAIR_HEADS)
+def test_vectors_have_length_one_and_learn_to_lie_near_their_matches(
     pair_head: str, make_matcher: Callable[..., Matcher]
 ) -> None:
-    matcher = make_matcher(pair_head, "text.n_tuned_layers=1")
-    torch.manual_seed(0)
-    (batch,) = loader(matcher.batches(matcher.pairs, both_ways=False), 24, shuffle=True)
-    assert_gradients_reach_all(matcher.model, scatter(matcher.model.train()(batch)))
+    matcher = make_matcher(pair_head, "text.n_tuned_layers=0", "token_dropout=0")
+    rows = matcher.model.eval().rows(matcher.encoded.rows(np.arange(14)))
+    if not matcher.model.towers:
+        assert rows.vector is None
+        return
+    torch.testing.assert_close(rows.vector.norm(dim=1), torch.ones(14))
+    batches = matcher.batches(pairs_of(np.arange(7), np.arange(7, 14)))
+    batches.labels[:] = 1
+    (batch,) = loader(batches, 7, shuffle=True)
+    optimizer = torch.optim.AdamW(matcher.model.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        matcher.model.train()(batch).loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        vector = matcher.model.eval().rows(matcher.encoded.rows(np.arange(14))).vector
+    near = (vector @ vector.T).fill_diagonal_(-1)
+    assert (near.argmax(1) == (torch.arange(14) + 7) % 14).float().mean() > 0.8
 
 
-def test_training_pairs_change_sides_at_random(make_matcher: Callable[..., Matcher]) -> None:
-    matcher = make_matcher(PAIR_HEADS[0], "text.n_tuned_layers=1")
-    batches = matcher.batches(matcher.pairs, both_ways=False)
-    swapped = []
+def test_training_pairs_are_varied_and_scoring_ones_are_not(make_matcher: Callable[..., Matcher]) -> None:
+    matcher = make_matcher("cross", "text.n_tuned_layers=0")
+    scored = matcher.batches(matcher.pairs)
+    varied = matcher.batches(matcher.pairs, augment=AugmentConfig(0.3, 0.9, 0.9))
+    once, again = (scored.__getitems__(list(range(24))) for _ in range(2))
+    assert once.cross is not None and again.cross is not None and torch.equal(once.cross.ids, again.cross.ids)
+    whole = once.cross.mask.sum().item()
+    orders, lengths, gaps = set(), [], []
     for _ in range(20):
-        batch = batches.__getitems__(list(range(24)))
-        assert batch.mirror is None
-        numbers = batch.table.numeric
-        assert numbers is not None
-        left = torch.from_numpy(matcher.encoded.numeric[matcher.pairs.left])
-        same = torch.isclose(numbers[batch.left], left, equal_nan=True).all(1)
-        swapped.append((~same).float().mean().item())
-    assert 0.35 < np.mean(swapped) < 0.65 and len(set(swapped)) > 3
+        batch = varied.__getitems__(list(range(24)))
+        assert batch.cross is not None and batch.table.numeric is not None and once.table.numeric is not None
+        lengths.append(batch.cross.mask.sum().item() / whole)
+        gaps.append((batch.table.numeric.isnan() & ~once.table.numeric.isnan()).float().mean().item())
+        orders.update(tuple(part[part >= 0].unique_consecutive().tolist()) for part in batch.cross.part)
+        known = once.cross.ids.unique()
+        assert torch.isin(batch.cross.ids, known).all()  # nothing is made up
+    assert 0.7 < np.mean(lengths) < 0.98 and 0.1 < np.mean(gaps) < 0.5
+    assert len(orders) > 30
+
+
+def test_a_cell_that_goes_missing_takes_its_comparison_along(make_matcher: Callable[..., Matcher]) -> None:
+    matcher = make_matcher("fusion", "text.n_tuned_layers=0")
+    plain = matcher.batches(matcher.pairs).__getitems__(list(range(24)))
+    batch = matcher.batches(matcher.pairs, augment=AugmentConfig(cell_drop=0.5)).__getitems__(list(range(24)))
+    assert matcher.fitted.comparison is not None and batch.comparison is not None and plain.comparison is not None
+    owners = np.array(matcher.fitted.comparison.owners)
+    assert batch.table.numeric is not None and plain.table.numeric is not None
+    gone = batch.table.numeric.isnan()[:, 0] & ~plain.table.numeric.isnan()[:, 0]  # size
+    lost = gone[batch.left] | gone[batch.right]
+    size = torch.from_numpy(owners == "size")
+    assert lost.any() and batch.comparison[:, size][lost].isnan().all()
+    torch.testing.assert_close(batch.comparison[:, size][~lost], plain.comparison[:, size][~lost], equal_nan=True)
+
+
+def test_places_for_mined_pairs_are_filled_anew(make_matcher: Callable[..., Matcher]) -> None:
+    matcher = make_matcher("fusion", "text.n_tuned_layers=0")
+    plain = matcher.batches(matcher.pairs)
+    batches = PairBatches(
+        matcher.encoded, plain.left, plain.right, plain.labels, plain.comparison, augment=AugmentConfig(), n_mined=6
+    )
+    assert len(batches) == 30 and np.isin(batches.left[24:], plain.left).all()
+    found = np.array([1, 2, 3, 4])
+    batches.mined(found, found + 5, np.zeros((4, plain.comparison.shape[1]), np.float32))  # type: ignore[union-attr]
+    assert len(batches) == 30 and batches.left[24:].tolist() == [1, 2, 3, 4, 1, 2]
+    assert (batches.labels[24:] == 0).all() and np.array_equal(batches.labels[:24], plain.labels)
+    (batch,) = loader(batches, 30, shuffle=True)
+    assert sorted(batch.row.tolist()) == list(range(30))
 
 
 # --- the whole k-way model -------------------------------------------------------------------------------------------
@@ -873,13 +979,13 @@ def test_a_kway_model_of_all_column_types_learns(
     labels = torch.arange(len(table)) % 3
     batches = KWayBatches(encoded, labels.numpy())
     (batch,) = loader(batches, len(table), shuffle=True)
-    logits = model.train()(batch)
+    logits = model.train()(batch).logits
     assert logits.shape == (len(table), 3) and torch.equal(batch.label, batch.row % 3)
     assert_gradients_reach_all(model, scatter(logits))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     for _ in range(40):
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(batch), batch.label).backward()
+        torch.nn.functional.cross_entropy(model(batch).logits, batch.label).backward()
         optimizer.step()
     with torch.no_grad():
-        assert (model.eval()(batch).argmax(1) == batch.label).float().mean() > 0.9
+        assert (model.eval()(batch).logits.argmax(1) == batch.label).float().mean() > 0.9

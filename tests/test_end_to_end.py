@@ -68,15 +68,15 @@ def test_kway_run_tells_everything(tmp_path: Path, configure, overrides: list[st
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("overrides", [[], ["pair_head=two_tower"], ["pair_head.compare=null"], ["pair_head.cross_text=false"],
-                                       ["text.n_tuned_layers=0"], ["text.layout=column"], ["fusion=mean"]],
+@pytest.mark.parametrize("overrides", [[], ["pair_head=two_tower"], ["pair_head=cross"], ["pair_head=fusion", "pair_head.compare=null"], ["pair_head.cross_text=true"],
+                                       ["text.n_tuned_layers=0", "pair_head.hard_negatives=0.5"], ["text.layout=column"], ["fusion=mean"]],
                          ids=lambda o: ",".join(o) or "default")  # fmt: skip
 def test_matching_run_keeps_its_threshold(tmp_path: Path, configure, overrides: list[str]) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     write_pairs(data)
     metrics = run.train(configure(data, *overrides), folder)
     assert {"f1", "precision", "recall", "pr_auc", "roc_auc"} <= set(metrics)
-    threshold = json.loads((folder / "provenance.json").read_text())["threshold"]
+    (threshold,) = json.loads((folder / "provenance.json").read_text())["thresholds"]
     run.evaluate(folder, "test")
     stored = pa.parquet.read_table(folder / "predictions_test.parquet")
     assert ((np.array(stored["probability"]) >= threshold) == np.array(stored["prediction"]).astype(bool)).all()

@@ -16,7 +16,7 @@ from torch import nn
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, MulticlassAccuracy, MulticlassF1Score
 
 from mmtab.optim import parameter_groups, warmup_cosine
-from mmtab.tasks import KWayTask, PairTask
+from mmtab.tasks import KWayTask, PairTask, best_threshold, pair_metrics
 
 SEEDS = range(8)
 
@@ -112,7 +112,7 @@ def test_class_weights_are_scikit_learns_balanced_ones() -> None:
 def test_losses_are_computed_in_float32() -> None:
     logits, label = torch.randn(8, 3).bfloat16(), torch.randint(0, 3, (8,))
     assert KWayTask(3).loss(logits, label).dtype == torch.float32
-    assert PairTask().loss(logits[:, 0], label.clamp(max=1)).dtype == torch.float32
+    assert PairTask().loss(logits[:, :1], label.clamp(max=1)[:, None]).dtype == torch.float32
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------
@@ -121,10 +121,9 @@ def test_losses_are_computed_in_float32() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_pair_metrics(seed: int) -> None:
     logits, label = pair_case(seed)
-    task = PairTask(threshold=0.6)
-    probabilities = task.probabilities(logits)
+    probabilities = PairTask().probabilities(logits)
     np.testing.assert_allclose(probabilities, torch.tensor(logits).sigmoid())
-    found, predicted = task.metrics(probabilities, label), probabilities >= 0.6
+    found, predicted = pair_metrics(probabilities, label, 0.6), probabilities >= 0.6
     hits = (predicted & (label == 1)).sum()
     assert found["precision"] == pytest.approx(hits / predicted.sum())
     assert found["recall"] == pytest.approx(hits / label.sum())
@@ -145,10 +144,9 @@ def best_f1(probabilities: np.ndarray, label: np.ndarray) -> float:
 @pytest.mark.parametrize("seed", range(30))
 def test_the_threshold_has_the_best_f1(seed: int) -> None:
     logits, label = pair_case(seed, n=40)
-    task = PairTask()
-    probabilities = task.probabilities(logits)
-    task.fit_threshold(probabilities, label)
-    assert task.metrics(probabilities, label)["f1"] == pytest.approx(best_f1(probabilities, label))
+    probabilities = PairTask().probabilities(logits)
+    found = pair_metrics(probabilities, label, best_threshold(probabilities, label))
+    assert found["f1"] == pytest.approx(best_f1(probabilities, label))
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -159,45 +157,56 @@ def test_the_threshold_stands_up_to_saturated_scores(seed: int) -> None:
     place = rng.permutation(np.arange(30) % 4)
     label = ((place <= seed % 3) ^ (rng.random(30) < 0.1)).astype(np.int64)
     probabilities = levels[place]
-    task = PairTask()
-    task.fit_threshold(probabilities, label)
-    assert task.metrics(probabilities, label)["f1"] == pytest.approx(best_f1(probabilities, label))
+    found = pair_metrics(probabilities, label, best_threshold(probabilities, label))
+    assert found["f1"] == pytest.approx(best_f1(probabilities, label))
 
 
 def test_the_threshold_lies_half_way_to_the_next_score() -> None:
-    task = PairTask()
-    task.fit_threshold(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))
-    assert task.threshold == pytest.approx(0.5)
-    assert task.metrics(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))["f1"] == 1
+    probabilities, label = np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1])
+    assert best_threshold(probabilities, label) == pytest.approx(0.5)
+    assert pair_metrics(probabilities, label, 0.5)["f1"] == 1
 
 
 def test_the_threshold_where_everything_should_match() -> None:
-    task, probabilities, label = PairTask(), np.array([0.3, 0.4, 0.5]), np.array([1, 0, 1])
-    task.fit_threshold(probabilities, label)
-    assert task.threshold == pytest.approx(0.3) and task.metrics(probabilities, label)["recall"] == 1
+    probabilities, label = np.array([0.3, 0.4, 0.5]), np.array([1, 0, 1])
+    threshold = best_threshold(probabilities, label)
+    assert threshold == pytest.approx(0.3) and pair_metrics(probabilities, label, threshold)["recall"] == 1
 
 
 @pytest.mark.parametrize("only", [0, 1])
 def test_pairs_of_one_class_have_no_ranking_and_no_threshold(only: int) -> None:
-    task, probabilities, label = PairTask(threshold=0.9), np.array([0.2, 0.7]), np.array([only, only])
-    task.fit_threshold(probabilities, label)
-    found = task.metrics(probabilities, label)
-    assert task.threshold == 0.5
+    probabilities, label = np.array([0.2, 0.7]), np.array([only, only])
+    assert best_threshold(probabilities, label) == 0.5
+    found = pair_metrics(probabilities, label, 0.5)
     assert set(found) == {"f1", "precision", "recall", "log_loss"}
     assert found["f1"] == pytest.approx(2 / 3 if only else 0)
     assert all(math.isfinite(value) for value in found.values())
 
 
 def test_perfect_pair_predictions() -> None:
-    task = PairTask()
-    found = task.metrics(np.array([0.0, 1.0, 1.0]), np.array([0, 1, 1]))
+    found = pair_metrics(np.array([0.0, 1.0, 1.0]), np.array([0, 1, 1]), 0.5)
     assert found == pytest.approx(
         {"f1": 1, "precision": 1, "recall": 1, "pr_auc": 1, "roc_auc": 1, "log_loss": 0}, abs=1e-9
     )
 
 
+def test_each_relation_has_its_own_threshold_and_metrics() -> None:
+    logits, label = (np.stack(side, 1) for side in zip(pair_case(0), pair_case(1), strict=True))
+    task = PairTask(["duplicate", "variant"])
+    probabilities = task.probabilities(logits)
+    task.fit_threshold(probabilities, label)
+    found = task.metrics(probabilities, label)
+    for r, name in enumerate(task.relations):
+        alone = pair_metrics(probabilities[:, r], label[:, r], best_threshold(probabilities[:, r], label[:, r]))
+        assert {key: found[f"{name}/{key}"] for key in alone} == alone
+    assert found["f1"] == pytest.approx((found["duplicate/f1"] + found["variant/f1"]) / 2)
+    single = PairTask()
+    single.fit_threshold(probabilities[:, :1], label[:, :1])
+    assert set(single.metrics(probabilities[:, :1], label[:, :1])) == set(alone)
+
+
 def test_pos_weight_counts_matches_more() -> None:
-    logits, label = torch.randn(20), torch.randint(0, 2, (20,))
+    logits, label = torch.randn(20, 1), torch.randint(0, 2, (20, 1))
     each = F.binary_cross_entropy_with_logits(logits, label.float(), reduction="none")
     torch.testing.assert_close(PairTask().loss(logits, label), each.mean())
     torch.testing.assert_close(PairTask(pos_weight=3.0).loss(logits, label), (each * (1 + 2 * label)).mean())

@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from mmtab.config import RunConfig
-from mmtab.datamodule import text_columns
+from mmtab.datamodule import encoded_columns, text_columns
 from mmtab.encoders import ColumnEncoder
 from mmtab.errors import ConfigError
 from mmtab.fitted import Fitted
@@ -56,8 +56,8 @@ def _fits(value: object, kind: Any) -> bool:
 def check_settings(config: RunConfig) -> None:
     """Raise ConfigError for a setting that no leaf knows, also of parts that this dataset will not need."""
     leaves = {name: getattr(config, name) for name in ("text", "image", "numeric", "categorical", "fusion")}
-    leaves |= {"kway_head.head": config.kway_head.head, "pair_head.model": config.pair_head.model}
-    leaves |= {"pair_head.head": config.pair_head.head, "pair_head.compare": config.pair_head.compare}
+    leaves |= {"kway_head.head": config.kway_head.head, "pair_head.cross": cross_settings(config)}
+    leaves |= {f"pair_head.{name}": getattr(config.pair_head, name) for name in ("model", "tower", "joint", "compare")}
     for where, leaf in leaves.items():
         if leaf is not None:
             part(leaf | {"n_tuned_layers": None} if leaf.get("n_tuned_layers") == "auto" else leaf, where)
@@ -86,27 +86,52 @@ def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path 
         assert preprocessor.labels_ is not None
         head = part(config.kway_head.head, "kway_head.head")(n_classes=len(preprocessor.labels_.classes_))
         return KWayModel(tokenizer, fusion, head)
-    head = part(config.pair_head.head, "pair_head.head")()
-    comparing: dict[str, Any] = {}
-    if config.pair_head.compare:
+    return _pair_model(config, schema, fitted, tokenizer, fusion, folder)
+
+
+def cross_settings(config: RunConfig) -> dict[str, Any] | None:
+    """Those of the text encoder that reads both rows of a pair, or None."""
+    return config.text | config.pair_head.cross if config.pair_head.cross_text else None
+
+
+def cross_columns(config: RunConfig, schema: Schema) -> list[str]:
+    """Text that both rows of a pair are read in one sequence of: what every relation minds."""
+    settings = cross_settings(config)
+    ignored = {name for names in schema.ignored.values() for name in names}
+    found = [] if settings is None else text_columns(schema, tuple(settings.get("also") or ()))
+    return [name for name in found if name not in ignored]
+
+
+def _pair_model(
+    config: RunConfig, schema: Schema, fitted: Fitted, tokenizer: RowTokenizer, fusion: nn.Module, folder: Path | None
+) -> nn.Module:
+    head, relations = config.pair_head, schema.ignored
+    columns = encoded_columns(schema, fitted.preprocessor, tuple(config.text.get("also") or ()))
+    owners = [
+        name
+        for kind, encoder in tokenizer.encoders.items()
+        for name in columns[kind]
+        for _ in range(encoder.tokens_per_column)  # type: ignore[arg-type]
+    ]
+    parts: dict[str, Any] = {
+        "owners": owners,
+        "reads": [[name not in ignored for name in owners] for ignored in relations.values()],
+    }
+    for name in ("tower", "joint"):
+        if getattr(head, name):
+            parts[name] = part(getattr(head, name), f"pair_head.{name}")(n_relations=len(relations))
+    if head.compare:
         assert fitted.comparison is not None
-        columns = {
-            "text": texts,
-            "image": images,
-            "numeric": list(preprocessor.scalers_),
-            "categorical": list(preprocessor.coders_),
-        }
-        owners = [
-            name.split(":")[0]
-            for kind in encoders
-            for name in columns[kind]
-            for _ in range(encoders[kind].tokens_per_column)
-        ]
-        comparing["shared"] = [place for place, owner in enumerate(owners) if owner in fitted.shared]
-        comparing["comparison"] = part(config.pair_head.compare, "pair_head.compare")(
-            groups=[n for _, n in fitted.comparison.groups]
+        groups = fitted.comparison.groups
+        parts["compares"] = [[name not in ignored for name, _ in groups] for ignored in relations.values()]
+        parts["comparison"] = part(head.compare, "pair_head.compare")(
+            groups=[n for _, n in groups], n_relations=len(relations)
         )
-    return part(config.pair_head.model, "pair_head.model")(tokenizer=tokenizer, fusion=fusion, head=head, **comparing)
+    settings, crossed = cross_settings(config), cross_columns(config, schema)
+    if settings is not None and crossed:
+        extra = {} if folder is None else {"config_folder": folder / "cross_backbone"}
+        parts["cross"] = part(settings, "pair_head.cross")(n_columns=len(crossed), **extra)
+    return part(head.model, "pair_head.model")(tokenizer=tokenizer, fusion=fusion, **parts)
 
 
 def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.ndarray | None = None) -> Task:
@@ -116,7 +141,7 @@ def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.nda
         k = len(fitted.preprocessor.labels_.classes_)
         counts = np.bincount(labels, minlength=k) if labels is not None and config.kway_head.class_weights else None
         return KWayTask(k, config.kway_head.label_smoothing, counts, schema.metric)
-    return PairTask(config.pair_head.pos_weight, metric=schema.metric)
+    return PairTask(list(schema.ignored), config.pair_head.pos_weight, schema.metric)
 
 
 def encoder_of(model: nn.Module, kind: str) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ class EpochLines(Callback):
         }
         text = "  ".join(f"{name} {float(value):.4f}" for name, value in shown.items() if value is not None)
         print(f"epoch {trainer.current_epoch + 1:>3}  {text}  {time.perf_counter() - self.started:.1f} s", flush=True)
+
+
+class EveryEpochs(Callback):
+    """Calls a function before every ``n``-th epoch from the second on, when the model has learnt something."""
+
+    def __init__(self, function: Callable[[], None], n: int) -> None:
+        self.function, self.n = function, n
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.current_epoch > 0 and (trainer.current_epoch - 1) % self.n == 0:
+            self.function()
 
 
 def progress_bar(wanted: bool) -> list[Callback]:

@@ -25,32 +25,47 @@ A channel shows the true relation (same, differs) with probability `reliability`
 missing if either side lacks it. All else that two rows show is drawn the same way for every pair, and a
 record belongs to one pair only, so nothing else tells the label.
 
+**offers** (matching, mean F1 of two relations). Each pair has both labels: `duplicate` (same product, colour
+and size) and `variant` (same product). It is a duplicate, or a variant only (the offers differ in colour, in
+size or in both), or of two products, which then differ as they do in **variants**. Offers of two products
+differ in colour and size as often as offers of one, so these two facts tell nothing of the product. The image
+shows two facts, pattern and colour, and the numbers show two, weight and size; each is right with the
+channel's `reliability`, independently, and they are missing together. `entities.parquet` holds the truth: two
+records are the same under a relation if that column is equal.
+
 `ceilings` sums over all combinations of these signals. With the default recipe:
 
-    modalities                       product_type  duplicates, variants
-    image                            0.081         0.544
-    text                             0.104         0.545
-    numeric                          0.041         0.545
-    categorical                      0.041         0.545
-    image+text                       0.239         0.648
-    image+numeric                    0.160         0.648
-    image+categorical                0.160         0.648
-    text+numeric                     0.204         0.649
-    text+categorical                 0.204         0.649
-    numeric+categorical              0.080         0.649
-    image+text+numeric               0.470         0.778
-    image+text+categorical           0.470         0.778
-    image+numeric+categorical        0.313         0.778
-    text+numeric+categorical         0.401         0.781
-    image+text+numeric+categorical   0.924         0.942
+    modalities                       product_type  duplicates, variants  offers
+    image                            0.081         0.544                 0.649
+    text                             0.104         0.545                 0.606
+    numeric                          0.041         0.545                 0.651
+    categorical                      0.041         0.545                 0.606
+    image+text                       0.239         0.648                 0.730
+    image+numeric                    0.160         0.648                 0.761
+    image+categorical                0.160         0.648                 0.730
+    text+numeric                     0.204         0.649                 0.733
+    text+categorical                 0.204         0.649                 0.685
+    numeric+categorical              0.080         0.649                 0.733
+    image+text+numeric               0.470         0.778                 0.851
+    image+text+categorical           0.470         0.778                 0.820
+    image+numeric+categorical        0.313         0.778                 0.851
+    text+numeric+categorical         0.401         0.781                 0.823
+    image+text+numeric+categorical   0.924         0.942                 0.949
+
+Of offers, with all modalities, duplicate reaches 0.939 and variant 0.958 (`relation_ceilings`).
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import combinations
-from math import cos, isclose, pi, prod, radians, sin
+from math import ceil, cos, isclose, pi, prod, radians, sin
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +81,23 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Pixels = NDArray[np.floating[Any]]
 
-TASKS = ("product_type", "duplicates", "variants")
+TASKS = ("product_type", "duplicates", "variants", "offers")
 MODALITIES = ("image", "text", "numeric", "categorical")
 IMAGE, TEXT, NUMERIC, CATEGORICAL = range(4)
+
+# In what two records agree or differ, by the modality that shows it, and which of these facts a task is about: one to a
+# modality, in MODALITIES' order, then others.
+SHOWN_BY = {"pattern": IMAGE, "colour": IMAGE, "name": TEXT, "weight": NUMERIC, "size": NUMERIC, "brand": CATEGORICAL}
+FACTS = {
+    "duplicates": ("colour", "name", "size", "brand"),
+    "variants": ("pattern", "name", "weight", "brand"),
+    "offers": ("pattern", "name", "weight", "brand", "colour", "size"),
+}
+RELATIONS: dict[str, dict[str, tuple[str, ...]]] = {  # label columns of the pairs, and columns that each ignores
+    "duplicates": {"label": ()},
+    "variants": {"label": ()},
+    "offers": {"duplicate": (), "variant": ("length",)},
+}
 
 # The attributes that make a type: (shape, use, band, line).
 SHAPES = ("bottle", "lamp", "box", "bag")
@@ -121,6 +150,7 @@ _TAILS = ("ba", "den", "ia", "mo", "ra", "sto", "vik", "zen")
 MODEL_WORDS = tuple(head + tail for head in _HEADS for tail in _TAILS)
 MODEL_NUMBERS = 900  # 100 to 999
 N_MODELS = len(MODEL_WORDS) * MODEL_NUMBERS
+MODEL_SERIES = 11  # where these names run out, those with the next 900 numbers, and so on up to 9999
 
 USE_PHRASES = (
     ("for the kitchen", "for baking", "for busy cooks", "for use beside the stove", "for preparing meals"),
@@ -162,8 +192,9 @@ class Recipe:
     """How much each modality tells; with the task it determines the ceilings.
 
     `named_shape` is the probability that a text names the shape, `named_shape_reliability` that it then names
-    the true one (product_type only). Of the pairs, `positive_share` match; of the others, `two_aspects`
-    differ in two aspects and the rest in one, drawn by the weights `negative_mix` (in MODALITIES' order).
+    the true one (product_type only). Of the pairs, `positive_share` match (offers: are duplicates); of
+    the others, `variant_share` are variants only (offers only). Of the pairs left, `two_aspects` differ in two
+    aspects and the rest in one, drawn by the weights `negative_mix` (in MODALITIES' order).
     """
 
     image: Channel = Channel(reliability=0.985, missing=0.015)
@@ -173,6 +204,7 @@ class Recipe:
     named_shape: float = 0.25
     named_shape_reliability: float = 0.95
     positive_share: float = 0.3
+    variant_share: float = 0.2
     negative_mix: tuple[float, float, float, float] = (0.25, 0.25, 0.25, 0.25)
     two_aspects: float = 0.2
 
@@ -184,8 +216,9 @@ class Recipe:
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"Recipe.{name} is {value}: expected a probability, 0 to 1")
-        if not 0 < self.positive_share < 1:
-            raise ValueError(f"Recipe.positive_share is {self.positive_share}: expected between 0 and 1")
+        for name in ("positive_share", "variant_share"):
+            if not 0 < shares[name] < 1:
+                raise ValueError(f"Recipe.{name} is {shares[name]}: expected between 0 and 1")
         mix = self.negative_mix
         if len(mix) != len(MODALITIES) or not isclose(sum(mix), 1):
             raise ValueError(f"Recipe.negative_mix is {mix}: expected four weights that sum to 1")
@@ -209,18 +242,38 @@ def ceilings(task: str, recipe: Recipe = Recipe()) -> dict[str, float]:
     """The best reachable score of every non-empty subset of the modalities, such as "image+text".
 
     product_type: the accuracy of the Bayes classifier. Pairs: the best F1, 2TP / (2TP + FP + FN) of the
-    expected counts, over the thresholds on the posterior given the subset's signals.
+    expected counts, over the thresholds on the posterior given the subset's signals; offers: the mean of both
+    relations' best F1.
     """
     _check_task(task)
-    prior, likelihoods = _type_signals(recipe) if task == "product_type" else _pair_signals(recipe)
-    scores = {}
+    if task == "product_type":
+        return {subset: _bayes_accuracy(joint) for subset, joint in _subsets(*_type_signals(recipe))}
+    each = relation_ceilings(task, recipe).values()
+    return {subset: float(np.mean([scores[subset] for scores in each])) for subset in next(iter(each))}
+
+
+def relation_ceilings(task: str = "offers", recipe: Recipe = Recipe()) -> dict[str, dict[str, float]]:
+    """For each relation of a task of pairs, its best reachable F1 with every subset of the modalities."""
+    prior, _, holds = _hypotheses(task, recipe)
+    joints = list(_subsets(prior, _pair_signals(task, recipe)))
+    return {
+        relation: {subset: _best_f1(joint, held) for subset, joint in joints}
+        for relation, held in zip(RELATIONS[task], holds.T, strict=True)
+    }
+
+
+def _subsets(prior: Floats, likelihoods: list[Floats]) -> Iterator[tuple[str, Floats]]:
+    """P(hypothesis, signals), (hypotheses, combinations of signals), for every subset of the modalities."""
     for subset in (s for n in range(1, 5) for s in combinations(range(4), n)):
-        joint = prior[:, None]  # P(hypothesis, signals), (hypotheses, combinations of signals)
+        joint = prior[:, None]
         for m in subset:
-            joint = (joint[:, :, None] * likelihoods[m][:, None, :]).reshape(len(prior), -1)
-        score = _bayes_accuracy(joint) if task == "product_type" else _best_f1(joint)
-        scores["+".join(MODALITIES[m] for m in subset)] = score
-    return scores
+            joint = _joint(joint, likelihoods[m])
+        yield "+".join(MODALITIES[m] for m in subset), joint
+
+
+def _joint(one: Floats, other: Floats) -> Floats:
+    """P(both signals | hypothesis) of two independent ones, (hypotheses, combinations)."""
+    return (one[:, :, None] * other[:, None, :]).reshape(len(one), -1)
 
 
 def _bayes_accuracy(joint: Floats) -> float:
@@ -228,9 +281,9 @@ def _bayes_accuracy(joint: Floats) -> float:
     return float(joint.max(axis=0).sum())
 
 
-def _best_f1(joint: Floats) -> float:
-    """Best F1 over thresholds on the posterior; P(hypothesis, signals), (11, signals), the match first."""
-    positive, total = joint[0], joint.sum(axis=0)
+def _best_f1(joint: Floats, held: Bools) -> float:
+    """Best F1 over thresholds on the posterior that one of the `held` hypotheses, (hypotheses,), is true."""
+    positive, total = joint[held].sum(axis=0), joint.sum(axis=0)
     possible = total > 0
     order = np.argsort(-positive[possible] / total[possible])
     true, called = positive[possible][order].cumsum(), total[possible][order].cumsum()
@@ -256,21 +309,44 @@ def _type_signals(recipe: Recipe) -> tuple[Floats, list[Floats]]:
         if m == TEXT:
             named = _shown_given_true(len(SHAPES), recipe.named_shape_reliability)[true[IMAGE]]
             named = _with_missing(named, 1 - recipe.named_shape)
-            shown = (shown[:, :, None] * named[:, None, :]).reshape(len(shown), -1)
+            shown = _joint(shown, named)
         likelihoods.append(_with_missing(shown, channel.missing))
     return np.full(len(TYPE_NAMES), 1 / len(TYPE_NAMES)), likelihoods
 
 
-def _pair_signals(recipe: Recipe) -> tuple[Floats, list[Floats]]:
-    """P(match) and P(each set of differing aspects), (11,); P(signal | these) by modality, (11, 3) each."""
+def _hypotheses(task: str, recipe: Recipe) -> tuple[Floats, Bools, Bools]:
+    """All that can be true of a pair: probabilities, (h,), facts that differ, (h, facts), relations, (h, relations)."""
+    duplicates, others = recipe.positive_share, 1 - recipe.positive_share
     sets, weights = recipe.negatives()
-    prior = np.append(recipe.positive_share, (1 - recipe.positive_share) * weights)
-    differs = np.vstack([np.zeros(4, dtype=bool), sets]).astype(np.int64)  # a match differs in nothing
+    differs = np.vstack([np.zeros(4, dtype=bool), sets])
+    if task != "offers":
+        return np.append(duplicates, others * weights), differs, np.stack([~differs.any(axis=1)], axis=1)
+    same = duplicates + others * recipe.variant_share  # P(one product)
+    products = np.append(same, (1 - same) * weights)
+    # Colour and size differ as often between two products as within one: they tell nothing of the product.
+    colour_size = np.array([[False, False], [True, False], [False, True], [True, True]])
+    looks = np.append(duplicates, np.full(3, (same - duplicates) / 3)) / same
+    differs = np.hstack([differs.repeat(4, axis=0), np.tile(colour_size, (len(differs), 1))])
+    holds = np.stack([~differs.any(axis=1), ~differs[:, :4].any(axis=1)], axis=1)
+    return np.outer(products, looks).ravel(), differs, holds
+
+
+def _kinds(holds: Bools) -> Bools:
+    """The combinations of relations that occur, (kinds, relations), those that most hold in first."""
+    return np.unique(holds, axis=0)[::-1]
+
+
+def _pair_signals(task: str, recipe: Recipe) -> list[Floats]:
+    """For each modality P(signal | hypothesis), (hypotheses, signals); a signal is all facts that it shows."""
+    _, differs, _ = _hypotheses(task, recipe)
     likelihoods = []
     for m, channel in enumerate(recipe.channels):
-        shown = _shown_given_true(2, channel.reliability)[differs[:, m]]
+        shown = np.ones((len(differs), 1))
+        for fact, differ in zip(FACTS[task], differs.T.astype(np.int64), strict=True):
+            if SHOWN_BY[fact] == m:
+                shown = _joint(shown, _shown_given_true(2, channel.reliability)[differ])
         likelihoods.append(_with_missing(shown, 1 - (1 - channel.missing) ** 2))  # either side suffices
-    return prior, likelihoods
+    return likelihoods
 
 
 @dataclass(frozen=True)
@@ -280,7 +356,7 @@ class Offers:
     shape: Ints
     use: Ints
     named: Ints  # the shape that the text names, -1: none
-    model: Ints  # word and number in one: word * MODEL_NUMBERS + number
+    model: Ints  # see _model_name
     pattern: Ints
     colour: Ints
     brand: Ints
@@ -343,16 +419,23 @@ def _type_offers(types: Ints, recipe: Recipe, rng: np.random.Generator) -> Offer
 
 
 def _pair_offers(labels: Bools, task: str, recipe: Recipe, rng: np.random.Generator) -> tuple[Offers, Offers]:
-    """The left and right offers of the pairs with these labels, (n,)."""
-    n = len(labels)
-    sets, weights = recipe.negatives()
-    truly_differs = sets[rng.choice(len(sets), n, p=weights)] & ~labels[:, None]  # (n, 4)
-    differs = truly_differs ^ (rng.random((n, 4)) >= [channel.reliability for channel in recipe.channels])
+    """The left and right offers of the pairs with these labels, (n, relations)."""
+    n, facts = len(labels), FACTS[task]
+    prior, sets, holds = _hypotheses(task, recipe)
+    truly_differs = np.zeros((n, len(facts)), dtype=bool)
+    for kind in _kinds(holds):
+        ways = np.flatnonzero((holds == kind).all(axis=1))
+        if len(ways) > 1:  # the kind that differs in nothing has one
+            drawn = sets[rng.choice(ways, n, p=prior[ways] / prior[ways].sum())]
+            truly_differs |= drawn & (labels == kind).all(axis=1, keepdims=True)
+    reliability = [recipe.channels[SHOWN_BY[fact]].reliability for fact in facts]
+    shown = truly_differs ^ (rng.random((n, len(facts))) >= reliability)
+    differs = dict(zip(facts, shown.T, strict=True))
     # From here on, the labels play no part: all that the rows show follows from `differs` and chance.
     shape, use, band, line = np.unravel_index(rng.integers(len(TYPE_NAMES), size=n), TYPE_GRID)
     base_length, base_price = rng.uniform(20, 40, n), 5 * 40 ** rng.random(n)
     # No model name comes twice, so no two pairs (and so no two splits) share a product.
-    model, other_model = rng.choice(N_MODELS, (2, n), replace=False)
+    model, other_model = rng.choice(N_MODELS * ceil(2 * n / N_MODELS), (2, n), replace=False)
 
     def offers(model: Ints, pattern: Ints, colour: Ints, brand: Ints, size: Ints, position: Floats) -> Offers:
         """What a shop shows of these; both shops draw the rest anew, and alike."""
@@ -375,16 +458,17 @@ def _pair_offers(labels: Bools, task: str, recipe: Recipe, rng: np.random.Genera
     brand, size = rng.integers(len(BRANDS), size=n), rng.integers(len(SIZE_FACTOR), size=n)
     position = rng.random(n)  # of the weight in its band, in logarithms
     left = offers(model, pattern, colour, brand, size, position)
-    if task == "duplicates":
-        colour = np.where(differs[:, IMAGE], _other(colour, len(COLOURS), rng), colour)
-        size = np.where(differs[:, NUMERIC], _other(size, len(SIZE_FACTOR), rng), size)
+    if "colour" in differs:
+        colour = np.where(differs["colour"], _other(colour, len(COLOURS), rng), colour)
+        size = np.where(differs["size"], _other(size, len(SIZE_FACTOR), rng), size)
     else:
         colour, size = rng.integers(len(COLOURS), size=n), rng.integers(len(SIZE_FACTOR), size=n)
-        pattern = np.where(differs[:, IMAGE], _other(pattern, len(PATTERNS), rng), pattern)
+    if "pattern" in differs:
+        pattern = np.where(differs["pattern"], _other(pattern, len(PATTERNS), rng), pattern)
         # Round the band as round a circle: positions stay uniform, and the ratio is at least 6 ** 0.2 = 1.43.
-        position = np.where(differs[:, NUMERIC], (position + rng.uniform(0.2, 0.8, n)) % 1, position)
-    model = np.where(differs[:, TEXT], other_model, model)
-    brand = np.where(differs[:, CATEGORICAL], _other(brand, len(BRANDS), rng), brand)
+        position = np.where(differs["weight"], (position + rng.uniform(0.2, 0.8, n)) % 1, position)
+    model = np.where(differs["name"], other_model, model)
+    brand = np.where(differs["brand"], _other(brand, len(BRANDS), rng), brand)
     return left, offers(model, pattern, colour, brand, size, position)
 
 
@@ -392,10 +476,15 @@ def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
     return options[rng.integers(len(options))]
 
 
+def _model_name(model: int) -> str:
+    series, model = divmod(model, N_MODELS)
+    word, number = divmod(model, MODEL_NUMBERS)
+    return f"{MODEL_WORDS[word]} {100 + series * MODEL_NUMBERS + number}"
+
+
 def _texts(use: int, named: int, model: int, rng: np.random.Generator) -> tuple[str, str | None]:
     """Title and description; between them they tell the use, the model name and, if `named`, the shape."""
-    word, number = divmod(model, MODEL_NUMBERS)
-    name, phrase = f"{MODEL_WORDS[word]} {number + 100}", _pick(USE_PHRASES[use], rng)
+    name, phrase = _model_name(model), _pick(USE_PHRASES[use], rng)
     title = f"{_pick(ADJECTIVES, rng)} {_pick(GENERIC_NOUNS, rng)}"
     described = rng.random() >= DESCRIPTION_MISSING
     sentences = []
@@ -521,7 +610,9 @@ TITLES = {
     "product_type": "Synthetic catalogue: type of a product",
     "duplicates": "Synthetic catalogue: same offer in two shops",
     "variants": "Synthetic catalogue: same product but for colour and size",
+    "offers": "Synthetic catalogue: same offer, and same product, in two shops",
 }
+CHUNK = 4000  # records of the task offers that draw from one random generator; processes write several chunks at once
 
 
 def write_catalogue(
@@ -551,6 +642,7 @@ def write_catalogue(
         _write_types(folder, sizes, image_size, recipe, rng)
     else:
         _write_pairs(folder, task, sizes, image_size, recipe, rng)
+    relations = {name: {"ignore": list(columns)} for name, columns in RELATIONS.get(task, {}).items()}
     meta = {
         "name": "catalogue" if kway else f"catalogue_{task}",
         "title": TITLES[task],
@@ -560,6 +652,7 @@ def write_catalogue(
         "source": f"generated by mmtab.catalogue: {task}, {n_rows} rows, seed {seed}",
         "id": "id",
         **({"label": "product_type"} if kway else {}),
+        **({"relations": relations} if task == "offers" else {}),
         "columns": COLUMNS,
         "ceilings": {subset: round(score, 4) for subset, score in ceilings(task, recipe).items()},
     }
@@ -581,7 +674,7 @@ def _write_types(
     # Dealt evenly to each split, so that no type goes without training rows.
     dealt = [rng.permutation(np.resize(rng.permutation(k), size)) for size in sizes.values()]
     types = np.concatenate(dealt)
-    records = _write_records(folder, "p", _type_offers(types, recipe, rng), image_size, rng)
+    records = _write_records(folder, "p", _type_offers(types, recipe, rng), image_size, n, rng)
     labels = pa.array([TYPE_NAMES[t] for t in types], pa.string())
     _write_splits(folder, "", records.append_column("product_type", labels), sizes)
 
@@ -590,21 +683,35 @@ def _write_pairs(
     folder: Path, task: str, sizes: dict[str, int], image_size: int, recipe: Recipe, rng: np.random.Generator
 ) -> None:
     n = sum(sizes.values())
-    matches = {split: round(recipe.positive_share * size) for split, size in sizes.items()}
-    if not all(0 < matches[split] < size for split, size in sizes.items()):
-        raise ValueError(f"n_rows is {n}: expected more, for matches and other pairs in every split")
-    if 2 * n > N_MODELS:
-        raise ValueError(f"n_rows is {n}: expected at most {N_MODELS // 2}, the model names run out")
-    dealt = [rng.permutation(np.arange(size) < matches[split]) for split, size in sizes.items()]
-    labels = np.concatenate(dealt)
+    prior, _, holds = _hypotheses(task, recipe)
+    kinds = _kinds(holds)
+    shares = [prior[(holds == kind).all(axis=1)].sum() for kind in kinds]
+    dealt = []
+    for size in sizes.values():
+        counts = [round(share * size) for share in shares[:-1]]
+        counts.append(size - sum(counts))
+        if min(counts) < 1:
+            raise ValueError(f"n_rows is {n}: expected more, for pairs of every kind in every split")
+        dealt.append(np.repeat(np.arange(len(kinds)), counts))
+    if 2 * n > N_MODELS * MODEL_SERIES:
+        raise ValueError(f"n_rows is {n}: expected at most {N_MODELS * MODEL_SERIES // 2}, the model names run out")
+    labels = kinds[np.concatenate([rng.permutation(kind) for kind in dealt])]  # (n, relations)
     pairs = {}
     sides = zip(("left", "right"), _pair_offers(labels, task, recipe, rng), strict=True)
     for side, offers in sides:
         order = rng.permutation(n)  # each shop numbers its offers in its own order, so ids tell nothing
-        records = _write_records(folder, side[0], offers.take(order), image_size, rng)
+        chunk = CHUNK if task == "offers" else n
+        records = _write_records(folder, side[0], offers.take(order), image_size, chunk, rng)
         pq.write_table(records, folder / f"{side}.parquet")
         pairs[f"{side}_id"] = records["id"].take(pa.array(np.argsort(order)))
-    pairs["label"] = pa.array(labels).cast(pa.int8())
+    if task == "offers":
+        left, right = (ids.to_numpy() for ids in pairs.values())
+        entities = {"id": np.append(left, right)}
+        for held, relation in zip(labels.T, RELATIONS[task], strict=True):
+            entities[relation] = np.append(left, np.where(held, left, right))  # named by a record in it
+        pq.write_table(pa.table(entities).sort_by("id"), folder / "entities.parquet")
+    for held, relation in zip(labels.T, RELATIONS[task], strict=True):
+        pairs[relation] = pa.array(held).cast(pa.int8())
     _write_splits(folder, "pairs_", pa.table(pairs), sizes)
 
 
@@ -615,11 +722,38 @@ def _write_splits(folder: Path, prefix: str, table: pa.Table, sizes: dict[str, i
         start += size
 
 
-def _write_records(folder: Path, prefix: str, offers: Offers, image_size: int, rng: np.random.Generator) -> pa.Table:
-    """Write the photographs of the offers, and return their table: ids in row order, then COLUMNS."""
+def _write_records(
+    folder: Path, prefix: str, offers: Offers, image_size: int, chunk: int, rng: np.random.Generator
+) -> pa.Table:
+    """Write the photographs of the offers, and return their table: ids in row order, then COLUMNS.
+
+    Where there are several chunks, each draws from its own generator: the bytes are the same whatever the number of
+    processes.
+    """
+    starts = range(0, len(offers.shape), chunk)
+    rows = np.arange(len(offers.shape))
+    parts = [offers.take(rows[start : start + chunk]) for start in starts]
+    rngs = rng.spawn(len(starts)) if len(starts) > 1 else [rng]
+    write = partial(_write_chunk, folder, prefix, image_size)
+    n_processes = min(len(starts), _n_cores())
+    if n_processes == 1:
+        return pa.concat_tables(map(write, starts, parts, rngs))
+    with ProcessPoolExecutor(n_processes, get_context("fork")) as pool:
+        return pa.concat_tables(list(pool.map(write, starts, parts, rngs)))
+
+
+def _n_cores() -> int:
+    """Cores to use: one where processes are not safely forked, since spawned ones run the caller's script again."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+
+
+def _write_chunk(
+    folder: Path, prefix: str, image_size: int, start: int, offers: Offers, rng: np.random.Generator
+) -> pa.Table:
+    """_write_records for offers whose first has the number `start`."""
     rows = []
     for i in range(len(offers.shape)):
-        name = f"{prefix}{i:06d}"
+        name = f"{prefix}{start + i:06d}"
         shape, pattern, colour = int(offers.shape[i]), int(offers.pattern[i]), int(offers.colour[i])
         title, description = _texts(int(offers.use[i]), int(offers.named[i]), int(offers.model[i]), rng)
         row: dict[str, str | float | None] = {

@@ -56,6 +56,7 @@ def print_metrics(title: str, columns: dict[str, dict[str, Any]]) -> None:
 
     table = Table("metric", *columns, title=title)
     for name in {name: None for values in columns.values() for name in values}:
-        cells = [f"{values[name]:.4f}" if name in values else "" for values in columns.values()]
+        found = [values.get(name) for values in columns.values()]
+        cells = ["" if x is None else f"{x:,}" if isinstance(x, int) else f"{x:.4f}" for x in found]
         table.add_row(name, *cells)
     Console(width=None if sys.stdout.isatty() else 100).print(table)

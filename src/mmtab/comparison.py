@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ TEXT_FEATURES = (
     "code_containment", "code_jaccard", "code_inside", "code_nearest",
 )  # fmt: skip
 NUMERIC_FEATURES = ("distance", "relative_distance")
+IMAGE_FEATURES = ("cosine", "distance")  # of the features that a frozen image backbone makes of the cell's pictures
 EVERYTHING = "*"
 MAX_CHARACTERS = 400
 WORD = re.compile(r"\w+")
@@ -40,15 +41,15 @@ class Comparison:
         self.schema, self.columns, self.idf_ = schema, columns, idf_
         self.groups: list[tuple[str, int]] = []
         for name in columns:
-            numeric = name != EVERYTHING and self._type(name) in (ColumnType.NUMERIC, ColumnType.DATETIME)
-            self.groups.append((name, len(NUMERIC_FEATURES if numeric else TEXT_FEATURES)))
+            kind = ColumnType.TEXT if name == EVERYTHING else self._type(name)
+            numeric, image = kind in (ColumnType.NUMERIC, ColumnType.DATETIME), kind is ColumnType.IMAGE
+            features = NUMERIC_FEATURES if numeric else IMAGE_FEATURES if image else TEXT_FEATURES
+            self.groups.append((name, len(features)))
 
     @staticmethod
     def fit(records: Table, rows: np.ndarray, pairs: Pairs, schema: Schema) -> Comparison:
         """``rows``: records that training may see."""
-        images = schema.of_type(ColumnType.IMAGE)
-        columns = [name for name in shared_columns(records, pairs, schema) if name not in images]
-        comparison = Comparison(schema, [*columns, EVERYTHING], {})
+        comparison = Comparison(schema, [*shared_columns(records, pairs, schema), EVERYTHING], {})
         for name in comparison._texts():
             comparison.idf_[name] = _rarity([text for text in comparison._cells(records, name, rows) if text])
         return comparison
@@ -57,13 +58,19 @@ class Comparison:
     def n_features(self) -> int:
         return sum(width for _, width in self.groups)
 
-    def __call__(self, records: Table, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """[n_pairs, n_features] float64."""
+    def __call__(
+        self, records: Table, left: np.ndarray, right: np.ndarray, pictures: Mapping[str, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """[n_pairs, n_features] float64. ``pictures``: by column, [n_records, f] features of its pictures, NaN where there
+        is none; a column that it lacks counts as missing."""
         rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
         first, second = places[: len(left)], places[len(left) :]
         parts: list[np.ndarray] = []
         for name, _ in self.groups:
-            if name in self.idf_:
+            if name != EVERYTHING and self._type(name) is ColumnType.IMAGE:
+                seen = (pictures or {}).get(name)
+                parts.append(np.full((len(left), 2), math.nan) if seen is None else _compare_vectors(seen, left, right))
+            elif name in self.idf_:
                 parts.append(_compare_texts(self._cells(records, name, rows), first, second, self.idf_[name]))
             else:
                 values = np.array(
@@ -80,6 +87,11 @@ class Comparison:
     def to_dict(self) -> dict[str, object]:
         return {"columns": self.columns, "idf_": self.idf_}
 
+    @property
+    def owners(self) -> list[str]:
+        """The column that each feature is of."""
+        return [name for name, width in self.groups for _ in range(width)]
+
     def _type(self, name: str) -> ColumnType:
         return next(column.type for column in self.schema.columns if column.name == name)
 
@@ -87,8 +99,11 @@ class Comparison:
         return [name for name, width in self.groups if width == len(TEXT_FEATURES)]
 
     def _cells(self, records: Table, name: str, rows: np.ndarray) -> list[str]:
-        """Lower-cased text; "" for missing. ``*`` is all text and categories of the row."""
-        names = self.schema.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL) if name == EVERYTHING else [name]
+        """Lower-cased text; "" for missing. ``*`` is all text and categories of the row that every
+        relation minds."""
+        ignored = {column for columns in self.schema.ignored.values() for column in columns}
+        written = [n for n in self.schema.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL) if n not in ignored]
+        names = written if name == EVERYTHING else [name]
         cells = [records.columns[n].take(rows).to_pylist() for n in names]
         return (
             [" ".join(part for part in row if part).lower() for row in zip(*cells, strict=True)]
@@ -105,6 +120,16 @@ def shared_columns(records: Table, pairs: Pairs, schema: Schema) -> list[str]:
         if (present[pairs.left] & present[pairs.right]).any():
             names.append(column.name)
     return names
+
+
+def _compare_vectors(vectors: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """[n_pairs, 2]: cosine and mean absolute distance."""
+    parts = []
+    for start in range(0, len(left), 4096):
+        a, b = (vectors[side[start : start + 4096]].astype(np.float32) for side in (left, right))
+        size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        parts.append(np.stack([(a * b).sum(1) / np.maximum(size, 1e-9), np.abs(a - b).mean(1)], 1))
+    return np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, 2))
 
 
 def _compare_texts(texts: list[str], first: np.ndarray, second: np.ndarray, idf: dict[str, float]) -> np.ndarray:

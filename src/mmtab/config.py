@@ -19,7 +19,7 @@ PRECISIONS = {"auto": "", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-
 
 @dataclass
 class GenerateConfig:
-    """A task of the shipped catalogue: product_type, duplicates or variants."""
+    """A task of the shipped catalogue: product_type, duplicates, variants or offers (both relations at once)."""
 
     task: str = MISSING
     n_rows: int = 4000
@@ -29,13 +29,16 @@ class GenerateConfig:
 @dataclass
 class DatasetConfig:
     """``path`` is absolute, under ``data_root``, or else from where you are. ``drop``: columns or column types to leave out. ``bad_cells``:
-    ``missing`` counts and reports cells that do not fit their column's type instead of stopping."""
+    ``missing`` counts and reports cells that do not fit their column's type instead of stopping. ``relations`` (matching):
+    those to learn, where dataset.yaml names several; none: all. ``ignore``: columns in which matches may differ."""
 
     name: str = MISSING
     path: str | None = None
     generate: GenerateConfig | None = None
     drop: list[str] = field(default_factory=list)
     bad_cells: str = "error"
+    relations: list[str] = field(default_factory=list)
+    ignore: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -72,15 +75,32 @@ class KWayHeadConfig:
 
 
 @dataclass
+class AugmentConfig:
+    """Of training pairs, each a probability: that a cell goes missing, with what was compared of it; that a sequence of
+    two rows' text loses a span; that it has its columns in another order."""
+
+    cell_drop: float = 0.0
+    span_deletion: float = 0.0
+    column_shuffle: float = 0.0
+
+
+@dataclass
 class PairHeadConfig:
-    """``compare``: the encoder of hand-made comparisons, or null. ``cross_text``: both rows' text in one sequence, where
-    text is tuned and text.layout=joint. ``pos_weight``: weight of a match in the loss."""
+    """The parts of the pair model (``models.PairModel``); null leaves one out. ``compare``: the encoder of hand-made
+    comparisons. ``cross_text``: both rows' text is also read in one sequence, by a text encoder with the settings of
+    text.yaml and, where they differ, ``cross``. ``hard_negatives``: how many mined non-matches an epoch, as a share of the training pairs,
+    renewed every ``mine_every`` epochs. ``pos_weight``: weight of a match in the loss."""
 
     model: dict[str, Any] = field(default_factory=dict)
-    head: dict[str, Any] = field(default_factory=dict)
+    tower: dict[str, Any] | None = None
+    joint: dict[str, Any] | None = None
     compare: dict[str, Any] | None = None
+    cross_text: bool = False
+    cross: dict[str, Any] = field(default_factory=dict)
     n_tuned_text_layers: int | None = 0
-    cross_text: bool = True
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    hard_negatives: float = 0.0
+    mine_every: int = 1
     pos_weight: float | None = None
 
 
@@ -129,6 +149,30 @@ class EvaluateConfig:
 
 
 @dataclass
+class MatchConfig:
+    """``left`` and ``right``, or ``records`` to find what one table holds twice; none: the tables of the run's dataset.
+    ``k``: candidates a record of each kind of blocking; null: the fewest that reach ``recall`` on the dataset's valid
+    matches. ``clustering``: components or correlation. ``truth``: a table of pairs with labels, or of entities (id and a
+    column a relation), to score against. ``shard``: records, or pairs, worked on at a time and kept should the run be
+    killed. ``n_shown``: pairs on the page."""
+
+    run: str = MISSING
+    output: str = MISSING
+    left: str | None = None
+    right: str | None = None
+    records: str | None = None
+    truth: str | None = None
+    k: int | None = None
+    recall: float = 0.99
+    max_k: int = 10
+    clustering: str = "correlation"
+    shard: int = 4096
+    n_shown: int = 60
+    explain: bool = True
+    accelerator: str = "auto"
+
+
+@dataclass
 class PredictConfig:
     """``input``: a table, or for matching a table of pairs with ``left`` and ``right`` (or one ``records``)."""
 
@@ -167,18 +211,37 @@ def typed(config: DictConfig) -> RunConfig:
         value = getattr(run.trainer, name)
         if value is not None and value < least:
             raise ConfigError(f"trainer.{name}={value}: expected at least {least}")
+    for name in ("cell_drop", "span_deletion", "column_shuffle"):
+        if not 0 <= getattr(run.pair_head.augment, name) < 1:
+            raise ConfigError(f"pair_head.augment.{name}={getattr(run.pair_head.augment, name)}: expected 0 to below 1")
+    if run.pair_head.hard_negatives < 0 or run.pair_head.mine_every < 1:
+        raise ConfigError("pair_head.hard_negatives: expected at least 0, and pair_head.mine_every at least 1")
+    if run.pair_head.model and not (run.pair_head.tower or run.pair_head.joint or run.pair_head.compare):
+        raise ConfigError("pair_head: tower, joint and compare are all null; expected at least one")
+    if run.pair_head.cross_text and not run.pair_head.joint:
+        raise ConfigError("pair_head.cross_text: its tokens are read by the joint view; set pair_head.joint as well")
+    if run.pair_head.tower and not run.pair_head.model.get("towers"):
+        raise ConfigError("pair_head.tower: it compares the vectors of towers; set pair_head.model.towers=true")
+    if run.pair_head.hard_negatives and not run.pair_head.model.get("towers"):
+        raise ConfigError(
+            "pair_head.hard_negatives: they are found among the vectors of towers; set pair_head.model.towers=true"
+        )
     return run
 
 
-def settle(config: RunConfig, task: str, has_text: bool, n_train: int) -> RunConfig:
-    """Replace the choices left open by what suits the task and the amount of training data."""
+def settle(config: RunConfig, task: str, has_text: bool, n_train: int, apart: bool = False) -> RunConfig:
+    """Replace the choices left open by what suits the task and the amount of training data. ``apart``: some relation
+    ignores a text column that another reads, so cells must not read each other."""
     text, trainer = dict(config.text), config.trainer
     if text["n_tuned_layers"] == "auto":
         head = config.kway_head if task == "kway" else config.pair_head
         text["n_tuned_layers"] = head.n_tuned_text_layers
+    if apart:
+        text["layout"] = "column"
+    crossed = task != "kway" and config.pair_head.cross_text
     epochs = trainer.max_epochs
     if epochs is None:
-        tuned = has_text and text["n_tuned_layers"] != 0
+        tuned = has_text and (text["n_tuned_layers"] != 0 or crossed)
         steps = math.ceil(n_train / trainer.batch_size / trainer.accumulate)
         epochs = min(max(5 if tuned else 12, math.ceil(500 / steps)), 60)
     patience = trainer.patience if trainer.patience is not None else max(3, epochs // 3)
@@ -194,5 +257,6 @@ def register() -> None:
         ("run_config", RunConfig),
         ("evaluate_config", EvaluateConfig),
         ("predict_config", PredictConfig),
+        ("match_config", MatchConfig),
     ):
         store.store(name=name, node=node)

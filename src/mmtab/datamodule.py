@@ -4,8 +4,10 @@ features); a batch is then a slice of arrays."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import pyarrow.compute as pc
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from mmtab.config import AugmentConfig
 from mmtab.encoders.image import ImageEncoder
 from mmtab.encoders.text import TextEncoder
 from mmtab.errors import ConfigError
@@ -72,16 +75,37 @@ class Sequences:
         slots = (keep[:, None] * c + np.arange(c)) if self.joint else keep[:, None]
         return self._frame([(length, ids, part)], slots)
 
-    def double(self, left: np.ndarray, right: np.ndarray) -> TextBatch:
-        """One sequence a pair; the parts of the right row follow those of the left one, as do its table rows."""
-        c, b = self.n_columns, len(left)
-        n_left, (ids_left, part_left) = self.tokens.padded(left, self.part)
-        n_right, (ids_right, part_right) = self.tokens.padded(right, self.part)
+    def double(
+        self,
+        first: np.ndarray,
+        second: np.ndarray,
+        augment: AugmentConfig | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> TextBatch:
+        """One sequence a pair; the parts of the second row follow those of the first, as do its table rows."""
+        c, b = self.n_columns, len(first)
+        sides = []
+        for units in (first, second):
+            length, (ids, part) = self.tokens.padded(units, self.part)
+            if augment is not None and rng is not None:
+                length, ids, part = _vary(length, ids, part, c, augment, rng)
+            sides.append((length, ids, part))
+        (n_first, ids_first, part_first), (n_second, ids_second, part_second) = sides
         slots = np.arange(b)[:, None] * c + np.arange(c)
         return self._frame(
-            [(n_left, ids_left, part_left), (n_right, ids_right, part_right + c)],
+            [(n_first, ids_first, part_first), (n_second, ids_second, part_second + c)],
             np.concatenate([slots, slots + b * c], 1),
         )
+
+    @functools.cached_property
+    def rank(self) -> np.ndarray:
+        """[n] int64: units in the order of their content, equal ones on one rank. It does not depend on which others
+        there are, so the row that comes first in a pair's sequence is the same from either side."""
+        o = self.tokens.offsets
+        ids, part = np.asarray(self.tokens.ids), np.asarray(self.part)
+        keys = [ids[i:j].tobytes() + part[i:j].tobytes() for i, j in itertools.pairwise(o)]
+        place = {key: i for i, key in enumerate(sorted(set(keys)))}
+        return np.array([place[key] for key in keys], np.int64)
 
     def _frame(self, sides: list[tuple[np.ndarray, np.ndarray, np.ndarray]], slots: np.ndarray) -> TextBatch:
         """[first] side [separator] (side [separator]), padded to the longest."""
@@ -112,6 +136,24 @@ class Sequences:
         )
 
 
+def _vary(
+    length: np.ndarray, ids: np.ndarray, part: np.ndarray, c: int, augment: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Some sequences lose a span of up to a quarter of their tokens, some have their columns in another order (two of the
+    augmentations of Ditto)."""
+    b, width = ids.shape
+    position = np.arange(width)
+    shuffled = rng.random((b, 1)) < augment.column_shuffle
+    order = np.where(shuffled, rng.random((b, c)).argsort(1), np.arange(c))
+    place = np.take_along_axis(order, np.maximum(part, 0).astype(np.int64), 1) * width + position
+    cut = np.where(rng.random(b) < augment.span_deletion, (rng.random(b) * (length // 4 + 1)).astype(np.int64), 0)
+    start = (rng.random(b) * (length - cut + 1)).astype(np.int64)
+    gone = (position >= start[:, None]) & (position < (start + cut)[:, None])
+    place = np.where(gone | (position >= length[:, None]), c * width + position, place)
+    place = place.argsort(1, kind="stable")
+    return length - cut, np.take_along_axis(ids, place, 1), np.take_along_axis(part, place, 1)
+
+
 def text_columns(schema: Schema, also: tuple[str, ...]) -> list[str]:
     """Columns that the text encoder reads: text, and the further types that it was asked to write out."""
     writable = [ColumnType.CATEGORICAL, ColumnType.NUMERIC, ColumnType.DATETIME]
@@ -127,7 +169,7 @@ def tokenize(table: Table, columns: list[str], encoder: TextEncoder, store: Stor
     """Each distinct cell once, in batches; cells row by row, each cut to the encoder's ``max_length``."""
     texts = [_as_text(table.columns[name]) for name in columns]
     backend = encoder.tokenizer.backend_tokenizer
-    prefixes = [f"{name.replace('_', ' ').strip().lower()}: " if encoder.column_names else "" for name in columns]
+    prefixes = [encoder.column_prefix.replace("{}", name.replace("_", " ").strip().lower()) for name in columns]
     key = {
         "texts": [digest_of(text) for text in texts],
         "tokenizer": digest_of(np.frombuffer(backend.to_str().encode(), np.uint8)),
@@ -220,14 +262,17 @@ class EncodedTable:
     image_index: np.ndarray | None = None  # [n, c, j] int32
     pixels: np.ndarray | None = None  # [m, 3, h, w] uint8
     image_features: np.ndarray | None = None  # [m, f] float16
+    cross: Sequences | None = None  # text to be read in one sequence with another row's
+    columns: dict[str, list[str]] = field(default_factory=dict)  # see encoded_columns
 
-    def rows(self, rows: np.ndarray, text: TextBatch | None = None) -> TensorTable:
-        """Some rows; ``text`` where the caller has put it in sequences of its own."""
-        if text is None and self.text_features is not None and self.text_present is not None:
+    def rows(self, rows: np.ndarray) -> TensorTable:
+        """Some rows, by number."""
+        text = None
+        if self.text_features is not None and self.text_present is not None:
             none = torch.zeros(0, 0, dtype=torch.long)
             features, present = torch.from_numpy(self.text_features[rows]), torch.from_numpy(self.text_present[rows])
             text = TextBatch(none, none.bool(), none, none, none, features, present)
-        elif text is None and self.text is not None:
+        elif self.text is not None:
             text = self.text.single(rows)
         return TensorTable(
             n_rows=len(rows),
@@ -236,6 +281,24 @@ class EncodedTable:
             text=text,
             image=self._images(rows),
         )
+
+    @functools.cached_property
+    def pictures(self) -> dict[str, np.ndarray]:
+        """By image column, [n, f] float16: the mean features of a cell's pictures, NaN where it has none; empty where the
+        backbone is not frozen."""
+        if self.image_index is None or self.image_features is None:
+            return {}
+        found = {}
+        for c, name in enumerate(self.columns["image"]):
+            index = self.image_index[:, c]
+            out = np.full((self.n_rows, self.image_features.shape[1]), np.nan, np.float16)
+            for start in range(0, self.n_rows, 1024):
+                part = index[start : start + 1024]
+                count = (part >= 0).sum(1)[:, None]
+                total = (self.image_features[np.maximum(part, 0)].astype(np.float32) * (part >= 0)[..., None]).sum(1)
+                out[start : start + 1024] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+            found[name] = out
+        return found
 
     def _images(self, rows: np.ndarray) -> ImageBatch | None:
         if self.image_index is None:
@@ -252,13 +315,46 @@ class EncodedTable:
             pixels = torch.from_numpy(self.pixels[distinct])
         return ImageBatch(torch.from_numpy(places.astype(np.int64)), pixels, features)
 
-    @property
+    @functools.cached_property
     def text_lengths(self) -> np.ndarray:
-        """[n] tokens a row, for batches of similar length."""
-        if self.text is None or self.text_features is not None:
-            return np.zeros(self.n_rows, np.int64)
-        lengths = self.text.tokens.lengths
-        return lengths if self.text.joint else lengths.reshape(self.n_rows, -1).max(1, initial=0)
+        """[n] tokens a row that the text transformer will read, for batches of similar length."""
+        lengths = np.zeros(self.n_rows, np.int64) if self.cross is None else self.cross.tokens.lengths
+        if self.text is not None and self.text_features is None:
+            own = self.text.tokens.lengths
+            lengths = lengths + (own if self.text.joint else own.reshape(self.n_rows, -1).max(1, initial=0))
+        return lengths
+
+
+def encoded_columns(schema: Schema, preprocessor: Preprocessor, also: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """By kind of encoder, the table's column that each of its columns comes from (a moment gives several numbers)."""
+    return {
+        "text": text_columns(schema, also),
+        "image": schema.of_type(ColumnType.IMAGE),
+        "numeric": [name.split(":")[0] if name not in schema.of_type(ColumnType.NUMERIC) else name for name in preprocessor.scalers_],
+        "categorical": list(preprocessor.coders_),
+    }  # fmt: skip
+
+
+def without_cells(table: TensorTable, columns: dict[str, list[str]], gone: dict[str, np.ndarray]) -> TensorTable:
+    """The rows with some cells missing; ``gone``: by column, [n_rows] bool. Text is left out only where it comes as
+    features: sequences lose spans instead."""
+
+    def mask(kind: str) -> torch.Tensor:
+        none = np.zeros(table.n_rows, bool)
+        return torch.from_numpy(np.stack([gone.get(name, none) for name in columns[kind]], 1))
+
+    text, image = table.text, table.image
+    if text is not None and text.present is not None:
+        text = replace(text, present=text.present & ~mask("text"))
+    if image is not None:
+        image = replace(image, index=image.index.masked_fill(mask("image")[..., None], -1))
+    return replace(
+        table,
+        numeric=None if table.numeric is None else table.numeric.masked_fill(mask("numeric"), torch.nan),
+        categorical=None if table.categorical is None else table.categorical.masked_fill(mask("categorical"), 0),
+        text=text,
+        image=image,
+    )
 
 
 def encode_table(
@@ -269,14 +365,18 @@ def encode_table(
     image: ImageEncoder | None,
     store: Store,
     *,
-    pairs: bool = False,
+    cross: TextEncoder | None = None,
+    cross_columns: list[str] | None = None,
     bad_cells: BadCells = "error",
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
 ) -> EncodedTable:
-    """Run everything that is done once. ``pairs``: leave room for two rows in a text sequence."""
-    encoded = EncodedTable(len(table), preprocessor.numeric(table, schema), preprocessor.categorical(table))
+    """Run everything that is done once. ``cross`` reads ``cross_columns`` of two rows at once."""
+    columns = encoded_columns(schema, preprocessor, text.also if text is not None else ())
+    encoded = EncodedTable(
+        len(table), preprocessor.numeric(table, schema), preprocessor.categorical(table), columns=columns
+    )
     if image is not None:
         index, sources = collect_images(table, schema.of_type(ColumnType.IMAGE))
         pixels, valid = decode_images(
@@ -293,12 +393,28 @@ def encode_table(
     if text is not None:
         cells = tokenize(table, text_columns(schema, text.also), text, store)
         joint = text.layout == "joint"
-        budget = (text.max_length - 3) // 2 if pairs else text.max_length - 2
-        encoded = replace(encoded, text=sequences(cells, text, budget=budget, joint=joint))
+        encoded = replace(encoded, text=sequences(cells, text, budget=text.max_length - 2, joint=joint))
         if text.frozen:
             features, present = _frozen_text(text, encoded, store, autocast, device, progress)
             encoded = replace(encoded, text_features=features, text_present=present)
+    if cross is not None:
+        encoded = replace(encoded, cross=cross_sequences(table, cross_columns or [], cross, store))
     return encoded
+
+
+def cross_sequences(table: Table, columns: list[str], encoder: TextEncoder, store: Store) -> Sequences:
+    """Text of rows to be read in one sequence with another row's, which leaves each half of the room."""
+    return sequences(
+        tokenize(table, columns, encoder, store), encoder, budget=(encoder.max_length - 3) // 2, joint=True
+    )
+
+
+def without_text(text: TextBatch, column: int, n_columns: int) -> TextBatch:
+    """Sequences of two rows in which nobody reads one column; its cells are as if missing."""
+    gone = (text.part == column) | (text.part == column + n_columns)
+    slot = text.slot.clone()
+    slot[:, [column, column + n_columns]] = -1
+    return replace(text, mask=text.mask & ~gone, part=text.part.masked_fill(gone, -1), slot=slot)
 
 
 def weights_digest(module: torch.nn.Module) -> str:
@@ -385,10 +501,12 @@ class KWayBatches(Dataset[KWayBatch]):
 
 
 class PairBatches(Dataset[PairBatch]):
-    """Batches of pairs of a table's rows.
+    """Batches of pairs of a table's rows. ``labels`` [n, r] int64, -1 unknown; ``comparison`` [n, f] float32, whose
+    features belong to the columns named in ``compared``.
 
-    ``cross_text``: both rows' text in one sequence. ``both_ways``: each batch carries its mirror image (scoring);
-    otherwise the sides of each pair are exchanged at random (training), seeded by ``seed``.
+    ``augment``, in training: cells go missing, and sequences of two rows are varied and begin with either row; otherwise
+    they begin with the row whose content comes first, so that no score depends on which row is called left. ``n_mined``
+    places follow the pairs given, for non-matches that are found while the model learns.
     """
 
     def __init__(
@@ -399,44 +517,78 @@ class PairBatches(Dataset[PairBatch]):
         labels: np.ndarray,
         comparison: np.ndarray | None,
         *,
-        cross_text: bool,
-        both_ways: bool,
+        compared: Sequence[str] = (),
+        augment: AugmentConfig | None = None,
+        n_mined: int = 0,
         seed: int = 0,
     ) -> None:
         self.table, self.left, self.right, self.labels, self.comparison = table, left, right, labels, comparison
-        joint = table.text is not None and table.text.joint and table.text_features is None
-        self.cross_text = cross_text and joint  # a cell that has its sequence to itself shares it with no other row
-        self.both_ways, self.seed, self.n_drawn = both_ways, seed, 0
-        self.lengths = table.text_lengths[left] + table.text_lengths[right]
+        self.compared, self.augment, self.seed, self.n_drawn = np.array(compared, object), augment, seed, 0
+        self.n_mined = n_mined
+        if n_mined:  # until some are found, more of the pairs given
+            again = np.resize(np.random.default_rng(seed).permutation(len(left)), n_mined)
+            self._append(left[again], right[again], labels[again], None if comparison is None else comparison[again])
+
+    def mined(self, left: np.ndarray, right: np.ndarray, comparison: np.ndarray | None) -> None:
+        """Fill the places for mined non-matches, repeating them where there are fewer."""
+        if not self.n_mined or not len(left):
+            return
+        n, places = len(self.left) - self.n_mined, np.resize(np.arange(len(left)), self.n_mined)
+        self.left, self.right, self.labels = self.left[:n], self.right[:n], self.labels[:n]
+        self.comparison = None if self.comparison is None else self.comparison[:n]
+        self._append(
+            left[places], right[places], np.zeros((self.n_mined, self.labels.shape[1]), np.int64),
+            None if comparison is None else comparison[places],
+        )  # fmt: skip
+
+    def _append(self, left: np.ndarray, right: np.ndarray, labels: np.ndarray, comparison: np.ndarray | None) -> None:
+        self.left, self.right = np.concatenate([self.left, left]), np.concatenate([self.right, right])
+        self.labels = np.concatenate([self.labels, labels])
+        if self.comparison is not None and comparison is not None:
+            self.comparison = np.concatenate([self.comparison, comparison])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[n] tokens a pair."""
+        lengths = self.table.text_lengths
+        return lengths[self.left] + lengths[self.right]
 
     def __len__(self) -> int:
         return len(self.left)
 
     def __getitems__(self, pairs: list[int]) -> PairBatch:
-        chosen = np.asarray(pairs)
+        chosen, b = np.asarray(pairs), len(pairs)
         left, right = self.left[chosen], self.right[chosen]
-        if self.both_ways:
-            return replace(self._batch(chosen, left, right), mirror=self._batch(chosen, right, left))
-        worker = get_worker_info()
-        self.n_drawn += 1
-        swap = np.random.default_rng((self.seed, self.n_drawn, worker.id if worker else 0)).random(len(chosen)) < 0.5
-        return self._batch(chosen, np.where(swap, right, left), np.where(swap, left, right))
-
-    def _batch(self, chosen: np.ndarray, left: np.ndarray, right: np.ndarray) -> PairBatch:
-        text, b = None, len(chosen)
-        if self.cross_text:
-            assert self.table.text is not None
-            rows, places = np.concatenate([left, right]), np.arange(2 * b)
-            text = self.table.text.double(left, right)
-        else:
-            rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+        rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+        table = self.table.rows(rows)
+        comparison = None if self.comparison is None else self.comparison[chosen]
+        rng = None
+        if self.augment is not None:
+            worker = get_worker_info()
+            self.n_drawn += 1
+            rng = np.random.default_rng((self.seed, self.n_drawn, worker.id if worker else 0))
+            if self.augment.cell_drop > 0:
+                names = list(dict.fromkeys(name for names in self.table.columns.values() for name in names))
+                gone = dict(zip(names, rng.random((len(names), len(rows))) < self.augment.cell_drop, strict=True))
+                table = without_cells(table, self.table.columns, gone)
+                if comparison is not None:
+                    none = np.zeros(len(rows), bool)
+                    lost = np.stack([gone.get(name, none) for name in self.compared], 1)
+                    comparison = np.where(lost[places[:b]] | lost[places[b:]], np.float32(np.nan), comparison)
+        cross = None
+        if self.table.cross is not None:
+            rank = self.table.cross.rank
+            swap = rng.random(b) < 0.5 if rng is not None else rank[left] > rank[right]
+            first, second = np.where(swap, right, left), np.where(swap, left, right)
+            cross = self.table.cross.double(first, second, self.augment, rng)
         return PairBatch(
-            table=self.table.rows(rows, text),
+            table=table,
             left=torch.from_numpy(places[:b]),
             right=torch.from_numpy(places[b:]),
             row=torch.from_numpy(chosen),
             label=torch.from_numpy(self.labels[chosen]),
-            comparison=None if self.comparison is None else torch.from_numpy(self.comparison[chosen]),
+            comparison=None if comparison is None else torch.from_numpy(comparison),
+            cross=cross,
         )
 
 
@@ -444,24 +596,27 @@ class LengthBatches(Sampler[list[int]]):
     """Batches of rows of similar length, to pad little. Shuffled: rows are dealt into chunks at random each epoch,
     sorted within a chunk, and the batches shuffled again; otherwise simply sorted, the longest first."""
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, shuffle: bool, seed: int = 0, chunk: int = 32) -> None:
-        self.lengths, self.batch_size, self.shuffle, self.seed, self.chunk = lengths, batch_size, shuffle, seed, chunk
+    def __init__(
+        self, rows: KWayBatches | PairBatches, batch_size: int, shuffle: bool, seed: int = 0, chunk: int = 32
+    ) -> None:
+        self.rows, self.batch_size, self.shuffle, self.seed, self.chunk = rows, batch_size, shuffle, seed, chunk
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        lengths = self.rows.lengths
         if not self.shuffle:
-            order = np.argsort(-self.lengths, kind="stable")
+            order = np.argsort(-lengths, kind="stable")
             yield from (order[i : i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size))
             return
         rng = np.random.default_rng((self.seed, self.epoch))
         self.epoch += 1
-        order = rng.permutation(len(self.lengths))
+        order = rng.permutation(len(lengths))
         size = self.batch_size * self.chunk
         chunks = [order[i : i + size] for i in range(0, len(order), size)]
-        order = np.concatenate([chunk[np.argsort(-self.lengths[chunk], kind="stable")] for chunk in chunks])
+        order = np.concatenate([chunk[np.argsort(-lengths[chunk], kind="stable")] for chunk in chunks])
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         for i in rng.permutation(len(batches)):
             yield batches[i].tolist()
@@ -473,9 +628,9 @@ def loader(
     """Batches come made; the loader only draws them, and pins them where a GPU waits."""
     return DataLoader(
         batches,
-        batch_sampler=LengthBatches(batches.lengths, batch_size, shuffle, seed),
+        batch_sampler=LengthBatches(batches, batch_size, shuffle, seed),
         collate_fn=lambda batch: batch,
         num_workers=n_workers,
-        persistent_workers=n_workers > 0,
+        persistent_workers=n_workers > 0 and getattr(batches, "n_mined", 0) == 0,  # else they would keep old pairs
         pin_memory=torch.cuda.is_available(),
     )

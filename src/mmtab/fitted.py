@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mmtab.comparison import Comparison, shared_columns
+from mmtab.comparison import Comparison
 from mmtab.preprocess import CategoryRules, Preprocessor, QuantileScaler
 from mmtab.schema import Schema
 from mmtab.table import Pairs, Table
@@ -20,7 +20,6 @@ class Fitted:
     preprocessor: Preprocessor
     comparison: Comparison | None = None
     comparison_scalers: tuple[QuantileScaler, ...] = ()
-    shared: tuple[str, ...] = ()
 
     @staticmethod
     def kway(train: Table, schema: Schema, rules: CategoryRules) -> Fitted:
@@ -28,34 +27,29 @@ class Fitted:
 
     @staticmethod
     def matching(records: Table, pairs: Pairs, schema: Schema, rules: CategoryRules) -> Fitted:
-        """Sees the records of the training pairs, and no others."""
+        """Sees the records of the training pairs, and no others. Comparisons are to be scaled by ``with_scalers``."""
         rows = np.unique(np.concatenate([pairs.left, pairs.right]))
         comparison = Comparison.fit(records, rows, pairs, schema)
-        features = comparison(records, pairs.left, pairs.right)
-        scalers = tuple(QuantileScaler.fit(column) for column in features.T)
-        return Fitted(
-            Preprocessor.fit(records, schema, rules, rows),
-            comparison,
-            scalers,
-            tuple(shared_columns(records, pairs, schema)),
-        )
+        return Fitted(Preprocessor.fit(records, schema, rules, rows), comparison)
 
-    def compare(self, records: Table, pairs: Pairs) -> np.ndarray:
-        """[n_pairs, n_features] float32, scaled by rank, NaN for missing."""
-        assert self.comparison is not None
-        features = self.comparison(records, pairs.left, pairs.right)
-        return np.stack([scaler.transform(x) for scaler, x in zip(self.comparison_scalers, features.T, strict=True)], 1)
+    def with_scalers(self, features: np.ndarray) -> Fitted:
+        """``features`` [n_pairs, n_features]: the comparison of the training pairs."""
+        return replace(self, comparison_scalers=tuple(QuantileScaler.fit(column) for column in features.T))
+
+    def scale(self, features: np.ndarray) -> np.ndarray:
+        """[n_pairs, n_features] float32, by rank among the training pairs; NaN for missing."""
+        columns = [scaler.transform(x) for scaler, x in zip(self.comparison_scalers, features.T, strict=True)]
+        return np.stack(columns, 1)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "preprocessor": self.preprocessor.to_dict(),
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "comparison_scalers": [scaler.quantiles_ for scaler in self.comparison_scalers],
-            "shared": list(self.shared),
         }
 
     @staticmethod
     def from_dict(raw: dict[str, Any], schema: Schema) -> Fitted:
         comparison = raw["comparison"] and Comparison(schema, raw["comparison"]["columns"], raw["comparison"]["idf_"])
         scalers = tuple(QuantileScaler(quantiles) for quantiles in raw["comparison_scalers"])
-        return Fitted(Preprocessor.from_dict(raw["preprocessor"]), comparison, scalers, tuple(raw["shared"]))
+        return Fitted(Preprocessor.from_dict(raw["preprocessor"]), comparison, scalers)

@@ -40,9 +40,19 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(d_model, d_hidden), nn.GELU(), nn.Linear(d_hidden, d_model))
         self.dropout = TokenwiseDropout(dropout)
 
-    def forward(self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b 1 1 t"]) -> Float[Tensor, "b t d"]:
-        b, t, d = x.shape
-        q, k, v = self.qkv(self.norm_attention(x)).view(b, t, 3, self.n_heads, d // self.n_heads).permute(2, 0, 3, 1, 4)
+    def forward(
+        self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b 1 1 t"], n_out: int | None = None
+    ) -> Float[Tensor, "b t2 d"]:
+        """``n_out``: of the first so many tokens only, for which the others are then just read."""
+        (b, t, d), heads = x.shape, self.n_heads
+        normed = self.norm_attention(x)
+        if n_out is None:
+            q, k, v = self.qkv(normed).view(b, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
+        else:
+            (w_q, w_kv), (b_q, b_kv) = self.qkv.weight.split([d, 2 * d]), self.qkv.bias.split([d, 2 * d])
+            q = F.linear(normed[:, :n_out], w_q, b_q).view(b, n_out, heads, d // heads).transpose(1, 2)
+            k, v = F.linear(normed, w_kv, b_kv).view(b, t, 2, heads, d // heads).permute(2, 0, 3, 1, 4)
+            x, t = x[:, :n_out], n_out
         # On CPU the flash kernel's backward with a mask is several times slower than plain matrix products.
         with sdpa_kernel(SDPBackend.MATH) if x.device.type == "cpu" else contextlib.nullcontext():
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -66,9 +76,9 @@ class FusionTransformer(nn.Module):
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         x = torch.cat([self.cls.expand(len(tokens.x), -1, -1), tokens.x], 1)
         mask = F.pad(tokens.mask, (1, 0), value=True)[:, None, None, :]
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, mask)
-        return self.norm(x[:, 0])
+        return self.norm(self.blocks[-1](x, mask, n_out=1)[:, 0])  # of the last block only the CLS token is asked for
 
 
 class MeanPoolFusion(nn.Module):

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmtab.encoders.numeric import PiecewiseLinear
+from mmtab.encoders.text import TextEncoder
 from mmtab.heads import JointPairHead, KWayHead, PairHead
 from mmtab.row_tokenizer import RowTokenizer
-from mmtab.tensors import KWayBatch, PairBatch, Tokens
+from mmtab.tensors import KWayBatch, PairBatch, TensorTable, TextBatch, Tokens
+
+
+@dataclass
+class Scores:
+    """What a model makes of a batch. ``loss`` is added to the task's in training."""
+
+    logits: Float[Tensor, "b k"]
+    loss: Float[Tensor, ""] | None = None
 
 
 class KWayModel(nn.Module):
@@ -21,88 +32,210 @@ class KWayModel(nn.Module):
         super().__init__()
         self.tokenizer, self.fusion, self.head = tokenizer, fusion, head
 
-    def forward(self, batch: KWayBatch) -> Float[Tensor, "b k"]:
-        return self.head(self.fusion(self.tokenizer(batch.table)))
+    def forward(self, batch: KWayBatch) -> Scores:
+        return Scores(self.head(self.fusion(self.tokenizer(batch.table))))
 
 
-class TwoTowerModel(nn.Module):
-    """Each row to a vector on its own; the two vectors compared. Every row is encoded once, however many pairs it is in."""
+@dataclass(frozen=True)
+class Rows:
+    """Rows encoded on their own, whatever pairs they will be in. ``vector``, of length 1, is what blocking searches."""
 
-    def __init__(self, tokenizer: RowTokenizer, fusion: nn.Module, head: PairHead) -> None:
-        super().__init__()
-        self.tokenizer, self.fusion, self.head = tokenizer, fusion, head
+    tokens: Tokens
+    summary: Float[Tensor, "b d"] | None = None
+    vector: Float[Tensor, "b d"] | None = None
 
-    def forward(self, batch: PairBatch) -> Float[Tensor, " b"]:
-        rows = self.fusion(self.tokenizer(batch.table))
-        return self.head(rows[batch.left], rows[batch.right])
+    def __getitem__(self, rows: Int[Tensor, " b2"]) -> Rows:
+        parts = (None if x is None else x[rows] for x in (self.summary, self.vector))
+        return Rows(self.tokens[rows], *parts)
 
 
-class PairFusionModel(nn.Module):
-    """The tokens of both rows, marked by side, and those of their comparison meet in one fusion transformer.
+class PairModel(nn.Module):
+    """Two rows to one logit a relation, the same from either side to the last bit.
 
-    ``shared``: the places of tokens whose column both sides have; each adds a token made of the distance and the
-    product of the two. ``comparison`` reads hand-made features; what these decide by themselves is a logit of its own,
-    added to that of fusion. In training one of the two logits is left out with probability ``branch_dropout``, so that
-    neither leans on the other.
+    A configuration leaves out the parts that it gives as None or false.
 
-    The order of the two rows matters inside; a batch that carries its mirror image (``batch.mirror``) is scored from
-    both sides and averaged, so that the score of (a, b) is the score of (b, a) to the last bit.
+    ``towers``: each row becomes a vector on its own, trained to lie near those of its matches (InfoNCE, van den Oord et al.
+    2018, over the rows of the batch) with ``contrast_weight`` and ``temperature``; blocking searches among them. ``tower``
+    compares the two vectors; beside ``joint`` their comparison is a token instead.
+
+    ``joint``: the fusion transformer reads, for each token place of a row, one token made of the sum, distance and product
+    of the two rows' tokens, none of which knows left from right. Beside them it reads those of the towers, of ``cross``,
+    which has both rows' text in one sequence (Ditto, Li et al. 2020; the batch decides which row comes first, by content),
+    and of ``comparison``.
+
+    ``comparison``: hand-made features, whose encoder also gives logits of its own, which are added. In training one of the
+    two sets of logits is left out with probability ``branch_dropout``, so that neither leans on the other.
+    ``owners`` names the column of each token place of a row. ``reads`` says which places each relation may look at,
+    ``compares`` the same of comparison groups: relations that read alike share one pass.
     """
 
-    shared: Tensor
+    reads: Tensor
+    compares: Tensor
 
     def __init__(
         self,
         tokenizer: RowTokenizer,
         fusion: nn.Module,
-        head: JointPairHead,
         d_model: int,
-        shared: Sequence[int] = (),
+        owners: Sequence[str],
+        reads: Sequence[Sequence[bool]],
+        compares: Sequence[Sequence[bool]] = (),
+        towers: bool = False,
+        tower: PairHead | None = None,
+        joint: JointPairHead | None = None,
+        cross: TextEncoder | None = None,
         comparison: ComparisonEncoder | None = None,
         branch_dropout: float = 0.3,
+        contrast_weight: float = 0.1,
+        temperature: float = 0.1,
     ) -> None:
         super().__init__()
-        self.tokenizer, self.fusion, self.head, self.comparison = tokenizer, fusion, head, comparison
-        self.branch_dropout = branch_dropout
-        self.side = nn.Parameter(torch.randn(2, d_model) * 0.1)
-        self.register_buffer("shared", torch.tensor(list(shared), dtype=torch.long), persistent=False)
-        self.contrast = nn.Sequential(
-            nn.Linear(2 * d_model, d_model), nn.GELU(), nn.Linear(d_model, d_model), nn.LayerNorm(d_model)
-        )
-        self.place = nn.Parameter(torch.randn(len(shared), d_model) * 0.1)
+        self.tokenizer, self.fusion, self.towers, self.tower, self.joint = tokenizer, fusion, towers, tower, joint
+        self.cross, self.comparison, self.owners = cross, comparison, tuple(owners)
+        self.branch_dropout, self.contrast_weight, self.temperature = branch_dropout, contrast_weight, temperature
+        self.register_buffer("reads", torch.tensor([list(r) for r in reads], dtype=torch.bool), persistent=False)
+        self.register_buffer("compares", torch.tensor([list(c) for c in compares], dtype=torch.bool), persistent=False)
+        self.views: dict[tuple[tuple[bool, ...], tuple[bool, ...]], list[int]] = {}  # relations by what they read
+        for r, read in enumerate(reads):
+            self.views.setdefault((tuple(read), tuple(compares[r] if compares else ())), []).append(r)
+        if towers:
+            self.to_vector = nn.Linear(d_model, d_model)
+        if joint is not None:
+            self.meet = _meeting(d_model)
+            if towers:
+                self.meet_rows = _meeting(d_model)
+            self.place = nn.Parameter(torch.randn(tokenizer.n_tokens, d_model) * 0.1)
+        if cross is not None:
+            self.cross_norm = nn.LayerNorm(d_model)
+            self.cross_place = nn.Parameter(torch.randn(2 * cross.n_columns, d_model) * 0.1)
 
-    def forward(self, batch: PairBatch) -> Float[Tensor, " b"]:
-        logits = self._one_way(batch)
-        if batch.mirror is None:
-            return logits
-        return (logits + self._one_way(batch.mirror)) / 2
+    def forward(self, batch: PairBatch) -> Scores:
+        rows = self.rows(batch.table)
+        logits = self.score(rows[batch.left], rows[batch.right], batch.comparison, batch.cross)
+        learns = self.training and rows.vector is not None and self.contrast_weight > 0
+        return Scores(logits, self.contrast_weight * self._contrast(rows, batch) if learns else None)
 
-    def _one_way(self, batch: PairBatch) -> Float[Tensor, " b"]:
-        rows = self.tokenizer(batch.table)
-        left, right = rows[batch.left], rows[batch.right]
-        parts = [Tokens(left.x + self.side[0], left.mask), Tokens(right.x + self.side[1], right.mask)]
-        if len(self.shared):
-            a, b = left.x[:, self.shared], right.x[:, self.shared]
-            contrast = self.contrast(torch.cat([(a - b).abs(), a * b], -1)) + self.place
-            parts.append(Tokens(contrast, left.mask[:, self.shared] & right.mask[:, self.shared]))
-        if self.comparison is None or batch.comparison is None:
-            return self.head(self.fusion(Tokens.concat(*parts)))
-        tokens, direct = self.comparison(batch.comparison)
-        fused = self.head(self.fusion(Tokens.concat(*parts, tokens)))
-        if not self.training or self.branch_dropout == 0:
-            return fused + direct
-        draw = torch.rand(len(fused), device=fused.device)
-        return fused * (draw >= self.branch_dropout / 2) + direct * (draw < 1 - self.branch_dropout / 2)
+    def rows(self, table: TensorTable) -> Rows:
+        """Everything about rows that no other row has a say in."""
+        return self.summarise(self.tokenizer(table))
+
+    def summarise(self, tokens: Tokens, hidden: Bool[Tensor, " t"] | None = None) -> Rows:
+        """The rows of these tokens. ``hidden``: token places that the tower does not look at."""
+        if not self.towers:
+            return Rows(tokens)
+        # Of what some relation ignores the vector knows nothing, or else blocking would miss its matches.
+        mask = tokens.mask & self.reads.all(0)
+        summary = self.fusion(Tokens(tokens.x, mask if hidden is None else mask & ~hidden))
+        return Rows(tokens, summary, F.normalize(self.to_vector(summary).float(), dim=-1))
+
+    def score(
+        self,
+        left: Rows,
+        right: Rows,
+        comparison: Float[Tensor, "b f"] | None = None,
+        cross: TextBatch | None = None,
+        hidden: Bool[Tensor, " t"] | None = None,
+    ) -> Float[Tensor, "b r"]:
+        """Logits of pairs. ``hidden``: token places to leave out of the joint view."""
+        ways = []
+        beside: list[Tokens] = []
+        if self.comparison is not None and comparison is not None:
+            beside, direct = self._compare(comparison)
+            ways.append(direct)
+        if self.joint is not None:
+            ways.insert(0, self._joint(left, right, beside, cross, hidden))
+        elif self.tower is not None:
+            assert left.summary is not None and right.summary is not None
+            ways.insert(0, self.tower(left.summary, right.summary))
+        if len(ways) == 1 or not self.training or self.branch_dropout == 0:
+            return torch.stack(ways).sum(0)
+        draw = torch.rand(len(ways[0]), 1, device=ways[0].device) * len(ways) / self.branch_dropout
+        return torch.stack([way * (draw.floor() != i) for i, way in enumerate(ways)]).sum(0)
+
+    def _joint(
+        self,
+        left: Rows,
+        right: Rows,
+        beside: list[Tokens],
+        cross: TextBatch | None,
+        hidden: Bool[Tensor, " t"] | None,
+    ) -> Float[Tensor, "b r"]:
+        assert self.joint is not None
+        met = self.meet(_contrast(left.tokens.x, right.tokens.x)) + self.place
+        mask = left.tokens.mask & right.tokens.mask
+        if hidden is not None:
+            mask = mask & ~hidden
+        also, n = [], len(met)
+        if left.summary is not None and right.summary is not None:
+            x = self.meet_rows(_contrast(left.summary, right.summary))[:, None]
+            also.append(Tokens(x, torch.ones(n, 1, dtype=torch.bool, device=x.device)))
+        if self.cross is not None and cross is not None:
+            cells = self.cross(TensorTable(2 * n, text=cross))
+            x = torch.cat(self.cross_norm(cells.x.float()).split(n), 1) + self.cross_place
+            also.append(Tokens(x, torch.cat(cells.mask.split(n), 1)))
+        logits = met.new_zeros(n, len(self.reads))
+        for i, ((reads, _), relations) in enumerate(self.views.items()):
+            readable = torch.tensor(reads, device=mask.device)
+            parts = [Tokens(met, mask & readable), *also, *(beside[i : i + 1])]
+            logits[:, relations] = self.joint(self.fusion(Tokens.concat(*parts)))[:, relations].to(logits.dtype)
+        return logits
+
+    def _compare(self, features: Float[Tensor, "b f"]) -> tuple[list[Tokens], Float[Tensor, "b r"]]:
+        """Tokens for each group of relations that read alike, and the logits."""
+        assert self.comparison is not None
+        logits = features.new_zeros(len(features), len(self.reads))
+        tokens = []
+        for (_, compares), relations in self.views.items():
+            token, direct = self.comparison(features, torch.tensor(compares, device=features.device))
+            tokens.append(token)
+            logits[:, relations] = direct[:, relations].to(logits.dtype)
+        return tokens, logits
+
+    def _contrast(self, rows: Rows, batch: PairBatch) -> Float[Tensor, ""]:
+        """Each row of a match should be nearest its partner among all rows of the batch; its other partners do not
+        count."""
+        assert rows.vector is not None
+        match = (batch.label == 1).any(1)
+        left, right = batch.left[match], batch.right[match]
+        if len(left) == 0:
+            return rows.vector.sum() * 0
+        n = len(rows.vector)
+        partners = torch.eye(n, dtype=torch.bool, device=left.device)
+        partners[left, right] = True
+        partners[right, left] = True
+        anchor, partner = torch.cat([left, right]), torch.cat([right, left])
+        near = rows.vector[anchor] @ rows.vector.T / self.temperature
+        others = partners[anchor].scatter(1, partner[:, None], False)
+        return F.cross_entropy(near.masked_fill(others, -torch.inf), partner)
+
+
+def _contrast(a: Float[Tensor, "... d"], b: Float[Tensor, "... d"]) -> Float[Tensor, "... d3"]:
+    """Sum, distance and product: together they tell two vectors from two others, but not which of them is which."""
+    return torch.cat([a + b, (a - b).abs(), a * b], -1)
+
+
+def _meeting(d_model: int) -> nn.Sequential:
+    """A contrast to a token."""
+    return nn.Sequential(nn.Linear(3 * d_model, d_model), nn.GELU(), nn.Linear(d_model, d_model), nn.LayerNorm(d_model))
 
 
 class ComparisonEncoder(nn.Module):
-    """Comparison features (scaled by rank, NaN for missing) as one token a column, and as a logit of their own.
+    """Comparison features (scaled by rank, NaN for missing) as one token a column, and as logits of their own.
 
     ``groups``: how many features each column has.
     """
 
+    member: Tensor
+    owner: Tensor
+
     def __init__(
-        self, groups: list[int], d_model: int, n_bins: int = 8, d_hidden: int = 128, dropout: float = 0.1
+        self,
+        groups: list[int],
+        d_model: int,
+        n_relations: int = 1,
+        n_bins: int = 8,
+        d_hidden: int = 128,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         n = sum(groups)
@@ -110,6 +243,7 @@ class ComparisonEncoder(nn.Module):
         self.missing = nn.Parameter(torch.randn(n, d_model) * 0.02)
         column = torch.arange(len(groups)).repeat_interleave(torch.tensor(groups))
         member = (column == torch.arange(len(groups))[:, None]).float()
+        self.register_buffer("owner", column, persistent=False)
         self.register_buffer("member", member / member.sum(1, keepdim=True).sqrt(), persistent=False)
         self.column = nn.Parameter(torch.randn(len(groups), d_model) * 0.1)
         self.norm = nn.LayerNorm(d_model)
@@ -118,13 +252,14 @@ class ComparisonEncoder(nn.Module):
             nn.Linear(n * (n_bins + 1), d_hidden),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(d_hidden, 1),
+            nn.Linear(d_hidden, n_relations),
         )
 
-    def forward(self, features: Float[Tensor, "b f"]) -> tuple[Tokens, Float[Tensor, " b"]]:
+    def forward(self, features: Float[Tensor, "b f"], reads: Bool[Tensor, " g"]) -> tuple[Tokens, Float[Tensor, "b r"]]:
+        """``reads``: the groups to look at; the others' tokens are absent and their features zero."""
         absent = features.isnan()
         filled = self.embed.fill(features.nan_to_num(0.0)) * ~absent[..., None]
         x = torch.where(absent[..., None], self.missing, self.embed.combine(filled))
         x = self.norm(torch.relu(torch.einsum("bfd,gf->bgd", x, self.member))) + self.column
-        direct = self.direct(torch.cat([filled, absent[..., None].to(filled.dtype)], -1).flatten(1))
-        return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)), direct.squeeze(-1)
+        inputs = torch.cat([filled, absent[..., None].to(filled.dtype)], -1) * reads[self.owner][:, None]
+        return Tokens(x, reads.expand(len(x), -1)), self.direct(inputs.flatten(1))

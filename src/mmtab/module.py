@@ -27,10 +27,12 @@ class Module(pl.LightningModule):
         self.n_trained = 0
 
     def step(self, batch: KWayBatch | PairBatch) -> StepOutput:
-        logits = self.model(batch)
+        scores = self.model(batch)
         known = bool((batch.label >= 0).all())
-        loss = self.task.loss(logits, batch.label) if known else logits.new_zeros(())
-        return StepOutput(loss.float(), logits.float(), batch.label, batch.row)
+        loss = self.task.loss(scores.logits, batch.label) if known else scores.logits.new_zeros(())
+        if scores.loss is not None:
+            loss = loss + scores.loss
+        return StepOutput(loss.float(), scores.logits.float(), batch.label, batch.row)
 
     def training_step(self, batch: KWayBatch | PairBatch, index: int) -> Tensor:
         output = self.step(batch)

@@ -13,7 +13,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ import yaml
 from omegaconf import OmegaConf
 from torch import nn
 
-from mmtab import provenance
+from mmtab import mining, provenance
 from mmtab import table as tables
-from mmtab.build import build_model, build_task, check_settings, encoder_of
+from mmtab.build import build_model, build_task, check_settings, cross_columns, encoder_of
 from mmtab.config import PRECISIONS, RunConfig, settle
-from mmtab.datamodule import KWayBatches, PairBatches, encode_table, loader, no_progress, text_columns
+from mmtab.datamodule import EncodedTable, KWayBatches, PairBatches, encode_table, loader, no_progress, text_columns
 from mmtab.datasets import dataset_folder
 from mmtab.errors import RunError
 from mmtab.files import FORMATS
@@ -43,7 +43,7 @@ from mmtab.store import Store
 from mmtab.table import Pairs, Records, Table
 from mmtab.tasks import PairTask, Task
 
-FORMAT = 1
+FORMAT = 2
 Batches = KWayBatches | PairBatches
 
 
@@ -57,33 +57,95 @@ class Session:
     model: nn.Module
     task: Task
     accelerator: str = "auto"
+    store: Store | None = None  # in place of the cache
+    before_epochs: Callable[[], None] | None = None
 
     def kway(self, table: Table) -> KWayBatches:
         """Batches over a table, with labels where it has them."""
         labels = self.fitted.preprocessor.labels_
         assert labels is not None and self.schema.label is not None
-        return KWayBatches(self._encode(table), labels.transform(table, self.schema.label))
+        return KWayBatches(self.encode(table), labels.transform(table, self.schema.label))
 
-    def pairs(self, records: Records, *splits: Pairs, both_ways: tuple[bool, ...] = (True,)) -> list[PairBatches]:
-        """Batches over pairs of the records; the records are encoded once for all splits."""
-        encoded = self._encode(records.table, pairs=True)
-        batches = []
-        for pairs, both in zip(splits, both_ways, strict=True):
-            comparison = self.fitted.compare(records.table, pairs) if self.config.pair_head.compare else None
-            labels = np.full(len(pairs), -1) if pairs.labels is None else np.asarray(pairs.labels)
-            batches.append(
-                PairBatches(
-                    encoded,
-                    pairs.left,
-                    pairs.right,
-                    labels.astype(np.int64),
-                    comparison,
-                    cross_text=self.config.pair_head.cross_text,
-                    both_ways=both,
-                    seed=self.config.seed,
-                )
-            )
-        return batches
+    def compare(
+        self, records: Table, left: np.ndarray, right: np.ndarray, pictures: Mapping[str, np.ndarray]
+    ) -> np.ndarray | None:
+        """[n_pairs, f] float32: comparison features of pairs, scaled; None where the model reads none."""
+        if self.fitted.comparison is None or not self.config.pair_head.compare:
+            return None
+        return self.fitted.scale(self.fitted.comparison(records, left, right, pictures))
+
+    def read_records(
+        self, *, left: Path | None = None, right: Path | None = None, records: Path | None = None
+    ) -> Records:
+        """Tables to match: two, or one. Image paths start at the folder of the table that names them."""
+        bad: Any = self.config.dataset.bad_cells
+        if records is not None:
+            return Records(tables.read_table(records, self.schema, bad_cells=bad), None)
+        if left is None or right is None:
+            raise RunError("matching wants left=TABLE and right=TABLE, or records=TABLE")
+        if left.resolve().parent != right.resolve().parent:
+            raise RunError("left and right must lie in one folder, where the paths of their pictures start")
+        sides = [tables.read_table(side, self.schema, bad_cells=bad, partial=True) for side in (left, right)]
+        return tables.stack_sides(sides[0], sides[1], self.schema)
+
+    @property
+    def cross_columns(self) -> list[str]:
+        """Columns of text that both rows of a pair are read in one sequence of."""
+        return cross_columns(self.config, self.schema)
+
+    def pairs(self, records: Records, encoded: EncodedTable, pairs: Pairs, training: bool = False) -> PairBatches:
+        """Batches over pairs of the records."""
+        head, labels = self.config.pair_head, np.full((len(pairs), len(self.schema.ignored)), -1)
+        for r, name in enumerate(self.schema.ignored):
+            if name in pairs.relations:
+                labels[:, r] = np.asarray(pairs.relations[name])
+        return PairBatches(
+            encoded,
+            pairs.left,
+            pairs.right,
+            labels.astype(np.int64),
+            self.compare(records.table, pairs.left, pairs.right, encoded.pictures),
+            compared=self.fitted.comparison.owners if self.fitted.comparison else (),
+            augment=head.augment if training else None,
+            n_mined=round(head.hard_negatives * len(pairs)) if training else 0,
+            seed=self.config.seed,
+        )
+
+    def mine(self, records: Table, batches: PairBatches) -> None:
+        """Fill the places for mined non-matches anew, with what the towers of today confuse."""
+        n, encoded = len(batches) - batches.n_mined, batches.table
+        left, right, match = batches.left[:n], batches.right[:n], (batches.labels[:n] == 1).any(1)
+        a, b, known = mining.hard_negatives(self.vectors(encoded), left, right, match)
+        rows = np.concatenate([a, left[known]]), np.concatenate([b, right[known]])
+        comparison = self.compare(records, *rows, encoded.pictures)
+        scored = PairBatches(encoded, *rows, np.full((len(rows[0]), batches.labels.shape[1]), -1), comparison)
+        outputs = [scored.__getitems__(list(range(i, min(i + 256, len(scored))))) for i in range(0, len(scored), 256)]
+        with self.evaluating():
+            logits = [self.model(batch.to(self.device)).logits.float().cpu().numpy() for batch in outputs]
+        p = self.task.probabilities(np.concatenate(logits)).max(1) if logits else np.zeros(0)
+        kept = np.flatnonzero(mining.passes(p[: len(a)], p[len(a) :]))
+        hardest = kept[np.argsort(-p[kept], kind="stable")][: batches.n_mined]
+        batches.mined(a[hardest], b[hardest], None if comparison is None else comparison[hardest])
+
+    def vectors(self, encoded: EncodedTable) -> np.ndarray:
+        """[n, d] float32: the towers' vectors of all rows, of length 1."""
+        parts = []
+        with self.evaluating():
+            for start in range(0, encoded.n_rows, 512):
+                table = encoded.rows(np.arange(start, min(start + 512, encoded.n_rows)))
+                parts.append(self.model.rows(table.to(self.device)).vector.float().cpu().numpy())  # type: ignore[operator, union-attr]
+        return np.concatenate(parts)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Forward passes without gradients or dropout, in this run's precision."""
+        training = self.model.training
+        self.model.to(self.device).eval()
+        try:
+            with torch.inference_mode(), self.autocast():
+                yield
+        finally:
+            self.model.train(training)
 
     def load(self, split: str, folder: Path) -> tuple[Batches, pa.Table, list[Path]]:
         """A split of a dataset folder to score: batches, its id columns, and the files read."""
@@ -94,10 +156,10 @@ class Session:
         records = tables.read_records(folder, self.schema, self.config.dataset.bad_cells)  # type: ignore[arg-type]
         pairs = tables.read_pairs(folder, self.schema, split, records)
         path = tables.find_table(folder, self.schema, f"pairs_{split}")
-        return self.pairs(records, pairs)[0], _pair_ids(pairs), [path]
+        return self.pairs(records, self.encode(records.table), pairs), _pair_ids(pairs), [path]
 
     def probabilities(self, batches: Batches) -> tuple[np.ndarray, float]:
-        """[n, k] or [n] in row order, and the seconds it took."""
+        """[n, k], or [n, r] for pairs, in row order, and the seconds it took."""
         trainer = self.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
         start = time.perf_counter()
         outputs = trainer.predict(
@@ -124,20 +186,22 @@ class Session:
         wanted = self.config.trainer.precision
         return PRECISIONS[wanted] if wanted != "auto" else "bf16-mixed" if native_bf16(self.device) else "32-true"
 
-    def _encode(self, table: Table, pairs: bool = False) -> Any:
-        cast = (
-            functools.partial(torch.autocast, self.device.type, torch.bfloat16)
-            if self.precision == "bf16-mixed"
-            else contextlib.nullcontext
-        )
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of this run's forward passes."""
+        bf16 = self.precision == "bf16-mixed"
+        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+    def encode(self, table: Table, progress: bool = True) -> EncodedTable:
+        """All that is computed once for a table."""
         if table.n_bad_cells:
             warnings.warn(
                 f"{table.dataset}, table {table.name}: {table.n_bad_cells} bad cells taken as missing", stacklevel=2
             )
         return encode_table(
             table, self.schema, self.fitted.preprocessor, encoder_of(self.model, "text"), encoder_of(self.model, "image"),
-            Store(_cache(self.config)), pairs=pairs, bad_cells=self.config.dataset.bad_cells,  # type: ignore[arg-type]
-            autocast=cast, device=self.device, progress=_progress if self.config.trainer.progress else no_progress,
+            self.store or Store(cache_of(self.config)), cross=getattr(self.model, "cross", None),
+            cross_columns=self.cross_columns, bad_cells=self.config.dataset.bad_cells,  # type: ignore[arg-type]
+            autocast=self.autocast, device=self.device, progress=progress_of if progress and self.config.trainer.progress else no_progress,
         )  # fmt: skip
 
 
@@ -153,8 +217,11 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.trainer.n_threads or _usable_cores())
     check_settings(config)
-    data = dataset_folder(config.dataset, config.data_root, _cache(config))
-    schema = Schema.read(data).without(list(config.dataset.drop)) if config.dataset.drop else Schema.read(data)
+    data = dataset_folder(config.dataset, config.data_root, cache_of(config))
+    schema = Schema.read(data)
+    if config.dataset.drop:
+        schema = schema.without(list(config.dataset.drop))
+    schema = schema.choose(config.dataset.relations, config.dataset.ignore)
     session, train_batches, valid_batches, valid_ids, files = _prepare(config, schema, data)
     prepared = time.perf_counter() - started
     _save_description(session, folder)
@@ -171,7 +238,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
         provenance.facts()
         | {
             "format": FORMAT,
-            "threshold": getattr(session.task, "threshold", None),
+            "thresholds": session.task.thresholds.tolist() if isinstance(session.task, PairTask) else None,
             "seed": config.seed,
             "precision": session.precision,
             "device": str(session.device),
@@ -213,16 +280,28 @@ def _prepare(config: RunConfig, schema: Schema, data: Path) -> tuple[Session, Ba
     records = tables.read_records(data, schema, bad)  # type: ignore[arg-type]
     train_pairs, valid_pairs = (tables.read_pairs(data, schema, split, records) for split in ("train", "valid"))
     for pairs in (train_pairs, valid_pairs):
-        problem = "no labels" if pairs.labels is None else "only one class" if len(pairs.labels.unique()) < 2 else ""
-        if problem or pairs.labels.null_count:  # type: ignore[union-attr]
-            raise Table(schema.name, pairs.name, data, pairs.left_ids, {}).error(
-                problem or "a pair without a label", column="label", expected="matches (1) and others (0)"
-            )
-    config = settle(config, schema.task, bool(text_columns(schema, tuple(config.text["also"]))), len(train_pairs))
+        for name in schema.ignored:
+            labels = pairs.relations.get(name)
+            problem = "no labels" if labels is None else "only one class" if len(labels.unique()) < 2 else ""
+            if problem:
+                raise Table(schema.name, pairs.name, data, pairs.left_ids, {}).error(
+                    problem, column=name, expected="matches (1) and others (0)"
+                )
+    ignored = {name for names in schema.ignored.values() for name in names}
+    texts = text_columns(schema, tuple(config.text["also"]))
+    config = settle(config, schema.task, bool(texts), len(train_pairs), apart=bool(ignored & set(texts)))
     fitted = Fitted.matching(records.table, train_pairs, schema, rules)
     model = build_model(config, schema, fitted)
     session = Session(config, schema, fitted, model, build_task(config, schema, fitted), config.trainer.accelerator)
-    train_b, valid_b = session.pairs(records, train_pairs, valid_pairs, both_ways=(False, True))
+    encoded = session.encode(records.table)
+    if config.pair_head.compare:
+        assert fitted.comparison is not None
+        features = fitted.comparison(records.table, train_pairs.left, train_pairs.right, encoded.pictures)
+        session.fitted = fitted.with_scalers(features)
+    train_b = session.pairs(records, encoded, train_pairs, training=True)
+    valid_b = session.pairs(records, encoded, valid_pairs)
+    if train_b.n_mined:
+        session.before_epochs = functools.partial(session.mine, records.table, train_b)
     stems = ["records"] if records.n_left is None else ["left", "right"]
     files = [
         data / "dataset.yaml",
@@ -236,7 +315,7 @@ def _fit(
 ) -> tuple[Module, pl.Trainer, Path]:
     from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
-    from mmtab.callbacks import EpochLines, loggers, progress_bar
+    from mmtab.callbacks import EpochLines, EveryEpochs, loggers, progress_bar
 
     settings = session.config.trainer
     monitor = f"valid/{session.task.metric}"
@@ -254,6 +333,8 @@ def _fit(
         EarlyStopping(monitor, patience=settings.patience or 3, mode="max"),
         EpochLines(session.task.metric),
     ]
+    if session.before_epochs is not None:
+        callbacks.insert(0, EveryEpochs(session.before_epochs, session.config.pair_head.mine_every))
     bar = progress_bar(settings.progress)
     trainer = session.trainer(
         max_epochs=settings.max_epochs,
@@ -304,7 +385,7 @@ def open_run(folder: Path, accelerator: str = "auto") -> Session:
     _load_weights(model, folder / "checkpoints" / "best.ckpt")
     task = build_task(config, schema, fitted)
     if isinstance(task, PairTask):
-        task.threshold = facts["threshold"]
+        task.thresholds = np.array(facts["thresholds"])
     return Session(config, schema, fitted, model, task, accelerator)
 
 
@@ -314,7 +395,7 @@ def evaluate(
     """Score a labelled split with the stored threshold; writes its predictions and adds its metrics to the folder."""
     session = open_run(folder, accelerator)
     config = session.config
-    data = path or dataset_folder(config.dataset, config.data_root, _cache(config))
+    data = path or dataset_folder(config.dataset, config.data_root, cache_of(config))
     batches, ids, files = session.load(split, data)
     if (batches.labels < 0).any():
         raise RunError(
@@ -335,7 +416,7 @@ def evaluate(
 def evaluate_if_labelled(folder: Path, split: str) -> dict[str, float] | None:
     """As evaluate(), but None for a split that is absent or has no labels."""
     config = open_config(folder)
-    data = dataset_folder(config.dataset, config.data_root, _cache(config))
+    data = dataset_folder(config.dataset, config.data_root, cache_of(config))
     schema = Schema.from_dict(_read_run_file(folder, "schema.yaml"))
     return evaluate(folder, split) if tables.has_labels(data, schema, split) else None
 
@@ -364,17 +445,9 @@ def predict(
         )  # labels, if any, are not asked for
         batches, ids = session.kway(table), pa.table({session.schema.id: table.ids})
     else:
-        if records is not None:
-            found = Records(tables.read_table(records, session.schema, bad_cells=bad), None)
-        elif left is not None and right is not None:
-            sides = [tables.read_table(side, session.schema, bad_cells=bad, partial=True) for side in (left, right)]
-            if left.resolve().parent != right.resolve().parent:
-                raise RunError("left and right must lie in one folder, where the paths of their pictures start")
-            found = tables.stack_sides(sides[0], sides[1], session.schema)
-        else:
-            raise RunError("predicting pairs wants left=TABLE right=TABLE, or records=TABLE, beside input=PAIRS")
+        found = session.read_records(left=left, right=right, records=records)
         pairs = tables.read_pairs_file(input, session.schema, found)
-        batches, ids = session.pairs(found, pairs)[0], _pair_ids(pairs)
+        batches, ids = session.pairs(found, session.encode(found.table), pairs), _pair_ids(pairs)
     probabilities, _ = session.probabilities(batches)
     _write_predictions(session, output, ids, probabilities, None)
     return len(batches)
@@ -391,9 +464,12 @@ def _save_description(session: Session, folder: Path) -> None:
     _write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     _write(folder / "schema.yaml", yaml.safe_dump(session.schema.to_dict(), sort_keys=False, allow_unicode=True))
     _write_json(folder / "fitted.json", session.fitted.to_dict(), indent=None)
-    text = encoder_of(session.model, "text")
-    if text is not None:
-        save_text_config(text.backbone, text.tokenizer, folder / "text_backbone")
+    for text, place in (
+        (encoder_of(session.model, "text"), "text_backbone"),
+        (getattr(session.model, "cross", None), "cross_backbone"),
+    ):
+        if text is not None:
+            save_text_config(text.backbone, text.tokenizer, folder / place)
 
 
 def _write_predictions(
@@ -402,12 +478,14 @@ def _write_predictions(
     """Ids, a probability a class (or that of a match), the prediction, and the label where known."""
     columns = {name: ids[name] for name in ids.column_names}
     if isinstance(session.task, PairTask):
-        columns |= {
-            "probability": pa.array(probabilities),
-            "prediction": pa.array((probabilities >= session.task.threshold).astype(np.int8)),
-        }
-        if labels is not None:
-            columns["label"] = pa.array(labels.astype(np.int8))
+        for r, relation in enumerate(session.task.relations):
+            suffix = "" if len(session.task.relations) == 1 else f"_{relation}"
+            columns |= {
+                f"probability{suffix}": pa.array(probabilities[:, r]),
+                f"prediction{suffix}": pa.array((probabilities[:, r] >= session.task.thresholds[r]).astype(np.int8)),
+            }
+            if labels is not None:
+                columns[f"label{suffix}"] = pa.array(labels[:, r].astype(np.int8))
     else:
         coder = session.fitted.preprocessor.labels_
         assert coder is not None
@@ -487,11 +565,12 @@ def _pair_ids(pairs: Pairs) -> pa.Table:
     return pa.table({"left_id": pairs.left_ids, "right_id": pairs.right_ids})
 
 
-def _cache(config: RunConfig) -> Path:
+def cache_of(config: RunConfig) -> Path:
     return Path(config.cache).expanduser()
 
 
-def _progress(steps: Iterable[Any], total: int, title: str) -> Iterable[Any]:
+def progress_of(steps: Iterable[Any], total: int, title: str) -> Iterable[Any]:
+    """A bar that goes when it is done."""
     from rich.progress import track
 
     return track(steps, title, total=total, transient=True) if total > 1 else steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ class TaskKind(StrEnum):
     MATCHING = "matching"
 
 
+LABEL = "label"  # the column of pairs that says whether they match, unless dataset.yaml names several relations
+
 # What a dataset may be ranked by, the default first; more is better in all of them.
 METRICS = {TaskKind.KWAY: ("accuracy", "macro_f1"), TaskKind.MATCHING: ("f1", "pr_auc", "roc_auc")}
 
@@ -38,7 +40,12 @@ class Column:
 @dataclass(frozen=True)
 class Schema:
     """``ceilings``, where known, gives the best reachable score for modality subsets such as ``image+text``. ``split``
-    records how the splits were made. ``storage`` says how columns were stored in parquet, should they be in csv now."""
+    records how the splits were made. ``storage`` says how columns were stored in parquet, should they be in csv now.
+
+    ``relations`` (matching only): what may hold between two records, each with the columns in which the two may differ all
+    the same, such as ``{"duplicate": (), "variant": ("colour", "size")}``. Each is a 0/1 column of the pairs. Empty: the
+    one relation of the column ``label``.
+    """
 
     name: str
     task: TaskKind
@@ -52,6 +59,12 @@ class Schema:
     ceilings: dict[str, float] = field(default_factory=dict)
     split: dict[str, Any] = field(default_factory=dict)
     storage: dict[str, str] = field(default_factory=dict)
+    relations: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def ignored(self) -> dict[str, tuple[str, ...]]:
+        """The label columns of pairs, and the columns that each leaves out of account."""
+        return self.relations or {LABEL: ()}
 
     def of_type(self, *types: ColumnType) -> list[str]:
         """Names of the columns of these types, in schema order."""
@@ -79,13 +92,33 @@ class Schema:
         kept = tuple(c for c in self.columns if c.name not in names and str(c.type) not in names)
         if not kept:
             raise DataError(self.name, "dropping these columns leaves none", found=names, fix="correct dataset.drop")
-        return Schema.from_dict(self.to_dict() | {"columns": {c.name: str(c.type) for c in kept}})
+        left = {c.name for c in kept}
+        relations = {name: tuple(c for c in ignored if c in left) for name, ignored in self.relations.items()}
+        return replace(self, columns=kept, relations=relations)
+
+    def choose(self, relations: list[str], ignore: list[str]) -> Schema:
+        """The schema with some of its relations, all if none are named, which ignore further columns. Columns that every
+        relation ignores are left out."""
+        if (relations or ignore) and self.task is not TaskKind.MATCHING:
+            raise DataError(self.name, "relations and ignored columns are for matching", fix="correct dataset.relations or dataset.ignore")  # fmt: skip
+        known = self.ignored
+        for name in relations:
+            if name not in known:
+                raise DataError(self.name, "no such relation", expected=f"one of {list(known)}", found=name, fix="correct dataset.relations")  # fmt: skip
+        for name in ignore:
+            if name not in {c.name for c in self.columns}:
+                raise DataError(self.name, "an ignored column is none of the dataset's", column=name, expected=f"one of {[c.name for c in self.columns]}", fix="correct dataset.ignore")  # fmt: skip
+        chosen = {name: tuple(dict.fromkeys([*known[name], *ignore])) for name in (relations or known)}
+        everywhere = [c.name for c in self.columns if all(c.name in ignored for ignored in chosen.values())]
+        schema = replace(self, relations={} if list(chosen) == [LABEL] and not chosen[LABEL] else chosen)
+        return schema.without(everywhere) if everywhere else schema
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as in ``dataset.yaml``."""
         raw = asdict(self)
         raw["task"] = str(self.task)
         raw["columns"] = {column.name: str(column.type) for column in self.columns}
+        raw["relations"] = {name: {"ignore": list(ignored)} for name, ignored in self.relations.items()}
         return raw
 
     @staticmethod
@@ -97,6 +130,10 @@ class Schema:
         for key in ("name", "task", "columns"):
             if not raw.get(key):
                 raise DataError(name, f"dataset.yaml has no {key!r}", fix=f"add a line '{key}: …'")
+        if "ignore" in raw:  # short for the one relation
+            if raw.get("relations"):
+                raise DataError(name, "dataset.yaml: ignore stands beside relations", fix="say it in each relation")
+            raw = {key: value for key, value in raw.items() if key != "ignore"} | {"relations": {LABEL: {"ignore": raw["ignore"]}}}  # fmt: skip
         unknown = set(raw) - set(Schema.__dataclass_fields__)
         if unknown:
             raise DataError(
@@ -128,7 +165,8 @@ class Schema:
             if not isinstance(raw.get(key) or {}, dict):
                 raise DataError(name, f"dataset.yaml: {key}", expected="a mapping", found=raw[key])
             values[key] = {str(entry): value for entry, value in (raw.get(key) or {}).items()}
-        for key in set(raw) - {"columns", "task", "ceilings", "split", "storage"}:
+        values["relations"] = _relations(raw.get("relations"), names, name, TaskKind(raw["task"]))
+        for key in set(raw) - {"columns", "task", "ceilings", "split", "storage", "relations"}:
             if isinstance(raw[key], dict | list):
                 raise DataError(name, f"dataset.yaml: {key}", expected="one value", found=raw[key])
             if raw[key] not in (None, ""):
@@ -155,7 +193,7 @@ class Schema:
     def write(self, folder: Path) -> None:
         """Write ``folder/dataset.yaml``, at once or not at all; what is empty is left out."""
         raw = {key: value for key, value in self.to_dict().items() if value not in (None, "", {})}
-        order = ["name", "title", "task", "metric", "licence", "source", "split", "id", "label", "columns"]
+        order = ["name", "title", "task", "metric", "licence", "source", "split", "id", "label", "columns", "relations"]
         raw = {key: raw[key] for key in [*order, *raw] if key in raw}
         folder.mkdir(parents=True, exist_ok=True)
         scratch = folder / ".dataset.yaml.writing"
@@ -177,3 +215,24 @@ class Schema:
         if not isinstance(raw, dict):
             raise DataError(folder.name, "dataset.yaml", expected="a mapping", found=raw)
         return Schema.from_dict(raw, folder.name)
+
+
+def _relations(raw: Any, columns: list[str], dataset: str, task: TaskKind) -> dict[str, tuple[str, ...]]:
+    """Check and convert the entry ``relations``; those that a k-way dataset or a wrong form has raise DataError."""
+    if not raw:
+        return {}
+    form = "a mapping such as {duplicate: {ignore: []}, variant: {ignore: [colour, size]}}"
+    if task is not TaskKind.MATCHING or not isinstance(raw, dict):
+        raise DataError(dataset, "dataset.yaml: relations", expected=f"of a matching dataset, {form}", found=raw)
+    found: dict[str, tuple[str, ...]] = {}
+    for relation, entry in raw.items():
+        ignored = (entry or {}).get("ignore") or [] if isinstance(entry, dict | None) else None
+        if not isinstance(ignored, list | tuple) or set(entry or {}) - {"ignore"}:
+            raise DataError(dataset, f"dataset.yaml: relations: {relation}", expected=form, found=entry)
+        for column in ignored:
+            if column not in columns:
+                raise DataError(dataset, f"dataset.yaml: relation {relation} ignores a column that is not there", column=str(column), expected=f"some of {columns}")  # fmt: skip
+        if len(ignored) == len(columns):
+            raise DataError(dataset, f"dataset.yaml: relation {relation} ignores all columns", fix="leave it some")
+        found[str(relation)] = tuple(map(str, ignored))
+    return found

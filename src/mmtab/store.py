@@ -30,11 +30,18 @@ class Store:
 
         ``build`` gets a scratch folder on the same disk in which it may create ``<name>.npy`` memory maps itself.
         """
-        digest = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
-        entry = self.root / kind / digest
+        entry = self._entry(kind, key)
         if not entry.is_dir():
             self.place(entry, lambda scratch: self._write(scratch, key, build))
         return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(entry.glob("*.npy"))}
+
+    def has(self, kind: str, key: dict[str, Any]) -> bool:
+        """Whether the entry is there already."""
+        return self._entry(kind, key).is_dir()
+
+    def _entry(self, kind: str, key: dict[str, Any]) -> Path:
+        digest = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
+        return self.root / kind / digest
 
     @staticmethod
     def place(entry: Path, write: Callable[[Path], None]) -> None:

@@ -56,17 +56,23 @@ class Table:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs as row numbers into ``Records.table``; labels are 1 match, 0 not."""
+    """Pairs as row numbers into ``Records.table``. ``relations``: for each label column that the file fills, 1 where the
+    relation holds and 0 where not."""
 
     name: str
     left: np.ndarray  # [n] int64
     right: np.ndarray  # [n] int64
     left_ids: pa.Array
     right_ids: pa.Array
-    labels: pa.Array | None  # int8
+    relations: dict[str, pa.Array]  # int8
 
     def __len__(self) -> int:
         return len(self.left)
+
+    @property
+    def labels(self) -> pa.Array | None:
+        """Those of the first relation that has any."""
+        return next(iter(self.relations.values()), None)
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def read_pairs(folder: Path, schema: Schema, split: str, records: Records) -> Pa
 
 
 def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
-    """Read left_id, right_id and, where present, label; raises DataError naming an unknown id or label."""
+    """Read left_id, right_id and, where present, the labels of the relations; raises DataError naming an unknown id or label."""
     raw = files.read(path, schema.name)
     table = Table(schema.name, path.stem, path.parent, pa.nulls(raw.num_rows, pa.string()), {})
     if raw.num_rows == 0:
@@ -144,31 +150,39 @@ def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
                 found=ids[side][row].as_py(),
                 fix="correct the id, or add the record",
             )
-    labels = None
-    if "label" in raw.column_names and raw["label"].null_count < raw.num_rows:
+    relations = {}
+    for name in schema.ignored:
+        if name not in raw.column_names or raw[name].null_count == raw.num_rows:
+            continue
         known = pa.array(["0", "1", "false", "true", "0.0", "1.0"], pa.large_string())
-        texts = pc.utf8_lower(_names(table, raw, "label"))
+        texts = pc.utf8_lower(_names(table, raw, name))
         where = pc.index_in(texts, value_set=known)
         if where.null_count:
             row = first(pc.is_null(where))
             raise table.error(
-                "not a pair label", row=row, column="label", expected="0 or 1", found=raw["label"][row].as_py(),
+                "not a pair label", row=row, column=name, expected="0 or 1", found=raw[name][row].as_py(),
                 fix="correct the label; a test table may leave the whole column empty",
             )  # fmt: skip
-        labels = pa.array(np.asarray(where) % 2, pa.int8())
-    return Pairs(path.stem, np.asarray(rows["left"]), np.asarray(rows["right"]), ids["left"], ids["right"], labels)
+        relations[name] = pa.array(np.asarray(where) % 2, pa.int8())
+    return Pairs(path.stem, np.asarray(rows["left"]), np.asarray(rows["right"]), ids["left"], ids["right"], relations)
 
 
 def has_labels(folder: Path, schema: Schema, split: str) -> bool:
     """Whether a split is there and says the answers."""
-    stem, label = (split, schema.label or "") if schema.task is TaskKind.KWAY else (f"pairs_{split}", "label")
+    kway = schema.task is TaskKind.KWAY
+    stem, labels = (split, [schema.label or ""]) if kway else (f"pairs_{split}", list(schema.ignored))
     if not files.exists(folder, stem):
         return False
     path = find_table(folder, schema, stem)
-    if label not in files.header(path, schema.name).names:
-        return False
-    batches = files.scan(path, schema.name, columns=[label])
-    return any(canonical(raw[label], ColumnType.CATEGORICAL)[0].null_count < raw.num_rows for raw in batches)
+    there = set(files.header(path, schema.name).names)
+    return all(
+        label in there
+        and any(
+            canonical(raw[label], ColumnType.CATEGORICAL)[0].null_count < raw.num_rows
+            for raw in files.scan(path, schema.name, columns=[label])
+        )
+        for label in labels
+    )
 
 
 def find_table(folder: Path, schema: Schema, stem: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -18,8 +18,8 @@ class StepOutput:
     """``label`` is -1 where unknown; ``row`` counts rows (or pairs) of the table."""
 
     loss: Float[Tensor, ""]
-    logits: Float[Tensor, b * k]
-    label: Int[Tensor, " b"]
+    logits: Float[Tensor, "b k"]
+    label: Int[Tensor, " *b"]
     row: Int[Tensor, " b"]
 
 
@@ -87,46 +87,69 @@ class KWayTask:
 
 
 class PairTask:
-    """Binary cross-entropy; a pair is called a match from ``threshold`` on, chosen for F1 on valid and then kept."""
+    """Binary cross-entropy for each relation; a pair is called a match from ``thresholds`` on, chosen for F1 on valid and
+    then kept. With several relations each metric is the mean over them, and each relation's own stands beside it as
+    ``<relation>/<metric>``."""
 
-    def __init__(self, pos_weight: float | None = None, threshold: float = 0.5, metric: str = "f1") -> None:
-        self.pos_weight, self.threshold, self.metric = pos_weight, threshold, metric
+    def __init__(
+        self, relations: Sequence[str] = ("label",), pos_weight: float | None = None, metric: str = "f1"
+    ) -> None:
+        self.relations, self.pos_weight, self.metric = tuple(relations), pos_weight, metric
+        self.thresholds = np.full(len(self.relations), 0.5)
 
-    def loss(self, logits: Float[Tensor, " b"], label: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+    def loss(self, logits: Float[Tensor, "b r"], label: Int[Tensor, "b r"]) -> Float[Tensor, ""]:
         weight = None if self.pos_weight is None else torch.tensor(self.pos_weight, device=logits.device)
         return F.binary_cross_entropy_with_logits(logits.float(), label.float(), pos_weight=weight)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """[n] logits -> [n] probability of a match."""
+        """[n, r] logits -> [n, r] probability of a match."""
         return np.exp(-np.logaddexp(0, -logits))  # the sigmoid, without overflow
 
     def fit_threshold(self, probabilities: np.ndarray, label: np.ndarray) -> None:
-        """The threshold with the best F1; half-way to the next lower score, so that it does not hang on one pair."""
-        from sklearn.metrics import precision_recall_curve
-
-        if label.min() == label.max():
-            self.threshold = 0.5
-            return
-        precision, recall, scores = precision_recall_curve(label, probabilities)
-        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        best = int(f1[:-1].argmax())
-        below = scores[best - 1] if best > 0 else scores[best]
-        half_way = (scores[best] + below) / 2  # neighbouring floats have nothing between them
-        self.threshold = float(half_way if half_way > below else scores[best])
+        """For each relation the threshold with the best F1."""
+        self.thresholds = np.array([best_threshold(p, y) for p, y in zip(probabilities.T, label.T, strict=True)])
 
     def metrics(self, probabilities: np.ndarray, label: np.ndarray) -> dict[str, float]:
         """F1, precision and recall at the threshold, area under the precision-recall and ROC curves, log-loss."""
-        from sklearn import metrics
-
-        predicted = probabilities >= self.threshold
-        rates: dict[str, Callable[..., float]] = {
-            "f1": metrics.f1_score,
-            "precision": metrics.precision_score,
-            "recall": metrics.recall_score,
+        each = [pair_metrics(p, y, t) for p, y, t in zip(probabilities.T, label.T, self.thresholds, strict=True)]
+        if len(each) == 1:
+            return each[0]
+        names = [name for name in each[0] if all(name in values for values in each)]
+        means = {name: float(np.mean([values[name] for values in each])) for name in names}
+        return means | {
+            f"{relation}/{name}": value
+            for relation, values in zip(self.relations, each, strict=True)
+            for name, value in values.items()
         }
-        values = {name: score(label, predicted, zero_division=0) for name, score in rates.items()}
-        if label.min() < label.max():  # ranking needs both kinds
-            values["pr_auc"] = metrics.average_precision_score(label, probabilities)
-            values["roc_auc"] = metrics.roc_auc_score(label, probabilities)
-        values["log_loss"] = metrics.log_loss(label, probabilities, labels=[0, 1])
-        return {name: float(value) for name, value in values.items()}
+
+
+def best_threshold(probability: np.ndarray, label: np.ndarray) -> float:
+    """The threshold with the best F1; half-way to the next lower score, so that it does not hang on one pair."""
+    from sklearn.metrics import precision_recall_curve
+
+    if label.min() == label.max():
+        return 0.5
+    precision, recall, scores = precision_recall_curve(label, probability)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    best = int(f1[:-1].argmax())
+    below = scores[best - 1] if best > 0 else scores[best]
+    half_way = (scores[best] + below) / 2  # neighbouring floats have nothing between them
+    return float(half_way if half_way > below else scores[best])
+
+
+def pair_metrics(probability: np.ndarray, label: np.ndarray, threshold: float) -> dict[str, float]:
+    """The metrics of one relation."""
+    from sklearn import metrics
+
+    predicted = probability >= threshold
+    rates: dict[str, Callable[..., float]] = {
+        "f1": metrics.f1_score,
+        "precision": metrics.precision_score,
+        "recall": metrics.recall_score,
+    }
+    values = {name: score(label, predicted, zero_division=0) for name, score in rates.items()}
+    if label.min() < label.max():  # ranking needs both kinds
+        values["pr_auc"] = metrics.average_precision_score(label, probability)
+        values["roc_auc"] = metrics.roc_auc_score(label, probability)
+    values["log_loss"] = metrics.log_loss(label, probability, labels=[0, 1])
+    return {name: float(value) for name, value in values.items()}

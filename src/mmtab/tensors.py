@@ -1,7 +1,7 @@
 """What moves between the parts of a model.
 
 Shape letters, here once: **b** rows, **c** columns of one type, **l** text length, **t** tokens a row, **d** width,
-**k** classes; **s** sequences, **p** parts of a sequence (a column's span in it), **m** distinct pictures,
+**k** classes, **r** relations (of pairs); **s** sequences, **p** parts of a sequence (a column's span in it), **m** distinct pictures,
 **j** pictures a cell, **g** tokens a picture, **f** features of a frozen backbone. Every mask: True = present.
 """
 
@@ -85,15 +85,19 @@ class KWayBatch(_Movable):
 
 @dataclass(frozen=True)
 class PairBatch(_Movable):
-    """Pairs of the rows of ``table``; the same row may stand in many pairs. ``comparison``: see comparison.py."""
+    """Pairs of the rows of ``table``; the same row may stand in many pairs.
+
+    ``label``: by relation, -1 where unknown. ``comparison``: see comparison.py. ``cross``: both rows' text in one sequence a
+    pair; the cells of the row that comes first are at rows 0 … b-1 of its slots, the other's at b … 2b-1.
+    """
 
     table: TensorTable
     left: Int[Tensor, " b"]
     right: Int[Tensor, " b"]
     row: Int[Tensor, " b"]
-    label: Int[Tensor, " b"]
+    label: Int[Tensor, "b r"]
     comparison: Float[Tensor, "b f"] | None = None
-    mirror: PairBatch | None = None  # the same pairs with their sides exchanged
+    cross: TextBatch | None = None
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,12 @@ from mmtab.tensors import TensorTable, TextBatch, Tokens
 class TextEncoder(nn.Module):
     """One token a text cell: the mean of the cell's hidden states, projected.
 
-    How cells share sequences is the batch's matter (``layout``, ``max_length``, ``also`` and ``column_names`` are read
-    by datamodule.py): ``joint`` puts a row's cells, or both rows of a pair, in one sequence in which they attend to
+    How cells share sequences is the batch's matter (``layout``, ``max_length``, ``also`` and ``column_prefix`` are
+    read by datamodule.py): ``joint`` puts a row's cells, or both rows of a pair, in one sequence in which they attend to
     each other; ``column`` gives each cell a sequence of its own. ``also`` names further column types to write out as
     text, such as ``[categorical]``.
+
+    ``column_prefix`` stands before each cell, with the column's name in the place of {}; "COL {} VAL " is Ditto's.
 
     ``n_tuned_layers``: the top layers that learn; 0 freezes the backbone (its outputs are then computed once and
     stored), null tunes everything. ``dropout`` is the backbone's own, on hidden states.
@@ -39,13 +41,13 @@ class TextEncoder(nn.Module):
         layout: Literal["joint", "column"] = "joint",
         max_length: int = 128,
         also: Sequence[str] = (),
-        column_names: bool = True,
+        column_prefix: str = "{}: ",
         dropout: float = 0.1,
         config_folder: Path | None = None,
     ) -> None:
         super().__init__()
         self.n_columns, self.layout, self.max_length = n_columns, layout, max_length
-        self.also, self.column_names, self.name = tuple(also), column_names, backbone
+        self.also, self.column_prefix, self.name = tuple(also), column_prefix, backbone
         self.backbone, self.tokenizer = text_backbone(backbone, config_folder)
         for module in self.backbone.modules():
             if isinstance(module, nn.Dropout) and module.p > 0:

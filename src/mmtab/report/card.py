@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ import pyarrow.compute as pc
 from mmtab import files
 from mmtab.errors import DataError
 from mmtab.images import open_picture
+from mmtab.report.html import document, one_row, plain_table, row_list, safe, short, uri, write
 from mmtab.schema import ColumnType, Schema, TaskKind
 from mmtab.splits import SPLITS
 from mmtab.table import Table, image_sources, read_batches, read_pairs, read_records
@@ -25,7 +24,6 @@ from mmtab.table import Table, image_sources, read_batches, read_pairs, read_rec
 MAX_VALUES = 20_000  # distinct values counted; further ones share one line
 MAX_NUMBERS = 100_000  # numbers, or lengths of texts, kept for plots and quantiles
 MAX_PICTURES = 300  # opened to learn their sizes
-THUMBNAIL = 120
 
 
 class Said(Protocol):
@@ -63,7 +61,7 @@ class Facts:
             return f"{self.n_pictures:,} pictures; sizes of a sample: {common or 'none could be opened'}"
         if self.type is ColumnType.CATEGORICAL:
             more = "at least " if len(self.counts) >= MAX_VALUES else ""
-            return f"{more}{len(self.counts):,} values; " + ", ".join(f"{_short(v, 24)} ({n:,})" for v, n in self.counts.most_common(4))  # fmt: skip
+            return f"{more}{len(self.counts):,} values; " + ", ".join(f"{short(v, 24)} ({n:,})" for v, n in self.counts.most_common(4))  # fmt: skip
         if not len(self.numbers):
             return "nothing but missing cells"
         low, middle, high = np.quantile(self.numbers, [0, 0.5, 1])
@@ -108,7 +106,7 @@ def describe(
                 labels.setdefault(stem, Counter()).update(_counts(table.labels))
             if kway and stem in ("train", "rows") and len(samples) < n_samples and len(table):
                 picks = rng.choice(len(table), min(n_samples - len(samples), len(table)), replace=False)
-                samples += [(_label(table, int(row)), [(_row(table, int(row)), 0)]) for row in picks]
+                samples += [(_label(table, int(row)), [(one_row(table, int(row)), 0)]) for row in picks]
     if not kway:
         records = read_records(folder, schema, "missing")
         for split in SPLITS:
@@ -160,12 +158,6 @@ def _counts(values: pa.Array) -> Counter[str]:
     return Counter({c["values"]: c["counts"] for c in pc.value_counts(values.drop_null()).to_pylist()})
 
 
-def _row(table: Table, row: int) -> Table:
-    """A table of one row, so that samples do not keep their batches in memory."""
-    columns = {name: pa.array([cells[row].as_py()], cells.type) for name, cells in table.columns.items()}
-    return Table(table.dataset, table.name, table.folder, table.ids.slice(row, 1), columns, first_row=table.first_row + row)  # fmt: skip
-
-
 def _label(table: Table, row: int) -> str:
     return str(table.labels[row].as_py()) if table.labels is not None else "no label"
 
@@ -175,12 +167,9 @@ def _label(table: Table, row: int) -> str:
 
 def write_card(card: Card, folder: Path) -> tuple[Path, Path]:
     """Write ``card.md`` and ``card.html`` into the folder, each at once or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "card.md", folder / "card.html"
     for path, text in zip(paths, (markdown(card), page(card)), strict=True):
-        scratch = path.with_name(f".{path.name}.writing")
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
+        write(path, text)
     return paths
 
 
@@ -243,96 +232,35 @@ def _cell(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in plain)
 
 
-def _short(value: object, limit: int) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 # --- HTML ------------------------------------------------------------------------------------------------------------
 
 STYLE = """
-:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:70rem;padding:1rem}
-h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}th,td{text-align:left;vertical-align:top;
-padding:.3rem .7rem;border-bottom:1px solid #8884}td:last-child,td:nth-child(2):nth-last-child(2){overflow-wrap:anywhere;
-min-width:13rem}
 .plots,.samples{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;background:#fff;border-radius:.4rem;padding:.3rem}
-figure img{display:block;width:17rem;max-width:100%}article{border:1px solid #8886;border-radius:.5rem;padding:.7rem;
-flex:1 1 20rem;min-width:0;font-size:.85rem}article h3{margin:0 0 .4rem;font-size:.95rem;overflow-wrap:anywhere}
-article .sides{display:flex;flex-wrap:wrap;gap:1rem}article .sides>div{flex:1 1 12rem;min-width:0}
-dl{margin:0}dt{color:#888;font-size:.75rem}dd{margin:0 0 .3rem;overflow-wrap:anywhere}dd img{max-height:7.5rem;
-margin-right:.3rem;background:#fff}.severe,.error{color:#c0392b;font-weight:600}.warning{color:#b9770e;font-weight:600}
+figure img{display:block;width:17rem;max-width:100%}
 """
 
 
 def page(card: Card) -> str:
     """One HTML page that needs no other file and no network."""
-    escape = html.escape
-
-    def table(head: list[str], body: list[list[str]], kinds: list[str] | None = None) -> str:
-        top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-        lines = []
-        for i, line in enumerate(body):
-            first = f' class="{kinds[i]}"' if kinds else ""
-            cells = [f"<td{first if j == 0 else ''}>{escape(_printable(cell))}</td>" for j, cell in enumerate(line)]
-            lines.append(f"<tr>{''.join(cells)}</tr>")
-        return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-
-    title = escape(_printable(card.schema.title or card.schema.name))
-    parts = [f"<h1>{title}</h1>", table(["about", ""], [[k, v] for k, v in _about(card)])]
-    parts += ["<h2>Tables</h2>", table(["table", "rows"], [[stem, f"{n:,}"] for stem, n in card.rows.items()])]
+    title = card.schema.title or card.schema.name
+    parts = [f"<h1>{safe(title)}</h1>", plain_table(["about", ""], [[k, v] for k, v in _about(card)])]
+    parts += ["<h2>Tables</h2>", plain_table(["table", "rows"], [[stem, f"{n:,}"] for stem, n in card.rows.items()])]
     if card.alarms:
         rows = [[str(a.severity), a.message, "; ".join(a.rows[:3])] for a in card.alarms]
-        parts += ["<h2>Alarms</h2>", table(["severity", "what", "rows"], rows, [str(a.severity) for a in card.alarms])]
-    parts += ["<h2>Columns</h2>", table(["column", "type", "missing", "what is in it"], _columns(card))]
-    figures = "".join(f'<figure><img alt="{escape(alt)}" src="{uri}"></figure>' for alt, uri in _plots(card))
+        parts += [
+            "<h2>Alarms</h2>",
+            plain_table(["severity", "what", "rows"], rows, [str(a.severity) for a in card.alarms]),
+        ]
+    parts += ["<h2>Columns</h2>", plain_table(["column", "type", "missing", "what is in it"], _columns(card))]
+    figures = "".join(f'<figure><img alt="{safe(alt)}" src="{source}"></figure>' for alt, source in _plots(card))
     parts += ["<h2>Plots</h2>", f'<div class="plots">{figures}</div>'] if figures else []
     if card.samples:
         cards = []
         for heading, sides in card.samples:
-            inside = "".join(f"<div>{_side(card.schema, table, row)}</div>" for table, row in sides)
-            cards.append(f'<article><h3>{escape(_printable(heading))}</h3><div class="sides">{inside}</div></article>')
+            inside = "".join(f"<div>{row_list(card.schema, table, row)}</div>" for table, row in sides)
+            cards.append(f'<article><h3>{safe(heading)}</h3><div class="sides">{inside}</div></article>')
         parts += ["<h2>Sample rows</h2>", f'<div class="samples">{"".join(cards)}</div>']
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
-
-
-def _side(schema: Schema, table: Table, row: int) -> str:
-    """A row as a list of its cells."""
-    lines = [
-        f"<dt>{html.escape(_printable(schema.id))}</dt><dd>{html.escape(_printable(str(table.ids[row].as_py())))}</dd>"
-    ]
-    for column in schema.columns:
-        cell = table.columns[column.name][row].as_py() if column.name in table.columns else None
-        if cell is None:
-            continue
-        if column.type is ColumnType.IMAGE:
-            shown = "".join(_thumbnail(table, source, row, column.name) for source in image_sources(cell)[:4])
-        elif column.type is ColumnType.DATETIME:
-            shown = html.escape(str(np.datetime64(int(cell), "s")) if abs(cell) < 2e11 else str(cell))
-        else:
-            shown = html.escape(_printable(_short(cell, 280)))
-        lines.append(f"<dt>{html.escape(_printable(column.name))}</dt><dd>{shown}</dd>")
-    return f"<dl>{''.join(lines)}</dl>"
-
-
-def _thumbnail(table: Table, source: Any, row: int, column: str) -> str:
-    try:
-        picture = open_picture(table, source, row, column)
-    except DataError:
-        return "<em>cannot be opened</em>"
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=80)
-    data = base64.b64encode(sink.getvalue()).decode()
-    return f'<img alt="{html.escape(_printable(column))}" src="data:image/jpeg;base64,{data}">'
+    return document(title, "".join(parts), STYLE)
 
 
 def _plots(card: Card) -> list[tuple[str, str]]:
@@ -367,13 +295,13 @@ def _figure() -> Any:
 def _uri(figure: Any) -> str:
     sink = io.BytesIO()
     figure.savefig(sink, format="png", metadata={"Software": None})
-    return f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}"
+    return uri(sink.getvalue(), "png")
 
 
 def _plain(text: str, limit: int = 22) -> str:
     """Matplotlib would read $…$ as formulas, and has no glyphs for all of Unicode."""
     ascii_ = "".join(c if c.isprintable() and ord(c) < 0x250 else "·" for c in text)
-    return _short(ascii_, limit).replace("$", r"\$")
+    return short(ascii_, limit).replace("$", r"\$")
 
 
 def _bars(title: str, bars: Sequence[tuple[str, float]]) -> str:

@@ -1,0 +1,600 @@
+"""From two tables (or one) to clusters of the same thing: blocking, scoring, clustering, and what spoke for each match.
+
+Work is done in shards, which an unfinished run leaves in ``<output>.parts`` and the next one takes up. What is held in
+memory is the tables' cells, a vector a record and the candidates; tokens and pictures' features lie on disk.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from mmtab import files, provenance
+from mmtab import table as tables
+from mmtab.comparison import EVERYTHING
+from mmtab.config import MatchConfig
+from mmtab.datamodule import Progress, Sequences, cross_sequences, without_text
+from mmtab.datasets import dataset_folder
+from mmtab.errors import ConfigError, MmtabError, RunError
+from mmtab.matching.blocking import Blocker, Choice, Side, choose, pairs, word_vectors
+from mmtab.matching.clustering import METHODS, evaluate
+from mmtab.models import PairModel, Rows
+from mmtab.run import Session, cache_of, open_run, progress_of
+from mmtab.schema import LABEL, ColumnType, Schema, TaskKind
+from mmtab.store import Arrays, Store, digest_of
+from mmtab.table import Records, Table
+from mmtab.tasks import pair_metrics
+from mmtab.tensors import Tokens
+
+Score = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]  # left, right, comparison -> [n, ...]
+BATCH = 512  # pairs, or rows, in one forward pass
+
+
+@dataclass
+class Result:
+    """What ``match`` found. ``candidates``: row numbers of the records, ``probability`` [n, r] of each candidate;
+    ``clusters`` [r, n_records]; ``report``: counts, blocking, seconds, memory and, given truth, scores."""
+
+    schema: Schema
+    records: Records
+    left: np.ndarray
+    right: np.ndarray
+    probability: np.ndarray
+    clusters: np.ndarray
+    thresholds: np.ndarray
+    reasons: dict[int, np.ndarray]  # place among the candidates -> [r, columns]
+    columns: list[str]
+    report: dict[str, Any]
+
+    @property
+    def together(self) -> np.ndarray:
+        """[n, r] bool: candidates whose records are in one cluster."""
+        return (self.clusters[:, self.left] == self.clusters[:, self.right]).T
+
+    @property
+    def called(self) -> np.ndarray:
+        """[n, r] bool: candidates that score as matches."""
+        return self.probability >= self.thresholds
+
+    def samples(self, n: int, seed: int = 0) -> dict[str, list[int]]:
+        """Candidates worth a person's look, by group, ``n`` in all where there are enough; each stands in one group."""
+        rng, groups = np.random.default_rng(seed), dict[str, list[int]]()
+        sure = np.flatnonzero((self.together & self.called).any(1))
+        gap = (self.probability - self.thresholds).T
+        chosen = {
+            "just below the threshold": [np.flatnonzero(~self.called[:, r])[np.argsort(-g[~self.called[:, r]])] for r, g in enumerate(gap)],
+            "doubtful matches": [np.flatnonzero(self.called[:, r])[np.argsort(g[self.called[:, r]])] for r, g in enumerate(gap)],
+            "scored as a match, parted by clustering": [np.flatnonzero(self.called[:, r] & ~self.together[:, r]) for r in range(len(gap))],
+            "matches at random": [rng.permutation(sure)],
+        }  # fmt: skip
+        taken: set[int] = set()
+        for group, lists in chosen.items():
+            room = n // len(chosen)
+            for places in lists:
+                free = [int(place) for place in places[: 4 * room] if int(place) not in taken]
+                groups.setdefault(group, []).extend(free[: room // len(lists)])
+                taken.update(groups[group])
+        return {group: groups[group] for group in reversed(chosen) if groups[group]}
+
+
+def match(config: MatchConfig, progress: Progress = progress_of) -> Result:
+    """Block, score, cluster, explain; write ``output`` (pairs), ``<output>_clusters`` (records) and ``<output>.json``."""
+    started, output = time.perf_counter(), Path(config.output)
+    _check(config, output)
+    session = open_run(Path(config.run), config.accelerator)
+    if session.schema.task is not TaskKind.MATCHING:
+        raise RunError(f"{config.run} was trained to classify rows; matching wants a run on a matching dataset")
+    records, read = _read(config, session)
+    work = Store(output.with_name(output.name + ".parts"))
+    job = _Job(session, records, work, config, _fingerprint(config, read), progress)
+    clock = _Clock()
+    with clock("encode"):
+        shelf = job.encode()
+    with clock("block"):
+        choice, left, right = job.block(shelf)
+    with clock("score"):
+        probability = job.score(shelf, left, right)
+    with clock("cluster"):
+        thresholds, n = session.task.thresholds, len(records.table)  # type: ignore[attr-defined]
+        cluster = METHODS[config.clustering]
+        clusters = np.stack(
+            [cluster(n, left, right, p, float(t)) for p, t in zip(probability.T, thresholds, strict=True)]
+        )
+    result = Result(session.schema, records, left, right, probability, clusters, thresholds, {}, job.columns, {})
+    if config.explain:
+        with clock("explain"):
+            result.reasons = job.explain(shelf, result)
+    n_asking = n if records.n_left is None else min(records.n_left, n - records.n_left)
+    possible = n * (n - 1) // 2 if records.n_left is None else records.n_left * (n - records.n_left)
+    result.report = {
+        "run": config.run,
+        "n_records": n,
+        "n_left": records.n_left,
+        "blocking": {
+            **asdict(choice),
+            "n_candidates": len(left),
+            "candidates_per_record": len(left) / max(n_asking, 1),
+            "reduction_ratio": 1 - len(left) / max(possible, 1),
+        },
+        "relations": {
+            name: {
+                "threshold": float(thresholds[r]),
+                "n_matches": int(result.together[:, r].sum()),
+                "n_clusters": len(np.unique(clusters[r])),
+                "n_clusters_of_several": int((np.bincount(clusters[r]) > 1).sum()),
+            }
+            for r, name in enumerate(session.schema.ignored)
+        },
+        "clustering": config.clustering,
+    }
+    if config.truth is not None:
+        result.report["scores"] = _scores(Path(config.truth), result)
+    result.report |= {
+        "seconds": clock.seconds | {"total": time.perf_counter() - started},
+        "peak_memory_mib": provenance.peak_memory_mib(),
+    }
+    _write(result, output)
+    shutil.rmtree(work.root, ignore_errors=True)
+    return result
+
+
+# --- the work --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Clock:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, stage: str) -> _Clock:
+        self._stage = stage
+        return self
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self._stage] = time.perf_counter() - self._start
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """What is known of each record, in shards on disk."""
+
+    parts: list[Arrays]
+    size: int
+    cross: Sequences | None = None
+
+    def take(self, name: str, rows: np.ndarray) -> np.ndarray:
+        first = self.parts[0][name]
+        out = np.empty((len(rows), *first.shape[1:]), first.dtype)
+        shard = rows // self.size
+        for i in np.unique(shard):
+            here = shard == i
+            out[here] = self.parts[i][name][rows[here] - i * self.size]
+        return out
+
+    def whole(self, name: str) -> np.ndarray:
+        return np.concatenate([part[name] for part in self.parts])
+
+    def rows(self, rows: np.ndarray, device: torch.device) -> Rows:
+        """As the model's ``rows`` gave them."""
+
+        def tensor(name: str) -> torch.Tensor:
+            return torch.from_numpy(self.take(name, rows)).to(device)
+
+        summary, vector = (tensor(n).float() if n in self.parts[0] else None for n in ("summary", "vector"))
+        return Rows(Tokens(tensor("tokens").float(), tensor("mask")), summary, vector)
+
+
+@dataclass
+class _Job:
+    session: Session
+    records: Records
+    work: Store
+    config: MatchConfig
+    key: str
+    progress: Progress
+
+    @property
+    def model(self) -> PairModel:
+        model = self.session.model
+        assert isinstance(model, PairModel)
+        return model
+
+    @property
+    def columns(self) -> list[str]:
+        """What reasons are given for: the columns, and the texts taken together where these are compared."""
+        names = [column.name for column in self.session.schema.columns]
+        comparison = self.session.fitted.comparison
+        return [*names, EVERYTHING] if self.model.comparison is not None and comparison is not None else names
+
+    # --- records
+
+    def encode(self) -> _Shelf:
+        """Every record once, a shard at a time."""
+        table, size = self.records.table, self.config.shard
+        shards = range(0, len(table), size)
+        parts = [
+            self.work.arrays("rows", {"key": self.key, "first": first}, functools.partial(self._encode, first))
+            for first in self.progress(iter(shards), len(shards), "records")
+        ]
+        cross = None
+        if self.model.cross is not None:
+            cross = cross_sequences(table, self.session.cross_columns, self.model.cross, self.work)
+        return _Shelf(parts, size, cross)
+
+    def _encode(self, first: int, _: object) -> Arrays:
+        whole, n = self.records.table, min(self.config.shard, len(self.records.table) - first)
+        table = replace(
+            whole,
+            ids=whole.ids.slice(first, n),
+            columns={name: cells.slice(first, n) for name, cells in whole.columns.items()},
+            first_row=first,
+        )
+        self.work.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".encoding-", dir=self.work.root) as scratch:
+            self.session.store = Store(Path(scratch))  # its pixels and tokens are of no further use
+            encoded = self.session.encode(table, progress=False)
+            found: dict[str, list[np.ndarray]] = {"tokens": [], "mask": []}
+            with self.session.evaluating():
+                for start in range(0, n, BATCH):
+                    batch = encoded.rows(np.arange(start, min(start + BATCH, n))).to(self.session.device)
+                    rows = self.model.rows(batch)
+                    found["tokens"].append(rows.tokens.x.to(torch.float16).cpu().numpy())
+                    found["mask"].append(rows.tokens.mask.cpu().numpy())
+                    for name in ("summary", "vector"):
+                        x = getattr(rows, name)
+                        if x is not None:
+                            found.setdefault(name, []).append(x.float().cpu().numpy())
+            arrays = {name: np.concatenate(values) for name, values in found.items()}
+            if self.model.comparison is not None and encoded.pictures:
+                arrays["pictures"] = np.stack(list(encoded.pictures.values()), 1)
+        return arrays
+
+    # --- candidates
+
+    def block(self, shelf: _Shelf) -> tuple[Choice, np.ndarray, np.ndarray]:
+        """How many neighbours, and the candidates: left and right row numbers."""
+        sides, n_left = self._side(self.records.table, shelf), self.records.n_left
+        rows = np.arange(len(sides))
+        if n_left is None:
+            blocker, first, second = Blocker(sides), rows, rows
+        else:
+            first, second = sorted((rows[:n_left], rows[n_left:]), key=len)
+            blocker = Blocker(sides[first], sides[second])
+        if self.config.k is not None:
+            choice = Choice(self.config.k, self.config.k, float("nan"))
+        else:
+            choice = self._choose(blocker, asks_left=n_left is None or first[0] == 0)
+
+        def build(_: object) -> Arrays:
+            a, b = pairs(*blocker.neighbours(max(choice.k_words, choice.k_vectors, 1)), choice, n_left is None)
+            a, b = first[a], second[b]
+            left, right = (a, b) if n_left is None or first[0] == 0 else (b, a)
+            order = np.lexsort((right, left))  # so that a shard of pairs needs few shards of records
+            return {"left": left[order], "right": right[order]}
+
+        key = {"key": self.key, "k_words": choice.k_words, "k_vectors": choice.k_vectors}
+        found = self.work.arrays("candidates", key, build)
+        return choice, np.array(found["left"]), np.array(found["right"])
+
+    def _side(self, table: Table, shelf: _Shelf) -> Side:
+        if "vector" in shelf.parts[0]:
+            vectors = shelf.whole("vector")
+        else:  # no tower: the mean of the row's tokens, untrained for this but better than nothing
+            mean = [part["tokens"].astype(np.float32).mean(1) for part in shelf.parts]
+            vectors = np.concatenate([x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in mean])
+        return Side(word_vectors(_texts(table, self.session.schema)), vectors)
+
+    def _choose(self, blocker: Blocker, asks_left: bool) -> Choice:
+        """From the valid matches of the run's dataset: where their partners would stand among the records at hand."""
+        session, max_k = self.session, self.config.max_k
+        dataset, fallback = session.config.dataset, Choice(max_k, max_k, float("nan"))
+        try:
+            data = dataset_folder(dataset, session.config.data_root, cache_of(session.config))
+            records = tables.read_records(data, session.schema, dataset.bad_cells)  # type: ignore[arg-type]
+            known = tables.read_pairs(data, session.schema, "valid", records)
+        except MmtabError as error:
+            print(f"k={max_k}, since the valid pairs of the run's dataset cannot be read to choose it ({error})")
+            return fallback
+        match = np.any([np.asarray(labels) == 1 for labels in known.relations.values()], 0)
+        ends = (known.left[match], known.right[match])
+        rows, places = np.unique(np.concatenate(ends), return_inverse=True)
+        few = Records(_taken(records.table, rows), None)
+        job = replace(self, records=few, key=digest_of(np.frombuffer(f"{self.key} valid".encode(), np.uint8)))
+        side = job._side(few.table, job.encode())
+        a, b = places[: len(ends[0])], places[len(ends[0]) :]
+        own = None
+        if self.records.n_left is None:  # asked of its own table, a record would find itself
+            found = pc.index_in(few.table.ids.take(pa.array(a)), value_set=self.records.table.ids)
+            own = np.asarray(found.fill_null(-1)).astype(np.int64)
+        if not asks_left:
+            a, b = b, a
+        return choose(blocker.places(side[a], side[b], max_k, own), max_k, self.config.recall)
+
+    # --- pairs
+
+    def score(self, shelf: _Shelf, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """[n, r] probabilities of the candidates."""
+
+        def one(a: np.ndarray, b: np.ndarray, comparison: np.ndarray | None) -> np.ndarray:
+            return self._logits(shelf, a, b, comparison)
+
+        logits = self._sharded("scores", shelf, left, right, one, "pairs")
+        return self.session.task.probabilities(logits.astype(np.float64))
+
+    def explain(self, shelf: _Shelf, result: Result) -> dict[int, np.ndarray]:
+        """For each match the log-odds that each column adds: those of the pair less those without the column [r, columns]."""
+        shown = [place for places in result.samples(self.config.n_shown).values() for place in places]
+        chosen = np.union1d(np.flatnonzero((result.together | result.called).any(1)), np.array(shown, np.int64))
+        owners = np.array(self.model.owners, object)
+
+        def one(a: np.ndarray, b: np.ndarray, comparison: np.ndarray | None) -> np.ndarray:
+            whole, out = self._logits(shelf, a, b, comparison), []
+            for name in self.columns:
+                without = comparison
+                if comparison is not None and self.session.fitted.comparison is not None:
+                    gone = np.array([owner == name for owner in self.session.fitted.comparison.owners])
+                    without = np.where(gone, np.float32(np.nan), comparison)
+                hidden = torch.from_numpy((owners == name).astype(bool))
+                out.append(whole - self._logits(shelf, a, b, without, hidden, name))
+            return np.stack(out, 2).reshape(len(a), -1)
+
+        flat = self._sharded("reasons", shelf, result.left[chosen], result.right[chosen], one, "reasons")
+        shape = (len(self.session.schema.ignored), len(self.columns))
+        return {int(i): reasons.reshape(shape) for i, reasons in zip(chosen, flat, strict=True)}
+
+    def _sharded(
+        self,
+        kind: str,
+        shelf: _Shelf,
+        left: np.ndarray,
+        right: np.ndarray,
+        one: Score,
+        title: str,
+    ) -> np.ndarray:
+        """``one`` on shards of pairs; the comparison of the next is made while the model reads this one."""
+        size = 8 * self.config.shard
+        shards = [(left[i : i + size], right[i : i + size]) for i in range(0, len(left), size)]
+        if not shards:
+            return one(left, right, self._compare(shelf, left, right)) if kind == "scores" else np.zeros((0, 1))
+        keys = [{"key": self.key, "pairs": digest_of(np.stack(shard))} for shard in shards]
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = [None if self.work.has(kind, key) else shard for key, shard in zip(keys, shards, strict=True)]
+            comparisons = self._compared(shelf, waiting, ahead)
+            parts = []
+            for key, shard, comparison in self.progress(
+                zip(keys, shards, comparisons, strict=True), len(shards), title
+            ):
+                build = functools.partial(
+                    lambda shard, comparison, _: {"out": one(*shard, comparison)}, shard, comparison
+                )
+                parts.append(self.work.arrays(kind, key, build)["out"])
+        return np.concatenate(parts)
+
+    def _compared(self, shelf: _Shelf, shards: list[Any], ahead: ThreadPoolExecutor) -> Iterator[np.ndarray | None]:
+        def start(i: int) -> Any:
+            shard = shards[i] if i < len(shards) else None
+            return None if shard is None else ahead.submit(self._compare, shelf, *shard)
+
+        coming = start(0)
+        for i in range(len(shards)):
+            comparison = None if coming is None else coming.result()
+            coming = start(i + 1)
+            yield comparison
+
+    def _compare(self, shelf: _Shelf, left: np.ndarray, right: np.ndarray) -> np.ndarray | None:
+        if self.model.comparison is None:
+            return None
+        rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+        pictures = {}
+        if len(rows) and "pictures" in shelf.parts[0]:
+            seen = shelf.take("pictures", rows)
+            pictures = {name: seen[:, c] for c, name in enumerate(self.session.schema.of_type(ColumnType.IMAGE))}
+        return self.session.compare(
+            _taken(self.records.table, rows), places[: len(left)], places[len(left) :], pictures
+        )
+
+    def _logits(
+        self,
+        shelf: _Shelf,
+        left: np.ndarray,
+        right: np.ndarray,
+        comparison: np.ndarray | None,
+        hidden: torch.Tensor | None = None,
+        column: str | None = None,
+    ) -> np.ndarray:
+        """[n, r] float32. ``hidden``: token places left out, those of ``column``."""
+        device, out = self.session.device, [np.zeros((0, len(self.session.schema.ignored)), np.float32)]
+        hidden = None if hidden is None else hidden.to(device)
+        with self.session.evaluating():
+            for start in range(0, len(left), BATCH):
+                a, b = left[start : start + BATCH], right[start : start + BATCH]
+                rows = [shelf.rows(side, device) for side in (a, b)]
+                if hidden is not None and hidden.any():
+                    rows = [self.model.summarise(side.tokens, hidden) for side in rows]
+                features = None
+                if comparison is not None:
+                    features = torch.from_numpy(comparison[start : start + BATCH]).to(device)
+                text = None
+                if shelf.cross is not None:
+                    swap = shelf.cross.rank[a] > shelf.cross.rank[b]
+                    text = shelf.cross.double(np.where(swap, b, a), np.where(swap, a, b))
+                    if column in self.session.cross_columns:
+                        text = without_text(text, self.session.cross_columns.index(column), shelf.cross.n_columns)
+                    text = text.to(device)
+                logits = self.model.score(rows[0], rows[1], features, text, hidden)
+                out.append(logits.float().cpu().numpy())
+        return np.concatenate(out)
+
+
+def _made(one: Score, left: np.ndarray, right: np.ndarray, comparison: np.ndarray | None, _: object) -> Arrays:
+    return {"out": one(left, right, comparison)}
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _check(config: MatchConfig, output: Path) -> None:
+    if output.suffix not in files.FORMATS:
+        raise ConfigError(f"output={output}: expected a name ending in .parquet or .csv")
+    if config.clustering not in METHODS:
+        raise ConfigError(f"clustering={config.clustering}: expected one of {', '.join(METHODS)}")
+    for name, least in (("k", 1), ("max_k", 1), ("shard", 1), ("n_shown", 0)):
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ConfigError(f"{name}={value}: expected at least {least}")
+    if not 0 < config.recall <= 1:
+        raise ConfigError(f"recall={config.recall}: expected above 0, and at most 1")
+    if config.records is not None and (config.left or config.right):
+        raise ConfigError("records stands beside left or right: give one table, or two")
+    if (config.left is None) != (config.right is None):
+        raise ConfigError("left and right go together; for one table give records=TABLE")
+
+
+def _read(config: MatchConfig, session: Session) -> tuple[Records, list[Path]]:
+    """The records, and the files that they come from."""
+    places = {name: Path(getattr(config, name)) for name in ("left", "right", "records") if getattr(config, name)}
+    if places:
+        return session.read_records(**places), list(places.values())
+    data = dataset_folder(session.config.dataset, session.config.data_root, cache_of(session.config))
+    records = tables.read_records(data, session.schema, session.config.dataset.bad_cells)  # type: ignore[arg-type]
+    stems = ["records"] if records.n_left is None else ["left", "right"]
+    return records, [tables.find_table(data, session.schema, stem) for stem in stems]
+
+
+def _fingerprint(config: MatchConfig, read: list[Path]) -> str:
+    run = Path(config.run)
+    return f"{tables.fingerprint([run / 'checkpoints' / 'best.ckpt', run / 'fitted.json', run / 'config.yaml', *read])} {config.shard}"
+
+
+def _texts(table: Table, schema: Schema) -> list[str]:
+    """All that is written in a row, but for what some relation ignores."""
+    ignored = {name for names in schema.ignored.values() for name in names}
+    names = [n for n in schema.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL) if n not in ignored]
+    if not names:
+        return [""] * len(table)
+    cells = [pc.fill_null(table.columns[name].cast(pa.large_string()), "") for name in names]
+    return pc.binary_join_element_wise(*cells, pa.scalar(" ", pa.large_string())).to_pylist()
+
+
+def _taken(table: Table, rows: np.ndarray) -> Table:
+    take = pa.array(rows)
+    columns = {name: cells.take(take) for name, cells in table.columns.items()}
+    return replace(table, ids=table.ids.take(take), columns=columns)
+
+
+# --- truth and writing -----------------------------------------------------------------------------------------------
+
+
+def _scores(path: Path, result: Result) -> dict[str, float]:
+    """Against labelled pairs: recall of blocking, and F1 of score and of clusters; against entities: of clusters."""
+    schema, records = result.schema, result.records
+    names = files.header(path, schema.name).names
+    found: dict[str, float] = {}
+    if "left_id" in names:
+        pairs = tables.read_pairs_file(path, schema, records)
+        keys, asked = (
+            _keys(*ends, len(records.table)) for ends in ((result.left, result.right), (pairs.left, pairs.right))
+        )
+        order = np.argsort(keys)
+        place = np.searchsorted(keys, asked, sorter=order)
+        place = order[np.minimum(place, len(keys) - 1)] if len(keys) else np.zeros(len(asked), np.int64)
+        blocked = keys[place] == asked if len(keys) else np.zeros(len(asked), bool)
+        for r, name in enumerate(schema.ignored):
+            if name not in pairs.relations:
+                continue
+            label, prefix = np.asarray(pairs.relations[name]), "" if name == LABEL else f"{name}/"
+            score = np.where(blocked, result.probability[place, r] if len(keys) else 0.0, 0.0)
+            clusters = result.clusters[r]
+            together = (clusters[pairs.left] == clusters[pairs.right]).astype(float)
+            found[f"{prefix}blocking_recall"] = float(blocked[label == 1].mean()) if (label == 1).any() else 1.0
+            for kind, value, threshold in (("score", score, result.thresholds[r]), ("cluster", together, 0.5)):
+                metrics = pair_metrics(value, label, float(threshold))
+                found |= {f"{prefix}{kind}_{m}": metrics[m] for m in ("f1", "precision", "recall")}
+        return found
+    columns = [name for name in ("entity", *schema.ignored) if name in names]
+    if schema.id not in names or not columns:
+        raise RunError(f"truth={path}: expected left_id, right_id and labels, or {schema.id} and an entity for each relation; found {names}")  # fmt: skip
+    raw = files.read(path, schema.name)
+    place = pc.index_in(records.table.ids, value_set=pc.cast(raw[schema.id].combine_chunks(), records.table.ids.type))
+    if len(pc.unique(records.table.ids)) < len(records.table):
+        raise RunError(f"truth={path}: an id names a record on either side, so entities by id are unclear; give labelled pairs")  # fmt: skip
+    for r, name in enumerate(schema.ignored):
+        column = name if name in names else "entity"
+        if column not in names:
+            continue
+        codes = raw[column].combine_chunks().dictionary_encode().indices
+        truth = np.asarray(pc.fill_null(codes.take(place), -1)).astype(np.int64)
+        prefix = "" if name == LABEL else f"{name}/"
+        found |= {f"{prefix}{key}": float(value) for key, value in evaluate(result.clusters[r], truth).items()}
+        found[f"{prefix}blocking_recall"] = _entity_recall(result, truth)
+    return found
+
+
+def _entity_recall(result: Result, truth: np.ndarray) -> float:
+    """The share of the true pairs (across the sides, where there are two) that are candidates."""
+    n_left, side = result.records.n_left, np.zeros(len(truth), np.int64)
+    if n_left is not None:
+        side[n_left:] = 1
+    known, m = truth >= 0, int(truth.max(initial=-1)) + 1
+    counts = np.stack([np.bincount(truth[known & (side == s)], minlength=m) for s in (0, 1)])
+    n_true = (counts[0] * (counts[0] - 1) // 2).sum() if n_left is None else (counts[0] * counts[1]).sum()
+    hits = (truth[result.left] == truth[result.right]) & known[result.left]
+    return float(hits.sum() / n_true) if n_true else 1.0
+
+
+def _keys(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
+    return np.minimum(left, right) * n + np.maximum(left, right)
+
+
+def said(reasons: np.ndarray, columns: list[str], sign: int) -> str:
+    """Columns that spoke for (1) or against (-1), the loudest first, such as "title +3.2; brand +0.8"."""
+    order = [i for i in np.argsort(-sign * reasons, kind="stable") if sign * reasons[i] >= 0.05]
+    return "; ".join(f"{name_of(columns[i])} {reasons[i]:+.1f}" for i in order)
+
+
+def name_of(column: str) -> str:
+    return "texts together" if column == EVERYTHING else column
+
+
+def _write(result: Result, output: Path) -> None:
+    """The pairs that some relation holds for, by score or by cluster; the records with their clusters; the report."""
+    ids, together, n_left = result.records.table.ids, result.together, result.records.n_left
+    kept = np.flatnonzero((together | result.called).any(1))
+    left, right = result.left[kept], result.right[kept]
+    columns: dict[str, pa.Array] = {"left_id": ids.take(pa.array(left)), "right_id": ids.take(pa.array(right))}
+    relations = list(result.schema.ignored)
+    for r, name in enumerate(relations):
+        end = "" if len(relations) == 1 else f"_{name}"
+        columns[f"probability{end}"] = pa.array(result.probability[kept, r])
+        columns[f"prediction{end}"] = pa.array(together[kept, r].astype(np.int8))
+        apart = ~together[kept, r]
+        columns[f"cluster{end}"] = pa.array(result.clusters[r][left], mask=apart)
+        if result.reasons:
+            for title, sign in (("for", 1), ("against", -1)):
+                texts = [said(result.reasons[int(i)][r], result.columns, sign) for i in kept]
+                columns[f"spoke_{title}{end}"] = pa.array(texts, pa.string())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files.write_table(output, pa.table(columns))
+    sides = ["records"] * len(ids) if n_left is None else ["left"] * n_left + ["right"] * (len(ids) - n_left)
+    members: dict[str, pa.Array] = {"table": pa.array(sides), result.schema.id: ids}
+    for r, name in enumerate(relations):
+        members["cluster" if len(relations) == 1 else f"cluster_{name}"] = pa.array(result.clusters[r])
+    files.write_table(output.with_name(f"{output.stem}_clusters{output.suffix}"), pa.table(members))
+    scratch = output.with_name(f".{output.stem}.json.writing")
+    scratch.write_text(json.dumps(result.report, indent=1), encoding="utf-8")
+    scratch.replace(output.with_suffix(".json"))
