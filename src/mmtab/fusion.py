@@ -41,7 +41,7 @@ class Block(nn.Module):
         self.dropout = TokenwiseDropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b 1 1 t"], n_out: int | None = None
+        self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b 1 1 t"] | None, n_out: int | None = None
     ) -> Float[Tensor, "b t2 d"]:
         """``n_out``: of the first so many tokens only, for which the others are then just read."""
         (b, t, d), heads = x.shape, self.n_heads
@@ -75,7 +75,9 @@ class FusionTransformer(nn.Module):
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         x = torch.cat([self.cls.expand(len(tokens.x), -1, -1), tokens.x], 1)
-        mask = F.pad(tokens.mask, (1, 0), value=True)[:, None, None, :]
+        mask = None  # without one attention is quicker; asking a GPU would make it wait
+        if tokens.mask.device.type != "cpu" or not tokens.mask.all():
+            mask = F.pad(tokens.mask, (1, 0), value=True)[:, None, None, :]
         for block in self.blocks[:-1]:
             x = block(x, mask)
         return self.norm(self.blocks[-1](x, mask, n_out=1)[:, 0])  # of the last block only the CLS token is asked for

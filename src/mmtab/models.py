@@ -124,8 +124,9 @@ class PairModel(nn.Module):
         if not self.towers:
             return Rows(tokens)
         # Of what some relation ignores the vector knows nothing, or else blocking would miss its matches.
-        mask = tokens.mask & self.reads.all(0)
-        summary = self.fusion(Tokens(tokens.x, mask if hidden is None else mask & ~hidden))
+        seen = self.reads.all(0)
+        mask = tokens.mask if hidden is None else tokens.mask & ~hidden
+        summary = self.fusion(Tokens(tokens.x[:, seen], mask[:, seen]))
         return Rows(tokens, summary, F.normalize(self.to_vector(summary).float(), dim=-1))
 
     def score(
@@ -175,8 +176,8 @@ class PairModel(nn.Module):
             also.append(Tokens(x, torch.cat(cells.mask.split(n), 1)))
         logits = met.new_zeros(n, len(self.reads))
         for i, ((reads, _), relations) in enumerate(self.views.items()):
-            readable = torch.tensor(reads, device=mask.device)
-            parts = [Tokens(met, mask & readable), *also, *(beside[i : i + 1])]
+            seen = slice(None) if all(reads) else torch.tensor(reads, device=mask.device)
+            parts = [Tokens(met[:, seen], mask[:, seen]), *also, *(beside[i : i + 1])]
             logits[:, relations] = self.joint(self.fusion(Tokens.concat(*parts)))[:, relations].to(logits.dtype)
         return logits
 
@@ -262,4 +263,5 @@ class ComparisonEncoder(nn.Module):
         x = torch.where(absent[..., None], self.missing, self.embed.combine(filled))
         x = self.norm(torch.relu(torch.einsum("bfd,gf->bgd", x, self.member))) + self.column
         inputs = torch.cat([filled, absent[..., None].to(filled.dtype)], -1) * reads[self.owner][:, None]
-        return Tokens(x, reads.expand(len(x), -1)), self.direct(inputs.flatten(1))
+        x = x[:, reads]
+        return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)), self.direct(inputs.flatten(1))

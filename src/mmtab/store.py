@@ -30,10 +30,15 @@ class Store:
 
         ``build`` gets a scratch folder on the same disk in which it may create ``<name>.npy`` memory maps itself.
         """
+        entry = self.folder(kind, key, build)
+        return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(entry.glob("*.npy"))}
+
+    def folder(self, kind: str, key: dict[str, Any], build: Callable[[Path], Arrays]) -> Path:
+        """As ``arrays``, but where they lie."""
         entry = self._entry(kind, key)
         if not entry.is_dir():
             self.place(entry, lambda scratch: self._write(scratch, key, build))
-        return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(entry.glob("*.npy"))}
+        return entry
 
     def has(self, kind: str, key: dict[str, Any]) -> bool:
         """Whether the entry is there already."""

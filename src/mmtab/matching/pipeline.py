@@ -39,7 +39,6 @@ from mmtab.table import Records, Table
 from mmtab.tasks import pair_metrics
 from mmtab.tensors import Tokens
 
-Score = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]  # left, right, comparison -> [n, ...]
 BATCH = 512  # pairs, or rows, in one forward pass
 
 
@@ -171,32 +170,54 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _Shelf:
-    """What is known of each record, in shards on disk."""
+    """What is known of each record: ``files`` name the arrays of each shard on disk, which is mapped only while it is read,
+    so that memory does not fill with what was read before."""
 
-    parts: list[Arrays]
+    parts: list[Path]
     size: int
     cross: Sequences | None = None
 
+    def has(self, name: str) -> bool:
+        return (self.parts[0] / f"{name}.npy").is_file()
+
     def take(self, name: str, rows: np.ndarray) -> np.ndarray:
-        first = self.parts[0][name]
-        out = np.empty((len(rows), *first.shape[1:]), first.dtype)
-        shard = rows // self.size
+        shard, out = rows // self.size, None
         for i in np.unique(shard):
+            part = np.load(self.parts[i] / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            out = np.empty((len(rows), *part.shape[1:]), part.dtype) if out is None else out
             here = shard == i
-            out[here] = self.parts[i][name][rows[here] - i * self.size]
+            out[here] = part[rows[here] - i * self.size]
+        assert out is not None
         return out
 
     def whole(self, name: str) -> np.ndarray:
-        return np.concatenate([part[name] for part in self.parts])
+        return np.concatenate([np.load(part / f"{name}.npy", allow_pickle=False) for part in self.parts])
 
-    def rows(self, rows: np.ndarray, device: torch.device) -> Rows:
+    def held(self, rows: np.ndarray) -> _Held:
+        """Some records in memory."""
+        names = [name for name in ("tokens", "mask", "summary", "vector") if self.has(name)]
+        return _Held(rows, {name: self.take(name, rows) for name in names}, self.cross)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """``rows``: sorted row numbers; ``cross`` is of all records."""
+
+    rows: np.ndarray
+    arrays: Arrays
+    cross: Sequences | None
+
+    def __call__(self, rows: np.ndarray, device: torch.device) -> Rows:
         """As the model's ``rows`` gave them."""
+        places = np.searchsorted(self.rows, rows)
+        found = {name: torch.from_numpy(values[places]).to(device) for name, values in self.arrays.items()}
+        tokens = Tokens(found["tokens"].float(), found["mask"])
+        return Rows(tokens, found.get("summary"), found.get("vector"))
 
-        def tensor(name: str) -> torch.Tensor:
-            return torch.from_numpy(self.take(name, rows)).to(device)
 
-        summary, vector = (tensor(n).float() if n in self.parts[0] else None for n in ("summary", "vector"))
-        return Rows(Tokens(tensor("tokens").float(), tensor("mask")), summary, vector)
+Score = Callable[
+    [_Held, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray
+]  # left, right, comparison -> [n, width]
 
 
 @dataclass
@@ -228,7 +249,7 @@ class _Job:
         table, size = self.records.table, self.config.shard
         shards = range(0, len(table), size)
         parts = [
-            self.work.arrays("rows", {"key": self.key, "first": first}, functools.partial(self._encode, first))
+            self.work.folder("rows", {"key": self.key, "first": first}, functools.partial(self._encode, first))
             for first in self.progress(iter(shards), len(shards), "records")
         ]
         cross = None
@@ -292,10 +313,11 @@ class _Job:
         return choice, np.array(found["left"]), np.array(found["right"])
 
     def _side(self, table: Table, shelf: _Shelf) -> Side:
-        if "vector" in shelf.parts[0]:
+        if shelf.has("vector"):
             vectors = shelf.whole("vector")
-        else:  # no tower: the mean of the row's tokens, untrained for this but better than nothing
-            mean = [part["tokens"].astype(np.float32).mean(1) for part in shelf.parts]
+        else:  # no towers: the mean of the row's tokens, untrained for this but better than nothing
+            shards = np.array_split(np.arange(len(table)), len(shelf.parts))
+            mean = [shelf.take("tokens", rows).astype(np.float32).mean(1) for rows in shards]
             vectors = np.concatenate([x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in mean])
         return Side(word_vectors(_texts(table, self.session.schema)), vectors)
 
@@ -329,59 +351,47 @@ class _Job:
 
     def score(self, shelf: _Shelf, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """[n, r] probabilities of the candidates."""
-
-        def one(a: np.ndarray, b: np.ndarray, comparison: np.ndarray | None) -> np.ndarray:
-            return self._logits(shelf, a, b, comparison)
-
-        logits = self._sharded("scores", shelf, left, right, one, "pairs")
+        n_relations = len(self.session.schema.ignored)
+        logits = self._sharded("scores", shelf, left, right, self._logits, n_relations, "pairs")
         return self.session.task.probabilities(logits.astype(np.float64))
 
     def explain(self, shelf: _Shelf, result: Result) -> dict[int, np.ndarray]:
         """For each match the log-odds that each column adds: those of the pair less those without the column [r, columns]."""
         shown = [place for places in result.samples(self.config.n_shown).values() for place in places]
         chosen = np.union1d(np.flatnonzero((result.together | result.called).any(1)), np.array(shown, np.int64))
-        owners = np.array(self.model.owners, object)
-
-        def one(a: np.ndarray, b: np.ndarray, comparison: np.ndarray | None) -> np.ndarray:
-            whole, out = self._logits(shelf, a, b, comparison), []
-            for name in self.columns:
-                without = comparison
-                if comparison is not None and self.session.fitted.comparison is not None:
-                    gone = np.array([owner == name for owner in self.session.fitted.comparison.owners])
-                    without = np.where(gone, np.float32(np.nan), comparison)
-                hidden = torch.from_numpy((owners == name).astype(bool))
-                out.append(whole - self._logits(shelf, a, b, without, hidden, name))
-            return np.stack(out, 2).reshape(len(a), -1)
-
-        flat = self._sharded("reasons", shelf, result.left[chosen], result.right[chosen], one, "reasons")
         shape = (len(self.session.schema.ignored), len(self.columns))
+        ends = result.left[chosen], result.right[chosen]
+        flat = self._sharded("reasons", shelf, *ends, self._reasons, shape[0] * shape[1], "reasons")
         return {int(i): reasons.reshape(shape) for i, reasons in zip(chosen, flat, strict=True)}
 
+    def _reasons(self, held: _Held, left: np.ndarray, right: np.ndarray, comparison: np.ndarray | None) -> np.ndarray:
+        """[n, r * columns]"""
+        owners, fitted = np.array(self.model.owners, object), self.session.fitted.comparison
+        whole, out = self._logits(held, left, right, comparison), []
+        for name in self.columns:
+            without = comparison
+            if comparison is not None and fitted is not None:
+                gone = np.array([owner == name for owner in fitted.owners])
+                without = np.where(gone, np.float32(np.nan), comparison)
+            hidden = torch.from_numpy((owners == name).astype(bool))
+            out.append(whole - self._logits(held, left, right, without, hidden, name))
+        return np.stack(out, 2).reshape(len(left), -1)
+
     def _sharded(
-        self,
-        kind: str,
-        shelf: _Shelf,
-        left: np.ndarray,
-        right: np.ndarray,
-        one: Score,
-        title: str,
+        self, kind: str, shelf: _Shelf, left: np.ndarray, right: np.ndarray, one: Score, width: int, title: str
     ) -> np.ndarray:
-        """``one`` on shards of pairs; the comparison of the next is made while the model reads this one."""
+        """[n, width]: ``one`` on shards of pairs; the comparison of the next is made while the model reads this one."""
         size = 8 * self.config.shard
         shards = [(left[i : i + size], right[i : i + size]) for i in range(0, len(left), size)]
-        if not shards:
-            return one(left, right, self._compare(shelf, left, right)) if kind == "scores" else np.zeros((0, 1))
         keys = [{"key": self.key, "pairs": digest_of(np.stack(shard))} for shard in shards]
+        parts = [np.zeros((0, width), np.float32)]
         with ThreadPoolExecutor(1) as ahead:
             waiting = [None if self.work.has(kind, key) else shard for key, shard in zip(keys, shards, strict=True)]
             comparisons = self._compared(shelf, waiting, ahead)
-            parts = []
             for key, shard, comparison in self.progress(
                 zip(keys, shards, comparisons, strict=True), len(shards), title
             ):
-                build = functools.partial(
-                    lambda shard, comparison, _: {"out": one(*shard, comparison)}, shard, comparison
-                )
+                build = functools.partial(_made, one, shelf, shard[0], shard[1], comparison)
                 parts.append(self.work.arrays(kind, key, build)["out"])
         return np.concatenate(parts)
 
@@ -401,7 +411,7 @@ class _Job:
             return None
         rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
         pictures = {}
-        if len(rows) and "pictures" in shelf.parts[0]:
+        if len(rows) and shelf.has("pictures"):
             seen = shelf.take("pictures", rows)
             pictures = {name: seen[:, c] for c, name in enumerate(self.session.schema.of_type(ColumnType.IMAGE))}
         return self.session.compare(
@@ -410,7 +420,7 @@ class _Job:
 
     def _logits(
         self,
-        shelf: _Shelf,
+        held: _Held,
         left: np.ndarray,
         right: np.ndarray,
         comparison: np.ndarray | None,
@@ -423,26 +433,29 @@ class _Job:
         with self.session.evaluating():
             for start in range(0, len(left), BATCH):
                 a, b = left[start : start + BATCH], right[start : start + BATCH]
-                rows = [shelf.rows(side, device) for side in (a, b)]
+                rows = [held(side, device) for side in (a, b)]
                 if hidden is not None and hidden.any():
                     rows = [self.model.summarise(side.tokens, hidden) for side in rows]
                 features = None
                 if comparison is not None:
                     features = torch.from_numpy(comparison[start : start + BATCH]).to(device)
                 text = None
-                if shelf.cross is not None:
-                    swap = shelf.cross.rank[a] > shelf.cross.rank[b]
-                    text = shelf.cross.double(np.where(swap, b, a), np.where(swap, a, b))
+                if held.cross is not None:
+                    swap = held.cross.rank[a] > held.cross.rank[b]
+                    text = held.cross.double(np.where(swap, b, a), np.where(swap, a, b))
                     if column in self.session.cross_columns:
-                        text = without_text(text, self.session.cross_columns.index(column), shelf.cross.n_columns)
+                        text = without_text(text, self.session.cross_columns.index(column), held.cross.n_columns)
                     text = text.to(device)
                 logits = self.model.score(rows[0], rows[1], features, text, hidden)
                 out.append(logits.float().cpu().numpy())
         return np.concatenate(out)
 
 
-def _made(one: Score, left: np.ndarray, right: np.ndarray, comparison: np.ndarray | None, _: object) -> Arrays:
-    return {"out": one(left, right, comparison)}
+def _made(
+    one: Score, shelf: _Shelf, left: np.ndarray, right: np.ndarray, comparison: np.ndarray | None, _: object
+) -> Arrays:
+    held = shelf.held(np.unique(np.concatenate([left, right])))
+    return {"out": one(held, left, right, comparison)}
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
