@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several threads in each of several processes get in each other's way
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 if os.environ.get("MMTAB_SHAPES", "1") != "0":
     from jaxtyping import install_import_hook
 

@@ -162,6 +162,22 @@ def test_a_value_that_cannot_be_is_named(override: str) -> None:
         configure(override)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pair_head.augment.cell_drop=1"], "pair_head.augment.cell_drop=1.0: expected 0 to below 1"),
+        (["pair_head.hard_negatives=-1"], "pair_head.hard_negatives: expected at least 0"),
+        (["pair_head=fusion", "pair_head.hard_negatives=0.5"], "set pair_head.model.towers=true"),
+        (["pair_head=two_tower", "pair_head.tower=null"], "tower, joint and compare are all null"),
+        (["pair_head=two_tower", "pair_head.cross_text=true"], "set pair_head.joint"),
+        (["pair_head=two_tower", "pair_head.model.towers=false"], "set pair_head.model.towers=true"),
+    ],
+)
+def test_parts_of_a_pair_model_that_do_not_fit_are_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configure(*overrides)
+
+
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 GROUPS = ["dataset", "categories", "trainer", "wandb", *PARTS]

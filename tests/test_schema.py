@@ -117,3 +117,67 @@ def test_columns_left_out(tmp_path: Path) -> None:
         schema.without(["colour"])
     with pytest.raises(DataError, match="leaves none"):
         schema.without(["text", "numeric", "image"])
+
+
+# --- relations -------------------------------------------------------------------------------------------------------
+
+PAIRS = {"task": "matching", "label": ...}
+
+
+def test_relations_and_what_they_ignore(tmp_path: Path) -> None:
+    plain = read(tmp_path, **PAIRS)
+    assert plain.relations == {} and plain.ignored == {"label": ()}
+    short = read(tmp_path, **PAIRS, ignore=["size"])
+    assert short.ignored == {"label": ("size",)}
+    two = read(tmp_path, **PAIRS, relations={"duplicate": {}, "variant": {"ignore": ["size", "title"]}})
+    assert two.ignored == {"duplicate": (), "variant": ("size", "title")}
+    for schema in (short, two):
+        assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
+        schema.write(tmp_path)
+        assert Schema.read(tmp_path) == schema
+
+
+def test_choosing_relations_leaves_out_what_all_of_them_ignore(tmp_path: Path) -> None:
+    two = read(tmp_path, **PAIRS, relations={"duplicate": {}, "variant": {"ignore": ["size"]}})
+    assert two.choose([], []) == two
+    one = two.choose(["variant"], [])
+    assert [c.name for c in one.columns] == ["title", "photo"] and one.ignored == {"variant": ()}
+    assert two.choose(["duplicate"], []).ignored == {"duplicate": ()}
+    fewer = two.choose([], ["photo"])
+    assert [c.name for c in fewer.columns] == ["title", "size"]
+    assert fewer.ignored == {"duplicate": (), "variant": ("size",)}
+    assert two.without(["size"]).ignored == {"duplicate": (), "variant": ()}
+    plain = read(tmp_path, **PAIRS)
+    assert plain.choose([], ["size"]).ignored == {"label": ()}
+    assert plain.choose([], []).relations == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"relations": {"variant": {"ignore": ["width"]}}}, ["relation variant", "column width", "expected some of"]),
+        ({"relations": {"variant": {"ignore": ["title", "size", "photo"]}}}, ["ignores all columns"]),
+        ({"relations": {"variant": {"ignores": ["size"]}}}, ["relations: variant", "found {'ignores': ['size']}"]),
+        ({"relations": {"variant": "size"}}, ["relations: variant", "found size"]),
+        ({"relations": ["variant"]}, ["dataset.yaml: relations", "found ['variant']"]),
+        ({"relations": {"a": {}}, "ignore": ["size"]}, ["ignore stands beside relations"]),
+        ({"relations": {"a": {}}, "task": "kway", "label": "kind"}, ["relations", "of a matching dataset"]),
+    ],
+)
+def test_relations_of_another_form_are_named(tmp_path: Path, changes: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(DataError) as error:
+        read(tmp_path, **{**PAIRS, **changes})
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_a_choice_that_cannot_be_is_named(tmp_path: Path) -> None:
+    plain = read(tmp_path, **PAIRS)
+    for arguments, message in (
+        ((["banana"], []), "no such relation.*banana"),
+        (([], ["banana"]), "column banana.*dataset.ignore"),
+        (([], ["title", "size", "photo"]), "leaves none"),
+    ):
+        with pytest.raises(DataError, match=message):
+            plain.choose(*arguments)
+    with pytest.raises(DataError, match="for matching"):
+        read(tmp_path).choose([], ["size"])

@@ -147,3 +147,11 @@ def test_digests_follow_content_and_type() -> None:
     assert digest_of(pa.array(["x", "a", None, "b"])[1:]) == digest_of(values)  # a slice is its content
     grid = np.arange(6).reshape(2, 3)
     assert digest_of(grid[:, ::2]) == digest_of(grid[:, ::2].copy()) != digest_of(grid)
+
+
+def test_whether_and_where_an_entry_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert not store.has("kind", {"a": 1})
+    folder = store.folder("kind", {"a": 1}, lambda _: {"x": np.arange(3)})
+    assert store.has("kind", {"a": 1}) and not store.has("kind", {"a": 2})
+    assert np.load(folder / "x.npy").tolist() == [0, 1, 2]

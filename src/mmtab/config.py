@@ -45,7 +45,7 @@ class DatasetConfig:
 class TrainerConfig:
     """``precision``: auto (bf16 where the hardware computes it natively), bf16, fp16 or fp32. ``max_epochs`` null: 12
     with frozen text and 5 with tuned, more where they would make fewer than 500 steps. ``patience`` (null: a third of
-    the epochs, at least 3): epochs without a better valid score. ``n_threads`` 0: all cores."""
+    the epochs, at least 3): epochs without a better valid score. ``n_threads`` 0: OMP_NUM_THREADS, or all cores."""
 
     max_epochs: int | None = None
     patience: int | None = None

@@ -215,7 +215,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
     started = time.perf_counter()
     _quieten()
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    torch.set_num_threads(config.trainer.n_threads or _usable_cores())
+    torch.set_num_threads(config.trainer.n_threads or usable_cores())
     check_settings(config)
     data = dataset_folder(config.dataset, config.data_root, cache_of(config))
     schema = Schema.read(data)
@@ -556,8 +556,10 @@ def native_bf16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _usable_cores() -> int:
-    """Those this process may run on: on a cluster fewer than the machine has."""
+def usable_cores() -> int:
+    """What OMP_NUM_THREADS says, or else those this process may run on: on a cluster fewer than the machine has."""
+    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

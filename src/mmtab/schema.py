@@ -230,7 +230,7 @@ def _relations(raw: Any, columns: list[str], dataset: str, task: TaskKind) -> di
         if not isinstance(ignored, list | tuple) or set(entry or {}) - {"ignore"}:
             raise DataError(dataset, f"dataset.yaml: relations: {relation}", expected=form, found=entry)
         for column in ignored:
-            if column not in columns:
+            if str(column) not in columns:
                 raise DataError(dataset, f"dataset.yaml: relation {relation} ignores a column that is not there", column=str(column), expected=f"some of {columns}")  # fmt: skip
         if len(ignored) == len(columns):
             raise DataError(dataset, f"dataset.yaml: relation {relation} ignores all columns", fix="leave it some")

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from mmtab.neighbours import Index
+from mmtab.run import usable_cores
 
 WORD = re.compile(r"\w+")
 CODE = re.compile(r"\w[\w\-/.]*\w")
@@ -101,7 +102,7 @@ class Blocker:
     def _by_words(self, asking: Side, k: int) -> tuple[np.ndarray, np.ndarray]:
         from sparse_dot_topn import sp_matmul_topn
 
-        near = sp_matmul_topn(self._weighted(asking.words), self._words, top_n=k, sort=True, n_threads=_threads())
+        near = sp_matmul_topn(self._weighted(asking.words), self._words, top_n=k, sort=True, n_threads=usable_cores())
         row = np.repeat(np.arange(len(asking)), np.diff(near.indptr))
         place = np.arange(len(row)) - near.indptr[row]
         found, score = np.full((len(asking), k), -1, np.int64), np.zeros((len(asking), k), np.float32)
@@ -163,9 +164,3 @@ def choose(places: np.ndarray, max_k: int, wanted: float) -> Choice:
     if enough:
         return min(enough, key=lambda o: (o.k_words + o.k_vectors, -o.recall, o.k_vectors))
     return max(options, key=lambda o: (o.recall, -o.k_words - o.k_vectors))
-
-
-def _threads() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -292,19 +292,19 @@ class _Job:
         sides, n_left = self._side(self.records.table, shelf), self.records.n_left
         rows = np.arange(len(sides))
         if n_left is None:
-            blocker, first, second = Blocker(sides), rows, rows
+            blocker, first, second, asks_left = Blocker(sides), rows, rows, True
         else:
             first, second = sorted((rows[:n_left], rows[n_left:]), key=len)
-            blocker = Blocker(sides[first], sides[second])
+            blocker, asks_left = Blocker(sides[first], sides[second]), int(first[0]) == 0
         if self.config.k is not None:
             choice = Choice(self.config.k, self.config.k, float("nan"))
         else:
-            choice = self._choose(blocker, asks_left=n_left is None or first[0] == 0)
+            choice = self._choose(blocker, asks_left)
 
         def build(_: object) -> Arrays:
             a, b = pairs(*blocker.neighbours(max(choice.k_words, choice.k_vectors, 1)), choice, n_left is None)
             a, b = first[a], second[b]
-            left, right = (a, b) if n_left is None or first[0] == 0 else (b, a)
+            left, right = (a, b) if asks_left else (b, a)
             order = np.lexsort((right, left))  # so that a shard of pairs needs few shards of records
             return {"left": left[order], "right": right[order]}
 
