@@ -57,7 +57,6 @@ class Session:
     model: nn.Module
     task: Task
     accelerator: str = "auto"
-    store: Store | None = None  # in place of the cache
     before_epochs: Callable[[], None] | None = None
 
     def kway(self, table: Table) -> KWayBatches:
@@ -191,15 +190,15 @@ class Session:
         bf16 = self.precision == "bf16-mixed"
         return torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
-    def encode(self, table: Table, progress: bool = True) -> EncodedTable:
-        """All that is computed once for a table."""
+    def encode(self, table: Table, store: Store | None = None, progress: bool = True) -> EncodedTable:
+        """All that is computed once for a table, and kept in ``store`` (default: the cache)."""
         if table.n_bad_cells:
             warnings.warn(
                 f"{table.dataset}, table {table.name}: {table.n_bad_cells} bad cells taken as missing", stacklevel=2
             )
         return encode_table(
             table, self.schema, self.fitted.preprocessor, encoder_of(self.model, "text"), encoder_of(self.model, "image"),
-            self.store or Store(cache_of(self.config)), cross=getattr(self.model, "cross", None),
+            store or Store(cache_of(self.config)), cross=getattr(self.model, "cross", None),
             cross_columns=self.cross_columns, bad_cells=self.config.dataset.bad_cells,  # type: ignore[arg-type]
             autocast=self.autocast, device=self.device, progress=progress_of if progress and self.config.trainer.progress else no_progress,
         )  # fmt: skip

@@ -145,22 +145,25 @@ def pairs(
 
 @dataclass(frozen=True)
 class Choice:
-    """How many neighbours of each kind, and the recall that they reach on the pairs they were chosen with."""
+    """How many neighbours of each kind, and the recall that they reach on the matches they were chosen with, if any."""
 
     k_words: int
     k_vectors: int
-    recall: float
+    recall: float | None
 
 
 def choose(places: np.ndarray, max_k: int, wanted: float) -> Choice:
     """The fewest neighbours in all that reach the wanted recall of known matches, or else those that reach most.
-    ``places`` [n, 2]: see ``Blocker.places``. Among equals more by words, which cost less."""
-    options = []
-    for k_words in range(max_k + 1):
-        for k_vectors in range(max_k + 1):
-            recall = float(((places[:, 0] < k_words) | (places[:, 1] < k_vectors)).mean()) if len(places) else 0.0
-            options.append(Choice(k_words, k_vectors, recall))
-    enough = [option for option in options if option.recall >= wanted]
-    if enough:
-        return min(enough, key=lambda o: (o.k_words + o.k_vectors, -o.recall, o.k_vectors))
-    return max(options, key=lambda o: (o.recall, -o.k_words - o.k_vectors))
+    ``places`` [n, 2]: see ``Blocker.places``. Among as many, the better recall, then more by words, which cost less."""
+
+    def recall(k_words: int, k_vectors: int) -> float:
+        return float(((places[:, 0] < k_words) | (places[:, 1] < k_vectors)).mean()) if len(places) else 0.0
+
+    ks = range(max_k + 1)
+    options = [(recall(words, vectors), words, vectors) for words in ks for vectors in ks]
+    reached = [option for option in options if option[0] >= wanted]
+    best = max(r for r, *_ in options)
+    r, words, vectors = min(
+        reached or [option for option in options if option[0] == best], key=lambda o: (o[1] + o[2], -o[0], o[2])
+    )
+    return Choice(words, vectors, r)

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ BATCH = 512  # pairs, or rows, in one forward pass
 
 @dataclass
 class Result:
-    """What ``match`` found. ``candidates``: row numbers of the records, ``probability`` [n, r] of each candidate;
+    """What ``match`` found. ``left``, ``right`` [n]: row numbers of the candidates, ``probability`` [n, r] of each;
     ``clusters`` [r, n_records]; ``report``: counts, blocking, seconds, memory and, given truth, scores."""
 
     schema: Schema
@@ -123,7 +123,9 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Result:
         "n_records": n,
         "n_left": records.n_left,
         "blocking": {
-            **asdict(choice),
+            "k_words": choice.k_words,
+            "k_vectors": choice.k_vectors,
+            "valid_recall": choice.recall,
             "n_candidates": len(left),
             "candidates_per_record": len(left) / max(n_asking, 1),
             "reduction_ratio": 1 - len(left) / max(possible, 1),
@@ -170,7 +172,7 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _Shelf:
-    """What is known of each record: ``files`` name the arrays of each shard on disk, which is mapped only while it is read,
+    """What is known of each record: ``parts`` are folders, a shard each, of arrays that are mapped only while they are read,
     so that memory does not fill with what was read before."""
 
     parts: list[Path]
@@ -215,9 +217,8 @@ class _Held:
         return Rows(tokens, found.get("summary"), found.get("vector"))
 
 
-Score = Callable[
-    [_Held, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray
-]  # left, right, comparison -> [n, width]
+# Records held in memory; left, right, comparison of pairs -> [n, width]
+Score = Callable[[_Held, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 
 @dataclass
@@ -267,8 +268,8 @@ class _Job:
         )
         self.work.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".encoding-", dir=self.work.root) as scratch:
-            self.session.store = Store(Path(scratch))  # its pixels and tokens are of no further use
-            encoded = self.session.encode(table, progress=False)
+            # Pixels and tokens are of no further use
+            encoded = self.session.encode(table, Store(Path(scratch)), progress=False)
             found: dict[str, list[np.ndarray]] = {"tokens": [], "mask": []}
             with self.session.evaluating():
                 for start in range(0, n, BATCH):
@@ -297,7 +298,7 @@ class _Job:
             first, second = sorted((rows[:n_left], rows[n_left:]), key=len)
             blocker, asks_left = Blocker(sides[first], sides[second]), int(first[0]) == 0
         if self.config.k is not None:
-            choice = Choice(self.config.k, self.config.k, float("nan"))
+            choice = Choice(self.config.k, self.config.k, None)
         else:
             choice = self._choose(blocker, asks_left)
 
@@ -324,7 +325,7 @@ class _Job:
     def _choose(self, blocker: Blocker, asks_left: bool) -> Choice:
         """From the valid matches of the run's dataset: where their partners would stand among the records at hand."""
         session, max_k = self.session, self.config.max_k
-        dataset, fallback = session.config.dataset, Choice(max_k, max_k, float("nan"))
+        dataset, fallback = session.config.dataset, Choice(max_k, max_k, None)
         try:
             data = dataset_folder(dataset, session.config.data_root, cache_of(session.config))
             records = tables.read_records(data, session.schema, dataset.bad_cells)  # type: ignore[arg-type]
