@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from pages import Seen
 
 from mmtab import files, testing
 from mmtab.check import check
 from mmtab.report.card import describe, markdown, page, write_card
 from mmtab.schema import Schema
-
-
-class Seen(HTMLParser):
-    """What a page holds."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.mark.parametrize("suffix", files.FORMATS)

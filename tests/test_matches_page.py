@@ -8,12 +8,12 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html import escape
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from pages import Seen
 
 from mmtab import testing
 from mmtab.report.html import one_row
@@ -23,25 +23,6 @@ from mmtab.table import Table, read_records
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = "<script>alert(1)</script> \"'&<img src=x onerror=alert(2)>\x00"
-
-
-class Seen(HTMLParser):
-    """What a page holds."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def having(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def pair(left: Table, right: Table, score: float = 0.9, **changes: Any) -> Shown:

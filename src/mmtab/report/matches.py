@@ -76,19 +76,21 @@ def write_result(config: MatchConfig, progress: Progress = progress_of) -> dict[
         _shown(result, place, group) for group, places in result.samples(config.n_shown).items() for place in places
     ]
     blocking, seconds = report["blocking"], report["seconds"]
+    scores = {
+        name: {k.removeprefix(f"{name}/"): v for k, v in report.get("scores", {}).items() if len(relations) == 1 or k.startswith(f"{name}/")}
+        for name in relations
+    }  # fmt: skip
     facts = [
         ("records", f"{report['n_records']:,}"),
         ("candidates", f"{blocking['n_candidates']:,}, {blocking['candidates_per_record']:.1f} a record"),
         *((f"matches{'' if len(relations) == 1 else f', {name}'}", f"{report['relations'][name]['n_matches']:,} in {report['relations'][name]['n_clusters_of_several']:,} clusters of several") for name in relations),
         ("seconds", ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items())),
-        *((name.replace("_", " "), f"{value:.4f}") for name, value in report.get("scores", {}).items()),
+        *((f"scores, {name}", ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in scores[name].items() if key.endswith(("f1", "blocking_recall")))) for name in relations if scores[name]),
     ]  # fmt: skip
     write_page(output.with_suffix(".html"), result.schema, shown, f"Matches: {output.name}", facts)
     columns: dict[str, dict[str, Any]] = {}
     for name in relations:
-        prefix = "" if len(relations) == 1 else f"{name}/"
-        scores = {k.removeprefix(prefix): v for k, v in report.get("scores", {}).items() if k.startswith(prefix)}
-        columns["match" if name == LABEL else name] = report["relations"][name] | scores
+        columns["match" if name == LABEL else name] = scores[name] | report["relations"][name]
     columns["whole"] = {
         "n_records": report["n_records"], **blocking, "seconds": seconds["total"], "peak_memory_mib": report["peak_memory_mib"]
     }  # fmt: skip
