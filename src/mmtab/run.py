@@ -115,6 +115,7 @@ class Session:
         n, encoded = len(batches) - batches.n_mined, batches.table
         left, right, match = batches.left[:n], batches.right[:n], (batches.labels[:n] == 1).any(1)
         a, b, known = mining.hard_negatives(self.vectors(encoded), left, right, match)
+        known, anchor = np.unique(known, return_inverse=True)
         rows = np.concatenate([a, left[known]]), np.concatenate([b, right[known]])
         comparison = self.compare(records, *rows, encoded.pictures)
         scored = PairBatches(encoded, *rows, np.full((len(rows[0]), batches.labels.shape[1]), -1), comparison)
@@ -122,7 +123,7 @@ class Session:
         with self.evaluating():
             logits = [self.model(batch.to(self.device)).logits.float().cpu().numpy() for batch in outputs]
         p = self.task.probabilities(np.concatenate(logits)).max(1) if logits else np.zeros(0)
-        kept = np.flatnonzero(mining.passes(p[: len(a)], p[len(a) :]))
+        kept = np.flatnonzero(mining.passes(p[: len(a)], p[len(a) :][anchor]))
         hardest = kept[np.argsort(-p[kept], kind="stable")][: batches.n_mined]
         batches.mined(a[hardest], b[hardest], None if comparison is None else comparison[hardest])
 
