@@ -516,6 +516,19 @@ def test_pictures_are_augmented_in_training_only(tmp_path: Path) -> None:
     assert not torch.allclose(first, second, rtol=1e-2) and not torch.allclose(first, plain, rtol=1e-2)
 
 
+def test_a_cell_has_the_mean_features_of_its_pictures(tmp_path: Path) -> None:
+    encoder = image_encoder()
+    table = encode(*two_columns(IMAGE), encoder, tmp_path)
+    assert table.image_index is not None and table.image_features is not None
+    first = table.pictures["first"]
+    assert first.shape == (7, sum(encoder.backbone.groups)) and np.isnan(first[[1, 3, 4]]).all()
+    of = [table.image_features[place].astype(np.float32) for place in table.image_index[2, 0]]
+    np.testing.assert_allclose(first[2].astype(np.float32), (of[0] + of[1]) / 2, rtol=2e-3, atol=2e-3)
+    none, schema = table_of({"first": (IMAGE, pa.array([None, None], CELLS[IMAGE][0].type))})
+    empty = encode(none, schema, image_encoder(n_columns=1), tmp_path).pictures["first"]
+    assert empty.shape == (2, first.shape[1]) and np.isnan(empty).all()
+
+
 def test_augmenting_frozen_features_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"augment=true needs image\.tuned=true"):
         image_encoder(augment=True)

@@ -292,7 +292,7 @@ class EncodedTable:
         for c, name in enumerate(self.columns["image"]):
             index = self.image_index[:, c]
             out = np.full((self.n_rows, self.image_features.shape[1]), np.nan, np.float16)
-            for start in range(0, self.n_rows, 1024):
+            for start in range(0, self.n_rows if len(self.image_features) else 0, 1024):
                 part = index[start : start + 1024]
                 count = (part >= 0).sum(1)[:, None]
                 total = (self.image_features[np.maximum(part, 0)].astype(np.float32) * (part >= 0)[..., None]).sum(1)
