@@ -64,7 +64,8 @@ def test_neighbours_by_words_are_those_of_brute_force() -> None:
     texts = [" ".join(rng.choice(vocabulary, 6)) for _ in range(60)]
     left, right = side(texts[:25]), side(texts[25:])
     found, _ = Blocker(left, right).neighbours(4)
-    a, b = left.words.toarray(), right.words.toarray()
+    used = np.unique(np.concatenate([left.words.indices, right.words.indices]))
+    a, b = (part.words[:, used].toarray() for part in (left, right))
     idf = np.log((1 + 60) / (1 + a.sum(0) + b.sum(0))) + 1
     idf[(a.sum(0) == 0) | (b.sum(0) == 0)] = 0
     a, b = a * idf, b * idf
