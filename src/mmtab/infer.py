@@ -6,6 +6,7 @@ column that may be the id is read a second time, should its distinct values be t
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -316,7 +317,8 @@ def _look(path: Path, dataset: str, dialect: files.Dialect, root: Path) -> dict[
 
 
 def _is_unique(facts: _Facts, path: Path, dataset: str, dialect: files.Dialect) -> bool:
-    if facts.n_filled < facts.n or facts.counted or facts.n_distinct < 0.97 * facts.n:
+    surely_fewer = facts.n_distinct < (1 - 5 / math.sqrt(MAX_HASHES)) * facts.n  # five standard errors of the estimate
+    if facts.n_filled < facts.n or facts.counted or surely_fewer:
         return facts.n_filled == facts.n == facts.n_distinct
     scan = files.scan(path, dataset, columns=[facts.name], encoding=dialect.encoding, delimiter=dialect.delimiter)
     whole = np.sort(np.concatenate([hashes(canonical(batch[0], ColumnType.CATEGORICAL)[0]) for batch in scan]))
