@@ -97,9 +97,8 @@ def cross_settings(config: RunConfig) -> dict[str, Any] | None:
 def cross_columns(config: RunConfig, schema: Schema) -> list[str]:
     """Text that both rows of a pair are read in one sequence of: what every relation minds."""
     settings = cross_settings(config)
-    ignored = {name for names in schema.ignored.values() for name in names}
     found = [] if settings is None else text_columns(schema, tuple(settings.get("also") or ()))
-    return [name for name in found if name not in ignored]
+    return [name for name in found if name not in schema.ignored_by_some]
 
 
 def _pair_model(

@@ -101,9 +101,7 @@ class Comparison:
     def _cells(self, records: Table, name: str, rows: np.ndarray) -> list[str]:
         """Lower-cased text; "" for missing. ``*`` is all text and categories of the row that every
         relation minds."""
-        ignored = {column for columns in self.schema.ignored.values() for column in columns}
-        written = [n for n in self.schema.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL) if n not in ignored]
-        names = written if name == EVERYTHING else [name]
+        names = self.schema.written if name == EVERYTHING else [name]
         cells = [records.columns[n].take(rows).to_pylist() for n in names]
         return (
             [" ".join(part for part in row if part).lower() for row in zip(*cells, strict=True)]

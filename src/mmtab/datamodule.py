@@ -97,6 +97,13 @@ class Sequences:
             np.concatenate([slots, slots + b * c], 1),
         )
 
+    def ordered(
+        self, left: np.ndarray, right: np.ndarray, rng: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which unit of each pair comes first in its sequence, and which second: by content, or with ``rng`` by chance."""
+        swap = rng.random(len(left)) < 0.5 if rng is not None else self.rank[left] > self.rank[right]
+        return np.where(swap, right, left), np.where(swap, left, right)
+
     @functools.cached_property
     def rank(self) -> np.ndarray:
         """[n] int64: units in the order of their content, equal ones on one rank. It does not depend on which others
@@ -577,10 +584,8 @@ class PairBatches(Dataset[PairBatch]):
                     comparison = np.where(lost[places[:b]] | lost[places[b:]], np.float32(np.nan), comparison)
         cross = None
         if self.table.cross is not None:
-            rank = self.table.cross.rank
-            swap = rng.random(b) < 0.5 if rng is not None else rank[left] > rank[right]
-            first, second = np.where(swap, right, left), np.where(swap, left, right)
-            cross = self.table.cross.double(first, second, self.augment, rng)
+            ends = self.table.cross.ordered(left, right, rng)
+            cross = self.table.cross.double(*ends, self.augment, rng)
         return PairBatch(
             table=table,
             left=torch.from_numpy(places[:b]),

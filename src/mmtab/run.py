@@ -233,7 +233,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
     metrics = session.task.metrics(probabilities, valid_batches.labels)
     _write_predictions(session, folder / "predictions_valid.parquet", valid_ids, probabilities, valid_batches.labels)
     _write_metrics(folder, "valid", metrics)
-    _write_json(
+    write_json(
         folder / "provenance.json",
         provenance.facts()
         | {
@@ -287,9 +287,8 @@ def _prepare(config: RunConfig, schema: Schema, data: Path) -> tuple[Session, Ba
                 raise Table(schema.name, pairs.name, data, pairs.left_ids, {}).error(
                     problem, column=name, expected="matches (1) and others (0)"
                 )
-    ignored = {name for names in schema.ignored.values() for name in names}
     texts = text_columns(schema, tuple(config.text["also"]))
-    config = settle(config, schema.task, bool(texts), len(train_pairs), apart=bool(ignored & set(texts)))
+    config = settle(config, schema.task, bool(texts), len(train_pairs), apart=bool(schema.ignored_by_some & set(texts)))
     fitted = Fitted.matching(records.table, train_pairs, schema, rules)
     model = build_model(config, schema, fitted)
     session = Session(config, schema, fitted, model, build_task(config, schema, fitted), config.trainer.accelerator)
@@ -463,7 +462,7 @@ def _save_description(session: Session, folder: Path) -> None:
     config = OmegaConf.to_container(OmegaConf.structured(session.config))
     _write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     _write(folder / "schema.yaml", yaml.safe_dump(session.schema.to_dict(), sort_keys=False, allow_unicode=True))
-    _write_json(folder / "fitted.json", session.fitted.to_dict(), indent=None)
+    write_json(folder / "fitted.json", session.fitted.to_dict(), indent=None)
     for text, place in (
         (encoder_of(session.model, "text"), "text_backbone"),
         (getattr(session.model, "cross", None), "cross_backbone"),
@@ -509,10 +508,10 @@ def _write_predictions(
 def _write_metrics(folder: Path, split: str, metrics: dict[str, Any]) -> None:
     path = folder / "metrics.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    _write_json(path, known | {split: metrics})
+    write_json(path, known | {split: metrics})
 
 
-def _write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     _write(path, json.dumps(value, indent=indent, ensure_ascii=False))
 
 

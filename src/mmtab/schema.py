@@ -66,6 +66,16 @@ class Schema:
         """The label columns of pairs, and the columns that each leaves out of account."""
         return self.relations or {LABEL: ()}
 
+    @property
+    def ignored_by_some(self) -> set[str]:
+        """Columns that at least one relation leaves out of account."""
+        return {name for names in self.ignored.values() for name in names}
+
+    @property
+    def written(self) -> list[str]:
+        """Text and categories that every relation minds."""
+        return [n for n in self.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL) if n not in self.ignored_by_some]
+
     def of_type(self, *types: ColumnType) -> list[str]:
         """Names of the columns of these types, in schema order."""
         return [column.name for column in self.columns if column.type in types]

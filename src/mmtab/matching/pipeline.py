@@ -7,7 +7,6 @@ memory is the tables' cells, a vector a record and the candidates; tokens and pi
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 import tempfile
 import time
@@ -32,7 +31,7 @@ from mmtab.errors import ConfigError, MmtabError, RunError
 from mmtab.matching.blocking import Blocker, Choice, Side, choose, pairs, word_vectors
 from mmtab.matching.clustering import METHODS, evaluate
 from mmtab.models import PairModel, Rows
-from mmtab.run import Session, cache_of, open_run, progress_of
+from mmtab.run import Session, cache_of, open_run, progress_of, write_json
 from mmtab.schema import LABEL, ColumnType, Schema, TaskKind
 from mmtab.store import Arrays, Store, digest_of
 from mmtab.table import Records, Table
@@ -442,8 +441,7 @@ class _Job:
                     features = torch.from_numpy(comparison[start : start + BATCH]).to(device)
                 text = None
                 if held.cross is not None:
-                    swap = held.cross.rank[a] > held.cross.rank[b]
-                    text = held.cross.double(np.where(swap, b, a), np.where(swap, a, b))
+                    text = held.cross.double(*held.cross.ordered(a, b))
                     if column in self.session.cross_columns:
                         text = without_text(text, self.session.cross_columns.index(column), held.cross.n_columns)
                     text = text.to(device)
@@ -497,11 +495,9 @@ def _fingerprint(config: MatchConfig, read: list[Path]) -> str:
 
 def _texts(table: Table, schema: Schema) -> list[str]:
     """All that is written in a row, but for what some relation ignores."""
-    ignored = {name for names in schema.ignored.values() for name in names}
-    names = [n for n in schema.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL) if n not in ignored]
-    if not names:
+    if not schema.written:
         return [""] * len(table)
-    cells = [pc.fill_null(table.columns[name].cast(pa.large_string()), "") for name in names]
+    cells = [pc.fill_null(table.columns[name].cast(pa.large_string()), "") for name in schema.written]
     return pc.binary_join_element_wise(*cells, pa.scalar(" ", pa.large_string())).to_pylist()
 
 
@@ -609,6 +605,4 @@ def _write(result: Result, output: Path) -> None:
     for r, name in enumerate(relations):
         members["cluster" if len(relations) == 1 else f"cluster_{name}"] = pa.array(result.clusters[r])
     files.write_table(output.with_name(f"{output.stem}_clusters{output.suffix}"), pa.table(members))
-    scratch = output.with_name(f".{output.stem}.json.writing")
-    scratch.write_text(json.dumps(result.report, indent=1), encoding="utf-8")
-    scratch.replace(output.with_suffix(".json"))
+    write_json(output.with_suffix(".json"), result.report)
