@@ -1,21 +1,30 @@
-"""The steps of scripts/prepare_data.py as commands: each calls a function of the library and prints what it gave."""
+"""The commands of scripts/prepare_data.py and scripts/cache.py: each calls functions of the library and prints what they gave."""
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich import filesize
 from rich.console import Console
 from rich.table import Table
 
 from mmtab import files
 from mmtab.cli import friendly
 from mmtab.errors import ConfigError
+from mmtab.store import DAY, Entry, Store, least_used
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="From raw tables to a described, checked dataset folder, step by step.",
+    pretty_exceptions_enable=False,
+)
 Folder = Annotated[Path, typer.Argument(help="a dataset folder", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="the new folder to write", show_default=False)]
 Inputs = Annotated[list[Path], typer.Argument(help="a table, several, or a folder of tables", show_default=False)]
@@ -25,10 +34,15 @@ Method = Literal["auto", "random", "stratified", "grouped", "time", "component"]
 Fractions = Annotated[tuple[float, float, float], typer.Option(help="of train, valid and test")]
 
 
-def run() -> None:
+cache_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Cache = Annotated[Path, typer.Option("--cache", envvar="MMTAB_CACHE", help="the folder of the cache")]
+CACHE = Path("~/.cache/mmtab")
+
+
+def run(program: typer.Typer = app) -> None:
     """The command line, with mistakes of the user as one line."""
     with friendly():
-        app(standalone_mode=True)
+        program(standalone_mode=True)
 
 
 @app.command()
@@ -129,6 +143,89 @@ def import_(
     if output is None:
         raise ConfigError("importing needs a folder to write: --output FOLDER")
     _say(f"written: {import_dataset(name, output, source=source, seed=seed)}")
+
+
+# --- scripts/cache.py ------------------------------------------------------------------------------------------------
+
+
+@cache_app.command()
+def show(entries: Annotated[bool, typer.Option("--entries", help="a line for each")] = False, cache: Cache = CACHE) -> None:  # fmt: skip
+    """What the cache holds, how large it is and when it was last used."""
+    store = Store(cache.expanduser())
+    found, leftovers = store.entries(), store.leftovers()
+    _say(str(store.root))  # not a title, which would be wrapped
+    if entries:
+        rows = [(e.kind, _short(e.digest), *_facts([e])) for e in sorted(found, key=lambda e: (e.kind, -e.used))]
+        _print("entries", ["kind", "entry", "size", "last used"], rows)
+    else:
+        _print("kinds", ["kind", "entries", "size", "last used"], _by_kind(found))
+    if leftovers:
+        _say(f"besides {_counted(leftovers, 'leftover')} of killed runs, which clean removes")
+
+
+@cache_app.command()
+def clean(
+    older_than: Annotated[float | None, typer.Option(help="DAYS: what was not used for so long", min=0)] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="only of this kind; again for more")] = None,
+    to: Annotated[float | None, typer.Option(help="GB: what was used least recently, until no more are left", min=0)] = None,
+    all: Annotated[bool, typer.Option("--all", help="everything")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be removed")] = False,
+    cache: Cache = CACHE,
+) -> None:  # fmt: skip
+    """Remove entries, and always what killed runs left. Without any option only that. With several options, entries
+    that all of them mean. What is removed is made again by the next run that wants it; downloads are fetched again."""
+    if all and (older_than is not None or kind or to is not None):
+        raise ConfigError("--all removes everything: leave out --older-than, --kind and --to, or leave out --all")
+    store = Store(cache.expanduser())
+    entries, leftovers = store.entries(), store.leftovers()
+    kinds = {entry.kind for entry in entries}
+    if unknown := sorted(set(kind or ()) - kinds):
+        raise ConfigError(f"--kind {unknown[0]}: {store.root} has {', '.join(sorted(kinds)) or 'no entries'}")
+    asked = all or older_than is not None or bool(kind) or to is not None
+    chosen = [entry for entry in entries if asked and (not kind or entry.kind in kind)]
+    surplus = sum(entry.n_bytes for entry in chosen) - (to or 0) * 1e9
+    if older_than is not None:
+        chosen = [entry for entry in chosen if entry.used <= time.time() - older_than * DAY]
+    if to is not None:
+        chosen = least_used(chosen, int(surplus))
+    gone, swept = (chosen, leftovers) if dry_run else (store.remove(chosen), store.remove(leftovers))
+    if gone:
+        _print("would be removed" if dry_run else "removed", ["kind", "entries", "size", "last used"], _by_kind(gone))
+    did = "would remove" if dry_run else "removed"
+    _say(f"{did} {_counted(gone, 'entry')} and {_counted(swept, 'leftover')} of killed runs from {store.root}")
+    if stuck := len(chosen) + len(leftovers) - len(gone) - len(swept):
+        _say(f"{stuck} could not be removed: they belong to another user, or another process was first")
+    if not asked:
+        _say("entries stay without an option: --older-than DAYS, --kind KIND, --to GB or --all says which to remove")
+
+
+def _by_kind(entries: list[Entry]) -> list[tuple[str, ...]]:
+    """A row a kind, the largest first, and the total."""
+    kinds: dict[str, list[Entry]] = {}
+    for entry in entries:
+        kinds.setdefault(entry.kind, []).append(entry)
+    order = sorted(kinds.items(), key=lambda item: -sum(entry.n_bytes for entry in item[1]))
+    return [(name, str(len(some)), *_facts(some)) for name, some in [*order, ("total", entries)]]
+
+
+def _facts(entries: list[Entry]) -> tuple[str, str]:
+    """Size and last use."""
+    used = max((entry.used for entry in entries), default=None)
+    when = "" if used is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(used))
+    return filesize.decimal(sum(entry.n_bytes for entry in entries)), when
+
+
+def _counted(entries: list[Entry], word: str) -> str:
+    many = word if len(entries) == 1 else f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    return f"{len(entries)} {many} ({filesize.decimal(sum(entry.n_bytes for entry in entries))})"
+
+
+def _short(digest: str) -> str:
+    """Enough of a digest to tell entries apart; a name, such as that of a generated dataset, whole."""
+    return digest[:12] if re.fullmatch("[0-9a-f]{32}", digest) else digest
+
+
+# --- what they share -------------------------------------------------------------------------------------------------
 
 
 def _pairs(types: list[str] | None) -> dict[str, str]:

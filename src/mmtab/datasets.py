@@ -235,12 +235,12 @@ def _generated(dataset: DatasetConfig, cache: Path) -> Path:
     recipe = hashlib.blake2b(
         Path(catalogue.__file__).read_bytes(), digest_size=4
     ).hexdigest()  # a new generator, new data
-    folder = cache / "catalogue" / f"{wanted.task}-{wanted.n_rows}-{wanted.seed}-{recipe}"
-    if not folder.is_dir():
-        try:
-            Store.place(
-                folder, lambda scratch: catalogue.write_catalogue(scratch, wanted.task, wanted.n_rows, wanted.seed)
-            )
-        except ValueError as error:
-            raise ConfigError(f"dataset.generate: {error}") from error
-    return folder
+    name = f"{wanted.task}-{wanted.n_rows}-{wanted.seed}-{recipe}"
+
+    def write(scratch: Path) -> None:
+        catalogue.write_catalogue(scratch, wanted.task, wanted.n_rows, wanted.seed)
+
+    try:
+        return Store(cache).named("catalogue", name, write)
+    except ValueError as error:
+        raise ConfigError(f"dataset.generate: {error}") from error
