@@ -6,7 +6,7 @@ MMTAB_SHAPES=0 leaves the annotations unchecked (faster); MMTAB_DATA says where 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,30 @@ def data_root() -> Path:
     if root is None:
         pytest.skip(NO_DATA)
     return root
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny text transformer."""
+    from mmtab.testing import tiny_text_backbone
+
+    return tiny_text_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture
+def configure(backbone: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Makes a run configuration for a dataset folder that is small enough for a test, with overrides."""
+    from mmtab.config import RunConfig, compose
+
+    def make(folder: Path, *overrides: str) -> RunConfig:
+        small = [
+            "dataset=custom", f"dataset.path={folder}", f"text.backbone={backbone}", "text.max_length=24", "text.n_tuned_layers=1",
+            "image.size=32", "d_model=16", "fusion.d_hidden=32", "trainer.max_epochs=2", "trainer.batch_size=16",
+            "trainer.progress=false", f"output={tmp_path / 'run'}",
+        ]  # fmt: skip
+        return compose(*small, *overrides)
+
+    return make
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

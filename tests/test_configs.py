@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from mmtab import run
 from mmtab.build import part
-from mmtab.config import CONFIGS, RunConfig, register, typed
+from mmtab.config import CONFIGS, RunConfig, compose
 from mmtab.errors import ConfigError, MmtabError
 from mmtab.testing import write_kway, write_pairs
 
@@ -60,9 +59,7 @@ ALL_PARTS = list(parts())
 
 
 def configure(*overrides: str) -> RunConfig:
-    register()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return typed(compose("train", ["output=unused", *overrides]))
+    return compose("output=unused", *overrides)
 
 
 def target_of(leaf: dict[str, Any]) -> Any:

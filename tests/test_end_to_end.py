@@ -14,36 +14,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from hydra import compose, initialize_config_dir
 
 from mmtab import run
-from mmtab.config import CONFIGS, RunConfig, register, typed
+from mmtab.config import compose
 from mmtab.errors import ConfigError, DataError, RunError
-from mmtab.testing import tiny_text_backbone, write_kway, write_pairs
+from mmtab.testing import write_kway, write_pairs
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_text_backbone(tmp_path_factory.mktemp("backbone"))
-
-
-@pytest.fixture
-def configure(backbone: Path, tmp_path: Path):
-    """A run configuration small enough for a test, with overrides."""
-
-    def make(folder: Path, *overrides: str) -> RunConfig:
-        register()
-        small = [
-            "dataset=custom", f"dataset.path={folder}", f"text.backbone={backbone}", "text.max_length=24", "text.n_tuned_layers=1",
-            "image.size=32", "d_model=16", "fusion.d_hidden=32", "trainer.max_epochs=2", "trainer.batch_size=16",
-            "trainer.progress=false", f"output={tmp_path / 'run'}",
-        ]  # fmt: skip
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return typed(compose("train", [*small, *overrides]))
-
-    return make
 
 
 KWAY_VARIANTS = [[], ["text.layout=column"], ["text.n_tuned_layers=0"], ["fusion=mean"], ["numeric=periodic"], ["image.tuned=true", "image.augment=true"],
@@ -223,19 +200,7 @@ def test_scripts_from_training_to_prediction(tmp_path: Path, backbone: Path) -> 
 
 def test_real_data_trains(data_root: Path, tmp_path: Path) -> None:
     """The default model on the smallest real dataset, one epoch."""
-    register()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = typed(
-            compose(
-                "train",
-                [
-                    "dataset=openmoji",
-                    f"data_root={data_root}",
-                    "trainer.max_epochs=1",
-                    f"output={tmp_path}",
-                    "image.size=64",
-                ],
-            )
-        )
+    settings = ["trainer.max_epochs=1", "image.size=64", f"output={tmp_path}"]
+    config = compose("dataset=openmoji", f"data_root={data_root}", *settings)
     metrics = run.train(config, tmp_path / "run")
     assert metrics["accuracy"] > 0.5

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from mmtab import images
 from mmtab.errors import DataError
-from mmtab.images import Fit, ImageSpec, collect_images, decode_images
+from mmtab.images import Fit, ImageSpec, Pictures, load_pictures
 from mmtab.schema import Schema
 from mmtab.store import Store
 from mmtab.table import Table, read_split
@@ -30,12 +31,9 @@ def table_of(folder: Path, *cells: Any) -> Table:
     return Table("toys", "train", folder, ids, {"photo": pa.array(cells, None if any(cells) else pa.string())})
 
 
-def decode(
-    folder: Path, *cells: Any, fit: Fit = "squash", bad_cells: Any = "error", cache: str = "cache"
-) -> tuple[np.ndarray, np.ndarray]:
+def decode(folder: Path, *cells: Any, fit: Fit = "squash", bad_cells: Any = "error", cache: str = "cache") -> Pictures:
     table = table_of(folder, *cells)
-    store = Store(folder.parent / cache)
-    return decode_images(table, collect_images(table, ["photo"])[1], ImageSpec(SIZE, fit), store, bad_cells)
+    return load_pictures(table, ["photo"], ImageSpec(SIZE, fit), Store(folder.parent / cache), bad_cells)
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -51,14 +49,14 @@ def png_header(width: int, height: int) -> bytes:
 def test_toy_pictures(tmp_path: Path) -> None:
     folder = write_kway(tmp_path / "toys")
     table = read_split(folder, Schema.read(folder), "train")
-    index, sources = collect_images(table, ["photo"])
-    pixels, valid = decode_images(table, sources, ImageSpec(SIZE), Store(tmp_path / "cache"))
-    assert index.shape == (36, 1, 2) and pixels.shape == (len(sources), 3, SIZE, SIZE) and pixels.dtype == np.uint8
-    assert isinstance(pixels, np.memmap) and valid.all()
+    found = load_pictures(table, ["photo"], ImageSpec(SIZE), Store(tmp_path / "cache"))
+    index, pixels = found.index, found.pixels
     cells = table.columns["photo"].to_pylist()
     assert (index[:, 0, 0] < 0).tolist() == [cell is None for cell in cells]
     assert (index[:, 0, 1] >= 0).tolist() == [cell is not None and ";" in cell for cell in cells]
-    assert [sources[i][0].path for i in index[0, 0]] == cells[0].split(";")
+    n = len({path for cell in cells if cell for path in cell.split(";")})
+    assert index.shape == (36, 1, 2) and pixels.shape == (n, 3, SIZE, SIZE) and pixels.dtype == np.uint8
+    assert isinstance(index, np.memmap) and isinstance(pixels, np.memmap)
     colours = {"kind 0": 0, "kind 1": 1, "kind 2": 2}  # red, green, blue
     for row, label in enumerate(table.labels.to_pylist()):  # type: ignore[union-attr]
         if index[row, 0, 0] >= 0:
@@ -68,35 +66,44 @@ def test_toy_pictures(tmp_path: Path) -> None:
 
 def test_each_picture_once(tmp_path: Path) -> None:
     data = draw_picture(tmp_path / "a.png", 0).read_bytes()
-    table = table_of(tmp_path, "a.png", None, "a.png;b.png", "b.png")
-    index, sources = collect_images(table, ["photo"])
-    assert index[:, 0].tolist() == [[0, -1], [-1, -1], [0, 1], [1, -1]]
-    assert [(s.path, row, column) for s, row, column in sources] == [("a.png", 0, "photo"), ("b.png", 2, "photo")]
-    index, sources = collect_images(table_of(tmp_path, data, data, b"other"), ["photo"])
-    assert index[:, 0, 0].tolist() == [0, 0, 1] and len(sources) == 2
+    other = draw_picture(tmp_path / "b.png", 1).read_bytes()
+    found = decode(tmp_path, "a.png", None, "a.png;b.png", "b.png")
+    assert found.index[:, 0].tolist() == [[0, -1], [-1, -1], [0, 1], [1, -1]] and len(found.pixels) == 2
+    again = decode(tmp_path, data, data, other)
+    assert again.index[:, 0, 0].tolist() == [0, 0, 1] and np.array_equal(again.pixels, found.pixels)
+
+
+def test_pictures_across_the_bounds_of_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(5):
+        draw_picture(tmp_path / f"{i}.png", i)
+    cells = ["0.png", "1.png;0.png", None, "2.png", "2.png;3.png;4.png", "0.png"]
+    whole = decode(tmp_path, *cells, cache="whole")
+    monkeypatch.setattr(images, "ROWS_AT_ONCE", 2)
+    parts = decode(tmp_path, *cells, cache="parts")
+    assert np.array_equal(parts.index, whole.index) and np.array_equal(parts.pixels, whole.pixels)
+    assert whole.index[4, 0].tolist() == [2, 3, 4] and whole.index[5, 0].tolist() == [0, -1, -1]
 
 
 def test_no_pictures_at_all(tmp_path: Path) -> None:
-    pixels, valid = decode(tmp_path / "toys", None, None)
-    assert pixels.shape == (0, 3, SIZE, SIZE) and valid.shape == (0,)
-    index, _ = collect_images(table_of(tmp_path, None, None), ["photo"])
-    assert index.shape == (2, 1, 1) and (index == -1).all()
+    found = decode(tmp_path / "toys", None, None)
+    assert found.pixels.shape == (0, 3, SIZE, SIZE)
+    assert found.index.shape == (2, 1, 1) and (found.index == -1).all()
 
 
 def test_embedded_and_on_disk_are_the_same(tmp_path: Path) -> None:
     folder = tmp_path / "toys"
     data = draw_picture(folder / "a.png", 3).read_bytes()
-    pixels, _ = decode(folder, "a.png")
+    pixels = decode(folder, "a.png").pixels
     for cell in (data, {"bytes": data, "path": "gone.png"}, [{"bytes": data, "path": None}]):
-        assert np.array_equal(decode(folder, cell)[0], pixels)
+        assert np.array_equal(decode(folder, cell).pixels, pixels)
 
 
 def test_a_changed_picture_is_decoded_anew(tmp_path: Path) -> None:
     folder = tmp_path / "toys"
     draw_picture(folder / "a.png", 0)
-    before = np.array(decode(folder, "a.png")[0])
+    before = np.array(decode(folder, "a.png").pixels)
     draw_picture(folder / "a.png", 1, seed=5)
-    assert not np.array_equal(decode(folder, "a.png")[0], before)
+    assert not np.array_equal(decode(folder, "a.png").pixels, before)
 
 
 def damage(folder: Path, kind: str) -> str:
@@ -147,31 +154,30 @@ def test_bad_pictures(tmp_path: Path, kind: str) -> None:
         assert part in message
     assert not list((tmp_path / "cache").rglob("*.npy"))  # nothing of the failed attempt stays
 
-    pixels, valid = decode(folder, "good.png", None, f"good.jpg;{cell}", bad_cells="missing")
-    assert valid.tolist() == [True, True, False]
-    assert np.array_equal(pixels[:2], decode(folder, "good.png", "good.jpg")[0])
+    found = decode(folder, "good.png", None, f"good.jpg;{cell}", bad_cells="missing")
+    assert found.index[:, 0].tolist() == [[0, -1], [-1, -1], [1, -1]]
+    assert np.array_equal(found.pixels, decode(folder, "good.png", "good.jpg").pixels)
 
 
 def test_bad_embedded_bytes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 1 \(id i0\), column photo: not an image; .* found embedded bytes"):
         decode(tmp_path / "toys", b"no picture")
-    assert decode(tmp_path / "toys", b"no picture", bad_cells="missing")[1].tolist() == [False]
+    assert decode(tmp_path / "toys", b"no picture", bad_cells="missing").index.tolist() == [[[-1]]]
 
 
 MEMORY = """
 import resource, sys
 from pathlib import Path
 import pyarrow as pa
-from mmtab.images import ImageSpec, collect_images, decode_images
+from mmtab.images import ImageSpec, load_pictures
 from mmtab.store import Store
 from mmtab.table import Table
 
 folder, bad_cells, *names = Path(sys.argv[1]), *sys.argv[2:]
 table = Table("toys", "train", folder, pa.array(names), {"photo": pa.array(names)})
-sources = collect_images(table, ["photo"])[1]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-_, valid = decode_images(table, sources, ImageSpec(16, "crop"), Store(folder / "cache"), bad_cells)
-print(valid.tolist(), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+found = load_pictures(table, ["photo"], ImageSpec(16, "crop"), Store(folder / "cache"), bad_cells)
+print(found.index.ravel().tolist(), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
@@ -185,8 +191,8 @@ def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
     Image.new("RGB", (1_000_000, 1), "red").save(tmp_path / "strip.png")  # enlarged to 16 high, it would be a bomb
     command = [sys.executable, "-c", MEMORY, str(tmp_path), "missing", *names, "strip.png"]
     told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    valid, megabytes = told.rsplit(maxsplit=1)
-    assert valid == "[False, False, False, False, True]"
+    index, megabytes = told.rsplit(maxsplit=1)
+    assert index == "[-1, -1, -1, -1, 0]"
     assert int(megabytes) < 100  # the smallest would take 190
 
 
@@ -213,7 +219,7 @@ def test_paths_that_leave_the_folder(tmp_path: Path, bad_cells: str) -> None:
 def test_a_dataset_folder_that_is_itself_a_link(tmp_path: Path) -> None:
     draw_picture(tmp_path / "toys" / "a.png", 0)
     (tmp_path / "alias").symlink_to(tmp_path / "toys")
-    assert decode(tmp_path / "alias", "a.png")[1].all()
+    assert decode(tmp_path / "alias", "a.png").index.tolist() == [[[0]]]
 
 
 @pytest.mark.parametrize("path", ["images", "a\0b.png", "x" * 5000 + ".png", "x/" * 3000 + "y.png", "loop.png", "."])
@@ -223,15 +229,15 @@ def test_paths_that_name_no_file(tmp_path: Path, path: str) -> None:
     (folder / "loop.png").symlink_to(folder / "loop.png")
     with pytest.raises(DataError, match=r"row 1 \(id i0\), column photo: image missing"):
         decode(folder, path)
-    assert decode(folder, path, bad_cells="missing")[1].tolist() == [False]
+    assert decode(folder, path, bad_cells="missing").index.tolist() == [[[-1]]]
 
 
 @pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
 def test_shapes_of_pictures(tmp_path: Path, fit: Fit) -> None:
     for i, size in enumerate([(1, 1), (3, 200), (200, 3), (5000, 1), (1, 5000), (16, 16)]):
         Image.new("RGB", size, "red").save(tmp_path / f"{i}.bmp")
-        pixels, valid = decode(tmp_path, f"{i}.bmp", fit=fit)
-        assert valid.all() and pixels.shape == (1, 3, SIZE, SIZE)
+        pixels = decode(tmp_path, f"{i}.bmp", fit=fit).pixels
+        assert pixels.shape == (1, 3, SIZE, SIZE)
         assert (pixels[0, 0] > 250).all() and (fit == "pad" or (pixels[0, 1:] < 5).all())
 
 
@@ -239,7 +245,7 @@ def test_pad_keeps_proportions_and_crop_the_centre(tmp_path: Path) -> None:
     image = Image.new("RGB", (90, 30), "blue")
     image.paste("red", (30, 0, 60, 30))
     image.save(tmp_path / "a.png")
-    pad, crop, squash = (decode(tmp_path, "a.png", fit=fit)[0][0].astype(int) for fit in ("pad", "crop", "squash"))  # type: ignore[arg-type]
+    pad, crop, squash = (decode(tmp_path, "a.png", fit=fit).pixels[0].astype(int) for fit in ("pad", "crop", "squash"))  # type: ignore[arg-type]
     assert (pad[:, :4] > 250).all() and (pad[:, -4:] > 250).all()  # white above and below
     assert pad[2, 8, 1] > 200 and pad[0, 8, 8] > 200
     assert (crop[0] > 200).all() and (crop[2] < 60).all()  # the red middle alone
@@ -263,7 +269,7 @@ def test_pad_keeps_proportions_and_crop_the_centre(tmp_path: Path) -> None:
 )
 def test_modes(tmp_path: Path, mode: str, colour: Any, suffix: str, expected: tuple[int, ...]) -> None:
     Image.new(mode, (20, 20), colour).save(tmp_path / f"a{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
-    pixels, _ = decode(tmp_path, f"a{suffix}")
+    pixels = decode(tmp_path, f"a{suffix}").pixels
     assert pixels[0, :, 8, 8].tolist() == pytest.approx(expected, abs=1)
 
 
@@ -273,7 +279,7 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn clockwise: left becomes top
     image.save(tmp_path / "a.png", exif=exif)
-    pixels = decode(tmp_path, "a.png")[0][0]
+    pixels = decode(tmp_path, "a.png").pixels[0]
     assert (pixels[0, :6] > 200).all() and (pixels[2, -6:] > 200).all()
 
 
@@ -294,7 +300,7 @@ def test_damage_of_any_kind_is_a_data_error(tmp_path: Path, suffix: str) -> None
         for place in rng.integers(0, min(len(data), 300), rng.integers(1, 8)):
             data[place] = rng.integers(256)
         cells.append(bytes(data[: rng.integers(len(data) // 2, len(data) + 1)]))
-    _, valid = decode(tmp_path, *cells, bad_cells="missing")
+    valid = decode(tmp_path, *cells, bad_cells="missing").index[:, 0, 0] >= 0
     assert not valid.all()
     for cell in [cell for cell, fine in zip(cells, valid, strict=False) if not fine][:5]:
         with pytest.raises(DataError, match="column photo"):

@@ -14,14 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 
 from mmtab import run
-from mmtab.config import CONFIGS, MatchConfig, register, typed
+from mmtab.config import CONFIGS, MatchConfig, compose
 from mmtab.errors import ConfigError, MmtabError, RunError
 from mmtab.matching import pipeline
 from mmtab.report.matches import write_result
-from mmtab.testing import read_rows, tiny_text_backbone, write_kway, write_pairs, write_table
+from mmtab.testing import read_rows, write_kway, write_pairs, write_table
 
 SCRIPTS = CONFIGS.parent / "scripts"
 SMALL = [
@@ -31,18 +30,11 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_text_backbone(tmp_path_factory.mktemp("backbone"))
-
-
-@pytest.fixture(scope="module")
 def train(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The folder of a run on a dataset."""
 
     def make(data: Path, *overrides: str) -> Path:
-        register()
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = typed(compose("train", [*SMALL, f"dataset.path={data}", f"text.backbone={backbone}", *overrides]))
+        config = compose(*SMALL, f"dataset.path={data}", f"text.backbone={backbone}", *overrides)
         folder = tmp_path_factory.mktemp("run") / "run"
         run.train(config, folder)
         return folder

@@ -16,7 +16,7 @@ from torch import nn
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, MulticlassAccuracy, MulticlassF1Score
 
 from mmtab.optim import parameter_groups, warmup_cosine
-from mmtab.tasks import KWayTask, PairTask, best_threshold, pair_metrics
+from mmtab.tasks import KWayTask, PairTask, Predictions, best_threshold, pair_metrics
 
 SEEDS = range(8)
 
@@ -194,14 +194,15 @@ def test_each_relation_has_its_own_threshold_and_metrics() -> None:
     logits, label = (np.stack(side, 1) for side in zip(pair_case(0), pair_case(1), strict=True))
     task = PairTask(["duplicate", "variant"])
     probabilities = task.probabilities(logits)
-    task.fit_threshold(probabilities, label)
+    rows = np.arange(len(label))
+    task.fit_threshold(Predictions(rows, label, probabilities))
     found = task.metrics(probabilities, label)
     for r, name in enumerate(task.relations):
         alone = pair_metrics(probabilities[:, r], label[:, r], best_threshold(probabilities[:, r], label[:, r]))
         assert {key: found[f"{name}/{key}"] for key in alone} == alone
     assert found["f1"] == pytest.approx((found["duplicate/f1"] + found["variant/f1"]) / 2)
     single = PairTask()
-    single.fit_threshold(probabilities[:, :1], label[:, :1])
+    single.fit_threshold(Predictions(rows, label[:, :1], probabilities[:, :1]))
     assert set(single.metrics(probabilities[:, :1], label[:, :1])) == set(alone)
 
 

@@ -137,9 +137,13 @@ def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.nda
     """``labels``: of training, for class weights."""
     if schema.task is TaskKind.KWAY:
         assert fitted.preprocessor.labels_ is not None
-        k = len(fitted.preprocessor.labels_.classes_)
-        counts = np.bincount(labels, minlength=k) if labels is not None and config.kway_head.class_weights else None
-        return KWayTask(k, config.kway_head.label_smoothing, counts, schema.metric)
+        k, head = len(fitted.preprocessor.labels_.classes_), config.kway_head
+        if head.n_sampled is not None and not 1 <= head.n_sampled < k:
+            raise ConfigError(
+                f"kway_head.n_sampled={head.n_sampled}: expected null or 1 to {k - 1}, for {schema.name} has {k} classes"
+            )
+        counts = np.bincount(labels, minlength=k) if labels is not None and head.class_weights else None
+        return KWayTask(k, head.label_smoothing, counts, schema.metric, head.n_sampled)
     return PairTask(list(schema.ignored), config.pair_head.pos_weight, schema.metric)
 
 

@@ -48,6 +48,16 @@ class EveryEpochs(Callback):
             self.function()
 
 
+class BeforeValidation(Callback):
+    """Calls ``function`` before each look at the valid split."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.function()
+
+
 def progress_bar(wanted: bool) -> list[Callback]:
     """A rich bar on a terminal; in a log file it would be noise."""
     if not wanted or not sys.stdout.isatty():

@@ -45,7 +45,8 @@ class DatasetConfig:
 class TrainerConfig:
     """``precision``: auto (bf16 where the hardware computes it natively), bf16, fp16 or fp32. ``max_epochs`` null: 12
     with frozen text and 5 with tuned, more where they would make fewer than 500 steps. ``patience`` (null: a third of
-    the epochs, at least 3): epochs without a better valid score. ``n_threads`` 0: OMP_NUM_THREADS, or all cores."""
+    the epochs, at least 3): epochs without a better valid score. ``n_threads`` 0: OMP_NUM_THREADS, or all cores.
+    ``accumulate``: batches a step. ``compile``: training steps by torch.compile, which takes a minute or two to begin."""
 
     max_epochs: int | None = None
     patience: int | None = None
@@ -57,6 +58,7 @@ class TrainerConfig:
     warmup_fraction: float = 0.1
     gradient_clip: float = 1.0
     accumulate: int = 1
+    compile: bool = False
     precision: str = "auto"
     accelerator: str = "auto"
     n_workers: int = 0
@@ -66,12 +68,14 @@ class TrainerConfig:
 
 @dataclass
 class KWayHeadConfig:
-    """``n_tuned_text_layers`` is what text.n_tuned_layers=auto means. ``class_weights``: every class weighs the same."""
+    """``n_tuned_text_layers`` is what text.n_tuned_layers=auto means. ``class_weights``: every class weighs the same.
+    ``n_sampled``: in training each step compares the labels with so many classes drawn at random; null: with all."""
 
     head: dict[str, Any] = field(default_factory=dict)
     n_tuned_text_layers: int | None = 2
     label_smoothing: float = 0.05
     class_weights: bool = False
+    n_sampled: int | None = None
 
 
 @dataclass
@@ -116,11 +120,15 @@ class WandbConfig:
 
 @dataclass
 class RunConfig:
-    """Everything a training run is made of. The untyped parts are leaves of configs/, each with its ``_target_``."""
+    """Everything a training run is made of. The untyped parts are leaves of configs/, each with its ``_target_``.
+    ``cache_gb`` bounds the cache on disk, of which the least recently used goes first; null: no bound. ``store_frozen``
+    false: frozen networks run in every step, instead of once into the cache."""
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     data_root: str = "data"
     cache: str = "~/.cache/mmtab"
+    cache_gb: float | None = 100.0
+    store_frozen: bool = True
     output: str = MISSING
     seed: int = 0
     d_model: int = 128
@@ -183,6 +191,16 @@ class PredictConfig:
     right: str | None = None
     records: str | None = None
     accelerator: str = "auto"
+
+
+def compose(*overrides: str) -> RunConfig:
+    """The configuration that ``scripts/train.py`` has with these overrides, for programs and notebooks. It wants an
+    ``output=``, which only a script has by itself."""
+    import hydra
+
+    register()
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return typed(hydra.compose("train", list(overrides)))
 
 
 def typed(config: DictConfig) -> RunConfig:

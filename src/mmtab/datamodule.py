@@ -6,74 +6,114 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from tokenizers import Tokenizer
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmtab.config import AugmentConfig
 from mmtab.encoders.image import ImageEncoder
 from mmtab.encoders.text import TextEncoder
 from mmtab.errors import ConfigError
-from mmtab.images import collect_images, decode_images
+from mmtab.images import Pictures, Progress, load_pictures, no_progress
 from mmtab.preprocess import Preprocessor
 from mmtab.schema import ColumnType, Schema
-from mmtab.store import Arrays, Store, digest_of
-from mmtab.table import BadCells, Table
-from mmtab.tensors import ImageBatch, KWayBatch, PairBatch, TensorTable, TextBatch
+from mmtab.store import Appended, Arrays, Store, digest_of
+from mmtab.table import BadCells, Stream, Table
+from mmtab.tensors import ImageBatch, KWayBatch, PairBatch, Rows, TensorTable, TextBatch
 
-Progress = Callable[[Any, int, str], Any]
-
-
-def no_progress(steps: Iterator[Any], total: int, title: str) -> Iterator[Any]:
-    return steps
-
+CELLS_AT_ONCE = 1 << 14
 
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """Token ids of many cells, end to end: cell i is ``ids[offsets[i] : offsets[i + 1]]``."""
+    """Cells of different lengths, end to end: cell i is ``values[offsets[i] : offsets[i + 1]]``."""
 
-    ids: np.ndarray  # int32
-    offsets: np.ndarray  # [n + 1] int64
+    values: np.ndarray  # token ids [n] uint16 or int32, or hidden states [n, f] float16
+    offsets: np.ndarray  # [n_cells + 1] int64
 
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
-
-    def padded(self, units: np.ndarray, *more: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Some units as rows of one array: lengths [s], and [s, max length] of ids and of each array in ``more``."""
-        start, length = self.offsets[units], self.offsets[units + 1] - self.offsets[units]
-        places = start[:, None] + np.arange(length.max(initial=0))
-        places = np.minimum(places, max(len(self.ids) - 1, 0))
-        return length, [flat[places] if len(flat) else np.zeros(places.shape, flat.dtype) for flat in (self.ids, *more)]
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """The values at some places; those beyond the end are any."""
+        if not len(self.values):
+            return np.zeros((*places.shape, *self.values.shape[1:]), self.values.dtype)
+        return self.values[np.minimum(places, len(self.values) - 1)]
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """What goes between the special tokens of a sequence: for each unit (a row, or a cell), ids and parts."""
+    """What goes between the special tokens of a sequence: the cells of a row (``joint``), or one cell. Each is cut to
+    ``budget`` tokens; in a joint sequence the longest cells give way first, all to the same length."""
 
-    tokens: Ragged
-    part: np.ndarray  # int16, same length as tokens.ids
+    cells: Ragged  # row by row, ``n_columns`` each
     n_columns: int
-    joint: bool  # units are rows whose parts are columns; else units are cells of one part
+    joint: bool
     special: tuple[int, int, int]  # first, separator, padding
+    budget: int
+    key: dict[str, Any] = field(default_factory=dict)  # all that they were made from
+    states: Ragged | None = None  # what the frozen lower layers make of each whole sequence
+
+    @property
+    def n_rows(self) -> int:
+        return (len(self.cells.offsets) - 1) // self.n_columns
+
+    @property
+    def n_sequences(self) -> int:
+        return self.n_rows if self.joint else self.n_rows * self.n_columns
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """[n_sequences] int32 tokens, without the special ones."""
+        parts = [self._spans(rows)[1].sum(1).astype(np.int32) for rows in _slices(self.n_rows)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def _spans(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[s, p] the start of each part of the rows' sequences, and its length once cut."""
+        places = rows[:, None] * self.n_columns + np.arange(self.n_columns)
+        start = self.cells.offsets[places]
+        length = self.cells.offsets[places + 1] - start
+        if self.joint:
+            return start, np.minimum(length, _shared_cap(length, self.budget)[:, None])
+        return start.reshape(-1, 1), np.minimum(length, self.budget).reshape(-1, 1)
+
+    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lengths [s], and [s, l] ids and parts (columns, or 0 where a sequence is one cell)."""
+        start, kept = self._spans(rows)
+        end = kept.cumsum(1)
+        length = end[:, -1]
+        position = np.arange(length.max(initial=0))
+        part = np.minimum((position[:, None] >= end[:, None, :]).sum(2), kept.shape[1] - 1)
+        places = np.take_along_axis(start - (end - kept), part, 1) + position
+        return length, self.cells.at(places), part.astype(np.int16)
 
     def single(self, rows: np.ndarray) -> TextBatch:
         """One sequence a row, or a cell, of those that have any text."""
         c = self.n_columns
-        units = rows if self.joint else (rows[:, None] * c + np.arange(c)).ravel()
-        keep = np.flatnonzero(self.tokens.lengths[units] > 0)
-        length, (ids, part) = self.tokens.padded(units[keep], self.part)
-        slots = (keep[:, None] * c + np.arange(c)) if self.joint else keep[:, None]
-        return self._frame([(length, ids, part)], slots)
+        length, ids, part = self._read(rows)
+        keep = np.flatnonzero(length > 0)
+        slots = keep[:, None] * c + np.arange(c) if self.joint else keep[:, None]
+        text = self._frame([(length[keep], ids[keep], part[keep])], slots)
+        if self.states is None:
+            return text
+        places = self.state_places(rows, self.states.offsets, text.ids.shape[1])
+        return replace(text, states=torch.from_numpy(self.states.at(places)))
+
+    def state_places(self, rows: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:
+        """[s, width] where the states of the tokens of ``single(rows)`` lie; an empty sequence has none."""
+        c = self.n_columns
+        numbers = rows if self.joint else (rows[:, None] * c + np.arange(c)).ravel()
+        start, end = offsets[numbers], offsets[numbers + 1]
+        return start[end > start][:, None] + np.arange(width)
 
     def double(
         self,
@@ -86,7 +126,7 @@ class Sequences:
         c, b = self.n_columns, len(first)
         sides = []
         for units in (first, second):
-            length, (ids, part) = self.tokens.padded(units, self.part)
+            length, ids, part = self._read(units)
             if augment is not None and rng is not None:
                 length, ids, part = _vary(length, ids, part, c, augment, rng)
             sides.append((length, ids, part))
@@ -108,9 +148,10 @@ class Sequences:
     def rank(self) -> np.ndarray:
         """[n] int64: units in the order of their content, equal ones on one rank. It does not depend on which others
         there are, so the row that comes first in a pair's sequence is the same from either side."""
-        o = self.tokens.offsets
-        ids, part = np.asarray(self.tokens.ids), np.asarray(self.part)
-        keys = [ids[i:j].tobytes() + part[i:j].tobytes() for i, j in itertools.pairwise(o)]
+        keys = list[bytes]()
+        for rows in _slices(self.n_rows):
+            for n, ids, part in zip(*self._read(rows), strict=True):
+                keys.append(ids[:n].tobytes() + part[:n].tobytes())
         place = {key: i for i, key in enumerate(sorted(set(keys)))}
         return np.array([place[key] for key in keys], np.int64)
 
@@ -172,59 +213,18 @@ def text_columns(schema: Schema, also: tuple[str, ...]) -> list[str]:
     return schema.of_type(ColumnType.TEXT, *(ColumnType(kind) for kind in also))
 
 
-def tokenize(table: Table, columns: list[str], encoder: TextEncoder, store: Store) -> Ragged:
-    """Each distinct cell once, in batches; cells row by row, each cut to the encoder's ``max_length``."""
-    texts = [_as_text(table.columns[name]) for name in columns]
-    backend = encoder.tokenizer.backend_tokenizer
-    prefixes = [encoder.column_prefix.replace("{}", name.replace("_", " ").strip().lower()) for name in columns]
-    key = {
-        "texts": [digest_of(text) for text in texts],
-        "tokenizer": digest_of(np.frombuffer(backend.to_str().encode(), np.uint8)),
-        "prefixes": prefixes,
-        "max_length": encoder.max_length,
-    }
-
-    def build(_: object) -> Arrays:
-        cells = []
-        for text, prefix in zip(texts, prefixes, strict=True):
-            distinct = text.dictionary_encode()
-            values = [prefix + value for value in distinct.dictionary.to_pylist()]
-            encoded = (
-                encoder.tokenizer(values, add_special_tokens=False, truncation=True, max_length=encoder.max_length)[
-                    "input_ids"
-                ]
-                if values
-                else []
-            )
-            cells.append((encoded, np.asarray(pc.fill_null(distinct.indices, -1))))
-        n, c = len(table), len(columns)
-        lengths = np.zeros((n, c), np.int64)
-        for j, (encoded, index) in enumerate(cells):
-            sizes = np.array([len(ids) for ids in encoded] + [0], np.int64)  # the last is for missing (-1)
-            lengths[:, j] = sizes[index]
-        offsets = np.concatenate([[0], lengths.ravel().cumsum()])
-        flat = np.zeros(offsets[-1], np.int32)
-        for j, (encoded, index) in enumerate(cells):
-            for i, which in enumerate(index):
-                if which >= 0:
-                    start = offsets[i * c + j]
-                    flat[start : start + len(encoded[which])] = encoded[which]
-        return {"ids": flat, "offsets": offsets}
-
-    arrays = store.arrays("tokens", key, build)
-    return Ragged(arrays["ids"], arrays["offsets"])
-
-
-def sequences(cells: Ragged, encoder: TextEncoder, *, budget: int, joint: bool) -> Sequences:
-    """Cut cells so that each sequence keeps at most ``budget`` tokens; in a joint sequence the longest cells give way
-    first, all to the same length, and short ones stay whole."""
-    c = encoder.n_columns
-    lengths = cells.lengths.reshape(-1, c)
-    kept = np.minimum(lengths, _shared_cap(lengths, budget)[:, None]) if joint else np.minimum(lengths, budget)
-    offsets = np.concatenate([[0], kept.ravel().cumsum()])
-    source = np.repeat(cells.offsets[:-1] - offsets[:-1], kept.ravel()) + np.arange(offsets[-1])
-    columns = np.tile(np.arange(c, dtype=np.int16), len(lengths))
-    part = np.repeat(columns, kept.ravel()) if joint else np.zeros(offsets[-1], np.int16)
+def tokenize(
+    table: Table | Stream,
+    columns: list[str],
+    encoder: TextEncoder,
+    store: Store,
+    *,
+    budget: int,
+    joint: bool,
+    progress: Progress = no_progress,
+) -> Sequences:
+    """Each distinct cell of a batch of rows once, by as many threads as there are cores; cells are kept row by row, each
+    cut to the encoder's ``max_length``."""
     tokenizer = encoder.tokenizer
     first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
@@ -232,9 +232,64 @@ def sequences(cells: Ragged, encoder: TextEncoder, *, budget: int, joint: bool) 
         raise ConfigError(
             f"text.backbone={encoder.name}: its tokenizer has no first or separating token; take an encoder such as BERT or RoBERTa"
         )
+    rust = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    rust.no_padding()
+    rust.enable_truncation(encoder.max_length, direction=tokenizer.truncation_side)
+    prefixes = [encoder.column_prefix.replace("{}", name.replace("_", " ").strip().lower()) for name in columns]
+    key = {
+        "columns": [table.digests[name] for name in columns],
+        "tokenizer": digest_of(np.frombuffer(rust.to_str().encode(), np.uint8)),
+        "prefixes": prefixes,
+    }
+    dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
+
+    def build(scratch: Path) -> Arrays:
+        size = max(1, CELLS_AT_ONCE // len(columns))
+        with Appended(scratch / "ids.npy", dtype) as ids, Appended(scratch / "offsets.npy", np.int64) as offsets:
+            offsets.append(np.zeros(1, np.int64))
+            batches = (part for batch in table.batches() for part in _cut(batch, size))
+            for batch in progress(batches, -(-len(table) // size), "tokens"):
+                cells = [_tokens(rust, prefix, batch[name]) for prefix, name in zip(prefixes, columns, strict=True)]
+                length = np.stack([length for length, *_ in cells], 1)
+                end = length.ravel().cumsum().reshape(length.shape)
+                flat = np.empty(length.sum(), dtype)
+                for (_, distinct, start), column_end, column_length in zip(cells, end.T, length.T, strict=True):
+                    place = np.arange(column_length.sum()) - np.repeat(
+                        column_length.cumsum() - column_length, column_length
+                    )
+                    flat[np.repeat(column_end - column_length, column_length) + place] = distinct[
+                        np.repeat(start, column_length) + place
+                    ]
+                offsets.append(ids.n_rows + end.ravel())
+                ids.append(flat)
+        return {}
+
+    arrays = store.arrays("tokens", key, build)
     special = (first, separator, tokenizer.pad_token_id or 0)
-    ids = np.asarray(cells.ids)[source] if len(source) else np.zeros(0, np.int32)
-    return Sequences(Ragged(ids, offsets[:: c if joint else 1]), part, c, joint, special)
+    made_from = key | {"budget": budget, "joint": joint}
+    return Sequences(Ragged(arrays["ids"], arrays["offsets"]), len(columns), joint, special, budget, made_from)
+
+
+def _cut(batch: Table, n: int) -> Iterator[dict[str, pa.Array]]:
+    for start in range(0, len(batch), n):
+        yield {name: values.slice(start, n) for name, values in batch.columns.items()}
+
+
+def _tokens(rust: Tokenizer, prefix: str, cells: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each cell the number of tokens and where they begin, and the tokens of all that differ."""
+    distinct = _as_text(cells).dictionary_encode()
+    texts = [prefix + value for value in distinct.dictionary.to_pylist()]
+    found = rust.encode_batch_fast(texts, add_special_tokens=False)
+    length = np.fromiter((len(encoding) for encoding in found), np.int64, len(found))
+    ids = np.fromiter(itertools.chain.from_iterable(encoding.ids for encoding in found), np.int64, length.sum())
+    length, start = np.append(length, 0), np.append(length.cumsum() - length, 0)  # the last is for missing cells
+    index = np.asarray(pc.fill_null(distinct.indices, -1))
+    return length[index], ids, start[index]
+
+
+def _slices(n: int, size: int = 1 << 14) -> list[np.ndarray]:
+    """Row numbers, some at a time."""
+    return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _shared_cap(lengths: np.ndarray, budget: int) -> np.ndarray:
@@ -262,7 +317,7 @@ class EncodedTable:
 
     n_rows: int
     numeric: np.ndarray  # [n, c] float32
-    categorical: np.ndarray  # [n, c] int64
+    categorical: np.ndarray  # [n, c] int32
     text: Sequences | None = None
     text_features: np.ndarray | None = None  # [n, c, f] float16
     text_present: np.ndarray | None = None  # [n, c] bool
@@ -284,7 +339,9 @@ class EncodedTable:
         return TensorTable(
             n_rows=len(rows),
             numeric=torch.from_numpy(self.numeric[rows]) if self.numeric.shape[1] else None,
-            categorical=torch.from_numpy(self.categorical[rows]) if self.categorical.shape[1] else None,
+            categorical=torch.from_numpy(self.categorical[rows].astype(np.int64))
+            if self.categorical.shape[1]
+            else None,
             text=text,
             image=self._images(rows),
         )
@@ -325,9 +382,9 @@ class EncodedTable:
     @functools.cached_property
     def text_lengths(self) -> np.ndarray:
         """[n] tokens a row that the text transformer will read, for batches of similar length."""
-        lengths = np.zeros(self.n_rows, np.int64) if self.cross is None else self.cross.tokens.lengths
+        lengths = np.zeros(self.n_rows, np.int32) if self.cross is None else self.cross.lengths
         if self.text is not None and self.text_features is None:
-            own = self.text.tokens.lengths
+            own = self.text.lengths
             lengths = lengths + (own if self.text.joint else own.reshape(self.n_rows, -1).max(1, initial=0))
         return lengths
 
@@ -365,7 +422,7 @@ def without_cells(table: TensorTable, columns: dict[str, list[str]], gone: dict[
 
 
 def encode_table(
-    table: Table,
+    table: Table | Stream,
     schema: Schema,
     preprocessor: Preprocessor,
     text: TextEncoder | None,
@@ -375,45 +432,170 @@ def encode_table(
     cross: TextEncoder | None = None,
     cross_columns: list[str] | None = None,
     bad_cells: BadCells = "error",
+    store_frozen: bool = True,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
 ) -> EncodedTable:
-    """Run everything that is done once. ``cross`` reads ``cross_columns`` of two rows at once."""
+    """Run everything that is done once, what is frozen too if ``store_frozen``. ``cross`` reads ``cross_columns`` of two
+    rows at once. All that grows with the table lies in the store and is mapped into memory."""
     columns = encoded_columns(schema, preprocessor, text.also if text is not None else ())
-    encoded = EncodedTable(
-        len(table), preprocessor.numeric(table, schema), preprocessor.categorical(table), columns=columns
-    )
+    once = _Once(store, autocast, device, progress)
+    numeric, categorical = _numbers(table, schema, preprocessor, store)
+    encoded = EncodedTable(len(numeric), numeric, categorical, columns=columns)
     if image is not None:
-        index, sources = collect_images(table, schema.of_type(ColumnType.IMAGE))
-        pixels, valid = decode_images(
-            table, sources, image.spec, store, bad_cells, lambda steps, n: progress(steps, n, "pictures")
-        )
-        index = np.where((index >= 0) & valid[np.maximum(index, 0)], index, -1) if len(valid) else index
-        encoded = replace(encoded, image_index=index, pixels=pixels)
-        if image.frozen:
-            key = {"pixels": digest_of(pixels), "weights": weights_digest(image.backbone), "grid": image.backbone.grid,
-                   "precision": _precision(autocast)}  # fmt: skip
-            encoded = replace(
-                encoded, image_features=_frozen_images(image, pixels, key, store, autocast, device, progress)
-            )
+        pictures = load_pictures(table, columns["image"], image.spec, store, bad_cells, progress)
+        encoded = replace(encoded, image_index=pictures.index, pixels=pictures.pixels)
+        if image.frozen and store_frozen:
+            encoded = replace(encoded, image_features=once.images(image, pictures))
     if text is not None:
-        cells = tokenize(table, text_columns(schema, text.also), text, store)
         joint = text.layout == "joint"
-        encoded = replace(encoded, text=sequences(cells, text, budget=text.max_length - 2, joint=joint))
-        if text.frozen:
-            features, present = _frozen_text(text, encoded, store, autocast, device, progress)
+        found = tokenize(
+            table, columns["text"], text, store, budget=text.max_length - 2, joint=joint, progress=progress
+        )
+        if text.frozen and store_frozen:
+            features, present = once.texts(text, found)
             encoded = replace(encoded, text_features=features, text_present=present)
+        elif text.n_frozen_layers and store_frozen:
+            found = replace(found, states=once.lower_layers(text, found))
+        encoded = replace(encoded, text=found)
     if cross is not None:
         encoded = replace(encoded, cross=cross_sequences(table, cross_columns or [], cross, store))
     return encoded
 
 
-def cross_sequences(table: Table, columns: list[str], encoder: TextEncoder, store: Store) -> Sequences:
+def cross_sequences(table: Table | Stream, columns: list[str], encoder: TextEncoder, store: Store) -> Sequences:
     """Text of rows to be read in one sequence with another row's, which leaves each half of the room."""
-    return sequences(
-        tokenize(table, columns, encoder, store), encoder, budget=(encoder.max_length - 3) // 2, joint=True
-    )
+    return tokenize(table, columns, encoder, store, budget=(encoder.max_length - 3) // 2, joint=True)
+
+
+def _numbers(
+    table: Table | Stream, schema: Schema, preprocessor: Preprocessor, store: Store
+) -> tuple[np.ndarray, np.ndarray]:
+    fitted = {name: value for name, value in preprocessor.to_dict().items() if name != "labels_"}
+    kinds = (ColumnType.NUMERIC, ColumnType.DATETIME, ColumnType.CATEGORICAL)
+    key = {
+        "n_rows": len(table),
+        "columns": [table.digests[name] for name in schema.of_type(*kinds)],
+        "fitted": digest_of(np.frombuffer(json.dumps(fitted, sort_keys=True).encode(), np.uint8)),
+    }
+
+    def build(scratch: Path) -> Arrays:
+        n_numeric, n_categorical = len(preprocessor.scalers_), len(preprocessor.coders_)
+        with (
+            Appended(scratch / "numeric.npy", np.float32, (n_numeric,)) as numeric,
+            Appended(scratch / "categorical.npy", np.int32, (n_categorical,)) as categorical,
+        ):
+            for batch in table.batches():
+                numeric.append(preprocessor.numeric(batch, schema))
+                categorical.append(preprocessor.categorical(batch).astype(np.int32))
+        return {}
+
+    arrays = store.arrays("numbers", key, build)
+    return arrays["numeric"], arrays["categorical"]
+
+
+@dataclass(frozen=True)
+class _Once:
+    """What frozen parts make of a table, computed once and kept in half precision."""
+
+    store: Store
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]]
+    device: torch.device | str
+    progress: Progress
+
+    def images(self, image: ImageEncoder, pictures: Pictures) -> np.ndarray:
+        """[m, f] float16."""
+        backbone, pixels = image.backbone.to(self.device).eval(), pictures.pixels
+        key = {"pixels": pictures.key, "weights": frozen_digest(backbone), "grid": backbone.grid,
+               "precision": self._precision}  # fmt: skip
+
+        def build(scratch: Path) -> Arrays:
+            out = _memory_map(scratch / "features.npy", np.float16, (len(pixels), sum(backbone.groups)))
+            with self._computing():
+                for rows in self._steps(np.arange(len(pixels)), "image features"):
+                    out[rows] = _half(backbone(torch.from_numpy(pixels[rows]).to(self.device)))
+            return {"features": out}
+
+        return self.store.arrays("image_features", key, build)["features"]
+
+    def texts(self, text: TextEncoder, found: Sequences) -> tuple[np.ndarray, np.ndarray]:
+        """[n, c, f] float16 vectors of cells, and [n, c] bool which there are."""
+
+        def build(scratch: Path) -> Arrays:
+            text.to(self.device).eval()
+            n, c = found.n_rows, text.n_columns
+            out = _memory_map(scratch / "features.npy", np.float16, (n, c, text.d_hidden))
+            there = np.zeros((n, c), bool)
+            longest = found.lengths.reshape(n, -1).max(1, initial=0)
+            with self._computing():
+                for rows in self._steps(np.argsort(-longest, kind="stable"), "text features"):
+                    x, present = text.cells(found.single(rows).to(self.device), len(rows))
+                    out[rows], there[rows] = _half(x), present.cpu().numpy()
+            return {"features": out, "present": there}
+
+        arrays = self.store.arrays("text_features", self._text_key(text, found), build)
+        return arrays["features"], arrays["present"]
+
+    def lower_layers(self, text: TextEncoder, found: Sequences) -> Ragged | None:
+        """The hidden states that enter the first layer that learns, for each sequence with its special tokens; None where
+        they would not fit on disk."""
+        lengths = np.where(found.lengths > 0, found.lengths.astype(np.int64) + 2, 0)
+        n_bytes = int(lengths.sum()) * text.d_hidden * 2
+        if not self.store.has_room(n_bytes):
+            warnings.warn(
+                f"text.n_tuned_layers={text.n_tuned_layers}: what the frozen layers make of this text would take "
+                f"{n_bytes / 1e9:.1f} GB of the cache, more than there is (cache_gb, or the disk): they run in every step",
+                stacklevel=2,
+            )
+            return None
+        key = self._text_key(text, found) | {"n_frozen_layers": text.n_frozen_layers}
+
+        def build(scratch: Path) -> Arrays:
+            text.to(self.device).eval()
+            offsets = np.concatenate([[0], lengths.cumsum()])
+            out = _memory_map(scratch / "states.npy", np.float16, (int(offsets[-1]), text.d_hidden))
+            longest = found.lengths.reshape(found.n_rows, -1).max(1, initial=0)
+            with self._computing():
+                for rows in self._steps(np.argsort(-longest, kind="stable"), "frozen text layers"):
+                    batch = found.single(rows)
+                    if len(batch.ids):
+                        mask = batch.mask.numpy()
+                        places = found.state_places(rows, offsets, mask.shape[1])
+                        out[places[mask]] = _half(text.lower(batch.to(self.device)))[mask]
+            return {"states": out, "offsets": offsets}
+
+        arrays = self.store.arrays("text_states", key, build)
+        return Ragged(arrays["states"], arrays["offsets"])
+
+    def _text_key(self, text: TextEncoder, found: Sequences) -> dict[str, Any]:
+        return {"tokens": found.key, "weights": frozen_digest(text.backbone), "precision": self._precision}
+
+    def _steps(self, rows: np.ndarray, title: str, size: int = 64) -> Iterable[np.ndarray]:
+        return self.progress((rows[i : i + size] for i in range(0, len(rows), size)), -(-len(rows) // size), title)
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        with torch.inference_mode(), self.autocast():
+            yield
+
+    @property
+    def _precision(self) -> str:
+        with self.autocast():
+            return (
+                str(torch.get_autocast_dtype("cpu"))
+                if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+                else "float32"
+            )
+
+
+def _half(x: torch.Tensor) -> np.ndarray:
+    return x.float().clamp(-65504, 65504).half().cpu().numpy()
+
+
+def _memory_map(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """To be filled in any order; what holds nothing cannot be mapped."""
+    return np.lib.format.open_memmap(path, "w+", dtype, shape) if 0 not in shape else np.zeros(shape, dtype)
 
 
 def without_text(text: TextBatch, column: int, n_columns: int) -> TextBatch:
@@ -424,69 +606,12 @@ def without_text(text: TextBatch, column: int, n_columns: int) -> TextBatch:
     return replace(text, mask=text.mask & ~gone, part=text.part.masked_fill(gone, -1), slot=slot)
 
 
-def weights_digest(module: torch.nn.Module) -> str:
-    """A digest of a network's weights."""
+def frozen_digest(module: torch.nn.Module) -> str:
+    """A digest of what does not learn in a network: its output does not hang on the rest."""
+    frozen = [p for p in module.parameters() if not p.requires_grad] + list(module.buffers())
     return digest_of(
-        np.frombuffer(
-            "".join(digest_of(w.detach().cpu().float().numpy()) for w in module.state_dict().values()).encode(),
-            np.uint8,
-        )
+        np.frombuffer("".join(digest_of(w.detach().cpu().float().numpy()) for w in frozen).encode(), np.uint8)
     )
-
-
-def _frozen_images(
-    image: ImageEncoder,
-    pixels: np.ndarray,
-    key: dict[str, Any],
-    store: Store,
-    autocast: Any,
-    device: Any,
-    progress: Progress,
-) -> np.ndarray:
-    def build(_: object) -> Arrays:
-        backbone, size = image.backbone.to(device).eval(), 64
-        out = np.zeros((len(pixels), sum(backbone.groups)), np.float16)
-        with torch.inference_mode(), autocast():
-            for start in progress(iter(range(0, len(pixels), size)), -(-len(pixels) // size), "image features"):
-                batch = torch.from_numpy(np.array(pixels[start : start + size])).to(device)
-                out[start : start + size] = backbone(batch).float().clamp(-65504, 65504).cpu().numpy()
-        return {"features": out}
-
-    return store.arrays("image_features", key, build)["features"]
-
-
-def _frozen_text(
-    text: TextEncoder, table: EncodedTable, store: Store, autocast: Any, device: Any, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
-    assert table.text is not None
-    order = np.argsort(-table.text_lengths, kind="stable")  # similar lengths together, the longest first
-    key = {"tokens": digest_of(table.text.tokens.ids), "offsets": digest_of(table.text.tokens.offsets), "part": digest_of(table.text.part),
-           "weights": weights_digest(text.backbone), "joint": table.text.joint, "n_columns": text.n_columns,
-           "precision": _precision(autocast)}  # fmt: skip
-
-    def build(_: object) -> Arrays:
-        text.to(device).eval()
-        out = np.zeros((table.n_rows, text.n_columns, text.d_hidden), np.float16)
-        there, size = np.zeros((table.n_rows, text.n_columns), bool), 64
-        with torch.inference_mode(), autocast():
-            for start in progress(iter(range(0, len(order), size)), -(-len(order) // size), "text features"):
-                rows = order[start : start + size]
-                assert table.text is not None
-                x, present = text.cells(table.text.single(rows).to(device), len(rows))
-                out[rows], there[rows] = x.float().cpu().numpy(), present.cpu().numpy()
-        return {"features": out, "present": there}
-
-    arrays = store.arrays("text_features", key, build)
-    return arrays["features"], arrays["present"]
-
-
-def _precision(autocast: Callable[[], contextlib.AbstractContextManager[Any]]) -> str:
-    with autocast():
-        return (
-            str(torch.get_autocast_dtype("cpu"))
-            if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-            else "float32"
-        )
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
@@ -530,8 +655,11 @@ class PairBatches(Dataset[PairBatch]):
         seed: int = 0,
     ) -> None:
         self.table, self.left, self.right, self.labels, self.comparison = table, left, right, labels, comparison
-        self.compared, self.augment, self.seed, self.n_drawn = np.array(compared, object), augment, seed, 0
+        self.compared, self.augment, self.seed = np.array(compared, object), augment, seed
         self.n_mined = n_mined
+        self.known: tuple[Rows, np.ndarray] | None = (
+            None  # encoded rows, and the place of each row of the table in them
+        )
         if n_mined:  # until some are found, more of the pairs given
             again = np.resize(np.random.default_rng(seed).permutation(len(left)), n_mined)
             self._append(left[again], right[again], labels[again], None if comparison is None else comparison[again])
@@ -567,13 +695,13 @@ class PairBatches(Dataset[PairBatch]):
         chosen, b = np.asarray(pairs), len(pairs)
         left, right = self.left[chosen], self.right[chosen]
         rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
-        table = self.table.rows(rows)
+        known = None if self.known is None else self.known[0][torch.from_numpy(self.known[1][rows])]
+        table = self.table.rows(rows) if known is None else TensorTable(len(rows))
         comparison = None if self.comparison is None else self.comparison[chosen]
         rng = None
         if self.augment is not None:
-            worker = get_worker_info()
-            self.n_drawn += 1
-            rng = np.random.default_rng((self.seed, self.n_drawn, worker.id if worker else 0))
+            # By what is in the batch, so that it does not matter which process draws it, or what it drew before.
+            rng = np.random.default_rng((self.seed, *pairs))
             if self.augment.cell_drop > 0:
                 names = list(dict.fromkeys(name for names in self.table.columns.values() for name in names))
                 gone = dict(zip(names, rng.random((len(names), len(rows))) < self.augment.cell_drop, strict=True))
@@ -594,12 +722,17 @@ class PairBatches(Dataset[PairBatch]):
             label=torch.from_numpy(self.labels[chosen]),
             comparison=None if comparison is None else torch.from_numpy(comparison),
             cross=cross,
+            rows=known,
         )
 
 
 class LengthBatches(Sampler[list[int]]):
     """Batches of rows of similar length, to pad little. Shuffled: rows are dealt into chunks at random each epoch,
-    sorted within a chunk, and the batches shuffled again; otherwise simply sorted, the longest first."""
+    sorted within a chunk, and the batches shuffled again; otherwise simply sorted, the longest first.
+
+    Where several processes train together, each draws its own share of the same batches. Shuffled, all draw equally many
+    (the first batches come twice where they do not divide), as each step waits for all; otherwise none comes twice.
+    """
 
     def __init__(
         self, rows: KWayBatches | PairBatches, batch_size: int, shuffle: bool, seed: int = 0, chunk: int = 32
@@ -608,23 +741,31 @@ class LengthBatches(Sampler[list[int]]):
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        rank, n_ranks = _rank()
+        n = -(-len(self.rows) // self.batch_size)
+        return -(-n // n_ranks) if self.shuffle else len(range(rank, n, n_ranks))
 
     def __iter__(self) -> Iterator[list[int]]:
-        lengths = self.rows.lengths
-        if not self.shuffle:
+        (rank, n_ranks), lengths, n = _rank(), self.rows.lengths, self.batch_size
+        starts = np.arange(0, len(lengths), n)
+        if self.shuffle:
+            rng = np.random.default_rng((self.seed, self.epoch))
+            self.epoch += 1
+            order = rng.permutation(len(lengths))
+            for start in range(0, len(order), n * self.chunk):
+                chunk = order[start : start + n * self.chunk]
+                order[start : start + n * self.chunk] = chunk[np.argsort(-lengths[chunk], kind="stable")]
+            starts = np.resize(rng.permutation(starts), n_ranks * len(self))
+        else:
             order = np.argsort(-lengths, kind="stable")
-            yield from (order[i : i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size))
-            return
-        rng = np.random.default_rng((self.seed, self.epoch))
-        self.epoch += 1
-        order = rng.permutation(len(lengths))
-        size = self.batch_size * self.chunk
-        chunks = [order[i : i + size] for i in range(0, len(order), size)]
-        order = np.concatenate([chunk[np.argsort(-lengths[chunk], kind="stable")] for chunk in chunks])
-        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        for i in rng.permutation(len(batches)):
-            yield batches[i].tolist()
+        for start in starts[rank::n_ranks]:
+            yield order[start : start + n].tolist()
+
+
+def _rank() -> tuple[int, int]:
+    """This process's number among those that train together, and how many they are."""
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    return (0, 1) if alone else (torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 
 def loader(
@@ -638,4 +779,5 @@ def loader(
         num_workers=n_workers,
         persistent_workers=n_workers > 0 and getattr(batches, "n_mined", 0) == 0,  # else they would keep old pairs
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed),  # else the loader draws from the model's random numbers
     )

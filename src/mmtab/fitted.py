@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ class Fitted:
     comparison_scalers: tuple[QuantileScaler, ...] = ()
 
     @staticmethod
-    def kway(train: Table, schema: Schema, rules: CategoryRules) -> Fitted:
+    def kway(train: Table | Iterable[Table], schema: Schema, rules: CategoryRules) -> Fitted:
         return Fitted(Preprocessor.fit(train, schema, rules))
 
     @staticmethod

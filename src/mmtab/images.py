@@ -5,20 +5,29 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mmtab.store import Arrays, Store
-from mmtab.table import BadCells, ImageSource, Table, image_sources
+from mmtab.machine import usable_cores
+from mmtab.store import Appended, Arrays, Store
+from mmtab.table import BadCells, ImageSource, Stream, Table, image_sources
 
 MAX_PIXELS = 64_000_000
+ROWS_AT_ONCE = 256
 Fit = Literal["pad", "squash", "crop"]
+Progress = Callable[[Any, int, str], Iterable[Any]]
+
+
+def no_progress(steps: Any, total: int, title: str) -> Iterable[Any]:
+    return steps
 
 
 @dataclass(frozen=True)
@@ -35,84 +44,108 @@ class ImageSpec:
     interpolation: str = "bicubic"
 
 
-def collect_images(table: Table, columns: list[str]) -> tuple[np.ndarray, list[tuple[ImageSource, int, str]]]:
-    """The distinct pictures of some columns, and where each cell's pictures are among them.
+@dataclass(frozen=True)
+class Pictures:
+    """The distinct pictures of some columns, and where each cell's pictures are among them."""
 
-    Returns ``index`` [n_rows, n_columns, n_images_a_cell] int32 padded with -1, and for each picture its source and
-    the first row and column it was seen in.
-    """
-    cells: list[list[list[int]]] = []
-    known: dict[object, int] = {}
-    sources: list[tuple[ImageSource, int, str]] = []
-    for column in columns:
-        cells.append([])
-        for row, cell in enumerate(table.columns[column].to_pylist()):
-            places = []
-            for source in image_sources(cell):
-                key = source.path if source.data is None else hashlib.blake2b(source.data, digest_size=16).digest()
-                if key not in known:
-                    known[key] = len(sources)
-                    sources.append((source, row, column))
-                places.append(known[key])
-            cells[-1].append(places)
-    width = max((len(places) for rows in cells for places in rows), default=0) or 1
-    index = np.full((len(table), len(columns), width), -1, np.int32)
-    for c, rows in enumerate(cells):
-        for row, places in enumerate(rows):
-            index[row, c, : len(places)] = places
-    return index, sources
+    index: np.ndarray  # [n_rows, n_columns, n_pictures_a_cell] int32; -1: none, or a bad one taken as missing
+    pixels: np.ndarray  # [m, 3, size, size] uint8
+    key: dict[str, Any]  # all that they were made from
 
 
-def decode_images(
-    table: Table,
-    sources: list[tuple[ImageSource, int, str]],
+def load_pictures(
+    table: Table | Stream,
+    columns: list[str],
     spec: ImageSpec,
     store: Store,
     bad_cells: BadCells = "error",
-    progress: Callable[[Iterator[None], int], Iterator[None]] = lambda steps, _: steps,
-) -> tuple[np.ndarray, np.ndarray]:
-    """``pixels`` [m, 3, size, size] uint8 and ``valid`` [m] bool (False: bad and, as asked, taken as missing).
+    progress: Progress = no_progress,
+) -> Pictures:
+    """Each distinct picture decoded once, by as many threads as there are cores, and kept in the store.
 
     Raises DataError for a picture that is missing, outside the dataset folder, damaged, not an image, or too large.
     """
     root = table.folder.resolve()
-    stamps = []
-    for source, row, column in sources:
-        if source.data is not None:
-            stamps.append(hashlib.blake2b(source.data, digest_size=16).hexdigest())
-            continue
-        path = _resolve(root, source, table, row, column, bad_cells)
-        stat = path.stat() if path is not None else None
-        stamps.append(f"{source.path}|{stat.st_size}|{stat.st_mtime_ns}" if stat else f"{source.path}|absent")
+    stamps, on_disk = hashlib.blake2b(digest_size=16), dict[str, Path | None]()
+    for batch in table.batches():
+        for row, column, path in _paths(batch, columns):
+            if path not in on_disk:
+                file = on_disk[path] = _resolve(root, ImageSource(None, path), batch, row, column, bad_cells)
+                stat = file.stat() if file is not None else None
+                stamps.update((f"{path}|{stat.st_size}|{stat.st_mtime_ns}\n" if stat else f"{path}|absent\n").encode())
     key = {
-        "folder": str(root) if any(source.data is None for source, *_ in sources) else "",
-        "stamps": hashlib.blake2b("\n".join(stamps).encode(), digest_size=16).hexdigest(),
+        "columns": [table.digests[name] for name in columns],
+        "folder": str(root) if on_disk else "",
+        "stamps": stamps.hexdigest(),
         "spec": [spec.size, spec.fit, spec.crop_pct, spec.interpolation, bad_cells],
     }
 
     def build(scratch: Path) -> Arrays:
-        pixels = np.lib.format.open_memmap(
-            scratch / "pixels.npy", "w+", np.uint8, (len(sources), 3, spec.size, spec.size)
-        )
-        valid = np.ones(len(sources), bool)
-
-        def one(i: int) -> None:
-            source, row, column = sources[i]
-            image = _open(root, source, table, row, column, bad_cells)
-            if image is None:
-                valid[i] = False
-            else:
-                pixels[i] = _frame(image, spec).transpose(2, 0, 1)
-
+        parts: list[np.ndarray] = []
+        shape = (3, spec.size, spec.size)
         # PIL lets other threads run while it decodes and resizes. Warnings are set for all threads at once.
-        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        with Appended(scratch / "pixels.npy", np.uint8, shape) as pixels, warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:  # fmt: skip
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
-            for _ in progress(iter(pool.map(one, range(len(sources)))), len(sources)):
-                pass
-        return {"pixels": pixels, "valid": valid}
+
+            def one(job: tuple[Table, ImageSource, int, str]) -> np.ndarray | None:
+                batch, source, row, column = job
+                file = io.BytesIO(source.data) if source.data is not None else on_disk[str(source.path)]
+                image = _read(file, source, batch, row, column, bad_cells)
+                return None if image is None else _frame(image, spec).transpose(2, 0, 1)
+
+            known: dict[object, int] = {}  # a picture's place, -1 for a bad one
+            steps = progress(_slices(table), -(-len(table) // ROWS_AT_ONCE), "pictures")
+            for batch, start in steps:
+                cells, jobs = _new_pictures(batch, start, columns, known)
+                for name, frame in zip(jobs, pool.map(one, jobs.values()), strict=True):
+                    known[name] = -1 if frame is None else pixels.n_rows
+                    if frame is not None:
+                        pixels.append(frame[None])
+                width = max((len(names) for names in cells.values()), default=0)
+                part = np.full((min(ROWS_AT_ONCE, len(batch) - start), len(columns), width), -1, np.int32)
+                for (row, c), names in cells.items():
+                    part[row, c, : len(names)] = [known[name] for name in names]
+                parts.append(part)
+        width = max((part.shape[2] for part in parts), default=0) or 1
+        wide = [np.pad(part, ((0, 0), (0, 0), (0, width - part.shape[2])), constant_values=-1) for part in parts]
+        return {"index": np.concatenate(wide)}
 
     arrays = store.arrays("images", key, build)
-    return arrays["pixels"], arrays["valid"]
+    return Pictures(arrays["index"], arrays["pixels"], key)
+
+
+def _slices(table: Table | Stream) -> Iterator[tuple[Table, int]]:
+    for batch in table.batches():
+        yield from ((batch, start) for start in range(0, len(batch), ROWS_AT_ONCE))
+
+
+def _new_pictures(
+    batch: Table, start: int, columns: list[str], known: dict[object, int]
+) -> tuple[dict[tuple[int, int], list[object]], dict[object, tuple[Table, ImageSource, int, str]]]:
+    """What is in each cell of some rows, by (row, column), under names that are equal for equal pictures; and those of
+    them that were not seen before."""
+    cells: dict[tuple[int, int], list[object]] = {}
+    jobs: dict[object, tuple[Table, ImageSource, int, str]] = {}
+    for c, column in enumerate(columns):
+        for row, cell in enumerate(batch.columns[column].slice(start, ROWS_AT_ONCE).to_pylist()):
+            for source in image_sources(cell):
+                name = source.path if source.data is None else hashlib.blake2b(source.data, digest_size=16).digest()
+                cells.setdefault((row, c), []).append(name)
+                if name not in known and name not in jobs:
+                    jobs[name] = batch, source, start + row, column
+    return cells, jobs
+
+
+def _paths(batch: Table, columns: list[str]) -> Iterator[tuple[int, str, str]]:
+    """Row, column and path of the pictures that are files; cells with the picture itself need not be looked at."""
+    for column in columns:
+        values, rows = batch.columns[column], np.arange(len(batch))
+        if pa.types.is_struct(values.type) and "bytes" in values.type.names:
+            rows = np.flatnonzero(np.asarray(pc.is_null(pc.struct_field(values, "bytes"))))
+        elif pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+            continue
+        for row, cell in zip(rows.tolist(), values.take(pa.array(rows)).to_pylist(), strict=True):
+            yield from ((row, column, s.path) for s in image_sources(cell) if s.data is None and s.path is not None)
 
 
 def read_picture(table: Table, source: ImageSource, row: int, column: str) -> bytes:
@@ -126,7 +159,8 @@ def read_picture(table: Table, source: ImageSource, row: int, column: str) -> by
 
 def open_picture(table: Table, source: ImageSource, row: int, column: str) -> Image.Image:
     """The picture in RGB, at its own size; raises DataError as ``decode_images`` does."""
-    image = _open(table.folder.resolve(), source, table, row, column, "error")
+    data = io.BytesIO(read_picture(table, source, row, column))
+    image = _read(data, source, table, row, column, "error")
     assert image is not None
     return image
 
@@ -153,12 +187,10 @@ def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: st
     return path
 
 
-def _open(
-    root: Path, source: ImageSource, table: Table, row: int, column: str, bad_cells: BadCells
+def _read(
+    file: io.BytesIO | Path | None, source: ImageSource, table: Table, row: int, column: str, bad_cells: BadCells
 ) -> Image.Image | None:
     name = source.path or "embedded bytes"
-    file: io.BytesIO | Path | None
-    file = io.BytesIO(source.data) if source.data is not None else _resolve(root, source, table, row, column, bad_cells)
     if file is None:
         return None
     try:

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmtab.encoders.numeric import PiecewiseLinear
 from mmtab.encoders.text import TextEncoder
-from mmtab.heads import JointPairHead, KWayHead, PairHead
+from mmtab.heads import ClassScores, JointPairHead, KWayHead, PairHead
 from mmtab.row_tokenizer import RowTokenizer
-from mmtab.tensors import KWayBatch, PairBatch, TensorTable, TextBatch, Tokens
+from mmtab.tensors import KWayBatch, PairBatch, Rows, TensorTable, TextBatch, Tokens
 
 
 @dataclass
 class Scores:
-    """What a model makes of a batch. ``loss`` is added to the task's in training."""
+    """What a pair model makes of a batch. ``loss`` is added to the task's in training."""
 
     logits: Float[Tensor, "b k"]
     loss: Float[Tensor, ""] | None = None
@@ -32,21 +32,8 @@ class KWayModel(nn.Module):
         super().__init__()
         self.tokenizer, self.fusion, self.head = tokenizer, fusion, head
 
-    def forward(self, batch: KWayBatch) -> Scores:
-        return Scores(self.head(self.fusion(self.tokenizer(batch.table))))
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows encoded on their own, whatever pairs they will be in. ``vector``, of length 1, is what blocking searches."""
-
-    tokens: Tokens
-    summary: Float[Tensor, "b d"] | None = None
-    vector: Float[Tensor, "b d"] | None = None
-
-    def __getitem__(self, rows: Int[Tensor, " b2"]) -> Rows:
-        parts = (None if x is None else x[rows] for x in (self.summary, self.vector))
-        return Rows(self.tokens[rows], *parts)
+    def forward(self, batch: KWayBatch) -> ClassScores:
+        return self.head(self.fusion(self.tokenizer(batch.table)))
 
 
 class PairModel(nn.Module):
@@ -110,7 +97,7 @@ class PairModel(nn.Module):
             self.cross_place = nn.Parameter(torch.randn(2 * cross.n_columns, d_model) * 0.1)
 
     def forward(self, batch: PairBatch) -> Scores:
-        rows = self.rows(batch.table)
+        rows = self.rows(batch.table) if batch.rows is None else batch.rows
         logits = self.score(rows[batch.left], rows[batch.right], batch.comparison, batch.cross)
         learns = self.training and rows.vector is not None and self.contrast_weight > 0
         return Scores(logits, self.contrast_weight * self._contrast(rows, batch) if learns else None)

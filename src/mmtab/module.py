@@ -5,56 +5,50 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from mmtab.config import TrainerConfig
 from mmtab.optim import parameter_groups, warmup_cosine
-from mmtab.tasks import StepOutput, Task
+from mmtab.tasks import Predictions, Task, gather
 from mmtab.tensors import KWayBatch, PairBatch
 
 
 class Module(pl.LightningModule):
-    """``model``: batch -> logits. Every valid epoch logs all metrics of the task as ``valid/<name>``."""
+    """``model``: batch -> scores. Every valid epoch logs all metrics of the task as ``valid/<name>``."""
 
     def __init__(self, model: nn.Module, task: Task, settings: TrainerConfig) -> None:
         super().__init__()
         self.model, self.task, self.settings = model, task, settings
-        self._seen: list[StepOutput] = []
-        self.train_seconds = 0.0
+        self._seen: list[Predictions] = []
+        self.epoch_seconds: list[float] = []  # of training alone
         self.n_trained = 0
 
-    def step(self, batch: KWayBatch | PairBatch) -> StepOutput:
-        scores = self.model(batch)
-        known = bool((batch.label >= 0).all())
-        loss = self.task.loss(scores.logits, batch.label) if known else scores.logits.new_zeros(())
-        if scores.loss is not None:
-            loss = loss + scores.loss
-        return StepOutput(loss.float(), scores.logits.float(), batch.label, batch.row)
+    @property
+    def train_seconds(self) -> float:
+        return sum(self.epoch_seconds)
 
     def training_step(self, batch: KWayBatch | PairBatch, index: int) -> Tensor:
-        output = self.step(batch)
-        if not torch.isfinite(output.loss):
-            raise FloatingPointError(f"the loss is {output.loss.item()} at rows {output.row.tolist()}")
-        self.log("train/loss", output.loss, batch_size=len(output.label), on_step=True, on_epoch=True, prog_bar=True)
-        self.n_trained += len(output.label)
-        return output.loss
+        loss = self.task.loss_of(self.model(batch), batch.label)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at rows {batch.row.tolist()}")
+        self.log("train/loss", loss, batch_size=len(batch.label), on_step=True, on_epoch=True, prog_bar=True)
+        self.n_trained += len(batch.label)
+        return loss
+
+    def predict_step(self, batch: KWayBatch | PairBatch, index: int) -> Predictions:
+        return self.task.predict(self.model(batch), batch.label, batch.row)
 
     def validation_step(self, batch: KWayBatch | PairBatch, index: int) -> None:
-        self._seen.append(self.step(batch))
+        self._seen.append(self.predict_step(batch, index))
 
     def on_validation_epoch_end(self) -> None:
-        logits, label, _ = gather(self._seen)
+        predictions = gather(self._seen)
         self._seen.clear()
-        probabilities = self.task.probabilities(logits)
-        self.task.fit_threshold(probabilities, label)
-        for name, value in self.task.metrics(probabilities, label).items():
+        self.task.fit_threshold(predictions)
+        for name, value in self.task.metrics_of(predictions).items():
             self.log(f"valid/{name}", value, prog_bar=name == self.task.metric)
-
-    def predict_step(self, batch: KWayBatch | PairBatch, index: int) -> StepOutput:
-        return self.step(batch)
 
     def on_fit_start(self) -> None:
         self.model.train()  # pretrained parts arrive in eval mode
@@ -64,7 +58,7 @@ class Module(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         if not self.trainer.sanity_checking and hasattr(self, "_started"):
-            self.train_seconds += time.perf_counter() - self._started
+            self.epoch_seconds.append(time.perf_counter() - self._started)
 
     def configure_optimizers(self) -> Any:
         s = self.settings
@@ -83,11 +77,3 @@ class Module(pl.LightningModule):
         self, batch: KWayBatch | PairBatch, device: torch.device, index: int
     ) -> KWayBatch | PairBatch:
         return batch.to(device, non_blocking=True)
-
-
-def gather(outputs: list[StepOutput]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits, labels and row numbers of all batches, in row order."""
-    row = torch.cat([o.row for o in outputs]).cpu().numpy()
-    order = np.argsort(row, kind="stable")
-    logits = torch.cat([o.logits for o in outputs]).cpu().double().numpy()[order]
-    return logits, torch.cat([o.label for o in outputs]).cpu().numpy()[order], row[order]

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 import pytorch_lightning as pl
@@ -32,18 +33,22 @@ from mmtab import mining, provenance
 from mmtab import table as tables
 from mmtab.build import build_model, build_task, check_settings, cross_columns, encoder_of
 from mmtab.config import PRECISIONS, RunConfig, settle
-from mmtab.datamodule import EncodedTable, KWayBatches, PairBatches, encode_table, loader, no_progress, text_columns
+from mmtab.datamodule import EncodedTable, KWayBatches, PairBatches, encode_table, loader, text_columns
 from mmtab.datasets import dataset_folder
-from mmtab.errors import RunError
+from mmtab.errors import DataError, RunError
 from mmtab.files import FORMATS
 from mmtab.fitted import Fitted
-from mmtab.module import Module, gather
+from mmtab.images import no_progress
+from mmtab.machine import keep_freed_memory, native_bf16, usable_cores
+from mmtab.module import Module
 from mmtab.schema import Schema, TaskKind
 from mmtab.store import Store
-from mmtab.table import Pairs, Records, Table
-from mmtab.tasks import PairTask, Task
+from mmtab.table import Pairs, Records, Stream, Table
+from mmtab.tasks import PairTask, Predictions, Task, gather
+from mmtab.tensors import Rows
 
 FORMAT = 2
+ROWS_IN_MEMORY = 1 << 30
 Batches = KWayBatches | PairBatches
 
 
@@ -59,11 +64,9 @@ class Session:
     accelerator: str = "auto"
     before_epochs: Callable[[], None] | None = None
 
-    def kway(self, table: Table) -> KWayBatches:
+    def kway(self, table: Table | Stream) -> KWayBatches:
         """Batches over a table, with labels where it has them."""
-        labels = self.fitted.preprocessor.labels_
-        assert labels is not None and self.schema.label is not None
-        return KWayBatches(self.encode(table), labels.transform(table, self.schema.label))
+        return KWayBatches(self.encode(table), _labels(self.fitted, table, self.schema))
 
     def compare(
         self, records: Table, left: np.ndarray, right: np.ndarray, pictures: Mapping[str, np.ndarray]
@@ -129,12 +132,33 @@ class Session:
 
     def vectors(self, encoded: EncodedTable) -> np.ndarray:
         """[n, d] float32: the towers' vectors of all rows, of length 1."""
-        parts = []
-        with self.evaluating():
-            for start in range(0, encoded.n_rows, 512):
-                table = encoded.rows(np.arange(start, min(start + 512, encoded.n_rows)))
-                parts.append(self.model.rows(table.to(self.device)).vector.float().cpu().numpy())  # type: ignore[operator, union-attr]
-        return np.concatenate(parts)
+        out = np.zeros((encoded.n_rows, self.config.d_model), np.float32)
+        for rows, found in self._each_once(encoded, np.arange(encoded.n_rows)):
+            assert found.vector is not None
+            out[rows] = found.vector.float().numpy()
+        return out
+
+    def encode_rows(self, batches: PairBatches) -> None:
+        """Encode each row of the pairs once, and not in each batch that it stands in; those that would take more than
+        ``ROWS_IN_MEMORY`` bytes stay with the batches."""
+        batches.known = None
+        rows = np.unique(np.concatenate([batches.left, batches.right]))
+        tokens: Any = self.model.tokenizer.column  # type: ignore[union-attr]
+        if len(rows) * tokens.numel() * tokens.element_size() > ROWS_IN_MEMORY:
+            return
+        place = np.full(batches.table.n_rows, -1)
+        found = list(self._each_once(batches.table, rows))
+        place[np.concatenate([some for some, _ in found])] = np.arange(len(rows))
+        batches.known = Rows.concat([each for _, each in found]), place
+
+    def _each_once(self, encoded: EncodedTable, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
+        """Rows by number, those of similar length together, and what the model makes of each on its own."""
+        rows = rows[np.argsort(-encoded.text_lengths[rows], kind="stable")]
+        size = self.config.trainer.eval_batch_size
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            with self.evaluating():
+                yield some, self.model.rows(encoded.rows(some).to(self.device)).to("cpu")  # type: ignore[operator, union-attr]
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -151,22 +175,24 @@ class Session:
         """A split of a dataset folder to score: batches, its id columns, and the files read."""
         if self.schema.task is TaskKind.KWAY:
             path = tables.find_table(folder, self.schema, split)
-            table = tables.read_table(path, self.schema, folder=folder, bad_cells=self.config.dataset.bad_cells)  # type: ignore[arg-type]
-            return self.kway(table), pa.table({self.schema.id: table.ids}), [path]
+            table = Stream(path, self.schema, folder, self.config.dataset.bad_cells)  # type: ignore[arg-type]
+            return self.kway(table), _row_ids(table), [path]
         records = tables.read_records(folder, self.schema, self.config.dataset.bad_cells)  # type: ignore[arg-type]
         pairs = tables.read_pairs(folder, self.schema, split, records)
         path = tables.find_table(folder, self.schema, f"pairs_{split}")
         return self.pairs(records, self.encode(records.table), pairs), _pair_ids(pairs), [path]
 
-    def probabilities(self, batches: Batches) -> tuple[np.ndarray, float]:
-        """[n, k], or [n, r] for pairs, in row order, and the seconds it took."""
+    def predictions(self, batches: Batches) -> tuple[Predictions, float]:
+        """Of all rows or pairs, in order, and the seconds it took."""
         trainer = self.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
         start = time.perf_counter()
+        if isinstance(batches, PairBatches):
+            self.encode_rows(batches)
         outputs = trainer.predict(
             Module(self.model, self.task, self.config.trainer),
             loader(batches, self.config.trainer.eval_batch_size, shuffle=False),
         )
-        return self.task.probabilities(gather(outputs)[0]), time.perf_counter() - start  # type: ignore[arg-type]
+        return gather(outputs), time.perf_counter() - start  # type: ignore[arg-type]
 
     def trainer(self, **options: Any) -> pl.Trainer:
         """A Lightning trainer with this run's hardware and precision."""
@@ -191,17 +217,17 @@ class Session:
         bf16 = self.precision == "bf16-mixed"
         return torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
-    def encode(self, table: Table, store: Store | None = None, progress: bool = True) -> EncodedTable:
+    def encode(self, table: Table | Stream, store: Store | None = None, progress: bool = True) -> EncodedTable:
         """All that is computed once for a table, and kept in ``store`` (default: the cache)."""
         if table.n_bad_cells:
             warnings.warn(
-                f"{table.dataset}, table {table.name}: {table.n_bad_cells} bad cells taken as missing", stacklevel=2
+                f"{self.schema.name}, table {table.name}: {table.n_bad_cells} bad cells taken as missing", stacklevel=2
             )
         return encode_table(
             table, self.schema, self.fitted.preprocessor, encoder_of(self.model, "text"), encoder_of(self.model, "image"),
-            store or Store(cache_of(self.config)), cross=getattr(self.model, "cross", None),
+            store or store_of(self.config), cross=getattr(self.model, "cross", None),
             cross_columns=self.cross_columns, bad_cells=self.config.dataset.bad_cells,  # type: ignore[arg-type]
-            autocast=self.autocast, device=self.device, progress=progress_of if progress and self.config.trainer.progress else no_progress,
+            autocast=self.autocast, device=self.device, store_frozen=self.config.store_frozen, progress=progress_of if progress and self.config.trainer.progress else no_progress,
         )  # fmt: skip
 
 
@@ -213,25 +239,20 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
     if (folder / "provenance.json").exists():
         raise RunError(f"{folder} already holds a finished run; give another output=FOLDER")
     started = time.perf_counter()
-    _quieten()
+    quieten()
+    keep_freed_memory()
     pl.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.trainer.n_threads or usable_cores())
-    check_settings(config)
-    data = dataset_folder(config.dataset, config.data_root, cache_of(config))
-    schema = Schema.read(data)
-    if config.dataset.drop:
-        schema = schema.without(list(config.dataset.drop))
-    schema = schema.choose(config.dataset.relations, config.dataset.ignore)
-    session, train_batches, valid_batches, valid_ids, files = _prepare(config, schema, data)
+    session, train_batches, valid_batches, valid_ids, files = prepare(config)
     prepared = time.perf_counter() - started
     _save_description(session, folder)
 
-    module, trainer, best = _fit(session, train_batches, valid_batches, folder)
+    module, trainer, best = fit(session, train_batches, valid_batches, folder)
     _load_weights(session.model, best)
-    probabilities, predict_seconds = session.probabilities(valid_batches)
-    session.task.fit_threshold(probabilities, valid_batches.labels)
-    metrics = session.task.metrics(probabilities, valid_batches.labels)
-    _write_predictions(session, folder / "predictions_valid.parquet", valid_ids, probabilities, valid_batches.labels)
+    predictions, predict_seconds = session.predictions(valid_batches)
+    session.task.fit_threshold(predictions)
+    metrics = session.task.metrics_of(predictions)
+    _write_predictions(session, folder / "predictions_valid.parquet", valid_ids, predictions, valid_batches.labels)
     _write_metrics(folder, "valid", metrics)
     write_json(
         folder / "provenance.json",
@@ -256,33 +277,43 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
     return metrics
 
 
-def _prepare(config: RunConfig, schema: Schema, data: Path) -> tuple[Session, Batches, Batches, pa.Table, list[Path]]:
-    """Read train and valid, fit on train, build the model, encode."""
+def prepare(config: RunConfig) -> tuple[Session, Batches, Batches, pa.Table, list[Path]]:
+    """Read train and valid, fit on train, build the model, encode; also the ids of valid and the files read."""
+    check_settings(config)
+    data = dataset_folder(config.dataset, config.data_root, cache_of(config))
+    schema = Schema.read(data)
+    if config.dataset.drop:
+        schema = schema.without(list(config.dataset.drop))
+    schema = schema.choose(config.dataset.relations, config.dataset.ignore)
     bad = config.dataset.bad_cells
     rules = config.categories
     if schema.task is TaskKind.KWAY:
-        splits = [tables.read_split(data, schema, split, bad) for split in ("train", "valid")]  # type: ignore[arg-type]
-        fitted = Fitted.kway(splits[0], schema, rules)
+        paths = [tables.find_table(data, schema, split) for split in ("train", "valid")]
+        train, valid = (Stream(path, schema, data, bad) for path in paths)  # type: ignore[arg-type]
+        fitted = Fitted.kway(train.batches(), schema, rules)
         if fitted.preprocessor.labels_ is None:
-            raise splits[0].error("no labels to learn from", column=schema.label, fix="fill the label column of train")
-        assert schema.label is not None
-        config = settle(config, schema.task, bool(text_columns(schema, tuple(config.text["also"]))), len(splits[0]))
-        for split in splits:  # labels are checked before anything slow happens
-            fitted.preprocessor.labels_.transform(split, schema.label)
-        if splits[1].labels is None:
-            raise splits[1].error("no labels to choose the best epoch with", column=schema.label)
+            raise DataError(
+                schema.name, "no labels to learn from", table="train", column=schema.label,
+                fix="fill the label column of train",
+            )  # fmt: skip
+        config = settle(config, schema.task, bool(text_columns(schema, tuple(config.text["also"]))), len(train))
+        # Labels are checked before anything slow happens.
+        labels = [_labels(fitted, table, schema) for table in (train, valid)]
+        if (labels[1] < 0).all():
+            raise DataError(schema.name, "no labels to choose the best epoch with", table="valid", column=schema.label)
         model = build_model(config, schema, fitted)
-        session = Session(config, schema, fitted, model, build_task(config, schema, fitted), config.trainer.accelerator)
-        train_batches, valid_batches = (session.kway(split) for split in splits)
-        session.task = build_task(config, schema, fitted, train_batches.labels)
-        files = [data / "dataset.yaml", *(tables.find_table(data, schema, split) for split in ("train", "valid"))]
-        return session, train_batches, valid_batches, pa.table({schema.id: splits[1].ids}), files
+        task = build_task(config, schema, fitted, labels[0])
+        session = Session(config, schema, fitted, model, task, config.trainer.accelerator)
+        batches = [
+            KWayBatches(session.encode(table), known) for table, known in zip((train, valid), labels, strict=True)
+        ]
+        return session, batches[0], batches[1], _row_ids(valid), [data / "dataset.yaml", *paths]
     records = tables.read_records(data, schema, bad)  # type: ignore[arg-type]
     train_pairs, valid_pairs = (tables.read_pairs(data, schema, split, records) for split in ("train", "valid"))
     for pairs in (train_pairs, valid_pairs):
         for name in schema.ignored:
-            labels = pairs.relations.get(name)
-            problem = "no labels" if labels is None else "only one class" if len(labels.unique()) < 2 else ""
+            told = pairs.relations.get(name)
+            problem = "no labels" if told is None else "only one class" if len(told.unique()) < 2 else ""
             if problem:
                 raise Table(schema.name, pairs.name, data, pairs.left_ids, {}).error(
                     problem, column=name, expected="matches (1) and others (0)"
@@ -309,12 +340,13 @@ def _prepare(config: RunConfig, schema: Schema, data: Path) -> tuple[Session, Ba
     return session, train_b, valid_b, _pair_ids(valid_pairs), files
 
 
-def _fit(
+def fit(
     session: Session, train_batches: Batches, valid_batches: Batches, folder: Path
 ) -> tuple[Module, pl.Trainer, Path]:
+    """Train, and keep the weights of the best epoch on valid in ``folder``: where they lie comes last."""
     from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
-    from mmtab.callbacks import EpochLines, EveryEpochs, loggers, progress_bar
+    from mmtab.callbacks import BeforeValidation, EpochLines, EveryEpochs, loggers, progress_bar
 
     settings = session.config.trainer
     monitor = f"valid/{session.task.metric}"
@@ -334,7 +366,11 @@ def _fit(
     ]
     if session.before_epochs is not None:
         callbacks.insert(0, EveryEpochs(session.before_epochs, session.config.pair_head.mine_every))
+    if isinstance(valid_batches, PairBatches):
+        callbacks.append(BeforeValidation(functools.partial(session.encode_rows, valid_batches)))
     bar = progress_bar(settings.progress)
+    if settings.compile:
+        session.model.compile(dynamic=True)
     trainer = session.trainer(
         max_epochs=settings.max_epochs,
         accumulate_grad_batches=settings.accumulate,
@@ -352,6 +388,7 @@ def _fit(
         ),
         loader(valid_batches, settings.eval_batch_size, shuffle=False),
     )
+    session.model._compiled_call_impl = None  # scores of a run do not hang on whether it was compiled
     if trainer.interrupted:
         raise KeyboardInterrupt
     return module, trainer, Path(best.best_model_path)
@@ -376,7 +413,8 @@ def open_run(folder: Path, accelerator: str = "auto") -> Session:
             f"{folder} was written by mmtab {facts.get('versions', {}).get('mmtab', '?')} in run format {facts.get('format')}; "
             f"this version reads format {FORMAT}. Train again, or use that version of mmtab"
         )
-    _quieten()
+    quieten()
+    keep_freed_memory()
     config = open_config(folder)
     schema = Schema.from_dict(_read_run_file(folder, "schema.yaml"))
     fitted = Fitted.from_dict(_read_run_file(folder, "fitted.json"), schema)
@@ -400,9 +438,9 @@ def evaluate(
         raise RunError(
             f"{session.schema.name}, split {split}: it has no labels, so it can be predicted but not scored; use scripts/predict.py"
         )
-    probabilities, seconds = session.probabilities(batches)
-    metrics = session.task.metrics(probabilities, batches.labels)
-    _write_predictions(session, folder / f"predictions_{split}.parquet", ids, probabilities, batches.labels)
+    predictions, seconds = session.predictions(batches)
+    metrics = session.task.metrics_of(predictions)
+    _write_predictions(session, folder / f"predictions_{split}.parquet", ids, predictions, batches.labels)
     extra = {
         "n_rows": len(batches),
         "data_fingerprint": tables.fingerprint(files),
@@ -438,17 +476,14 @@ def predict(
     bad: Any = session.config.dataset.bad_cells
     batches: Batches
     if session.schema.task is TaskKind.KWAY:
-        table = tables.read_table(input, session.schema, bad_cells=bad)
-        table = Table(
-            table.dataset, table.name, table.folder, table.ids, table.columns
-        )  # labels, if any, are not asked for
-        batches, ids = session.kway(table), pa.table({session.schema.id: table.ids})
+        table = Stream(input, session.schema, input.parent, bad, labels=False)
+        batches, ids = session.kway(table), _row_ids(table)
     else:
         found = session.read_records(left=left, right=right, records=records)
         pairs = tables.read_pairs_file(input, session.schema, found)
         batches, ids = session.pairs(found, session.encode(found.table), pairs), _pair_ids(pairs)
-    probabilities, _ = session.probabilities(batches)
-    _write_predictions(session, output, ids, probabilities, None)
+    predictions, _ = session.predictions(batches)
+    _write_predictions(session, output, ids, predictions, None)
     return len(batches)
 
 
@@ -472,11 +507,13 @@ def _save_description(session: Session, folder: Path) -> None:
 
 
 def _write_predictions(
-    session: Session, path: Path, ids: pa.Table, probabilities: np.ndarray, labels: np.ndarray | None
+    session: Session, path: Path, ids: pa.Table, predictions: Predictions, labels: np.ndarray | None
 ) -> None:
-    """Ids, a probability a class (or that of a match), the prediction, and the label where known."""
-    columns = {name: ids[name] for name in ids.column_names}
+    """Ids, a probability a class (or that of a match), the prediction, and the label where known. Of very many classes
+    only the likeliest, with their probabilities."""
+    columns, probabilities = {name: ids[name] for name in ids.column_names}, predictions.probability
     if isinstance(session.task, PairTask):
+        assert probabilities is not None
         for r, relation in enumerate(session.task.relations):
             suffix = "" if len(session.task.relations) == 1 else f"_{relation}"
             columns |= {
@@ -486,13 +523,19 @@ def _write_predictions(
             if labels is not None:
                 columns[f"label{suffix}"] = pa.array(labels[:, r].astype(np.int8))
     else:
-        coder = session.fitted.preprocessor.labels_
-        assert coder is not None
+        coder, best, p_best = session.fitted.preprocessor.labels_, predictions.best, predictions.best_probability
+        assert coder is not None and best is not None and p_best is not None
         classes = pa.array(coder.classes_)
-        columns |= {
-            f"p_{name}": pa.array(p.astype(np.float32)) for name, p in zip(coder.classes_, probabilities.T, strict=True)
-        }
-        columns["prediction"] = classes.take(pa.array(probabilities.argmax(1)))
+        if probabilities is not None:
+            columns |= {f"p_{name}": pa.array(p) for name, p in zip(coder.classes_, probabilities.T, strict=True)}
+        columns["prediction"] = classes.take(pa.array(best[:, 0]))
+        if probabilities is None:
+            p_best = p_best.astype(np.float32)
+            columns |= {
+                "probability": pa.array(p_best[:, 0]),
+                "top": _lists(classes.take(pa.array(best.ravel())), best.shape[1], path.suffix),
+                "top_probability": _lists(pa.array(p_best.ravel()), best.shape[1], path.suffix),
+            }
         if labels is not None:
             columns["label"] = classes.take(pa.array(labels))
     table = pa.table(list(columns.values()), names=list(columns))
@@ -503,6 +546,14 @@ def _write_predictions(
     else:
         pa.parquet.write_table(table, scratch)
     scratch.replace(path)
+
+
+def _lists(values: pa.Array, size: int, suffix: str) -> pa.Array:
+    """Values as lists of ``size`` each; csv has no lists, there they are joined by semicolons."""
+    if suffix == ".csv":
+        values = values.cast(pa.string())
+    lists = pa.ListArray.from_arrays(pa.array(range(0, len(values) + 1, size), pa.int32()), values)
+    return pc.binary_join(lists, ";") if suffix == ".csv" else lists
 
 
 def _write_metrics(folder: Path, split: str, metrics: dict[str, Any]) -> None:
@@ -548,18 +599,15 @@ def _load_weights(model: nn.Module, path: Path) -> None:
 # --- small things ----------------------------------------------------------------------------------------------------
 
 
-def native_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bf16 matrices itself; emulated, bf16 is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+def _labels(fitted: Fitted, table: Table | Stream, schema: Schema) -> np.ndarray:
+    """[n] int64, -1 where the table has no labels."""
+    coder = fitted.preprocessor.labels_
+    assert coder is not None and schema.label is not None
+    return np.concatenate([coder.transform(batch, schema.label) for batch in table.batches()])
 
 
-def usable_cores() -> int:
-    """What OMP_NUM_THREADS says, or else those this process may run on: on a cluster fewer than the machine has."""
-    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
-        return max(1, int(os.environ["OMP_NUM_THREADS"]))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _row_ids(table: Stream) -> pa.Table:
+    return pa.table({table.schema.id: tables.join([batch.ids for batch in table.batches()])})
 
 
 def _pair_ids(pairs: Pairs) -> pa.Table:
@@ -570,6 +618,10 @@ def cache_of(config: RunConfig) -> Path:
     return Path(config.cache).expanduser()
 
 
+def store_of(config: RunConfig) -> Store:
+    return Store(cache_of(config), None if config.cache_gb is None else int(config.cache_gb * 1e9))
+
+
 def progress_of(steps: Iterable[Any], total: int, title: str) -> Iterable[Any]:
     """A bar that goes when it is done."""
     from rich.progress import track
@@ -577,7 +629,7 @@ def progress_of(steps: Iterable[Any], total: int, title: str) -> Iterable[Any]:
     return track(steps, title, total=total, transient=True) if total > 1 else steps
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Silence remarks of libraries that a user can do nothing about."""
     import logging
 

@@ -7,9 +7,10 @@ because csv cannot tell the two apart. So the same data as csv and as parquet gi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from mmtab import files
 from mmtab.errors import DataError
 from mmtab.schema import ColumnType, Schema, TaskKind
+from mmtab.store import Digest, digest_of
 
 BadCells = Literal["error", "missing"]
 OnError = Callable[[DataError], None]
@@ -47,11 +49,94 @@ class Table:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def batches(self) -> Iterator[Table]:
+        """Itself, so that what reads a ``Stream`` reads a table too."""
+        yield self
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """By column, a digest of its cells."""
+        return {name: digest_of(values) for name, values in self.columns.items()}
+
     def error(self, problem: str, *, row: int | None = None, **where: object) -> DataError:
         """A DataError placed in this table; ``row`` is the index from 0."""
         if row is not None:
             where |= {"row": self.first_row + row + 1, "row_id": self.ids[row].as_py()}
         return DataError(self.dataset, problem, table=self.name, **where)  # type: ignore[arg-type]
+
+
+class Stream:
+    """A table on disk, read in batches of bounded size as often as asked, so that it may be larger than memory; one of at
+    most ``KEEP`` bytes is read once and kept. Batches and errors are those of ``read_batches``. ``labels`` False leaves
+    the labels out."""
+
+    KEEP = 64 << 20
+
+    def __init__(
+        self, path: Path, schema: Schema, folder: Path, bad_cells: BadCells = "error", labels: bool = True
+    ) -> None:
+        self.path, self.schema, self.folder, self.bad_cells, self.labels = path, schema, folder, bad_cells, labels
+        self._kept: list[Table] | None = None
+        self._facts: _Facts | None = None
+
+    def batches(self) -> Iterator[Table]:
+        """From the first row on. ``labels`` is None in all batches where no row of the table has one."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        label = self.schema.label
+        labelled = self.labels and label is not None and _filled(self.path, self.schema.name, label)
+        facts, kept, n_bytes, digests = _Facts(), list[Table](), 0, dict[str, list[Digest]]()
+        for batch in read_batches(self.path, self.schema, folder=self.folder, bad_cells=self.bad_cells):
+            batch = batch if labelled else replace(batch, labels=None)
+            n_bytes += sum(values.nbytes for values in (batch.ids, *batch.columns.values()))
+            kept = [*kept, batch] if n_bytes <= self.KEEP else []
+            facts.n_rows += len(batch)
+            facts.n_bad_cells += batch.n_bad_cells
+            for name, values in batch.columns.items() if self._facts is None else ():
+                found = digests.setdefault(name, [Digest()])
+                try:
+                    found[-1].add(values)
+                except TypeError:  # shards may store pictures in different ways
+                    found.append(Digest())
+                    found[-1].add(values)
+            yield batch
+        if self._facts is None:
+            facts.digests = {name: "+".join(part.hexdigest() for part in parts) for name, parts in digests.items()}
+            self._facts = facts
+        self._kept = kept if n_bytes <= self.KEEP else None
+
+    def __len__(self) -> int:
+        return self._known.n_rows
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """By column, a digest of its cells: that of the same table in memory."""
+        return self._known.digests
+
+    @property
+    def n_bad_cells(self) -> int:
+        return self._known.n_bad_cells
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def _known(self) -> _Facts:
+        """What the first whole reading told."""
+        if self._facts is None:
+            for _ in self.batches():
+                pass
+        assert self._facts is not None
+        return self._facts
+
+
+@dataclass
+class _Facts:
+    n_rows: int = 0
+    n_bad_cells: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,14 +259,14 @@ def has_labels(folder: Path, schema: Schema, split: str) -> bool:
     if not files.exists(folder, stem):
         return False
     path = find_table(folder, schema, stem)
-    there = set(files.header(path, schema.name).names)
-    return all(
-        label in there
-        and any(
-            canonical(raw[label], ColumnType.CATEGORICAL)[0].null_count < raw.num_rows
-            for raw in files.scan(path, schema.name, columns=[label])
-        )
-        for label in labels
+    return all(_filled(path, schema.name, label) for label in labels)
+
+
+def _filled(path: Path, dataset: str, column: str) -> bool:
+    """Whether the table has the column and some cell of it is not missing."""
+    return column in files.header(path, dataset).names and any(
+        canonical(raw[column], ColumnType.CATEGORICAL)[0].null_count < raw.num_rows
+        for raw in files.scan(path, dataset, columns=[column])
     )
 
 

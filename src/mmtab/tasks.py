@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,34 +13,62 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mmtab.heads import ClassScores
+from mmtab.models import Scores
 
-@dataclass  # not frozen: Lightning moves its tensors in place
-class StepOutput:
-    """``label`` is -1 where unknown; ``row`` counts rows (or pairs) of the table."""
+DENSE_CLASSES = 1_000  # beyond so many, evaluation keeps only the likeliest of a row
+N_BEST = 10
+MAX_LOGITS = 1 << 22  # held at once
 
-    loss: Float[Tensor, ""]
-    logits: Float[Tensor, "b k"]
-    label: Int[Tensor, " *b"]
-    row: Int[Tensor, " b"]
+
+@dataclass  # not frozen: Lightning takes it apart
+class Predictions:
+    """What is kept of scored rows (or pairs): of a batch and, after ``gather``, of a whole split in row order.
+
+    ``probability``: of every class (of every relation); None for more than DENSE_CLASSES. K-way has besides, of each
+    row, the ``best`` classes, the likeliest first, and what its label got: ``rank`` 0 is the likeliest class.
+    """
+
+    row: np.ndarray  # [n] int64
+    label: np.ndarray  # [n] int64 (pairs: [n, r]), -1 where unknown
+    probability: np.ndarray | None = None  # [n, k] float32 (pairs: [n, r] float64)
+    best: np.ndarray | None = None  # [n, m] int64
+    best_probability: np.ndarray | None = None  # [n, m] float64
+    label_probability: np.ndarray | None = None  # [n] float64, NaN where unknown
+    rank: np.ndarray | None = None  # [n] int64, -1 where unknown
+
+
+def gather(parts: Sequence[Predictions]) -> Predictions:
+    """Those of all batches, in row order."""
+    order = np.argsort(np.concatenate([part.row for part in parts]), kind="stable")
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Predictions)}
+    whole: dict[str, Any] = {n: None if c[0] is None else np.concatenate(c)[order] for n, c in columns.items()}
+    return Predictions(**whole)
 
 
 @runtime_checkable
 class Task(Protocol):
-    """``metric`` is the one that training maximises on valid."""
+    """``metric`` is the one that training maximises on valid. ``scores``: what the task's model makes of a batch."""
 
     metric: str
 
-    def loss(self, logits: Tensor, label: Tensor) -> Tensor: ...
+    def loss_of(self, scores: Any, label: Tensor) -> Tensor: ...
+
+    def predict(self, scores: Any, label: Tensor, row: Tensor) -> Predictions: ...
+
+    def fit_threshold(self, predictions: Predictions) -> None: ...
+
+    def metrics_of(self, predictions: Predictions) -> dict[str, float]: ...
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray: ...
 
-    def fit_threshold(self, probabilities: np.ndarray, label: np.ndarray) -> None: ...
-
-    def metrics(self, probabilities: np.ndarray, label: np.ndarray) -> dict[str, float]: ...
-
 
 class KWayTask:
-    """Cross-entropy with label smoothing (Szegedy et al. 2016) and, where asked, weights that balance the classes."""
+    """Cross-entropy with label smoothing (Szegedy et al. 2016) and, where asked, weights that balance the classes.
+
+    ``n_sampled``: the loss of a step is estimated from so many classes, drawn at random. Predictions are always over all
+    classes. Of very many classes neither holds more than MAX_LOGITS logits at once.
+    """
 
     def __init__(
         self,
@@ -47,8 +76,10 @@ class KWayTask:
         label_smoothing: float = 0.0,
         class_counts: np.ndarray | None = None,
         metric: str = "accuracy",
+        n_sampled: int | None = None,
     ) -> None:
         self.n_classes, self.label_smoothing, self.metric = n_classes, label_smoothing, metric
+        self.n_sampled = n_sampled
         self.weight = None
         if class_counts is not None:  # "balanced", as scikit-learn defines it
             self.weight = torch.tensor(
@@ -59,31 +90,119 @@ class KWayTask:
         weight = None if self.weight is None else self.weight.to(logits.device)
         return F.cross_entropy(logits.float(), label, weight=weight, label_smoothing=self.label_smoothing)
 
+    def loss_of(self, scores: ClassScores, label: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+        """``loss``, as it is, by parts of the classes, or estimated."""
+        if self.n_sampled is not None:
+            return self._estimated(scores, label, torch.randperm(self.n_classes, device=label.device)[: self.n_sampled])
+        if len(label) * self.n_classes <= MAX_LOGITS:
+            return self.loss(scores.logits, label)
+        sums = scores.sums(label, self._weight(label.device), max(1, MAX_LOGITS // len(label)))
+        return self._cross_entropy(*sums, label)
+
+    def _estimated(self, scores: ClassScores, label: Int[Tensor, " b"], drawn: Int[Tensor, " s"]) -> Float[Tensor, ""]:
+        """From each label's own logit and those of ``drawn`` classes (Bengio and Senécal 2008; Jean et al. 2015). Every
+        class other than the label is drawn with the same probability s/k, so k/s times the sum of those drawn (of
+        exponentials, or of logits for the smoothing) has the expectation of the sum over all."""
+        looked_at = scores.classes(torch.cat([label, drawn]))  # at once: each time costs a gradient of all classes
+        mine, rest = looked_at.split(len(label), len(drawn))
+        own = (mine.x * mine.weight).sum(1).float() + mine.bias
+        others, again, scale = rest.logits.float(), drawn == label[:, None], self.n_classes / len(drawn)
+        exponents = (others + math.log(scale)).masked_fill(again, -torch.inf)
+        weight = self._weight(label.device)
+        total = weight[label] * own + scale * (others * weight[drawn]).masked_fill(again, 0).sum(1)
+        return self._cross_entropy(torch.cat([own[:, None], exponents], 1).logsumexp(1), own, total, label)
+
+    def _cross_entropy(
+        self,
+        log_sum: Float[Tensor, " b"],
+        own: Float[Tensor, " b"],
+        total: Float[Tensor, " b"],
+        label: Int[Tensor, " b"],
+    ) -> Float[Tensor, ""]:
+        """What ``loss`` gives, from sums over the logits of each row."""
+        weight, smoothing = self._weight(label.device), self.label_smoothing
+        right, even = weight[label] * (log_sum - own), (weight.sum() * log_sum - total) / self.n_classes
+        return ((1 - smoothing) * right + smoothing * even).sum() / weight[label].sum()
+
+    def _weight(self, device: torch.device) -> Float[Tensor, " k"]:
+        return torch.ones(self.n_classes, device=device) if self.weight is None else self.weight.to(device)
+
+    def predict(self, scores: ClassScores, label: Int[Tensor, " b"], row: Int[Tensor, " b"]) -> Predictions:
+        n = max(1, MAX_LOGITS // self.n_classes)
+        parts = [slice(start, start + n) for start in range(0, len(label), n)]
+        return gather([self._summary(scores.rows(part).logits, label[part], row[part]) for part in parts])
+
+    def _summary(self, logits: Float[Tensor, "b k"], label: Int[Tensor, " b"], row: Int[Tensor, " b"]) -> Predictions:
+        """Made where the logits are: not worth moving are those of 100,000 classes."""
+        rest = logits.float() if logits.dtype.itemsize < 4 else logits.clone()
+        rest = rest.cpu() if rest.device.type == "mps" else rest  # which has no float64
+        label, k = label.to(rest.device), self.n_classes
+        known, own = label >= 0, rest.gather(1, label.clamp(min=0)[:, None])
+        # Of equal logits the first is likelier, as for argmax. NaN is below nothing: its label has the last rank.
+        later = torch.arange(k, device=rest.device) > label[:, None]
+        below = (rest < own).sum(1) + ((rest == own) & later).sum(1)
+        log_sum = rest.double().logsumexp(1, keepdim=True)
+        whole = (rest.double() - log_sum).exp().float() if k <= DENSE_CLASSES else None
+        best, values = [], []
+        for _ in range(min(N_BEST, k)):  # not topk, which puts equal ones in any order
+            place = rest.argmax(1, keepdim=True)
+            best.append(place)
+            values.append(rest.gather(1, place))
+            rest.scatter_(1, place, -torch.inf)
+        return Predictions(
+            row=row.cpu().numpy(),
+            label=label.cpu().numpy(),
+            probability=None if whole is None else whole.cpu().numpy(),
+            best=torch.cat(best, 1).cpu().numpy(),
+            best_probability=(torch.cat(values, 1).double() - log_sum).exp().cpu().numpy(),
+            label_probability=(own.double() - log_sum).exp()[:, 0].where(known, torch.nan).cpu().numpy(),
+            rank=(k - 1 - below).where(known, -1).cpu().numpy(),
+        )
+
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """[n, k] logits -> [n, k]."""
         shifted = np.exp(logits - logits.max(1, keepdims=True))
         return shifted / shifted.sum(1, keepdims=True)
 
-    def fit_threshold(self, probabilities: np.ndarray, label: np.ndarray) -> None:
+    def fit_threshold(self, predictions: Predictions) -> None:
         """K-way takes the likeliest class; there is nothing to choose."""
 
     def metrics(self, probabilities: np.ndarray, label: np.ndarray) -> dict[str, float]:
-        """Accuracy, macro-F1, log-loss, top-5 accuracy, expected calibration error (15 bins, Guo et al. 2017)."""
-        from sklearn import metrics
-        from torchmetrics.functional.classification import multiclass_calibration_error
+        """``metrics_of`` [n, k] probabilities and [n] labels."""
+        logits, labels = torch.from_numpy(probabilities).log(), torch.from_numpy(label).long()
+        return self.metrics_of(self._summary(logits, labels, torch.arange(len(label))))
 
-        predicted, classes = probabilities.argmax(1), np.arange(self.n_classes)
+    def metrics_of(self, predictions: Predictions) -> dict[str, float]:
+        """Accuracy, macro-F1, log-loss, top-5 accuracy, expected calibration error (15 bins, Guo et al. 2017)."""
+        from torchmetrics.functional.classification import binary_calibration_error
+
+        p, label, rank = predictions.label_probability, predictions.label, predictions.rank
+        assert predictions.best is not None and predictions.best_probability is not None
+        assert p is not None and rank is not None
+        if not np.isfinite(p).all():
+            raise FloatingPointError(f"not all logits are numbers, first at row {predictions.row[~np.isfinite(p)][0]}")
+        predicted, confidence = predictions.best[:, 0], predictions.best_probability[:, 0]
+        right, least = predicted == label, np.finfo(np.float64).eps  # scikit-learn's bound
         values = {
-            "accuracy": metrics.accuracy_score(label, predicted),
-            "macro_f1": metrics.f1_score(label, predicted, average="macro", zero_division=0),
-            "log_loss": metrics.log_loss(label, probabilities, labels=classes),
+            "accuracy": right.mean(),
+            "macro_f1": macro_f1(predicted, label, self.n_classes),
+            "log_loss": -np.log(p.clip(least, 1 - least)).mean(),
         }
         if self.n_classes > 5:
-            values["top5"] = metrics.top_k_accuracy_score(label, probabilities, k=5, labels=classes)
-        values["ece"] = multiclass_calibration_error(
-            torch.tensor(probabilities), torch.tensor(label), num_classes=self.n_classes, n_bins=15
+            values["top5"] = (rank < 5).mean()
+        # Of two classes, right and wrong, it is what it is of many: only the likeliest counts.
+        values["ece"] = binary_calibration_error(
+            torch.from_numpy(confidence).float(), torch.from_numpy(right).long(), n_bins=15
         ).item()
         return {name: float(value) for name, value in values.items()}
+
+
+def macro_f1(predicted: np.ndarray, label: np.ndarray, n_classes: int) -> float:
+    """The mean over the classes that occur, as label or as prediction. scikit-learn's, which would warn of so many."""
+    said, there = (np.bincount(x, minlength=n_classes) for x in (predicted, label))
+    both = np.bincount(label[predicted == label], minlength=n_classes)
+    occurs = said + there > 0
+    return float((2 * both[occurs] / (said + there)[occurs]).mean())
 
 
 class PairTask:
@@ -101,13 +220,27 @@ class PairTask:
         weight = None if self.pos_weight is None else torch.tensor(self.pos_weight, device=logits.device)
         return F.binary_cross_entropy_with_logits(logits.float(), label.float(), pos_weight=weight)
 
+    def loss_of(self, scores: Scores, label: Int[Tensor, "b r"]) -> Float[Tensor, ""]:
+        loss = self.loss(scores.logits, label)
+        return loss if scores.loss is None else loss + scores.loss.float()
+
+    def predict(self, scores: Scores, label: Int[Tensor, "b r"], row: Int[Tensor, " b"]) -> Predictions:
+        logits = scores.logits.float().cpu().double().numpy()
+        return Predictions(row.cpu().numpy(), label.cpu().numpy(), self.probabilities(logits))
+
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """[n, r] logits -> [n, r] probability of a match."""
         return np.exp(-np.logaddexp(0, -logits))  # the sigmoid, without overflow
 
-    def fit_threshold(self, probabilities: np.ndarray, label: np.ndarray) -> None:
+    def fit_threshold(self, predictions: Predictions) -> None:
         """For each relation the threshold with the best F1."""
-        self.thresholds = np.array([best_threshold(p, y) for p, y in zip(probabilities.T, label.T, strict=True)])
+        assert predictions.probability is not None
+        columns = zip(predictions.probability.T, predictions.label.T, strict=True)
+        self.thresholds = np.array([best_threshold(p, y) for p, y in columns])
+
+    def metrics_of(self, predictions: Predictions) -> dict[str, float]:
+        assert predictions.probability is not None
+        return self.metrics(predictions.probability, predictions.label)
 
     def metrics(self, probabilities: np.ndarray, label: np.ndarray) -> dict[str, float]:
         """F1, precision and recall at the threshold, area under the precision-recall and ROC curves, log-loss."""

@@ -7,7 +7,7 @@ Shape letters, here once: **b** rows, **c** columns of one type, **l** text leng
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -42,7 +42,7 @@ class TextBatch(_Movable):
     """Token sequences, each holding the cells of one or more columns (a column's cell is a *part*).
 
     A cell's vector is the mean over its part, put at row ``slot // c``, column ``slot % c``. Frozen backbones come as
-    ``features`` instead of sequences.
+    ``features`` instead of sequences; what frozen lower layers make of a sequence comes along as ``states``.
     """
 
     ids: Int[Tensor, "s l"]
@@ -52,6 +52,7 @@ class TextBatch(_Movable):
     slot: Int[Tensor, "s p"]  # row * c + column; -1: no such cell
     features: Float[Tensor, "b c f"] | None = None
     present: Bool[Tensor, "b c"] | None = None  # given with features
+    states: Float[Tensor, "s l f"] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,23 +85,6 @@ class KWayBatch(_Movable):
 
 
 @dataclass(frozen=True)
-class PairBatch(_Movable):
-    """Pairs of the rows of ``table``; the same row may stand in many pairs.
-
-    ``label``: by relation, -1 where unknown. ``comparison``: see comparison.py. ``cross``: both rows' text in one sequence a
-    pair; the cells of the row that comes first are at rows 0 … b-1 of its slots, the other's at b … 2b-1.
-    """
-
-    table: TensorTable
-    left: Int[Tensor, " b"]
-    right: Int[Tensor, " b"]
-    row: Int[Tensor, " b"]
-    label: Int[Tensor, "b r"]
-    comparison: Float[Tensor, "b f"] | None = None
-    cross: TextBatch | None = None
-
-
-@dataclass(frozen=True)
 class Tokens(_Movable):
     """What encoders give and fusion takes. A missing cell is *present* as its learned token; the mask is False only
     where a row has no such token at all."""
@@ -115,3 +99,43 @@ class Tokens(_Movable):
 
     def __getitem__(self, rows: Int[Tensor, " b2"]) -> Tokens:
         return Tokens(self.x[rows], self.mask[rows])
+
+
+@dataclass(frozen=True)
+class Rows(_Movable):
+    """Rows encoded on their own, whatever pairs they will be in. ``vector``, of length 1, is what blocking searches."""
+
+    tokens: Tokens
+    summary: Float[Tensor, "b d"] | None = None
+    vector: Float[Tensor, "b d"] | None = None
+
+    @staticmethod
+    def concat(parts: Sequence[Rows]) -> Rows:
+        """One after the other."""
+        tokens = Tokens(torch.cat([p.tokens.x for p in parts]), torch.cat([p.tokens.mask for p in parts]))
+        summaries, vectors = (
+            [x for x in found if x is not None] for found in zip(*((p.summary, p.vector) for p in parts), strict=True)
+        )
+        return Rows(tokens, torch.cat(summaries) if summaries else None, torch.cat(vectors) if vectors else None)
+
+    def __getitem__(self, rows: Int[Tensor, " b2"]) -> Rows:
+        parts = (None if x is None else x[rows] for x in (self.summary, self.vector))
+        return Rows(self.tokens[rows], *parts)
+
+
+@dataclass(frozen=True)
+class PairBatch(_Movable):
+    """Pairs of the rows of ``table``, or of ``rows`` where they are encoded already; the same row may stand in many pairs.
+
+    ``label``: by relation, -1 where unknown. ``comparison``: see comparison.py. ``cross``: both rows' text in one sequence a
+    pair; the cells of the row that comes first are at rows 0 … b-1 of its slots, the other's at b … 2b-1.
+    """
+
+    table: TensorTable
+    left: Int[Tensor, " b"]
+    right: Int[Tensor, " b"]
+    row: Int[Tensor, " b"]
+    label: Int[Tensor, "b r"]
+    comparison: Float[Tensor, "b f"] | None = None
+    cross: TextBatch | None = None
+    rows: Rows | None = None

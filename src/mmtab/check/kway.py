@@ -53,6 +53,7 @@ MISSING_DIFFERS, ID_LIKE, ID_LIKE_ROWS = 0.3, 0.95, 20
 FEW_ROWS, LARGEST_CLASS = 5, 0.5
 # Bounds on what is looked at in big data; ordinary tables are below them and so looked at in full.
 SAMPLE_ROWS, SAMPLE_CHARACTERS, NEAR_HELD_OUT, NEAR_TRAIN = 20_000, 1_000, 5_000, 200_000
+TREE_CLASSES = 1_000  # a tree keeps a number for each of its nodes and each class
 TOKEN_ROWS = 1024  # whose words are in memory at once
 
 Ref = tuple[str, int, str]  # (table, row, what to say of it)
@@ -412,7 +413,7 @@ def _leaks(splits: dict[str, Split], types: dict[str, ColumnType], classes: list
         if types[column] is ColumnType.TEXT:
             yield from _said(column, x, y, classes, train.sample_rows[known], seed)
         numeric = types[column] in (ColumnType.NUMERIC, ColumnType.DATETIME)
-        answers = (_by_tree if numeric else _by_value)(x, y, x_held, largest)
+        answers = (_by_number if numeric else _by_value)(x, y, x_held, largest)
         accuracies[column] = float((answers == truth).mean())
         right[column] = held.sample_rows[asked][answers == truth][:N_EXAMPLES]
     for column, accuracy in accuracies.items():
@@ -444,16 +445,24 @@ def _by_value(x: list, y: np.ndarray, x_held: list, largest: int) -> np.ndarray:
     return np.array([best.get(value, largest) for value in x_held])
 
 
-def _by_tree(x: list, y: np.ndarray, x_held: list, largest: int) -> np.ndarray:
+def _by_number(x: list, y: np.ndarray, x_held: list, largest: int) -> np.ndarray:
+    """What a small tree says; of very many classes, or of few rows each, the most frequent label of the nearest value."""
     from sklearn.tree import DecisionTreeClassifier
 
     arrays = [np.array(values, np.float64)[:, None] for values in (x, x_held)]
-    # scikit-learn reads float32: ranks keep apart what that would merge, such as days in seconds since 1970.
     values = np.unique(arrays[0][~np.isnan(arrays[0])])
+    n_classes = len(np.unique(y))
+    if n_classes > min(TREE_CLASSES, len(y) / 2) and len(values):
+        asked = arrays[1][:, 0]
+        above = np.searchsorted(values, asked).clip(0, len(values) - 1)
+        below = (above - 1).clip(0)
+        nearest = np.where(asked - values[below] < values[above] - asked, values[below], values[above])
+        return _by_value(x, y, np.where(np.isnan(asked), np.nan, nearest).tolist(), largest)
+    # scikit-learn reads float32: ranks keep apart what that would merge, such as days in seconds since 1970.
     ranks = [
         np.where(np.isnan(a), np.nan, np.searchsorted(values, a) + np.searchsorted(values, a, "right")) for a in arrays
     ]
-    n_leaves = max(64, 4 * len(np.unique(y)))
+    n_leaves = max(64, 4 * n_classes)
     return DecisionTreeClassifier(max_leaf_nodes=n_leaves, min_samples_leaf=3, random_state=0).fit(ranks[0], y).predict(ranks[1])  # fmt: skip
 
 

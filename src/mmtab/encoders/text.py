@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,8 +28,10 @@ class TextEncoder(nn.Module):
 
     ``column_prefix`` stands before each cell, with the column's name in the place of {}; "COL {} VAL " is Ditto's.
 
-    ``n_tuned_layers``: the top layers that learn; 0 freezes the backbone (its outputs are then computed once and
-    stored), null tunes everything. ``dropout`` is the backbone's own, on hidden states.
+    ``n_tuned_layers``: the top layers that learn; 0 freezes the backbone, null tunes everything. What frozen layers give
+    is computed once and stored: the cells' vectors, or the hidden states that enter the first layer that learns.
+    ``dropout`` is the backbone's own, on hidden states, where it learns. ``checkpointing`` keeps no activations inside the
+    layers and computes them again for the gradient (Chen et al. 2016): less memory, a third more time.
     """
 
     tokens_per_column = 1
@@ -43,6 +47,7 @@ class TextEncoder(nn.Module):
         also: Sequence[str] = (),
         column_prefix: str = "{}: ",
         dropout: float = 0.1,
+        checkpointing: bool = False,
         config_folder: Path | None = None,
     ) -> None:
         super().__init__()
@@ -57,8 +62,19 @@ class TextEncoder(nn.Module):
             raise ConfigError(f"text.max_length={max_length}: {backbone} reads at most {limit} tokens")
         self.d_hidden = int(self.backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
         self.knows_sides = getattr(self.backbone.config, "type_vocab_size", 1) > 1  # type: ignore[operator]
-        self.frozen = n_tuned_layers == 0
+        self.frozen, self.n_tuned_layers = n_tuned_layers == 0, n_tuned_layers
         self._freeze(n_tuned_layers)
+        if checkpointing:
+            self.backbone.config.use_cache = False  # type: ignore[union-attr]
+            name = "activation_checkpointing_enable"  # transformers called it gradient_ before
+            name = name if hasattr(self.backbone, name) else "gradient_checkpointing_enable"
+            getattr(self.backbone, name)({"use_reentrant": False})
+        self.n_frozen_layers = 0
+        self._top: tuple[nn.Module, ...] = ()  # a tuple, for as a submodule it would have all its weights twice
+        if n_tuned_layers and n_tuned_layers < len(_layers(self.backbone)):
+            top = _without_lower(self.backbone, n_tuned_layers)
+            if self._agrees(top):
+                self.n_frozen_layers, self._top = len(_layers(self.backbone)) - n_tuned_layers, (top,)
         self.project = nn.Sequential(nn.LayerNorm(self.d_hidden), nn.Linear(self.d_hidden, d_model))
         self.missing = nn.Parameter(torch.randn(n_columns, d_model) * 0.02)
 
@@ -77,24 +93,67 @@ class TextEncoder(nn.Module):
         present = torch.zeros(n_rows * self.n_columns, dtype=torch.bool, device=text.ids.device)
         if len(text.ids):
             with torch.no_grad() if self.frozen else contextlib.nullcontext():
-                hidden = self._hidden(text.ids, text.mask, text.side)
+                hidden = self._hidden(text)
                 parts = self._pool(hidden, text.part, text.slot.shape[1])
             there = text.slot >= 0
             x = x.index_put((text.slot[there],), parts[there].to(x.dtype))
             present[text.slot[there]] = True
         return x.view(n_rows, self.n_columns, -1), present.view(n_rows, self.n_columns)
 
+    def lower(self, text: TextBatch) -> Float[Tensor, "s l f"]:
+        """The hidden states that enter the first layer that learns."""
+        found: list[Tensor] = []
+
+        def stop(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found.append(args[0] if args else kwargs["hidden_states"])
+            raise _Enough
+
+        first = _layers(self.backbone)[-(self.n_tuned_layers or 0)]
+        handle = first.register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self._run(self.backbone, text, input_ids=text.ids)
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
+        return found[0]
+
     def train(self, mode: bool = True) -> TextEncoder:
         super().train(mode)
-        if self.frozen:
-            self.backbone.eval()  # no dropout in what does not learn
+        for module in self.backbone.modules():  # no dropout in what does not learn
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
         return self
 
-    def _hidden(
-        self, ids: Int[Tensor, "s l"], mask: Bool[Tensor, "s l"], side: Int[Tensor, "s l"]
-    ) -> Float[Tensor, "s l f"]:
-        sides = {"token_type_ids": side} if self.knows_sides else {}
-        return self.backbone(input_ids=ids, attention_mask=mask.long(), **sides).last_hidden_state
+    def _hidden(self, text: TextBatch) -> Float[Tensor, "s l f"]:
+        if text.states is not None and self._top:
+            return self._run(self._top[0], text, inputs_embeds=text.states.float())
+        return self._run(self.backbone, text, input_ids=text.ids)
+
+    def _run(self, backbone: nn.Module, text: TextBatch, **inputs: Tensor) -> Float[Tensor, "s l f"]:
+        sides = {"token_type_ids": text.side} if self.knows_sides else {}
+        return backbone(attention_mask=text.mask.long(), **inputs, **sides).last_hidden_state
+
+    def _agrees(self, top: nn.Module) -> bool:
+        """Whether the layers that learn, given what enters them, end where the whole backbone does. An architecture that
+        this way of cutting it does not fit runs whole in every step."""
+        n = min(8, self.max_length)
+        ids = torch.arange(2 * n).view(2, n) % self.backbone.config.vocab_size  # type: ignore[union-attr, operator]
+        mask = torch.arange(n) < torch.tensor([[n], [n - 1]])
+        text = TextBatch(ids, mask, ids * 0, ids * 0 - 1, ids[:, :0])
+        training = self.backbone.training
+        self.backbone.eval()
+        try:
+            with torch.no_grad():
+                whole = self._run(self.backbone, text, input_ids=ids)
+                cut = self._run(top, text, inputs_embeds=self.lower(text))
+            return whole.shape == cut.shape and torch.allclose(whole[mask], cut[mask], atol=1e-4, rtol=1e-4)
+        except Exception as error:  # whatever a foreign architecture makes of a stand-in for its embeddings
+            warnings.warn(f"text.backbone={self.name}: all its layers run in every step ({error!r})", stacklevel=2)
+            return False
+        finally:
+            self.backbone.train(training)
 
     @staticmethod
     def _pool(hidden: Float[Tensor, "s l f"], part: Int[Tensor, "s l"], n_parts: int) -> Float[Tensor, "s p f"]:
@@ -111,6 +170,41 @@ class TextEncoder(nn.Module):
         self.backbone.requires_grad_(False)
         for layer in layers[len(layers) - n_tuned_layers :]:
             layer.requires_grad_(True)
+
+
+class _Enough(Exception):
+    """Ends a forward pass that has come far enough."""
+
+
+class _Given(nn.Module):
+    """In the place of the embeddings: hidden states that are known already."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        given = (kwargs.get("inputs_embeds"), *args)  # DistilBERT does not name them
+        return next(x for x in given if isinstance(x, Tensor) and x.is_floating_point())
+
+
+def _without_lower(backbone: nn.Module, n_tuned: int) -> nn.Module:
+    """The same network, sharing all weights, whose first layer is the first that learns, and whose ``inputs_embeds`` are
+    the hidden states that enter it."""
+    layers = _layers(backbone)
+    embeddings: Any = backbone.get_input_embeddings()  # type: ignore[operator]
+
+    def cut(module: nn.Module) -> nn.Module:
+        if module is layers:
+            return nn.ModuleList(list(layers)[len(layers) - n_tuned :])
+        twin = copy.copy(module)
+        twin._modules = {
+            name: cut(child) if child is not None and any(m is layers for m in child.modules()) else child
+            for name, child in module._modules.items()
+        }
+        return twin
+
+    top = cut(backbone)
+    for name, child in top.named_children():
+        if any(module is embeddings for module in child.modules()):
+            top._modules[name] = _Given()
+    return top
 
 
 def _layers(backbone: nn.Module) -> nn.ModuleList:

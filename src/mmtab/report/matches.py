@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmtab.config import MatchConfig
-from mmtab.datamodule import Progress
+from mmtab.images import Progress
 from mmtab.matching.pipeline import Result, match, name_of
 from mmtab.report import html
 from mmtab.report.html import safe, words

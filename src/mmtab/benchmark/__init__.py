@@ -1,0 +1,1 @@
+"""How fast mmtab is, and how good beside others."""

@@ -1,0 +1,503 @@
+"""How fast mmtab is on this machine: each number a median over repeats, each claim a ratio of two numbers of one run.
+
+Data are the shipped catalogue's, with descriptions made longer so that a row fills ``max_length`` tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+import torch
+import yaml
+from PIL import Image, ImageOps
+from tokenizers import Tokenizer
+
+from mmtab import provenance, run
+from mmtab.build import encoder_of
+from mmtab.catalogue import write_catalogue
+from mmtab.config import CONFIGS, RunConfig, compose
+from mmtab.datamodule import KWayBatches, loader, tokenize
+from mmtab.errors import ConfigError
+from mmtab.images import load_pictures
+from mmtab.machine import keep_freed_memory, usable_cores
+from mmtab.optim import parameter_groups, warmup_cosine
+from mmtab.schema import ColumnType, Schema
+from mmtab.store import Store
+from mmtab.table import read_split
+from mmtab.testing import tiny_text_backbone
+
+TUNED = ("text.n_tuned_layers=null", "image.tuned=true", "trainer.batch_size=32")
+FROZEN = ("text.n_tuned_layers=0", "image.tuned=false")
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in ("", "ra", "lo", "nim", "st")]
+SCRIPTS = CONFIGS.parent / "scripts"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``rows`` of the data set (train is 70 %), ``words`` added to each description, ``peers``: the folder of the peer
+    scripts, and the Python of an environment that has AutoGluon; ``sizes``: training rows of the scaling curve."""
+
+    rows: int = 900
+    words: int = 80
+    repeats: int = 3
+    sizes: tuple[int, ...] = SIZES
+    peers: Path | None = None
+    peer_python: Path | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``value`` in ``unit``; ``ratio`` to what it is held against, and what that should be at least (or ``most``)."""
+
+    part: str
+    what: str
+    value: float
+    unit: str
+    against: str = ""
+    ratio: float | None = None
+    least: float | None = None
+    most: float | None = None
+
+
+class Bench:
+    """The parts of the benchmark: each yields findings as they come."""
+
+    def __init__(self, settings: Settings, work: Path) -> None:
+        self.settings, self.work = settings, work
+        self.folder = work / f"catalogue-{settings.rows}-{settings.words}"
+        if not self.folder.exists():
+            write_catalogue(self.folder, "product_type", n_rows=settings.rows)
+            _lengthen(self.folder, settings.words)
+        run.quieten()
+        keep_freed_memory()
+        torch.set_num_threads(usable_cores())
+
+    def parts(self) -> dict[str, Callable[[], Iterable[Finding]]]:
+        names = ("startup", "loop", "profile", "kernels", "frozen", "top", "store", "predict", "memory", "autogluon")
+        return {name: getattr(self, name) for name in names}
+
+    # --- parts
+
+    def startup(self) -> Iterator[Finding]:
+        """What a user waits for before a run begins."""
+        script = str(SCRIPTS / "train.py")
+        commands = {
+            "import torch": ["-c", "import torch"],
+            "--help": [script, "--help"],
+            "a setting that does not exist": [script, "trainer.max_epoch=3"],
+            "a value that does not fit": [script, "trainer.precision=fp99"],
+        }
+        for what, command in commands.items():
+            seconds = self._median(lambda command=command: _seconds(lambda: _python(command)))  # type: ignore[misc]
+            most = {"--help": 1.5, "import torch": None}.get(what, 2.0)
+            yield Finding("startup", what, seconds, "s", most=most)
+
+    def loop(self) -> Iterator[Finding]:
+        """Training as scripts/train.py does it, against the least that PyTorch needs for the same steps."""
+        ours, bare = [], []
+        for seed in range(self.settings.repeats):
+            settings = (*TUNED, f"seed={seed}")
+            ours.append(self._fit(*settings)[-1])
+            session, train = self._session(*settings)
+            batches = list(loader(train, session.config.trainer.batch_size, shuffle=True, seed=seed))
+            step = _stepper(session, len(batches))
+            bare.append([_epoch(session, step, batches) for _ in range(2)][-1])
+        pairs = zip(ours, bare, strict=True)
+        ratio = statistics.median(mine / other for mine, other in pairs)
+        yield Finding("loop", "bare loop, tensors in memory", statistics.median(bare), "rows/s")
+        yield Finding(
+            "loop", "training, tuned text and pictures", statistics.median(ours), "rows/s", "bare loop", ratio, 0.95
+        )
+
+    def profile(self) -> Iterator[Finding]:
+        """Where a step's time goes, tuned and frozen."""
+        for name, settings in (("tuned", TUNED), ("frozen", FROZEN)):
+            session, train = self._session(*settings)
+            clock = _Clock(session.device)
+            model: Any = session.model
+            parts = {kind: encoder for kind, encoder in model.tokenizer.encoders.items()}
+            for part, module in (parts | {"fusion": model.fusion, "head": model.head}).items():
+                clock.watch(part, module)
+            batches = iter(loader(train, session.config.trainer.batch_size, shuffle=True))
+            step = _stepper(session, len(train), clock)
+            step(next(batches))  # the first makes kernels
+            clock.seconds.clear()
+            start = time.perf_counter()
+            while True:
+                with clock("slicing the store"):
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                step(batch)
+            whole = time.perf_counter() - start
+            for part, seconds in sorted(clock.seconds.items(), key=lambda item: -item[1]):
+                yield Finding("profile", f"{name}: {part}", 100 * seconds / whole, "% of a step")
+
+    def kernels(self) -> Iterator[Finding]:
+        """bf16 against float32, torch.compile against none, gradient checkpointing against none; tuned."""
+        base = self._fit(*TUNED)[-1]
+        yield Finding("kernels", f"precision {self._session(*TUNED)[0].precision}", base, "rows/s")
+        changes = {
+            "precision fp32": "trainer.precision=fp32",
+            "compile": "trainer.compile=true",
+            "checkpointing": "text.checkpointing=true",
+        }
+        for what, change in changes.items():
+            speed = self._fit(*TUNED, change)[-1]
+            yield Finding("kernels", what, speed, "rows/s", "as above", speed / base)
+
+    def frozen(self) -> Iterator[Finding]:
+        """Frozen networks: the second and later epochs, against encoding in every step."""
+        each = self._fit(*FROZEN, "store_frozen=false")[-1]
+        yield Finding("frozen", "encoding in every step", each, "rows/s")
+        for size in (64, 256):
+            speed = statistics.median(
+                self._fit(*FROZEN, f"trainer.batch_size={size}", epochs=2 + self.settings.repeats)[1:]
+            )
+            yield Finding(
+                "frozen",
+                f"stored, batch {size}",
+                speed,
+                "rows/s",
+                "each step",
+                speed / each,
+                50 if size == 64 else None,
+            )
+
+    def top(self) -> Iterator[Finding]:
+        """The top two text layers tuned from stored states, against tuning all and against running the lower ones."""
+        frozen = ("image.tuned=false", "trainer.batch_size=32")
+        full = self._fit("text.n_tuned_layers=null", *frozen)[-1]
+        yield Finding("top", "all text layers tuned", full, "rows/s")
+        unstored = self._fit("text.n_tuned_layers=2", *frozen, "store_frozen=false")[-1]
+        yield Finding("top", "top two, nothing stored", unstored, "rows/s", "all tuned", unstored / full)
+        stored = self._fit("text.n_tuned_layers=2", *frozen)[-1]
+        yield Finding("top", "top two, lower layers stored", stored, "rows/s", "all tuned", stored / full, 2.0)
+
+    def store(self) -> Iterator[Finding]:
+        """Building the store, against its tokenizer and its picture decoder alone, on the same cores."""
+        session, _ = self._session(*FROZEN)
+        schema, table = session.schema, read_split(self.folder, session.schema, "train")
+        text, image = encoder_of(session.model, "text"), encoder_of(session.model, "image")
+        columns = schema.of_type(ColumnType.TEXT)
+        many = replace(table, ids=_times(table.ids, 20), columns={n: _unlike(table.columns[n], 20) for n in columns})
+        texts = [value for name in columns for value in many.columns[name].to_pylist() if value is not None]
+        rust = Tokenizer.from_str(text.tokenizer.backend_tokenizer.to_str())
+        rust.enable_truncation(text.max_length)
+
+        def built(make: Callable[[Store], object]) -> float:
+            with tempfile.TemporaryDirectory(dir=self.work) as cache:
+                return _seconds(lambda: make(Store(Path(cache))))
+
+        raw = self._median(lambda: _seconds(lambda: [rust.encode_batch_fast(texts[i : i + 4096], add_special_tokens=False) for i in range(0, len(texts), 4096)]))  # fmt: skip
+        ours = self._median(lambda: built(lambda store: tokenize(many, columns, text, store, budget=126, joint=True)))
+        yield Finding("store", "tokens", len(texts) / ours, "cells/s", "tokenizer alone", raw / ours, 0.8)
+        paths = [self.folder / cell for cell in table.columns["image"].to_pylist() if cell]
+
+        def decode(path: Path) -> None:
+            with Image.open(path) as picture:
+                np.asarray(ImageOps.pad(picture.convert("RGB"), (image.spec.size,) * 2, Image.Resampling.BICUBIC))
+
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            raw = self._median(lambda: _seconds(lambda: list(pool.map(decode, paths))))
+        ours = self._median(lambda: built(lambda store: load_pictures(table, ["image"], image.spec, store)))
+        yield Finding("store", "pictures", len(paths) / ours, "pictures/s", "decoder alone", raw / ours, 0.8)
+
+    def predict(self) -> Iterator[Finding]:
+        """Predicting rows whose tokens and pictures are stored, against the two backbones alone."""
+        session, train = self._session(*TUNED)
+        text, image = encoder_of(session.model, "text"), encoder_of(session.model, "image")
+        size = session.config.trainer.eval_batch_size
+        batches = [batch.to(session.device) for batch in loader(train, size, shuffle=False)]
+
+        def backbones() -> None:
+            with session.evaluating():
+                for batch in batches:
+                    text.cells(batch.table.text, batch.table.n_rows)
+                    image.features(batch.table.image)
+
+        bare = len(train) / self._median(lambda: _seconds(backbones))
+        ours = len(train) / self._median(lambda: _seconds(lambda: session.predictions(train)))
+        yield Finding("predict", "backbones alone", bare, "rows/s")
+        yield Finding("predict", "predictions", ours, "rows/s", "backbones", ours / bare)
+
+    def memory(self) -> Iterator[Finding]:
+        """Peak memory and speed as rows grow: text and tables, a text encoder small enough to read a million rows."""
+        backbone = tiny_text_backbone(self.work / "tiny", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "title", ":", *WORDS])
+        first = None
+        for n in sorted(self.settings.sizes):
+            folder = self.work / f"rows-{n}"
+            _write_rows(folder, n)
+            told = json.loads(
+                _python(["-c", TRAIN, str(folder), str(self.work / f"run-{n}"), str(self.work / "cache"), str(backbone)])
+                .strip().splitlines()[-1]
+            )  # fmt: skip
+            yield Finding("memory", f"{n:,} rows: training", told["train_rows_per_second"], "rows/s")
+            yield Finding("memory", f"{n:,} rows: reading, fitting, store", n / told["seconds"]["prepare"], "rows/s")
+            peak = told["peak_memory_mib"]
+            first = peak if n == 10_000 else first
+            ratio = None if first is None or n <= 10_000 else peak / first
+            yield Finding("memory", f"{n:,} rows: peak memory", peak, "MiB", "10,000 rows" if ratio else "", ratio, most=1.2 if ratio else None)  # fmt: skip
+
+    def autogluon(self) -> Iterator[Finding]:
+        """AutoGluon MultiModal with the same text and picture networks, token length, picture size, batch and epoch."""
+        if self.settings.peers is None or self.settings.peer_python is None:
+            raise ConfigError("autogluon: give --peers FOLDER and --peer-python PYTHON of an environment that has it")
+        peers, python, timm = self.settings.peers, str(self.settings.peer_python), self.work / "timm"
+        if not timm.exists():
+            _run([python, str(peers / "timm_folder.py"), str(timm), "128"])
+        train, predict, theirs_train, theirs_predict = [], dict[str, list[float]](), [], []
+        n = {split: pa.parquet.read_metadata(self.folder / f"{split}.parquet").num_rows for split in ("train", "test")}
+        for seed in range(self.settings.repeats):
+            command = [python, str(peers / "autogluon_multimodal.py"), str(self.folder), "--timm", str(timm), "--epochs", "1",
+                       "--batch", "32", "--size", "128", "--max-text", "128", "--threads", str(usable_cores()), "--seed", str(seed)]  # fmt: skip
+            told = json.loads(_run(command).strip().splitlines()[-1])
+            theirs_train.append(told["train_rows_per_s"])
+            theirs_predict.append(told["predict_rows_per_s"])
+            with tempfile.TemporaryDirectory(dir=self.work) as scratch:
+                config = self._config(*TUNED, f"seed={seed}", "trainer.max_epochs=1", f"cache={scratch}/cache")
+                folder = Path(scratch) / "run"
+                train.append(n["train"] / _seconds(functools.partial(run.train, config, folder)))
+                session = run.open_run(folder)
+                for what in ("cold", "warm"):
+                    start = time.perf_counter()
+                    session.predictions(session.load("test", self.folder)[0])
+                    predict.setdefault(what, []).append(n["test"] / (time.perf_counter() - start))
+
+        def ratio(ours: list[float], theirs: list[float]) -> float:
+            return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
+
+        median = statistics.median
+        yield Finding("autogluon", "AutoGluon: training, all of fit()", median(theirs_train), "rows/s")
+        yield Finding("autogluon", "training, all of train()", median(train), "rows/s", "AutoGluon", ratio(train, theirs_train), 3.0)  # fmt: skip
+        yield Finding("autogluon", "AutoGluon: prediction", median(theirs_predict), "rows/s")
+        for what, title in (("cold", "prediction, nothing stored"), ("warm", "prediction, rows stored")):
+            speeds = predict[what]
+            yield Finding("autogluon", title, median(speeds), "rows/s", "AutoGluon", ratio(speeds, theirs_predict), 5.0)
+
+    # --- what they share
+
+    def _config(self, *settings: str) -> RunConfig:
+        own = [
+            "dataset=custom",
+            f"dataset.path={self.folder}",
+            f"cache={self.work / 'cache'}",
+            "trainer.progress=false",
+        ]
+        return compose(*own, f"output={self.work / 'run'}", *settings)
+
+    def _session(self, *settings: str) -> tuple[run.Session, KWayBatches]:
+        config = self._config("trainer.max_epochs=2", *settings)
+        torch.manual_seed(config.seed)
+        session, train, *_ = run.prepare(config)
+        assert isinstance(train, KWayBatches)
+        session.model.to(session.device)
+        return session, train
+
+    def _fit(self, *settings: str, epochs: int = 2) -> list[float]:
+        """Train rows/s of each epoch; the first pays for what is made once."""
+        config = self._config(*settings, f"trainer.max_epochs={epochs}", "trainer.patience=100")
+        torch.manual_seed(config.seed)
+        session, train, valid, *_ = run.prepare(config)
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            module, *_ = run.fit(session, train, valid, Path(folder))
+        return [len(train) / seconds for seconds in module.epoch_seconds]
+
+    def _median(self, measure: Callable[[], float]) -> float:
+        return statistics.median(measure() for _ in range(self.settings.repeats))
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+from mmtab import run
+from mmtab.config import compose
+
+data, folder, cache, backbone = sys.argv[1:]
+config = compose("dataset=custom", f"dataset.path={data}", f"cache={cache}", f"output={folder}", "trainer.progress=false",
+                 f"text.backbone={backbone}", "text.n_tuned_layers=null", "text.max_length=64", "trainer.max_epochs=1",
+                 "trainer.batch_size=256", "d_model=64")
+run.train(config, Path(folder))
+print(Path(folder, "provenance.json").read_text().replace(chr(10), " "))
+"""
+
+
+class _Clock:
+    """Seconds spent in parts of a step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self.device = device
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        start = self._now()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + self._now() - start
+
+    def watch(self, part: str, module: torch.nn.Module) -> None:
+        """Count a module's forward passes."""
+        started: list[float] = []
+        module.register_forward_pre_hook(lambda *_: started.append(self._now()))
+
+        def ended(*_: object) -> None:
+            self.seconds[part] = self.seconds.get(part, 0.0) + self._now() - started.pop()
+
+        module.register_forward_hook(ended)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def _stepper(session: run.Session, n_steps: int, clock: _Clock | None = None) -> Callable[[Any], None]:
+    """The least that a training step of this model is."""
+    model, task, settings = session.model.train(), session.task, session.config.trainer
+    groups = parameter_groups(model, settings.lr, settings.backbone_lr, settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    schedule = warmup_cosine(optimizer, n_steps, settings.warmup_fraction)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    clock = clock or _Clock(session.device)
+
+    def step(batch: Any) -> None:
+        batch = batch.to(session.device)
+        with session.autocast():
+            loss = task.loss_of(model(batch), batch.label)
+        with clock("backward"):
+            loss.backward()
+        with clock("optimizer"):
+            torch.nn.utils.clip_grad_norm_(learned, settings.gradient_clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+def _epoch(session: run.Session, step: Callable[[Any], None], batches: list[Any]) -> float:
+    """Rows/s."""
+    batches = [batch.to(session.device) for batch in batches]
+
+    def steps() -> None:
+        for batch in batches:
+            step(batch)
+
+    return sum(len(batch.label) for batch in batches) / _seconds(steps)
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _run(command: list[str]) -> str:
+    """What a command prints; its complaints are shown when it fails."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(usable_cores())}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise ConfigError(f"{' '.join(command[:2])} failed: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def _python(arguments: list[str]) -> str:
+    """As ``_run``, with this Python; a configuration error is what some are run for."""
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check="-c" in arguments).stdout
+
+
+def _lengthen(folder: Path, n_words: int) -> None:
+    """Add words of other descriptions to each."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "valid", "test"):
+        table = pa.parquet.read_table(folder / f"{split}.parquet")
+        texts = table["description"].to_pylist()
+        words = np.array(sorted({word for text in texts if text for word in text.split()}))
+        longer = [None if text is None else " ".join([text, *rng.choice(words, n_words)]) for text in texts]
+        place = table.column_names.index("description")
+        pa.parquet.write_table(table.set_column(place, "description", pa.array(longer)), folder / f"{split}.parquet")
+
+
+def _times(values: pa.Array, n: int) -> pa.Array:
+    return pa.concat_arrays([values] * n)
+
+
+def _unlike(values: pa.Array, n: int) -> pa.Array:
+    """Many cells, no two alike, so that none is tokenized for another."""
+    many = pc.cast(_times(values, n), pa.string())
+    return pc.cast(
+        pc.binary_join_element_wise(many, pc.cast(pa.array(np.arange(len(many))), pa.string()), " "), pa.large_string()
+    )
+
+
+def _write_rows(folder: Path, n: int, n_valid: int = 2_000) -> None:
+    """A k-way data set of text, numbers and categories of any size, written some rows at a time."""
+    if folder.exists():
+        return
+    words = np.array(WORDS)
+    scratch = folder.with_name(f".{folder.name}")
+    scratch.mkdir(parents=True, exist_ok=True)
+    for split, size in (("train", n), ("valid", n_valid), ("test", n_valid)):
+        rng, writer = np.random.default_rng(len(split)), None
+        for start in range(0, size, 50_000):
+            m = min(50_000, size - start)
+            label = rng.integers(0, 20, m)
+            text = words[
+                (rng.integers(0, len(words), (m, 12)) + np.where(rng.random((m, 12)) < 0.3, label[:, None], 0))
+                % len(words)
+            ]
+            part = pa.table({
+                "id": pa.array(np.char.add(f"{split}-", np.arange(start, start + m).astype(str))),
+                "title": pa.array([" ".join(row) for row in text]),
+                "size": label + rng.normal(0, 4, m),
+                "weight": rng.normal(0, 1, m),
+                "colour": pa.array(words[(label + rng.integers(0, 30, m)) % len(words)]),
+                "shop": pa.array(words[rng.integers(0, 50, m)]),
+                "label": pa.array(np.char.add("kind ", label.astype(str))),
+            })  # fmt: skip
+            writer = writer or pa.parquet.ParquetWriter(scratch / f"{split}.parquet", part.schema)
+            writer.write_table(part)
+        assert writer is not None
+        writer.close()
+    columns = {"title": "text", "size": "numeric", "weight": "numeric", "colour": "categorical", "shop": "categorical"}
+    card = {"name": folder.name, "task": "kway", "metric": "accuracy", "id": "id", "label": "label", "columns": columns}
+    (scratch / "dataset.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
+    Schema.read(scratch)
+    scratch.rename(folder)
+
+
+def measure(settings: Settings, only: list[str], output: Path, told: Callable[[Finding], None]) -> list[Finding]:
+    """Run the parts named (none: all that can be run), telling and saving each finding as it comes."""
+    with tempfile.TemporaryDirectory(prefix="mmtab-speed-") as work:
+        bench = Bench(settings, Path(work))
+        if unknown := sorted(set(only) - set(bench.parts())):
+            raise ConfigError(f"no part {unknown[0]}: expected some of {', '.join(bench.parts())}")
+        found: list[Finding] = []
+        for name, part in bench.parts().items():
+            if name in only or (not only and (name != "autogluon" or settings.peer_python is not None)):
+                for finding in part():
+                    found.append(finding)
+                    told(finding)
+                    facts = provenance.facts() | {"threads": usable_cores(), "settings": json.loads(json.dumps(asdict(settings), default=str))}  # fmt: skip
+                    run.write_json(output, facts | {"findings": [asdict(each) for each in found]})
+    return found
