@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mmtab.build import build_model, cross_columns, encoder_of, part
 from mmtab.config import CONFIGS, AugmentConfig, RunConfig, compose
 from mmtab.datamodule import EncodedTable, KWayBatches, PairBatches, encode_table, loader, text_columns
+from mmtab.dropout import FeatureDropout, TokenwiseDropout
 from mmtab.encoders.backbones import EFFICIENTNET, image_backbone, text_backbone
 from mmtab.encoders.image import ImageEncoder, Standardise
 from mmtab.encoders.numeric import NumericEncoder
@@ -626,6 +627,19 @@ def row_tokens() -> Tokens:
     mask = torch.rand(6, 5, generator=random) < 0.6
     mask[0], mask[5] = True, False
     return Tokens(torch.randn(6, 5, D, generator=random), mask)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(FeatureDropout, (300, 131)), (TokenwiseDropout, (300, 4, 131))])
+def test_dropout_keeps_the_mean(kind: Any, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(shape)
+    dropped = kind(0.2).train()(x)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.02)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.2, abs=0.02)
+    assert (dropped == 0).any(0).all() and (dropped != 0).any(0).all()  # no feature has a lot of its own
+    assert torch.equal(kind(0.2).eval()(x), x) and torch.equal(kind(0.0).train()(x), x)
+    torch.manual_seed(0)
+    assert torch.equal(kind(0.2).train()(x), dropped)
 
 
 def test_fusion_gives_a_row_vector(fusion: Any, row_tokens: Tokens) -> None:

@@ -19,7 +19,7 @@ SOURCE = Path(mmtab.__file__).parent
 # datamodule.py stands after the encoders because it computes the features of frozen ones, once, before any batch.
 ORDER = [
     "errors", "machine", "catalogue", "neighbours", "schema", "store", "files", "table", "splits", "mining", "infer", "images", "convert", "prepare", "check", "preprocess", "comparison", "fitted", "config",
-    "tensors", "encoders.backbones", "encoders", "row_tokenizer", "fusion", "heads", "models", "datamodule", "tasks",
+    "tensors", "dropout", "encoders.backbones", "encoders", "row_tokenizer", "fusion", "heads", "models", "datamodule", "tasks",
     "optim", "build", "module", "provenance", "callbacks", "datasets", "importers", "run", "matching", "report",
     "testing", "benchmark", "cli", "commands",
 ]  # fmt: skip

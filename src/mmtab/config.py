@@ -51,7 +51,7 @@ class TrainerConfig:
     max_epochs: int | None = None
     patience: int | None = None
     batch_size: int = 64
-    eval_batch_size: int = 128
+    eval_batch_size: int = 64
     lr: float = 7e-4
     backbone_lr: float = 1e-4
     weight_decay: float = 0.02

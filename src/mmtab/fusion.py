@@ -10,23 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mmtab.dropout import TokenwiseDropout
 from mmtab.errors import ConfigError
 from mmtab.tensors import Tokens
-
-
-class TokenwiseDropout(nn.Module):
-    """Drops the same features in all tokens of a row (Gal and Ghahramani 2016). Drawing a number for every feature of
-    every token would take a quarter of a training step on CPU."""
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        if not self.training or self.p == 0:
-            return x
-        kept = torch.rand(len(x), 1, x.shape[2], device=x.device) >= self.p
-        return x * (kept.to(x.dtype) / (1 - self.p))
 
 
 class Block(nn.Module):

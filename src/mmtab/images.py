@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -166,11 +167,11 @@ def open_picture(table: Table, source: ImageSource, row: int, column: str) -> Im
 
 
 def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: str, bad_cells: BadCells) -> Path | None:
-    try:
-        path = (root / str(source.path)).resolve()
-        inside, there = path.is_relative_to(root), path.is_file()
+    try:  # not pathlib: a third of the time for as many pictures as there are
+        path = os.path.realpath(os.path.join(root, str(source.path)))  # noqa: PTH118
+        inside, there = path == str(root) or path.startswith(f"{root}{os.sep}"), os.path.isfile(path)  # noqa: PTH113
     except (OSError, ValueError, RuntimeError):  # a name too long, with a null character, a symbolic link to itself
-        inside, there = True, False
+        path, inside, there = "", True, False
     if not inside:
         raise table.error(
             "the path leaves the dataset folder", row=row, column=column, expected="a path inside it",
@@ -184,7 +185,7 @@ def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: st
             "image missing", row=row, column=column, expected=f"a file under {root.name}/", found=source.path,
             fix="add the file, empty the cell, or set dataset.bad_cells=missing",
         )  # fmt: skip
-    return path
+    return Path(path)
 
 
 def _read(

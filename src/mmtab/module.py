@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -23,6 +24,8 @@ class Module(pl.LightningModule):
         self.model, self.task, self.settings = model, task, settings
         self._seen: list[Predictions] = []
         self.epoch_seconds: list[float] = []  # of training alone
+        self._losses: list[tuple[Tensor, Tensor]] = []  # not looked at yet, with their rows
+        self._loss_sum, self._n_summed = 0.0, 0
         self.n_trained = 0
 
     @property
@@ -31,11 +34,23 @@ class Module(pl.LightningModule):
 
     def training_step(self, batch: KWayBatch | PairBatch, index: int) -> Tensor:
         loss = self.task.loss_of(self.model(batch), batch.label)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at rows {batch.row.tolist()}")
-        self.log("train/loss", loss, batch_size=len(batch.label), on_step=True, on_epoch=True, prog_bar=True)
         self.n_trained += len(batch.label)
+        self._losses.append((loss.detach(), batch.row))
+        tell = index % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if tell:
+            self.log("train/loss_step", loss.detach(), prog_bar=True)
+        if tell or loss.device.type == "cpu":  # elsewhere asking would make the device wait
+            self._check_losses()
         return loss
+
+    def _check_losses(self) -> None:
+        """Raise FloatingPointError for a loss since the last time that is no number."""
+        for loss, row in self._losses:
+            self._loss_sum += loss.item() * len(row)
+            if not math.isfinite(self._loss_sum):
+                raise FloatingPointError(f"the loss is {loss.item()} at rows {row.tolist()}")
+        self._n_summed += sum(len(row) for _, row in self._losses)
+        self._losses.clear()
 
     def predict_step(self, batch: KWayBatch | PairBatch, index: int) -> Predictions:
         return self.task.predict(self.model(batch), batch.label, batch.row)
@@ -44,6 +59,8 @@ class Module(pl.LightningModule):
         self._seen.append(self.predict_step(batch, index))
 
     def on_validation_epoch_end(self) -> None:
+        self._check_losses()
+        self.log("train/loss_epoch", self._loss_sum / max(self._n_summed, 1))
         predictions = gather(self._seen)
         self._seen.clear()
         self.task.fit_threshold(predictions)
@@ -54,6 +71,7 @@ class Module(pl.LightningModule):
         self.model.train()  # pretrained parts arrive in eval mode
 
     def on_train_epoch_start(self) -> None:
+        self._loss_sum, self._n_summed = 0.0, 0
         self._started = time.perf_counter()
 
     def on_validation_start(self) -> None:
@@ -63,6 +81,8 @@ class Module(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         s = self.settings
         optimizer = torch.optim.AdamW(parameter_groups(self.model, s.lr, s.backbone_lr, s.weight_decay), fused=True)
+        # Kept, for to walk through all modules of frozen networks in each step takes longer than to clip.
+        self._learned = [p for group in optimizer.param_groups for p in group["params"]]
         schedule = warmup_cosine(optimizer, int(self.trainer.estimated_stepping_batches), s.warmup_fraction)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -71,7 +91,7 @@ class Module(pl.LightningModule):
     ) -> None:
         # Lightning refuses to clip with a fused optimizer under autocast; without a gradient scaler it is sound.
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            torch.nn.utils.clip_grad_norm_(self._learned, gradient_clip_val)
 
     def transfer_batch_to_device(
         self, batch: KWayBatch | PairBatch, device: torch.device, index: int

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from mmtab.dropout import FeatureDropout
 from mmtab.encoders.backbones import EFFICIENTNET, image_backbone
 from mmtab.errors import ConfigError
 from mmtab.images import Fit, ImageSpec
@@ -139,7 +140,7 @@ class ImageEncoder(nn.Module):
         self.spec = ImageSpec(size, fit, config["crop_pct"], config["interpolation"])
         late, early, *cells = self.backbone.groups
         self.standardise = Standardise(sum(self.backbone.groups))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FeatureDropout(dropout)
         self.late, self.early = nn.Linear(late, d_model), nn.Linear(early, d_model)
         self.cell = nn.Linear(cells[0], d_model) if cells else None
         self.missing = nn.Parameter(torch.randn(n_columns, self.tokens_per_column, d_model) * 0.02)
