@@ -24,7 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmtab import store as store_module
-from mmtab.store import DAY, Appended, Arrays, Digest, Store, digest_of
+from mmtab.digests import Digest, digest_of
+from mmtab.store import DAY, Appended, Arrays, Store
 
 
 def test_built_once(tmp_path: Path) -> None:

@@ -21,13 +21,14 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmtab.config import AugmentConfig
+from mmtab.digests import digest_of
 from mmtab.encoders.image import ImageEncoder
 from mmtab.encoders.text import TextEncoder
 from mmtab.errors import ConfigError
 from mmtab.images import Pictures, Progress, load_pictures, no_progress
 from mmtab.preprocess import Preprocessor
 from mmtab.schema import ColumnType, Schema
-from mmtab.store import Appended, Arrays, Store, digest_of
+from mmtab.store import Appended, Arrays, Store
 from mmtab.table import BadCells, Stream, Table
 from mmtab.tensors import ImageBatch, KWayBatch, PairBatch, Rows, TensorTable, TextBatch
 

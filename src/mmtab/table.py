@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab import files
+from mmtab.digests import Digest, digest_of
 from mmtab.errors import DataError
 from mmtab.schema import ColumnType, Schema, TaskKind
-from mmtab.store import Digest, digest_of
 
 BadCells = Literal["error", "missing"]
 OnError = Callable[[DataError], None]

@@ -27,6 +27,7 @@ from mmtab.comparison import EVERYTHING
 from mmtab.config import MatchConfig
 from mmtab.datamodule import Sequences, cross_sequences, without_text
 from mmtab.datasets import dataset_folder
+from mmtab.digests import digest_of
 from mmtab.errors import ConfigError, MmtabError, RunError
 from mmtab.images import Progress
 from mmtab.matching.blocking import Blocker, Choice, Side, choose, pairs, word_vectors
@@ -34,7 +35,7 @@ from mmtab.matching.clustering import METHODS, evaluate
 from mmtab.models import PairModel
 from mmtab.run import Session, cache_of, open_run, progress_of, write_json
 from mmtab.schema import LABEL, ColumnType, Schema, TaskKind
-from mmtab.store import Arrays, Store, digest_of
+from mmtab.store import Arrays, Store
 from mmtab.table import Records, Table
 from mmtab.tasks import pair_metrics
 from mmtab.tensors import Rows, Tokens
