@@ -434,12 +434,14 @@ def encode_table(
     cross_columns: list[str] | None = None,
     bad_cells: BadCells = "error",
     store_frozen: bool = True,
+    compare_pictures: bool = False,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
 ) -> EncodedTable:
-    """Run everything that is done once, what is frozen too if ``store_frozen``. ``cross`` reads ``cross_columns`` of two
-    rows at once. All that grows with the table lies in the store and is mapped into memory."""
+    """Run everything that is done once, what is frozen too if ``store_frozen`` (pictures also if ``compare_pictures``:
+    the comparison of pairs reads their features). ``cross`` reads ``cross_columns`` of two rows at once. All that grows
+    with the table lies in the store and is mapped into memory."""
     columns = encoded_columns(schema, preprocessor, text.also if text is not None else ())
     once = _Once(store, autocast, device, progress)
     numeric, categorical = _numbers(table, schema, preprocessor, store)
@@ -447,7 +449,7 @@ def encode_table(
     if image is not None:
         pictures = load_pictures(table, columns["image"], image.spec, store, bad_cells, progress)
         encoded = replace(encoded, image_index=pictures.index, pixels=pictures.pixels)
-        if image.frozen and store_frozen:
+        if image.frozen and (store_frozen or compare_pictures):
             encoded = replace(encoded, image_features=once.images(image, pictures))
     if text is not None:
         joint = text.layout == "joint"

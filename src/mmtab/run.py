@@ -227,7 +227,8 @@ class Session:
             table, self.schema, self.fitted.preprocessor, encoder_of(self.model, "text"), encoder_of(self.model, "image"),
             store or store_of(self.config), cross=getattr(self.model, "cross", None),
             cross_columns=self.cross_columns, bad_cells=self.config.dataset.bad_cells,  # type: ignore[arg-type]
-            autocast=self.autocast, device=self.device, store_frozen=self.config.store_frozen, progress=progress_of if progress and self.config.trainer.progress else no_progress,
+            autocast=self.autocast, device=self.device, store_frozen=self.config.store_frozen,
+            compare_pictures=self.fitted.comparison is not None and bool(self.config.pair_head.compare), progress=progress_of if progress and self.config.trainer.progress else no_progress,
         )  # fmt: skip
 
 
