@@ -39,7 +39,7 @@ from mmtab.errors import DataError, RunError
 from mmtab.files import FORMATS
 from mmtab.fitted import Fitted
 from mmtab.images import no_progress
-from mmtab.machine import keep_freed_memory, native_bf16, usable_cores
+from mmtab.machine import keep_freed_memory, native_bf16, settle_that_no_gpu_is_there, usable_cores
 from mmtab.module import Module
 from mmtab.schema import Schema, TaskKind
 from mmtab.store import Store
@@ -242,6 +242,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
     started = time.perf_counter()
     quieten()
     keep_freed_memory()
+    settle_that_no_gpu_is_there()
     pl.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.trainer.n_threads or usable_cores())
     session, train_batches, valid_batches, valid_ids, files = prepare(config)

@@ -36,7 +36,7 @@ from mmtab.config import CONFIGS, RunConfig, compose
 from mmtab.datamodule import KWayBatches, loader, tokenize
 from mmtab.errors import ConfigError
 from mmtab.images import load_pictures
-from mmtab.machine import keep_freed_memory, usable_cores
+from mmtab.machine import keep_freed_memory, settle_that_no_gpu_is_there, usable_cores
 from mmtab.optim import parameter_groups, warmup_cosine
 from mmtab.schema import ColumnType, Schema
 from mmtab.store import Store
@@ -88,6 +88,7 @@ class Bench:
             _lengthen(self.folder, settings.words)
         run.quieten()
         keep_freed_memory()
+        settle_that_no_gpu_is_there()
         torch.set_num_threads(usable_cores())
 
     def parts(self) -> dict[str, Callable[[], Iterable[Finding]]]:

@@ -150,7 +150,9 @@ class ImageEncoder(nn.Module):
         assert images is not None
         x = self._tokens(self.features(images))  # [m g d]
         there = images.index >= 0
-        cells = x[images.index.clamp(min=0)] if len(x) else x.new_zeros(*images.index.shape, *x.shape[1:])
+        places = images.index.clamp(min=0).flatten()  # index_select, for the gradient of x[places] is slow on CPU
+        cells = x.index_select(0, places) if len(x) else x.new_zeros(len(places), *x.shape[1:])
+        cells = cells.view(*images.index.shape, *x.shape[1:])
         count = there.sum(2)[..., None, None]
         x = (cells * there[..., None, None]).sum(2) / count.clamp(min=1)  # [b c g d]
         x = torch.where(count > 0, x, self.missing.to(x.dtype))
