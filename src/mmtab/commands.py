@@ -16,6 +16,7 @@ from rich.table import Table
 
 from mmtab import files
 from mmtab.cli import friendly
+from mmtab.config import RunConfig
 from mmtab.errors import ConfigError
 from mmtab.store import DAY, Entry, Store, least_used
 
@@ -36,7 +37,7 @@ Fractions = Annotated[tuple[float, float, float], typer.Option(help="of train, v
 
 cache_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Cache = Annotated[Path, typer.Option("--cache", envvar="MMTAB_CACHE", help="the folder of the cache")]
-CACHE = Path("~/.cache/mmtab")
+CACHE = Path(RunConfig.cache)
 
 
 def run(program: typer.Typer = app) -> None:

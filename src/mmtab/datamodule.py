@@ -68,13 +68,9 @@ class Sequences:
     def n_rows(self) -> int:
         return (len(self.cells.offsets) - 1) // self.n_columns
 
-    @property
-    def n_sequences(self) -> int:
-        return self.n_rows if self.joint else self.n_rows * self.n_columns
-
     @functools.cached_property
     def lengths(self) -> np.ndarray:
-        """[n_sequences] int32 tokens, without the special ones."""
+        """[s] int32 tokens, without the special ones."""
         parts = [self._spans(rows)[1].sum(1).astype(np.int32) for rows in _slices(self.n_rows)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
@@ -239,7 +235,7 @@ def tokenize(
     prefixes = [encoder.column_prefix.replace("{}", name.replace("_", " ").strip().lower()) for name in columns]
     key = {
         "columns": [table.digests[name] for name in columns],
-        "tokenizer": digest_of(np.frombuffer(rust.to_str().encode(), np.uint8)),
+        "tokenizer": digest_of(rust.to_str()),
         "prefixes": prefixes,
     }
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
@@ -480,7 +476,7 @@ def _numbers(
     key = {
         "n_rows": len(table),
         "columns": [table.digests[name] for name in schema.of_type(*kinds)],
-        "fitted": digest_of(np.frombuffer(json.dumps(fitted, sort_keys=True).encode(), np.uint8)),
+        "fitted": digest_of(json.dumps(fitted, sort_keys=True)),
     }
 
     def build(scratch: Path) -> Arrays:
@@ -612,9 +608,7 @@ def without_text(text: TextBatch, column: int, n_columns: int) -> TextBatch:
 def frozen_digest(module: torch.nn.Module) -> str:
     """A digest of what does not learn in a network: its output does not hang on the rest."""
     frozen = [p for p in module.parameters() if not p.requires_grad] + list(module.buffers())
-    return digest_of(
-        np.frombuffer("".join(digest_of(w.detach().cpu().float().numpy()) for w in frozen).encode(), np.uint8)
-    )
+    return digest_of("".join(digest_of(w.detach().cpu().float().numpy()) for w in frozen))
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

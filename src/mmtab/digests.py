@@ -92,8 +92,10 @@ class Digest:
                 child.add(pa.nulls(self._n_rows - child._n_rows))
 
 
-def digest_of(values: pa.Array | np.ndarray) -> str:
-    """A digest of an array's content: of an Arrow array as ``Digest``, of a numpy array its bytes."""
+def digest_of(values: pa.Array | np.ndarray | str) -> str:
+    """A digest of content: of an Arrow array as ``Digest``, of a numpy array or a text its bytes."""
+    if isinstance(values, str):
+        return hashlib.blake2b(values.encode(), digest_size=16).hexdigest()
     if isinstance(values, np.ndarray):
         content = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
         return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -30,7 +30,13 @@ def native_bf16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def keep_freed_memory() -> None:
+def prepare_process() -> None:
+    """What a process that computes a model does first."""
+    _keep_freed_memory()
+    _settle_that_no_gpu_is_there()
+
+
+def _keep_freed_memory() -> None:
     """Tell the allocator of glibc to keep what is freed. By itself it gives large blocks back to the system, which has to
     clear their pages when the next step asks for them again: on CPU that is half the time of a picture network. A process
     so holds what it needed at its peak, and no more. Elsewhere, and where the user has set MALLOC_…_, nothing changes."""
@@ -41,7 +47,7 @@ def keep_freed_memory() -> None:
             libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def settle_that_no_gpu_is_there() -> None:
+def _settle_that_no_gpu_is_there() -> None:
     """Where there is none, torch looks for one in every step of an optimizer: half a millisecond in which it opens the
     driver's library. An empty list of visible devices answers at once."""
     import torch

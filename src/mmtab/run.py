@@ -39,7 +39,7 @@ from mmtab.errors import DataError, RunError
 from mmtab.files import FORMATS
 from mmtab.fitted import Fitted
 from mmtab.images import no_progress
-from mmtab.machine import keep_freed_memory, native_bf16, settle_that_no_gpu_is_there, usable_cores
+from mmtab.machine import native_bf16, prepare_process, usable_cores
 from mmtab.module import Module
 from mmtab.schema import Schema, TaskKind
 from mmtab.store import Store
@@ -133,9 +133,10 @@ class Session:
     def vectors(self, encoded: EncodedTable) -> np.ndarray:
         """[n, d] float32: the towers' vectors of all rows, of length 1."""
         out = np.zeros((encoded.n_rows, self.config.d_model), np.float32)
-        for rows, found in self._each_once(encoded, np.arange(encoded.n_rows)):
-            assert found.vector is not None
-            out[rows] = found.vector.float().numpy()
+        with self.evaluating():
+            for rows, found in self._each_once(encoded, np.arange(encoded.n_rows)):
+                assert found.vector is not None
+                out[rows] = found.vector.float().numpy()
         return out
 
     def encode_rows(self, batches: PairBatches) -> None:
@@ -147,18 +148,19 @@ class Session:
         if len(rows) * tokens.numel() * tokens.element_size() > ROWS_IN_MEMORY:
             return
         place = np.full(batches.table.n_rows, -1)
-        found = list(self._each_once(batches.table, rows))
+        with self.evaluating():
+            found = list(self._each_once(batches.table, rows))
         place[np.concatenate([some for some, _ in found])] = np.arange(len(rows))
         batches.known = Rows.concat([each for _, each in found]), place
 
     def _each_once(self, encoded: EncodedTable, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
-        """Rows by number, those of similar length together, and what the model makes of each on its own."""
+        """Rows by number, those of similar length together, and what the model makes of each on its own; to be asked
+        while ``evaluating``."""
         rows = rows[np.argsort(-encoded.text_lengths[rows], kind="stable")]
         size = self.config.trainer.eval_batch_size
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
-            with self.evaluating():
-                yield some, self.model.rows(encoded.rows(some).to(self.device)).to("cpu")  # type: ignore[operator, union-attr]
+            yield some, self.model.rows(encoded.rows(some).to(self.device)).to("cpu")  # type: ignore[operator, union-attr]
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -241,8 +243,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
         raise RunError(f"{folder} already holds a finished run; give another output=FOLDER")
     started = time.perf_counter()
     quieten()
-    keep_freed_memory()
-    settle_that_no_gpu_is_there()
+    prepare_process()
     pl.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.trainer.n_threads or usable_cores())
     session, train_batches, valid_batches, valid_ids, files = prepare(config)
@@ -416,7 +417,7 @@ def open_run(folder: Path, accelerator: str = "auto") -> Session:
             f"this version reads format {FORMAT}. Train again, or use that version of mmtab"
         )
     quieten()
-    keep_freed_memory()
+    prepare_process()
     config = open_config(folder)
     schema = Schema.from_dict(_read_run_file(folder, "schema.yaml"))
     fitted = Fitted.from_dict(_read_run_file(folder, "fitted.json"), schema)

@@ -36,7 +36,7 @@ from mmtab.config import CONFIGS, RunConfig, compose
 from mmtab.datamodule import KWayBatches, loader, tokenize
 from mmtab.errors import ConfigError
 from mmtab.images import load_pictures
-from mmtab.machine import keep_freed_memory, settle_that_no_gpu_is_there, usable_cores
+from mmtab.machine import prepare_process, usable_cores
 from mmtab.optim import parameter_groups, warmup_cosine
 from mmtab.schema import ColumnType, Schema
 from mmtab.store import Store
@@ -87,8 +87,7 @@ class Bench:
             write_catalogue(self.folder, "product_type", n_rows=settings.rows)
             _lengthen(self.folder, settings.words)
         run.quieten()
-        keep_freed_memory()
-        settle_that_no_gpu_is_there()
+        prepare_process()
         torch.set_num_threads(usable_cores())
 
     def parts(self) -> dict[str, Callable[[], Iterable[Finding]]]:

@@ -120,7 +120,7 @@ class TextEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> TextEncoder:
         super().train(mode)
-        for module in self.backbone.modules():  # no dropout in what does not learn
+        for module in self.backbone.modules() if mode else ():  # no dropout in what does not learn
             parameters = list(module.parameters())
             if parameters and not any(p.requires_grad for p in parameters):
                 module.eval()

@@ -338,7 +338,7 @@ class _Job:
         ends = (known.left[match], known.right[match])
         rows, places = np.unique(np.concatenate(ends), return_inverse=True)
         few = Records(_taken(records.table, rows), None)
-        job = replace(self, records=few, key=digest_of(np.frombuffer(f"{self.key} valid".encode(), np.uint8)))
+        job = replace(self, records=few, key=digest_of(f"{self.key} valid"))
         side = job._side(few.table, job.encode())
         a, b = places[: len(ends[0])], places[len(ends[0]) :]
         own = None
