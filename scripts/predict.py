@@ -11,6 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mmtab.cli import main
+from mmtab.config import Hardware
 
 
 @main("predict")
@@ -19,7 +20,7 @@ def predict(config: DictConfig) -> None:
     tables = {name: Path(config[name]) for name in ("left", "right", "records") if config[name]}
     from mmtab import run
 
-    n = run.predict(*places, accelerator=config.accelerator, **tables)
+    n = run.predict(*places, hardware=Hardware(config.accelerator, config.devices), **tables)
     print(f"{n} predictions written to {config.output}")
 
 

@@ -19,15 +19,16 @@ from mmtab.config import typed
 def train(config: DictConfig) -> None:
     run_config = typed(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    from mmtab import run
+    from mmtab import ranks, run
 
     columns = {"valid": run.train(run_config, folder)}
     if run_config.test:
         tested = run.evaluate_if_labelled(folder, "test")
         if tested is not None:
             columns["test"] = tested
-    ceiling = run.ceiling(folder)
-    if ceiling:
+    if not ranks.is_first():
+        return
+    if ceiling := run.ceiling(folder):
         columns["ceiling"] = ceiling
     print_metrics(f"{run_config.dataset.name}, seed {run_config.seed}", columns)
     print(f"run folder: {folder}")

@@ -133,8 +133,8 @@ def test_bad_runs_are_named(tmp_path: Path, configure) -> None:
         run.evaluate(tmp_path / "nothing")
     write_kway(data)
     run.train(configure(data), folder)
-    with pytest.raises(RunError, match="already holds"):
-        run.train(configure(data), folder)
+    with pytest.raises(RunError, match="already holds a finished run with other settings"):
+        run.train(configure(data, "seed=1"), folder)
     facts = json.loads((folder / "provenance.json").read_text())
     (folder / "provenance.json").write_text(json.dumps(facts | {"format": 99}))
     with pytest.raises(RunError, match="format 99"):

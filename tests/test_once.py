@@ -14,7 +14,7 @@ import pyarrow.csv
 import pytest
 import torch
 
-from mmtab import datamodule, files, images, run
+from mmtab import datamodule, files, images, ranks, run, session
 from mmtab.config import compose
 from mmtab.datamodule import EncodedTable, KWayBatches, LengthBatches, encode_table
 from mmtab.encoders.text import TextEncoder
@@ -32,7 +32,7 @@ EXACT: list[tuple[str, list[str], Callable[[pytest.MonkeyPatch], None]]] = [
 ]
 CLOSE: list[tuple[str, list[str], Callable[[pytest.MonkeyPatch], None]]] = [
     ("lower text layers in every step", ["store_frozen=false"], lambda patch: None),
-    ("rows of pairs encoded in each batch", [], lambda patch: patch.setattr(run, "ROWS_IN_MEMORY", 0)),
+    ("rows of pairs encoded in each batch", [], lambda patch: patch.setattr(session, "ROWS_IN_MEMORY", 0)),
 ]
 
 
@@ -254,18 +254,26 @@ def test_room_is_half_of_the_limit_and_of_the_disk(tmp_path: Path) -> None:
 def test_processes_share_the_batches(n: int, n_ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = KWayBatches(EncodedTable(n, np.zeros((n, 1), np.float32), np.zeros((n, 0), np.int32)), np.zeros(n, np.int64))
     for shuffle in (False, True):
-        alone = [tuple(batch) for batch in LengthBatches(rows, 8, shuffle)]
-        shares = []
+        alone, shares = [set(batch) for batch in LengthBatches(rows, 8, shuffle)], []
         for rank in range(n_ranks):
-            monkeypatch.setattr(datamodule, "_rank", lambda rank=rank: (rank, n_ranks))
+            monkeypatch.setattr(ranks, "rank", lambda rank=rank: (rank, n_ranks))
             sampler = LengthBatches(rows, 8, shuffle)
-            shares.append([tuple(batch) for batch in sampler])
-            assert len(sampler) == len(shares[-1])
+            shares.append(list(sampler))
+            assert len(sampler) == len(shares[-1]) > 0
         monkeypatch.undo()
-        together = [batch for share in shares for batch in share]
-        assert set(together) == set(alone)
-        assert {row for batch in together for row in batch} == set(range(n))
-        if shuffle:
-            assert len({len(share) for share in shares}) == 1  # as each step waits for all
-        else:
-            assert len(together) == len(alone)  # no row is scored twice
+        if shuffle:  # each step is of the same rows as in one process, and every process has some
+            assert [set().union(*parts) for parts in zip(*shares, strict=True)] == alone
+        together = sorted(row for share in shares for batch in share for row in batch)
+        if not shuffle or all(len(batch) >= n_ranks for batch in alone):
+            assert together == list(range(n))  # each row once
+
+
+def test_batches_go_on_where_they_were_left() -> None:
+    rows = KWayBatches(
+        EncodedTable(50, np.zeros((50, 1), np.float32), np.zeros((50, 0), np.int32)), np.zeros(50, np.int64)
+    )
+    whole = LengthBatches(rows, 8, True)
+    epochs = [list(whole) for _ in range(3)]
+    sampler = LengthBatches(rows, 8, True)
+    sampler.start(1, 4)
+    assert [list(sampler), list(sampler)] == [epochs[1][4:], epochs[2]]

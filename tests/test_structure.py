@@ -18,9 +18,9 @@ SOURCE = Path(mmtab.__file__).parent
 # The way data flows. A module imports from the entries above its own and from its own, never from those below.
 # datamodule.py stands after the encoders because it computes the features of frozen ones, once, before any batch.
 ORDER = [
-    "errors", "machine", "catalogue", "neighbours", "schema", "digests", "store", "files", "table", "splits", "mining", "infer", "images", "convert", "prepare", "check", "preprocess", "comparison", "fitted", "config",
+    "errors", "machine", "follow", "atomic", "ranks", "catalogue", "neighbours", "schema", "digests", "store", "files", "table", "splits", "mining", "infer", "images", "convert", "prepare", "check", "preprocess", "comparison", "fitted", "config",
     "tensors", "dropout", "encoders.backbones", "encoders", "row_tokenizer", "fusion", "heads", "models", "datamodule", "tasks",
-    "optim", "build", "module", "provenance", "callbacks", "datasets", "importers", "run", "matching", "report",
+    "optim", "build", "module", "provenance", "folder", "callbacks", "wandb_log", "checkpoints", "datasets", "session", "importers", "run", "matching", "report",
     "testing", "benchmark", "cli", "commands",
 ]  # fmt: skip
 LAZY = {"cli", "commands", "datasets"}  # whose imports inside functions do not count

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+import csv
+import io
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import Logger
 
-from mmtab.config import RunConfig
+from mmtab.atomic import write_text
 
 
 class EpochLines(Callback):
@@ -23,9 +24,13 @@ class EpochLines(Callback):
     def __init__(self, metric: str) -> None:
         self.metric = metric
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()  # for a run that goes on within an epoch
+
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started = time.perf_counter()
 
+    @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         values = trainer.callback_metrics
         shown = {
@@ -38,13 +43,14 @@ class EpochLines(Callback):
 
 
 class EveryEpochs(Callback):
-    """Calls a function before every ``n``-th epoch from the second on, when the model has learnt something."""
+    """Calls a function after every ``n``-th epoch that another one follows."""
 
     def __init__(self, function: Callable[[], None], n: int) -> None:
         self.function, self.n = function, n
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.current_epoch > 0 and (trainer.current_epoch - 1) % self.n == 0:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.current_epoch % self.n == 0 and not last:
             self.function()
 
 
@@ -67,23 +73,37 @@ def progress_bar(wanted: bool) -> list[Callback]:
     return [RichProgressBar(leave=False)]
 
 
-def loggers(config: RunConfig, folder: Path) -> list[Logger]:
-    """metrics.csv always; wandb where asked. wandb failing to start never stops a run."""
-    found: list[Logger] = [CSVLogger(folder, name="", version="")]
-    if config.wandb.mode != "disabled":
-        try:
-            from pytorch_lightning.loggers import WandbLogger
+class MetricsFile(Logger):
+    """metrics.csv: a row each time something is logged. It is written as a whole, so that it is whole; its rows are also
+    part of a run's checkpoint, with which they go back."""
 
-            options: dict[str, Any] = {
-                "group": config.wandb.group,
-                "tags": list(config.wandb.tags),
-                "mode": config.wandb.mode,
-            }
-            logger = WandbLogger(
-                project=config.wandb.project, save_dir=folder, name=f"{config.dataset.name}-{config.seed}", **options
-            )
-            logger.experiment.config.update(dataclasses.asdict(config))
-            found.append(logger)
-        except Exception as error:  # whatever wandb raises, the run matters more
-            warnings.warn(f"wandb is off for this run: {error}", stacklevel=2)
-    return found
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.rows = path, list[dict[str, float]]()
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args: Any, **options: Any) -> None:
+        """config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append({name: float(value) for name, value in metrics.items()} | {"step": step or 0})
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.write()
+
+    @rank_zero_only
+    def write(self) -> None:
+        text, names = io.StringIO(), sorted({name for row in self.rows for name in row})
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, text.getvalue())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +14,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mmtab.config import CONFIGS, register
-from mmtab.errors import MmtabError
+from mmtab.errors import MmtabError, Stopped
+from mmtab.follow import follow_parent
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 
 @contextlib.contextmanager
@@ -21,6 +26,13 @@ def friendly() -> Iterator[None]:
     where they were raised."""
     try:
         yield
+    except Stopped as stopped:
+        from mmtab import ranks
+
+        if not ranks.is_first():  # Lightning kills all processes when one of them ends otherwise
+            sys.exit(0)
+        print(f"{signal.Signals(stopped.number).name}: {stopped}", file=sys.stderr, flush=True)
+        sys.exit(128 + stopped.number)
     except (MmtabError, OmegaConfBaseException) as error:
         if os.environ.get("MMTAB_TRACEBACK"):
             raise
@@ -28,6 +40,12 @@ def friendly() -> Iterator[None]:
         if isinstance(error, OmegaConfBaseException):  # an interpolation that leads nowhere, or run= not given
             problem = f"{error.full_key or 'configuration'}: {problem.splitlines()[0]}"
         print(f"error: {problem}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in UNWRITABLE or os.environ.get("MMTAB_TRACEBACK"):
+            raise
+        place = f" {error.filename}" if error.filename else ""
+        print(f"error: cannot write{place}: {os.strerror(error.errno)}. What was whole before still is; make room, or give another output= or cache=", file=sys.stderr, flush=True)  # fmt: skip
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -44,6 +62,7 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
                 function(config)
 
         register()
+        follow_parent()
         return hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded)
 
     return decorate

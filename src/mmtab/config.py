@@ -46,7 +46,12 @@ class TrainerConfig:
     """``precision``: auto (bf16 where the hardware computes it natively), bf16, fp16 or fp32. ``max_epochs`` null: 12
     with frozen text and 5 with tuned, more where they would make fewer than 500 steps. ``patience`` (null: a third of
     the epochs, at least 3): epochs without a better valid score. ``n_threads`` 0: OMP_NUM_THREADS, or all cores.
-    ``accumulate``: batches a step. ``compile``: training steps by torch.compile, which takes a minute or two to begin."""
+    ``accumulate``: batches a step. ``compile``: training steps by torch.compile, which takes a minute or two to begin.
+
+    ``devices`` (a number, or auto: all of a node), ``n_nodes`` and ``strategy`` (auto, ddp or fsdp) train with several
+    processes; ``batch_size`` is that of all together. ``checkpoint_seconds``: how often a run saves where it stands.
+    ``keep``: of how many epochs, the best on valid, the weights are kept. ``on_oom``: where memory does not suffice, stop,
+    or halve the batch, accumulate twice as many and begin anew."""
 
     max_epochs: int | None = None
     patience: int | None = None
@@ -61,9 +66,29 @@ class TrainerConfig:
     compile: bool = False
     precision: str = "auto"
     accelerator: str = "auto"
+    devices: int | str = 1
+    n_nodes: int = 1
+    strategy: str = "auto"
     n_workers: int = 0
     n_threads: int = 0
+    checkpoint_seconds: float = 60.0
+    keep: int = 1
+    on_oom: str = "stop"
     progress: bool = True
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a model runs on; the meanings are those of TrainerConfig."""
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    n_nodes: int = 1
+    strategy: str = "auto"
+
+    @staticmethod
+    def of(settings: TrainerConfig) -> Hardware:
+        return Hardware(settings.accelerator, settings.devices, settings.n_nodes, settings.strategy)
 
 
 @dataclass
@@ -122,7 +147,8 @@ class WandbConfig:
 class RunConfig:
     """Everything a training run is made of. The untyped parts are leaves of configs/, each with its ``_target_``.
     ``cache_gb`` bounds the cache on disk, of which the least recently used goes first; null: no bound. ``store_frozen``
-    false: frozen networks run in every step, instead of once into the cache."""
+    false: frozen networks run in every step, instead of once into the cache. ``resume``: auto goes on with an unfinished run
+    of the same settings that lies in ``output``; never begins anew there."""
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     data_root: str = "data"
@@ -130,6 +156,7 @@ class RunConfig:
     cache_gb: float | None = 100.0
     store_frozen: bool = True
     output: str = MISSING
+    resume: str = "auto"
     seed: int = 0
     d_model: int = 128
     token_dropout: float = 0.1
@@ -154,6 +181,7 @@ class EvaluateConfig:
     split: str = "test"
     path: str | None = None
     accelerator: str = "auto"
+    devices: int = 1
 
 
 @dataclass
@@ -191,6 +219,38 @@ class PredictConfig:
     right: str | None = None
     records: str | None = None
     accelerator: str = "auto"
+    devices: int = 1
+
+
+@dataclass
+class SweepConfig:
+    """``datasets``: names of configs/dataset/, or dataset folders. ``overrides``: of configs/train.yaml, for every run.
+    ``space``: a name of configs/sweep/, or a yaml file; null: nothing varies, so that there is one trial. ``n_trials``
+    null: the whole grid with sampler grid, else 20. ``sampler``: tpe, random, qmc, grid or nsgaii. ``pruner``, which ends
+    a trial whose first runs promise little: none, median, halving or hyperband. ``objectives``: score, train_seconds,
+    n_parameters, peak_memory, predict_rows_per_second. ``seed``: of the draws.
+
+    These make the campaign and stay as they are; only ``n_trials`` may grow. The rest may change: ``n_jobs`` runs at a
+    time; ``retries`` of a run that failed; ``test``: whose runs to score on test in the end, best, all or none;
+    ``weights``: whose checkpoints to keep, all or best; ``storage``: a database URL (null: study.db in ``output``), in
+    which ``study`` (null: the name of ``output``) is the campaign's name."""
+
+    output: str = MISSING
+    datasets: list[str] = MISSING
+    seeds: list[int] = field(default_factory=lambda: [0])
+    overrides: list[str] = field(default_factory=list)
+    space: str | None = None
+    n_trials: int | None = None
+    sampler: str = "tpe"
+    pruner: str = "none"
+    objectives: list[str] = field(default_factory=lambda: ["score"])
+    seed: int = 0
+    n_jobs: int = 1
+    retries: int = 1
+    test: str = "best"
+    weights: str = "all"
+    storage: str | None = None
+    study: str | None = None
 
 
 def compose(*overrides: str) -> RunConfig:
@@ -215,6 +275,9 @@ def typed(config: DictConfig) -> RunConfig:
         "trainer.precision": (run.trainer.precision, sorted(PRECISIONS)),
         "dataset.bad_cells": (run.dataset.bad_cells, ["error", "missing"]),
         "wandb.mode": (run.wandb.mode, ["disabled", "offline", "online"]),
+        "resume": (run.resume, ["auto", "never"]),
+        "trainer.strategy": (run.trainer.strategy, ["auto", "ddp", "fsdp"]),
+        "trainer.on_oom": (run.trainer.on_oom, ["stop", "halve"]),
     }
     for name, (value, allowed) in choices.items():
         if value not in allowed:
@@ -225,10 +288,20 @@ def typed(config: DictConfig) -> RunConfig:
         ("eval_batch_size", 1),
         ("accumulate", 1),
         ("patience", 1),
+        ("keep", 1),
+        ("n_nodes", 1),
+        ("checkpoint_seconds", 0),
     ):
         value = getattr(run.trainer, name)
         if value is not None and value < least:
             raise ConfigError(f"trainer.{name}={value}: expected at least {least}")
+    devices = run.trainer.devices
+    if run.trainer.on_oom == "halve" and (devices != 1 or run.trainer.n_nodes > 1):
+        raise ConfigError(
+            "trainer.on_oom=halve: several processes cannot begin anew together; lower trainer.batch_size"
+        )
+    if devices != "auto" and (not isinstance(devices, int) or devices < 1):
+        raise ConfigError(f"trainer.devices={devices}: expected a number from 1, or auto")
     for name in ("cell_drop", "span_deletion", "column_shuffle"):
         if not 0 <= getattr(run.pair_head.augment, name) < 1:
             raise ConfigError(f"pair_head.augment.{name}={getattr(run.pair_head.augment, name)}: expected 0 to below 1")
@@ -276,5 +349,6 @@ def register() -> None:
         ("evaluate_config", EvaluateConfig),
         ("predict_config", PredictConfig),
         ("match_config", MatchConfig),
+        ("sweep_config", SweepConfig),
     ):
         store.store(name=name, node=node)

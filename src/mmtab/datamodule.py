@@ -20,6 +20,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mmtab import ranks
 from mmtab.config import AugmentConfig
 from mmtab.digests import digest_of
 from mmtab.encoders.image import ImageEncoder
@@ -665,13 +666,30 @@ class PairBatches(Dataset[PairBatch]):
         """Fill the places for mined non-matches, repeating them where there are fewer."""
         if not self.n_mined or not len(left):
             return
-        n, places = len(self.left) - self.n_mined, np.resize(np.arange(len(left)), self.n_mined)
-        self.left, self.right, self.labels = self.left[:n], self.right[:n], self.labels[:n]
-        self.comparison = None if self.comparison is None else self.comparison[:n]
+        places = np.resize(np.arange(len(left)), self.n_mined)
+        self._keep_given()
         self._append(
             left[places], right[places], np.zeros((self.n_mined, self.labels.shape[1]), np.int64),
             None if comparison is None else comparison[places],
         )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mined pairs of now, as tensors."""
+        n = len(self.left) - self.n_mined
+        state = {"left": self.left[n:], "right": self.right[n:], "labels": self.labels[n:]}
+        if self.comparison is not None:
+            state["comparison"] = self.comparison[n:]
+        return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in state.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._keep_given()
+        arrays = {name: x.numpy() for name, x in state.items()}
+        self._append(arrays["left"], arrays["right"], arrays["labels"], arrays.get("comparison"))
+
+    def _keep_given(self) -> None:
+        n = len(self.left) - self.n_mined
+        self.left, self.right, self.labels = self.left[:n], self.right[:n], self.labels[:n]
+        self.comparison = None if self.comparison is None else self.comparison[:n]
 
     def _append(self, left: np.ndarray, right: np.ndarray, labels: np.ndarray, comparison: np.ndarray | None) -> None:
         self.left, self.right = np.concatenate([self.left, left]), np.concatenate([self.right, right])
@@ -727,42 +745,51 @@ class LengthBatches(Sampler[list[int]]):
     """Batches of rows of similar length, to pad little. Shuffled: rows are dealt into chunks at random each epoch,
     sorted within a chunk, and the batches shuffled again; otherwise simply sorted, the longest first.
 
-    Where several processes train together, each draws its own share of the same batches. Shuffled, all draw equally many
-    (the first batches come twice where they do not divide), as each step waits for all; otherwise none comes twice.
+    Several processes share the same batches. Shuffled, each takes its part of the rows of every batch, so that a step is
+    what it is in one process (of a batch with fewer rows than processes, some rows come twice); otherwise whole batches
+    are dealt out, none twice, which are smaller where there would not be one for each process.
     """
 
     def __init__(
         self, rows: KWayBatches | PairBatches, batch_size: int, shuffle: bool, seed: int = 0, chunk: int = 32
     ) -> None:
         self.rows, self.batch_size, self.shuffle, self.seed, self.chunk = rows, batch_size, shuffle, seed, chunk
-        self.epoch = 0
+        self.start(0)
+
+    def start(self, epoch: int, first: int = 0) -> None:
+        """Where to go on: the next epoch, and the first of its batches."""
+        self.epoch, self.first = epoch, first
 
     def __len__(self) -> int:
-        rank, n_ranks = _rank()
-        n = -(-len(self.rows) // self.batch_size)
-        return -(-n // n_ranks) if self.shuffle else len(range(rank, n, n_ranks))
+        rank, n_ranks = ranks.rank()
+        starts = self._starts()
+        return len(starts) if self.shuffle else len(starts[rank::n_ranks])
+
+    def _starts(self) -> np.ndarray:
+        """[n] where the batches begin."""
+        return np.arange(0, len(self.rows), self._size)
+
+    @property
+    def _size(self) -> int:
+        return self.batch_size if self.shuffle else max(1, min(self.batch_size, len(self.rows) // ranks.rank()[1]))
 
     def __iter__(self) -> Iterator[list[int]]:
-        (rank, n_ranks), lengths, n = _rank(), self.rows.lengths, self.batch_size
-        starts = np.arange(0, len(lengths), n)
+        (rank, n_ranks), lengths, n = ranks.rank(), self.rows.lengths, self._size
+        starts, first = self._starts(), self.first
         if self.shuffle:
             rng = np.random.default_rng((self.seed, self.epoch))
-            self.epoch += 1
+            self.start(self.epoch + 1)
             order = rng.permutation(len(lengths))
             for start in range(0, len(order), n * self.chunk):
                 chunk = order[start : start + n * self.chunk]
                 order[start : start + n * self.chunk] = chunk[np.argsort(-lengths[chunk], kind="stable")]
-            starts = np.resize(rng.permutation(starts), n_ranks * len(self))
+            for start in rng.permutation(starts)[first:]:
+                batch = order[start : start + n]
+                yield np.resize(batch, max(len(batch), n_ranks))[rank::n_ranks].tolist()
         else:
             order = np.argsort(-lengths, kind="stable")
-        for start in starts[rank::n_ranks]:
-            yield order[start : start + n].tolist()
-
-
-def _rank() -> tuple[int, int]:
-    """This process's number among those that train together, and how many they are."""
-    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-    return (0, 1) if alone else (torch.distributed.get_rank(), torch.distributed.get_world_size())
+            for start in starts[rank::n_ranks]:
+                yield order[start : start + n].tolist()
 
 
 def loader(

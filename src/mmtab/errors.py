@@ -13,6 +13,18 @@ class RunError(MmtabError):
     """A run folder that cannot be used."""
 
 
+class TrainingError(MmtabError):
+    """Training that cannot go on: a loss that is no number, or no memory left."""
+
+
+class Stopped(MmtabError):
+    """A run that was asked to stop by a signal, and has saved itself."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 class DataError(MmtabError):
     """Data that breaks the dataset standard: says where, what was expected, what was found, how to mend it.
 

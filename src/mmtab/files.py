@@ -10,8 +10,6 @@ import collections
 import csv
 import functools
 import itertools
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from mmtab.atomic import replacing
 from mmtab.errors import DataError
 
 FORMATS = (".parquet", ".csv")
@@ -404,12 +403,8 @@ def write_table(path: Path, batches: pa.Table | Iterable[pa.RecordBatch], schema
         schema, batches = schema or batches.schema, batches.to_batches(BATCH_ROWS)
     if schema is not None:
         _check_names(schema.names, path, path.parent.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    scratch = Path(name)
     rows = 0
-    try:
+    with replacing(path) as scratch:
         writer: pa.parquet.ParquetWriter | pa.csv.CSVWriter | None = None
         waiting: list[pa.RecordBatch] = []
 
@@ -436,12 +431,6 @@ def write_table(path: Path, batches: pa.Table | Iterable[pa.RecordBatch], schema
         flush()
         assert writer is not None
         writer.close()
-        scratch.chmod(0o644)
-        with scratch.open("rb+") as file:
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
     return rows
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from mmtab.atomic import write_text
 from mmtab.errors import DataError
 
 
@@ -205,10 +206,7 @@ class Schema:
         raw = {key: value for key, value in self.to_dict().items() if value not in (None, "", {})}
         order = ["name", "title", "task", "metric", "licence", "source", "split", "id", "label", "columns", "relations"]
         raw = {key: raw[key] for key in [*order, *raw] if key in raw}
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = folder / ".dataset.yaml.writing"
-        scratch.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
-        scratch.replace(folder / "dataset.yaml")
+        write_text(folder / "dataset.yaml", yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=100))
 
     @staticmethod
     def read(folder: Path) -> Schema:

@@ -30,6 +30,7 @@ from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
 from mmtab import provenance, run
+from mmtab.atomic import write_json
 from mmtab.build import encoder_of
 from mmtab.catalogue import write_catalogue
 from mmtab.config import CONFIGS, RunConfig, compose
@@ -39,6 +40,7 @@ from mmtab.images import load_pictures
 from mmtab.machine import prepare_process, usable_cores
 from mmtab.optim import parameter_groups, warmup_cosine
 from mmtab.schema import ColumnType, Schema
+from mmtab.session import Session, open_run, quieten
 from mmtab.store import Store
 from mmtab.table import read_split
 from mmtab.testing import tiny_text_backbone
@@ -86,7 +88,7 @@ class Bench:
         if not self.folder.exists():
             write_catalogue(self.folder, "product_type", n_rows=settings.rows)
             _lengthen(self.folder, settings.words)
-        run.quieten()
+        quieten()
         prepare_process()
         torch.set_num_threads(usable_cores())
 
@@ -272,7 +274,7 @@ class Bench:
                 config = self._config(*TUNED, f"seed={seed}", "trainer.max_epochs=1", f"cache={scratch}/cache")
                 folder = Path(scratch) / "run"
                 train.append(n["train"] / _seconds(functools.partial(run.train, config, folder)))
-                session = run.open_run(folder)
+                session = open_run(folder)
                 for what in ("cold", "warm"):
                     start = time.perf_counter()
                     session.predictions(session.load("test", self.folder)[0])
@@ -300,7 +302,7 @@ class Bench:
         ]
         return compose(*own, f"output={self.work / 'run'}", *settings)
 
-    def _session(self, *settings: str) -> tuple[run.Session, KWayBatches]:
+    def _session(self, *settings: str) -> tuple[Session, KWayBatches]:
         config = self._config("trainer.max_epochs=2", *settings)
         torch.manual_seed(config.seed)
         session, train, *_ = run.prepare(config)
@@ -312,10 +314,10 @@ class Bench:
         """Train rows/s of each epoch; the first pays for what is made once."""
         config = self._config(*settings, f"trainer.max_epochs={epochs}", "trainer.patience=100")
         torch.manual_seed(config.seed)
-        session, train, valid, *_ = run.prepare(config)
+        prepared = run.prepare(config)
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
-            module, *_ = run.fit(session, train, valid, Path(folder))
-        return [len(train) / seconds for seconds in module.epoch_seconds]
+            module, *_ = run.fit(prepared, Path(folder))
+        return [len(prepared.train) / seconds for seconds in module.epoch_seconds]
 
     def _median(self, measure: Callable[[], float]) -> float:
         return statistics.median(measure() for _ in range(self.settings.repeats))
@@ -365,7 +367,7 @@ class _Clock:
         return time.perf_counter()
 
 
-def _stepper(session: run.Session, n_steps: int, clock: _Clock | None = None) -> Callable[[Any], None]:
+def _stepper(session: Session, n_steps: int, clock: _Clock | None = None) -> Callable[[Any], None]:
     """The least that a training step of this model is."""
     model, task, settings = session.model.train(), session.task, session.config.trainer
     groups = parameter_groups(model, settings.lr, settings.backbone_lr, settings.weight_decay)
@@ -389,7 +391,7 @@ def _stepper(session: run.Session, n_steps: int, clock: _Clock | None = None) ->
     return step
 
 
-def _epoch(session: run.Session, step: Callable[[Any], None], batches: list[Any]) -> float:
+def _epoch(session: Session, step: Callable[[Any], None], batches: list[Any]) -> float:
     """Rows/s."""
     batches = [batch.to(session.device) for batch in batches]
 
@@ -495,5 +497,5 @@ def measure(settings: Settings, only: list[str], output: Path, told: Callable[[F
                     found.append(finding)
                     told(finding)
                     facts = provenance.facts() | {"threads": usable_cores(), "settings": json.loads(json.dumps(asdict(settings), default=str))}  # fmt: skip
-                    run.write_json(output, facts | {"findings": [asdict(each) for each in found]})
+                    write_json(output, facts | {"findings": [asdict(each) for each in found]})
     return found

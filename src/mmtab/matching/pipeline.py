@@ -23,8 +23,9 @@ import torch
 
 from mmtab import files, provenance
 from mmtab import table as tables
+from mmtab.atomic import write_json
 from mmtab.comparison import EVERYTHING
-from mmtab.config import MatchConfig
+from mmtab.config import Hardware, MatchConfig
 from mmtab.datamodule import Sequences, cross_sequences, without_text
 from mmtab.datasets import dataset_folder
 from mmtab.digests import digest_of
@@ -33,8 +34,8 @@ from mmtab.images import Progress
 from mmtab.matching.blocking import Blocker, Choice, Side, choose, pairs, word_vectors
 from mmtab.matching.clustering import METHODS, evaluate
 from mmtab.models import PairModel
-from mmtab.run import Session, cache_of, open_run, progress_of, write_json
 from mmtab.schema import LABEL, ColumnType, Schema, TaskKind
+from mmtab.session import Session, cache_of, open_run, progress_of
 from mmtab.store import Arrays, Store
 from mmtab.table import Records, Table
 from mmtab.tasks import pair_metrics
@@ -94,7 +95,7 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Result:
     """Block, score, cluster, explain; write ``output`` (pairs), ``<output>_clusters`` (records) and ``<output>.json``."""
     started, output = time.perf_counter(), Path(config.output)
     _check(config, output)
-    session = open_run(Path(config.run), config.accelerator)
+    session = open_run(Path(config.run), Hardware(config.accelerator))
     if session.schema.task is not TaskKind.MATCHING:
         raise RunError(f"{config.run} was trained to classify rows; matching wants a run on a matching dataset")
     records, read = _read(config, session)

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab import files
+from mmtab.atomic import write_text
 from mmtab.errors import DataError
 from mmtab.images import open_picture
-from mmtab.report.html import document, one_row, plain_table, row_list, safe, short, uri, write
+from mmtab.report.html import document, one_row, plain_table, row_list, safe, short, uri
 from mmtab.schema import ColumnType, Schema, TaskKind
 from mmtab.splits import SPLITS
 from mmtab.table import Table, image_sources, read_batches, read_pairs, read_records
@@ -169,7 +170,7 @@ def write_card(card: Card, folder: Path) -> tuple[Path, Path]:
     """Write ``card.md`` and ``card.html`` into the folder, each at once or not at all."""
     paths = folder / "card.md", folder / "card.html"
     for path, text in zip(paths, (markdown(card), page(card)), strict=True):
-        write(path, text)
+        write_text(path, text)
     return paths
 
 

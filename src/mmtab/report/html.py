@@ -9,7 +9,6 @@ import base64
 import hashlib
 import html
 import io
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -49,17 +48,6 @@ def document(title: str, body: str, style: str = "", script: str = "") -> str:
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{safe(title)}</title><style>{STYLE}{style}</style></head><body>{body}{run}</body></html>\n"
     )
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.writing")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def safe(text: str) -> str:

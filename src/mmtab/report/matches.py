@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from mmtab.atomic import write_text
 from mmtab.config import MatchConfig
 from mmtab.images import Progress
 from mmtab.matching.pipeline import Result, match, name_of
 from mmtab.report import html
 from mmtab.report.html import safe, words
-from mmtab.run import progress_of
 from mmtab.schema import LABEL, Column, ColumnType, Schema
+from mmtab.session import progress_of
 from mmtab.table import Table, image_sources
 
 LONG = 220  # characters of a text before it folds
@@ -65,7 +66,7 @@ def write_page(
     for i, (group, pairs) in enumerate(groups.items()):
         cards = "".join(_card(schema, pair, relations, scale) for pair in pairs)
         parts.append(f'<section data-group="{i}"><h2>{safe(group)} <small>{len(pairs):,}</small></h2>{cards}</section>')
-    html.write(path, html.document(title, "".join(parts), STYLE, SCRIPT if shown else ""))
+    write_text(path, html.document(title, "".join(parts), STYLE, SCRIPT if shown else ""))
 
 
 def write_result(config: MatchConfig, progress: Progress = progress_of) -> dict[str, dict[str, Any]]:
