@@ -92,6 +92,11 @@ class Checkpoints(Checkpoint):
 
     # --- when
 
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        folders = set(ranks.of_all(str(self.folder)))  # each process made a name of its own
+        if len(folders) > 1:
+            raise RunError(f"the processes of this run would write to {', '.join(sorted(folders))}; give output=FOLDER")
+
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
         if self._random is not None:

@@ -135,12 +135,16 @@ class PairHeadConfig:
 
 @dataclass
 class WandbConfig:
-    """``mode``: disabled, offline or online."""
+    """``mode``: disabled, offline or online. ``group`` null: one for runs that differ only in their seed. ``mistakes``: how
+    many wrong predictions to show, those that the model was surest of. ``artifact``: whether to send the run folder."""
 
     mode: str = "disabled"
     project: str = "mmtab"
     group: str | None = None
+    job_type: str | None = None
     tags: list[str] = field(default_factory=list)
+    mistakes: int = 50
+    artifact: bool = True
 
 
 @dataclass
@@ -295,6 +299,8 @@ def typed(config: DictConfig) -> RunConfig:
         value = getattr(run.trainer, name)
         if value is not None and value < least:
             raise ConfigError(f"trainer.{name}={value}: expected at least {least}")
+    if run.wandb.mistakes < 0:
+        raise ConfigError(f"wandb.mistakes={run.wandb.mistakes}: expected at least 0")
     devices = run.trainer.devices
     if run.trainer.on_oom == "halve" and (devices != 1 or run.trainer.n_nodes > 1):
         raise ConfigError(

@@ -24,6 +24,7 @@ from mmtab.config import RunConfig
 from mmtab.errors import RunError
 from mmtab.files import write_table
 from mmtab.fitted import Fitted
+from mmtab.sharding import load_state
 from mmtab.tasks import PairTask, Predictions, Task
 
 FORMAT = 2
@@ -125,7 +126,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Weights of a checkpoint, read as plain tensors: nothing that a file asks for is executed."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        model.load_state_dict({key.removeprefix("model."): value for key, value in saved.items()})
+        load_state(model, {key.removeprefix("model."): value for key, value in saved.items()})
     except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise RunError(f"{path}: these weights cannot be loaded ({str(error).strip().splitlines()[0]})") from error
 

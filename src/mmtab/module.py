@@ -10,11 +10,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from mmtab import ranks
 from mmtab.config import TrainerConfig
 from mmtab.optim import parameter_groups, warmup_cosine
+from mmtab.sharding import shard, whole
 from mmtab.tasks import Predictions, Task, gather
 from mmtab.tensors import KWayBatch, PairBatch
 
@@ -106,6 +106,9 @@ class Module(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.model.train()  # pretrained parts arrive in eval mode
+        rank, n_ranks = ranks.rank()
+        if n_ranks > 1:  # all began with one seed; dropout is to differ
+            torch.manual_seed(torch.initial_seed() + rank)
 
     def on_train_epoch_start(self) -> None:
         self._loss_sum, self._n_summed, self._seconds_before = 0.0, 0, 0.0
@@ -132,6 +135,10 @@ class Module(pl.LightningModule):
         self.epoch_seconds, self.n_trained, self._usual = state["epoch_seconds"], state["n_trained"], state["usual"]
         self._loss_sum, self._n_summed, self._seconds_before = state["loss_sum"], state["n_summed"], state["seconds"]
 
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> Any:
         s = self.settings
         optimizer = torch.optim.AdamW(parameter_groups(self.model, s.lr, s.backbone_lr, s.weight_decay), fused=True)
@@ -154,8 +161,3 @@ class Module(pl.LightningModule):
         self, batch: KWayBatch | PairBatch, device: torch.device, index: int
     ) -> KWayBatch | PairBatch:
         return batch.to(device, non_blocking=True)
-
-
-def whole(x: Tensor) -> Tensor:
-    """A tensor that may lie in parts on several processes, as one."""
-    return x.full_tensor() if isinstance(x, DTensor) else x

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TypeVar
 
+import torch
 import torch.distributed
 
 T = TypeVar("T")
@@ -34,6 +35,15 @@ def of_all(value: T) -> list[T]:
         return [value]
     values: list[T] = [value] * rank()[1]
     torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def tensors_of_all(value: torch.Tensor) -> list[torch.Tensor]:
+    """As of_all, for tensors of the same shape and without leaving the device."""
+    if not _together():
+        return [value]
+    values = [torch.empty_like(value) for _ in range(rank()[1])]
+    torch.distributed.all_gather(values, value.contiguous())
     return values
 
 

@@ -55,7 +55,7 @@ from mmtab.schema import Schema, TaskKind
 from mmtab.session import Batches, Session, cache_of, labels_of, open_run, pair_ids, quieten, row_ids
 from mmtab.table import Stream, Table
 from mmtab.tasks import PairTask
-from mmtab.wandb_log import wandb_loggers
+from mmtab.wandb_log import log_results, wandb_loggers
 
 
 class Prepared(NamedTuple):
@@ -155,6 +155,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
             },
         )
         checkpoints.clean()
+        log_results(session.config, folder, "valid")
     return ranks.of_first(metrics)  # nobody opens the folder before it is whole
 
 
@@ -371,6 +372,7 @@ def evaluate(
             path = folder / f"predictions_{split}.parquet"
             write_predictions(path, session.task, session.fitted, ids, predictions, batches.labels)
             write_metrics(folder, split, metrics | extra)
+            log_results(config, folder, split, data)
     return metrics
 
 

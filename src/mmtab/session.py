@@ -201,7 +201,8 @@ class Session:
         if where.strategy == "fsdp":
             from pytorch_lightning.strategies import ModelParallelStrategy
 
-            return ModelParallelStrategy("auto", 1, save_distributed_checkpoint=False)
+            n = max(1, torch.cuda.device_count()) if where.devices == "auto" else int(where.devices)
+            return ModelParallelStrategy(n * where.n_nodes, 1, save_distributed_checkpoint=False)
         from pytorch_lightning.strategies import DDPStrategy
 
         # A column may be missing in a whole batch, so that its encoder does not learn from it.
@@ -291,5 +292,5 @@ def quieten() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (".*num_workers.*", ".*in eval mode at the start of training.*", ".*custom batch sampler.*", ".*does not have many workers.*", ".*Trying to infer the `batch_size`.*", ".*exists and is not empty.*",
-                    ".*`isinstance\\(treespec, LeafSpec\\)`.*", ".*lr_scheduler.step\\(\\).*", ".*your dataloader is not resumable.*"):  # fmt: skip
+                    ".*`isinstance\\(treespec, LeafSpec\\)`.*", ".*lr_scheduler.step\\(\\).*", ".*your dataloader is not resumable.*", ".*sync_dist=True.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message)

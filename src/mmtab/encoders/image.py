@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from mmtab import ranks
 from mmtab.dropout import FeatureDropout
 from mmtab.encoders.backbones import EFFICIENTNET, image_backbone
 from mmtab.errors import ConfigError
@@ -91,13 +92,15 @@ class Standardise(nn.Module):
         self.register_buffer("square", torch.zeros(d))  # sum of squared distances to the mean
 
     def forward(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-        if self.training and len(x) and self.n < self.n_max:
-            with torch.no_grad():  # Chan et al. 1983
-                mean = x.mean(0)
-                shift, total = mean - self.mean, self.n + len(x)
-                self.square += ((x - mean) ** 2).sum(0) + shift**2 * (self.n * len(x) / total)
-                self.mean += shift * (len(x) / total)
-                self.n.copy_(total)
+        if self.training and self.n < self.n_max:
+            with torch.no_grad():
+                mean = x.float().mean(0) if len(x) else self.mean
+                seen = torch.stack([torch.full_like(mean, len(x)), mean, ((x - mean) ** 2).sum(0)])
+                for n, mean, square in ranks.tensors_of_all(seen):  # Chan et al. 1983
+                    shift, total = mean - self.mean, (self.n + n[0]).clamp(min=1)
+                    self.square += square + shift**2 * (self.n * n / total)
+                    self.mean += shift * (n / total)
+                    self.n += n[0]
         spread = (self.square / self.n.clamp(min=1)).sqrt() + 1e-3
         return ((x - self.mean) / spread).clamp(-6, 6)
 

@@ -78,6 +78,10 @@ class TextEncoder(nn.Module):
         self.project = nn.Sequential(nn.LayerNorm(self.d_hidden), nn.Linear(self.d_hidden, d_model))
         self.missing = nn.Parameter(torch.randn(n_columns, d_model) * 0.02)
 
+    def run_whole(self) -> None:
+        """Run all layers in every step, also those below the ones that learn, whatever is stored of them."""
+        self._top = ()
+
     def forward(self, table: TensorTable) -> Tokens:
         assert table.text is not None
         x, present = self.cells(table.text, table.n_rows)
