@@ -42,8 +42,11 @@ class AtomicIO(TorchCheckpointIO):
     """Checkpoints that appear whole or not at all."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as scratch, scratch.open("wb") as file:
-            torch.save(checkpoint, file)
+        try:
+            with replacing(Path(path)) as scratch, scratch.open("wb") as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch hides what the disk said
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 @dataclass

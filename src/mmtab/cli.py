@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +18,8 @@ from mmtab.config import CONFIGS, register
 from mmtab.errors import MmtabError, Stopped
 from mmtab.follow import follow_parent
 
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+# what a disk says that is full, or may not be written to
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 
 @contextlib.contextmanager
@@ -32,6 +34,8 @@ def friendly() -> Iterator[None]:
         if not ranks.is_first():  # Lightning kills all processes when one of them ends otherwise
             sys.exit(0)
         print(f"{signal.Signals(stopped.number).name}: {stopped}", file=sys.stderr, flush=True)
+        if stopped.number == signal.SIGUSR1:
+            _queue_again()
         sys.exit(128 + stopped.number)
     except (MmtabError, OmegaConfBaseException) as error:
         if os.environ.get("MMTAB_TRACEBACK"):
@@ -42,19 +46,30 @@ def friendly() -> Iterator[None]:
         print(f"error: {problem}", file=sys.stderr, flush=True)
         sys.exit(1)
     except OSError as error:
-        if error.errno not in UNWRITABLE or os.environ.get("MMTAB_TRACEBACK"):
+        if error.errno not in DISK or os.environ.get("MMTAB_TRACEBACK"):
             raise
-        place = f" {error.filename}" if error.filename else ""
-        print(f"error: cannot write{place}: {os.strerror(error.errno)}. What was whole before still is; make room, or give another output= or cache=", file=sys.stderr, flush=True)  # fmt: skip
+        place = f"{error.filename}: " if error.filename else ""
+        full = ". What was whole before still is; make room, or give another output= or cache="
+        fix = "" if error.errno in (errno.EACCES, errno.EPERM) else full
+        print(f"error: {place}{os.strerror(error.errno)}{fix}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
+def _queue_again() -> None:
+    """Within a job of SLURM that was warned of its end (sbatch --signal=USR1@120) ask for another turn."""
+    job, array, task = (os.environ.get(f"SLURM_{name}") for name in ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID"))
+    if job:
+        done = subprocess.run(["scontrol", "requeue", f"{array}_{task}" if array else job], check=False)
+        print("queued again" if done.returncode == 0 else "scontrol could not queue it again", file=sys.stderr)
+
+
 def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Like ``hydra.main`` on configs/<config_name>.yaml, within ``friendly``."""
     import hydra
+    from hydra.errors import HydraException
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
         def guarded(config: DictConfig) -> None:
@@ -63,7 +78,19 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
 
         register()
         follow_parent()
-        return hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded)
+        return whole(hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded))
+
+    def whole(function: Callable[[], None]) -> Callable[[], None]:
+        def guarded() -> None:
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra would show a traceback of what is caught here
+            with friendly():
+                try:
+                    function()
+                except HydraException as error:
+                    print(error, *([error.__cause__] if error.__cause__ else []), sep="\n", file=sys.stderr, flush=True)
+                    sys.exit(1)
+
+        return guarded
 
     return decorate
 

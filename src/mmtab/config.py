@@ -227,6 +227,17 @@ class PredictConfig:
 
 
 @dataclass
+class ReproduceConfig:
+    """``path`` and ``data_root``: where the data are now. ``tolerance``: how far a metric may be off."""
+
+    run: str = MISSING
+    output: str = MISSING
+    path: str | None = None
+    data_root: str | None = None
+    tolerance: float = 0.0
+
+
+@dataclass
 class SweepConfig:
     """``datasets``: names of configs/dataset/, or dataset folders. ``overrides``: of configs/train.yaml, for every run.
     ``space``: a name of configs/sweep/, or a yaml file; null: nothing varies, so that there is one trial. ``n_trials``
@@ -355,6 +366,7 @@ def register() -> None:
         ("evaluate_config", EvaluateConfig),
         ("predict_config", PredictConfig),
         ("match_config", MatchConfig),
+        ("reproduce_config", ReproduceConfig),
         ("sweep_config", SweepConfig),
     ):
         store.store(name=name, node=node)

@@ -746,8 +746,9 @@ class LengthBatches(Sampler[list[int]]):
     sorted within a chunk, and the batches shuffled again; otherwise simply sorted, the longest first.
 
     Several processes share the same batches. Shuffled, each takes its part of the rows of every batch, so that a step is
-    what it is in one process (of a batch with fewer rows than processes, some rows come twice); otherwise whole batches
-    are dealt out, none twice, which are smaller where there would not be one for each process.
+    what it is in one process (of a batch with fewer rows than processes, some rows come twice). Otherwise whole batches
+    are dealt out, so that each row is scored as in one process. As all processes have to do the same number of them, the
+    first batches may come twice; ``tasks.gather`` takes each row once.
     """
 
     def __init__(
@@ -761,21 +762,12 @@ class LengthBatches(Sampler[list[int]]):
         self.epoch, self.first = epoch, first
 
     def __len__(self) -> int:
-        rank, n_ranks = ranks.rank()
-        starts = self._starts()
-        return len(starts) if self.shuffle else len(starts[rank::n_ranks])
-
-    def _starts(self) -> np.ndarray:
-        """[n] where the batches begin."""
-        return np.arange(0, len(self.rows), self._size)
-
-    @property
-    def _size(self) -> int:
-        return self.batch_size if self.shuffle else max(1, min(self.batch_size, len(self.rows) // ranks.rank()[1]))
+        n = -(-len(self.rows) // self.batch_size)
+        return n if self.shuffle else -(-n // ranks.rank()[1])
 
     def __iter__(self) -> Iterator[list[int]]:
-        (rank, n_ranks), lengths, n = ranks.rank(), self.rows.lengths, self._size
-        starts, first = self._starts(), self.first
+        (rank, n_ranks), lengths, n = ranks.rank(), self.rows.lengths, self.batch_size
+        starts, first = np.arange(0, len(lengths), n), self.first
         if self.shuffle:
             rng = np.random.default_rng((self.seed, self.epoch))
             self.start(self.epoch + 1)
@@ -788,7 +780,7 @@ class LengthBatches(Sampler[list[int]]):
                 yield np.resize(batch, max(len(batch), n_ranks))[rank::n_ranks].tolist()
         else:
             order = np.argsort(-lengths, kind="stable")
-            for start in starts[rank::n_ranks]:
+            for start in np.resize(starts, len(self) * n_ranks)[rank::n_ranks]:
                 yield order[start : start + n].tolist()
 
 

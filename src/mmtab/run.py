@@ -32,7 +32,7 @@ from mmtab.checkpoints import AtomicIO, Checkpoints, find_last
 from mmtab.config import Hardware, RunConfig, TrainerConfig, settle
 from mmtab.datamodule import KWayBatches, loader, text_columns
 from mmtab.datasets import dataset_folder
-from mmtab.errors import ConfigError, DataError, RunError, TrainingError
+from mmtab.errors import DataError, RunError, TrainingError
 from mmtab.files import FORMATS
 from mmtab.fitted import Fitted
 from mmtab.folder import (
@@ -324,8 +324,6 @@ def fit(prepared: Prepared, folder: Path, fingerprint: str = "") -> tuple[Module
         enable_progress_bar=bool(bar),
         plugins=[AtomicIO()],
     )
-    if trainer.world_size > len(prepared.valid):
-        raise ConfigError(f"trainer.devices: {trainer.world_size} processes, but only {len(prepared.valid)} valid rows")
     last = find_last(folder, fingerprint) if session.config.resume == "auto" else None
     try:
         trainer.fit(

@@ -175,9 +175,6 @@ class Session:
         start = time.perf_counter()
         if isinstance(batches, PairBatches):
             self.encode_rows(batches)
-        n_ranks = trainer.world_size
-        if len(batches) < n_ranks:
-            raise RunError(f"{self.schema.name}: {len(batches)} rows to predict, fewer than the {n_ranks} processes")
         outputs: Any = trainer.predict(
             Module(self.model, self.task, self.config.trainer),
             loader(batches, self.config.trainer.eval_batch_size, shuffle=False),

@@ -39,8 +39,8 @@ class Predictions:
 
 
 def gather(parts: Sequence[Predictions]) -> Predictions:
-    """Those of all batches, in row order."""
-    order = np.argsort(np.concatenate([part.row for part in parts]), kind="stable")
+    """Those of all batches, in row order; each row once, also where several processes scored it."""
+    _, order = np.unique(np.concatenate([part.row for part in parts]), return_index=True)
     columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Predictions)}
     whole: dict[str, Any] = {n: None if c[0] is None else np.concatenate(c)[order] for n, c in columns.items()}
     return Predictions(**whole)

@@ -75,12 +75,14 @@ class TextEncoder(nn.Module):
             top = _without_lower(self.backbone, n_tuned_layers)
             if self._agrees(top):
                 self.n_frozen_layers, self._top = len(_layers(self.backbone)) - n_tuned_layers, (top,)
+        self._always = False
         self.project = nn.Sequential(nn.LayerNorm(self.d_hidden), nn.Linear(self.d_hidden, d_model))
         self.missing = nn.Parameter(torch.randn(n_columns, d_model) * 0.02)
 
     def run_whole(self) -> None:
-        """Run all layers in every step, also those below the ones that learn, whatever is stored of them."""
-        self._top = ()
+        """Run all layers in every step, also those below the ones that learn, whatever is stored of them, and also where
+        there is no text: to gather the weights of a layer takes all processes."""
+        self._top, self._always = (), True
 
     def forward(self, table: TensorTable) -> Tokens:
         assert table.text is not None
@@ -95,7 +97,11 @@ class TextEncoder(nn.Module):
             return text.features.float(), text.present
         x = torch.zeros(n_rows * self.n_columns, self.d_hidden, device=text.ids.device)
         present = torch.zeros(n_rows * self.n_columns, dtype=torch.bool, device=text.ids.device)
-        if len(text.ids):
+        if not len(text.ids) and self._always:
+            some = torch.zeros(1, 1, dtype=torch.long, device=text.ids.device)
+            hidden = self._hidden(TextBatch(some, some == 0, some, some - 1, some[:, :0]))
+            x = x + 0 * hidden.float().sum()
+        elif len(text.ids):
             with torch.no_grad() if self.frozen else contextlib.nullcontext():
                 hidden = self._hidden(text)
                 parts = self._pool(hidden, text.part, text.slot.shape[1])
