@@ -29,9 +29,7 @@ def friendly() -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        from mmtab import ranks
-
-        if not ranks.is_first():  # Lightning kills all processes when one of them ends otherwise
+        if "torch" in sys.modules and not _is_first():  # Lightning kills all processes when one of them ends otherwise
             sys.exit(0)
         print(f"{signal.Signals(stopped.number).name}: {stopped}", file=sys.stderr, flush=True)
         if stopped.number == signal.SIGUSR1:
@@ -56,6 +54,12 @@ def friendly() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _is_first() -> bool:
+    from mmtab import ranks
+
+    return ranks.is_first()
 
 
 def _queue_again() -> None:

@@ -24,6 +24,7 @@ from mmtab.config import RunConfig
 from mmtab.errors import RunError
 from mmtab.files import write_table
 from mmtab.fitted import Fitted
+from mmtab.locks import lock
 from mmtab.sharding import load_state
 from mmtab.tasks import PairTask, Predictions, Task
 
@@ -39,9 +40,9 @@ def alone_in(folder: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold the lock of a run folder, which a process that dies lets go of; raises RunError where another one holds it
     for more than ``wait`` seconds. Where the file system knows no locks, nobody is kept out."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock", fallback_to_soft=False)
+    held = lock(folder / ".lock", wait)
     try:
-        lock.acquire(timeout=wait)
+        held.acquire()
     except filelock.Timeout:
         raise RunError(f"another process is writing to {folder}; wait for it, or give another output=FOLDER") from None
     except NotImplementedError:
@@ -49,11 +50,7 @@ def alone_in(folder: Path, wait: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
-
-
-def is_finished(folder: Path) -> bool:
-    return (folder / "provenance.json").exists()
+        held.release()
 
 
 def differences(there: RunConfig, here: RunConfig, settled: bool = True) -> list[str]:

@@ -24,6 +24,11 @@ PACKAGES = (
 )
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a whole run: its provenance.json is the last that is written."""
+    return (folder / "provenance.json").exists()
+
+
 def facts() -> dict[str, Any]:
     """Time, git commit (and whether files differed from it), package versions, machine."""
     import os

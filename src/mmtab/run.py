@@ -40,7 +40,6 @@ from mmtab.folder import (
     LAST,
     alone_in,
     differences,
-    is_finished,
     load_weights,
     open_config,
     read_facts,
@@ -80,7 +79,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
     to it, and Stopped when a signal stopped it.
     """
     with alone_in(folder) if ranks.is_first() else contextlib.nullcontext():
-        if is_finished(folder):
+        if provenance.is_finished(folder):
             return _metrics_there(config, folder)
         if _goes_on(config, folder):
             config = _halved_as_there(config, folder)
@@ -186,10 +185,10 @@ def _metrics_there(config: RunConfig, folder: Path) -> dict[str, float]:
 def _check_same(config: RunConfig, folder: Path, settled: bool) -> None:
     different = differences(open_config(folder), config, settled)
     if different:
-        kind = "a finished" if is_finished(folder) else "an unfinished"
+        kind = "a finished" if provenance.is_finished(folder) else "an unfinished"
         raise RunError(
             f"{folder} already holds {kind} run with other settings ({'; '.join(different)}); give another output=FOLDER"
-            + ("" if is_finished(folder) else ", or resume=never to begin anew")
+            + ("" if provenance.is_finished(folder) else ", or resume=never to begin anew")
         )
 
 

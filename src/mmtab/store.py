@@ -20,6 +20,8 @@ from typing import Any
 import filelock
 import numpy as np
 
+from mmtab.locks import is_held, lock
+
 Arrays = dict[str, np.ndarray]
 
 LOG = logging.getLogger("mmtab")
@@ -141,9 +143,9 @@ class Store:
                 stem = path.name.removeprefix(".building-").rpartition("-")[0]
                 times = [_mtime(part) for part in (path, *_within(path))]
                 used = max((t for t in times if t is not None), default=0.0)
-                if used > time.time() - DAY or _is_held(path.with_name(f".{stem}.lock")):
+                if used > time.time() - DAY or is_held(path.with_name(f".{stem}.lock")):
                     continue
-            elif path.name.startswith(".removing-") or (_is_lock(path) and not _is_held(path)):
+            elif path.name.startswith(".removing-") or (_is_lock(path) and not is_held(path)):
                 used = _mtime(path) or 0.0
             else:
                 continue
@@ -156,7 +158,7 @@ class Store:
         for entry in entries:
             try:
                 if _is_lock(entry.path):
-                    with _lock(entry.path, timeout=0):
+                    with lock(entry.path, timeout=0):
                         entry.path.unlink()
                 else:
                     # Renamed first, for removing takes a while and nobody may see half an entry.
@@ -266,49 +268,32 @@ def _stem(entry: Path) -> str:
     return entry.name[:50]
 
 
-def _lock(path: Path, timeout: float = -1) -> filelock.BaseFileLock:
-    # A lock of the operating system, which a process that dies lets go of; a soft lock would stay.
-    return filelock.FileLock(path, timeout=timeout, fallback_to_soft=False)
-
-
 def _is_lock(path: Path) -> bool:
     return path.name.startswith(".") and path.suffix == ".lock"
-
-
-def _is_held(path: Path) -> bool:
-    if not path.exists():  # asking would create it
-        return False
-    try:
-        with _lock(path, timeout=0):
-            return False
-    except filelock.Timeout:
-        return True
-    except (NotImplementedError, OSError):  # nobody can hold it
-        return False
 
 
 @contextlib.contextmanager
 def _alone(entry: Path) -> Iterator[None]:
     """Wait until no other run builds ``entry``; where the file system cannot lock, several may."""
     path = entry.with_name(f".{_stem(entry)}.lock")
-    lock = _lock(path)
+    held = lock(path)
     try:
         try:
-            lock.acquire(timeout=PATIENCE)
+            held.acquire(timeout=PATIENCE)
         except filelock.Timeout:
             LOG.warning("waiting for another run that builds %s (%s)", entry.parent.name, path)
-            lock.acquire()
+            held.acquire()
     except (NotImplementedError, OSError) as error:
         LOG.debug("no lock, so another run may build the same: %s", error)
     try:
         yield
     finally:
-        if lock.is_locked:
+        if held.is_locked:
             # Removed while it is held: whoever waits for the removed file sees that and makes a new one (filelock looks
             # at its number of links). If that went wrong, two would build the same and one rename would win.
             with contextlib.suppress(OSError):
                 path.unlink()
-            lock.release()
+            held.release()
 
 
 def _within(folder: Path) -> list[Path]:

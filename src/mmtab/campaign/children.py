@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import filelock
-
 from mmtab.follow import WITH_PARENT
+from mmtab.locks import is_held
 from mmtab.machine import usable_cores
 
 PATIENCE = 120.0  # seconds for the process of a killed campaign to notice that and to leave its folder
@@ -34,7 +33,7 @@ class Child:
     def poll(self) -> int | None:
         """Its exit status; None as long as there is none."""
         if self.process is None:
-            if _is_held(self.folder / ".lock") and time.monotonic() - self.began < PATIENCE:
+            if is_held(self.folder / ".lock") and time.monotonic() - self.began < PATIENCE:
                 return None
             if self.done():
                 return 0
@@ -97,21 +96,6 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in said.splitlines()))]
-
-
-def _is_held(path: Path) -> bool:
-    """Whether some process holds a lock; asking does not create it."""
-    if not path.exists():
-        return False
-    lock = filelock.FileLock(path, fallback_to_soft=False)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        return True
-    except (NotImplementedError, OSError):  # nobody can hold it
-        return False
-    lock.release()
-    return False
 
 
 def _last_words(log: Path, offset: int) -> str:

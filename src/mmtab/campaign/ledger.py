@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import filelock
 import optuna
 import yaml
 from optuna.storages import RDBStorage
@@ -25,6 +24,7 @@ from mmtab.campaign.choose import System
 from mmtab.campaign.plan import Plan, Run, differences
 from mmtab.campaign.space import Value
 from mmtab.errors import ConfigError
+from mmtab.locks import lock
 
 BEAT = 30.0  # seconds between two signs of life of whoever works on a trial
 STALE = 300.0  # seconds without one, after which another machine takes the trial
@@ -50,15 +50,6 @@ class Record:
         value = self.score if objective == "score" else self.facts[objective]
         assert value is not None
         return value
-
-
-def lock_of(path: Path) -> filelock.BaseFileLock:
-    """A lock of the operating system, which a process that dies lets go of."""
-    return filelock.FileLock(path, fallback_to_soft=False)
-
-
-def is_finished(folder: Path) -> bool:
-    return (folder / "provenance.json").exists()
 
 
 def read_run(folder: Path) -> Record:
@@ -183,7 +174,7 @@ class Ledger:
 
     def _alone(self) -> contextlib.AbstractContextManager[Any]:
         try:
-            return lock_of(self.plan.output / ".lock").acquire()
+            return lock(self.plan.output / ".lock").acquire()
         except NotImplementedError:
             raise ConfigError(
                 f"output={self.plan.output}: its file system has no locks, by which the processes of a campaign keep out of each other's way; give another"

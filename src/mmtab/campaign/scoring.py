@@ -11,10 +11,11 @@ import yaml
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-from mmtab.campaign.ledger import Ledger, is_finished
+from mmtab.campaign.ledger import Ledger
 from mmtab.campaign.plan import Plan, Run
 from mmtab.config import RunConfig
 from mmtab.errors import MmtabError
+from mmtab.provenance import is_finished
 from mmtab.schema import Schema
 
 

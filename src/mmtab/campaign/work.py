@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mmtab.atomic import write_text
 from mmtab.campaign import choose
 from mmtab.campaign.children import Child, environment, visible_gpus
-from mmtab.campaign.ledger import BEAT, Ledger, Record, is_finished, lock_of, objective, read_run, records_of
+from mmtab.campaign.ledger import BEAT, Ledger, Record, objective, read_run, records_of
 from mmtab.campaign.live import STATES, Display, Shown
 from mmtab.campaign.plan import Plan, Run, evaluate_command, read_plan, train_command
 from mmtab.campaign.report import summarise, write_summary
@@ -31,6 +31,8 @@ from mmtab.campaign.scoring import metrics_on_test, unscored
 from mmtab.campaign.space import Value, written
 from mmtab.config import SweepConfig
 from mmtab.errors import ConfigError, RunError, Stopped
+from mmtab.locks import lock
+from mmtab.provenance import is_finished
 
 TICK = 0.02  # seconds between two looks at the children
 PAUSE = 1.0  # seconds until a process with nothing to do looks again for a trial that somebody left
@@ -78,7 +80,7 @@ class Work:
         """All trials, then test. Raises Stopped when a signal asks for that."""
         with self._stoppable():
             self._drive(self._next_run, self._is_over)
-            alone = lock_of(self.plan.output / ".test.lock")  # processes that share the work come here together
+            alone = lock(self.plan.output / ".test.lock")  # processes that share the work come here together
             with contextlib.suppress(Timeout), alone.acquire(cancel_check=lambda: bool(self.signals)):
                 tasks = unscored(self.plan, self.ledger, self.failures_on_test)
                 self._drive(lambda: self._test_task(tasks), lambda: True)
@@ -200,15 +202,15 @@ class Work:
         """Take a trial, if nobody else has it, and bring what is known of it up to date."""
         folder = self.plan.folder(number)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = lock_of(folder / ".lock")
+        held_lock = lock(folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            held_lock.acquire(timeout=0)
         except Timeout:
             return False
         if not self.ledger.own(number):
-            lock.release()
+            held_lock.release()
             return False
-        held = self.held[number] = Held(number, lock)
+        held = self.held[number] = Held(number, held_lock)
         held.params = self._settle(number)
         held.records = records_of(self.ledger.trial(number))
         for run in self.plan.runs:

@@ -1,0 +1,26 @@
+"""Locks of the operating system on files: a process that dies lets go of them. Not every file system has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import filelock
+
+
+def lock(path: Path, timeout: float = -1) -> filelock.BaseFileLock:
+    """Of ``path``, to be acquired; raises NotImplementedError then where there are no locks, and filelock.Timeout where
+    another process held it for ``timeout`` seconds (-1: wait for ever)."""
+    return filelock.FileLock(path, timeout=timeout, fallback_to_soft=False)  # a soft lock would outlive its process
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds it; asking does not create it."""
+    if not path.exists():
+        return False
+    try:
+        with lock(path, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except (NotImplementedError, OSError):  # nobody can hold it
+        return False
