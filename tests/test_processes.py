@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
+from mmtab import run
 from mmtab.config import CONFIGS, compose
 from mmtab.testing import write_kway, write_pairs
 
@@ -36,8 +37,13 @@ def script(name: str, *overrides: str, launcher: tuple[str, ...] = (), status: i
 def small(backbone: Path) -> list[str]:
     return [
         "dataset=custom", f"text.backbone={backbone}", "text.max_length=16", "text.n_tuned_layers=1", "image.size=32",
-        "d_model=16", "trainer.batch_size=8", "trainer.max_epochs=2", "trainer.precision=fp32",
+        "d_model=16", "trainer.batch_size=8", "trainer.max_epochs=2", "trainer.precision=fp32", "trainer.n_threads=1",
     ]  # fmt: skip
+
+
+def alone(folder: Path, *overrides: str) -> None:
+    """Train in this process."""
+    run.train(compose(f"output={folder}", *overrides), folder)
 
 
 def scores(folder: Path, split: str = "valid") -> dict[str, float]:
@@ -63,7 +69,7 @@ def test_two_processes_see_the_rows_of_one(tmp_path: Path, small: list[str], wri
              "dataset.drop=[image]", "text.n_tuned_layers=0", "categorical.unseen_dropout=0", "test=false"]  # fmt: skip
     still += ["kway_head.head.dropout=0"] if write is write_kway else []
     still += ["pair_head.augment.cell_drop=0", "pair_head.hard_negatives=0"] if write is write_pairs else []
-    script("train", *small, *still, f"output={tmp_path / 'one'}")
+    alone(tmp_path / "one", *small, *still)
     script("train", *small, *still, f"output={tmp_path / 'two'}", *TWO)
     facts = [json.loads((tmp_path / name / "provenance.json").read_text()) for name in ("one", "two")]
     assert [each["n_processes"] for each in facts] == [1, 2]
@@ -73,34 +79,35 @@ def test_two_processes_see_the_rows_of_one(tmp_path: Path, small: list[str], wri
     assert predictions(tmp_path / "two", "valid") == predictions(tmp_path / "one", "valid")
 
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+FSDP = ["trainer=fsdp", "trainer.devices=2", "trainer.accelerator=cpu", "store_frozen=false"]
+
+
 @pytest.mark.parametrize(
-    ("write", "overrides"),
-    [(write_kway, TWO), (write_pairs, [*TWO, "pair_head.hard_negatives=0.5"]), (write_kway, ["trainer=fsdp", "trainer.devices=2", "trainer.accelerator=cpu", "store_frozen=false"])],
-    ids=["ddp", "ddp pairs", "fsdp"],
-)  # fmt: skip
+    ("write", "launcher", "overrides"),
+    [(write_kway, (), TWO), (write_pairs, TORCHRUN, [*TWO, "pair_head.hard_negatives=0.5"]), (write_kway, (), FSDP)],
+    ids=["ddp", "torchrun", "fsdp"],
+)
 def test_what_two_processes_trained_scores_the_same_in_one(
-    tmp_path: Path, small: list[str], write: Any, overrides: list[str]
+    tmp_path: Path, small: list[str], write: Any, launcher: tuple[str, ...], overrides: list[str]
 ) -> None:
     data, folder = write(tmp_path / "data", n=67), tmp_path / "run"
-    output = script("train", *small, f"dataset.path={data}", f"output={folder}", *overrides)
+    output = script("train", *small, f"dataset.path={data}", f"output={folder}", *overrides, launcher=launcher)
     assert output.count("run folder:") == 1  # one process speaks
-    together = scores(folder, "test"), predictions(folder, "test"), scores(folder)
-    script("evaluate", f"run={folder}")
-    script("evaluate", f"run={folder}", "split=valid")
-    alone = scores(folder, "test"), predictions(folder, "test"), scores(folder)
-    assert alone[:2] == together[:2]
-    assert {name: alone[2][name] for name in together[2]} == together[2]
-    script("evaluate", f"run={folder}", "devices=2", "accelerator=cpu")
-    assert (scores(folder, "test"), predictions(folder, "test")) == alone[:2]
+    together, valid = (scores(folder, "test"), predictions(folder, "test")), scores(folder)
+    run.evaluate(folder, "test")
+    assert (scores(folder, "test"), predictions(folder, "test")) == together
+    assert run.evaluate(folder, "valid") == valid
 
 
-def test_torchrun_starts_the_same(tmp_path: Path, small: list[str]) -> None:
-    data = write_kway(tmp_path / "data")
-    own = [*small, f"dataset.path={data}", "dataset.drop=[image]", *TWO]
-    script("train", *own, f"output={tmp_path / 'lightning'}")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    script("train", *own, f"output={tmp_path / 'torchrun'}", launcher=torchrun)
-    assert scores(tmp_path / "torchrun", "test") == scores(tmp_path / "lightning", "test")
+def test_two_processes_score_what_one_has_trained(tmp_path: Path, small: list[str]) -> None:
+    data, folder = write_pairs(tmp_path / "data", n=67), tmp_path / "run"
+    alone(folder, *small, f"dataset.path={data}", "trainer.eval_batch_size=4")
+    run.evaluate(folder, "test")
+    expected = scores(folder, "test"), predictions(folder, "test")
+    output = script("evaluate", f"run={folder}", "devices=2", "accelerator=cpu")
+    assert output.count("log_loss") == 1
+    assert (scores(folder, "test"), predictions(folder, "test")) == expected
 
 
 def test_two_processes_that_are_stopped_go_on(tmp_path: Path, small: list[str]) -> None:
@@ -178,7 +185,8 @@ def test_a_launcher_completes_a_sweep(tmp_path: Path, small: list[str], launcher
     data = write_kway(tmp_path / "data")
     own = [*small, f"dataset.path={data}", "dataset.drop=[image]"]
     script("train", "-m", f"launcher={launcher}", *own, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    script("train", *own, "seed=1", f"output={tmp_path / 'alone'}")
+    alone(tmp_path / "alone", *own, "seed=1")
+    run.evaluate(tmp_path / "alone", "test")
     folders = sorted((tmp_path / "sweep").glob("*_seed*"))
     assert [folder.name for folder in folders] == ["0_custom_seed0", "1_custom_seed1"]
     assert scores(folders[1], "test") == scores(tmp_path / "alone", "test")

@@ -47,7 +47,7 @@ from mmtab.folder import (
     write_config,
     write_metrics,
     write_predictions,
-)  # fmt: skip
+)
 from mmtab.machine import prepare_process, usable_cores
 from mmtab.module import BadLoss, Module
 from mmtab.schema import Schema, TaskKind
@@ -179,6 +179,7 @@ def _metrics_there(config: RunConfig, folder: Path) -> dict[str, float]:
     if ranks.is_first():
         when = f"finished {facts['time']} at commit {facts['git_commit']}"
         warnings.warn(f"{folder} already holds this run, {when}: nothing was trained", stacklevel=3)
+        (folder / LAST).unlink(missing_ok=True)  # which a kill right at the end may have left
     return read_run_file(folder, "metrics.json")["valid"]
 
 

@@ -96,7 +96,8 @@ class Plan:
     def arguments(self, number: int, run: Run, params: dict[str, Value]) -> list[str]:
         """What the run's process is called with. It never looks at test."""
         output = f"output={written(str(self.run_folder(number, run)))}"
-        return [*run.place, *self.overrides(params), f"seed={run.seed}", output, "test=false"]
+        group = [f"wandb.group={written(self.output.resolve().name)}", f"wandb.job_type={self.folder(number).name}"]
+        return [*run.place, *group, *self.overrides(params), f"seed={run.seed}", output, "test=false"]
 
     def command(self, run: Run, params: dict[str, Value]) -> str:
         """For a reader: the same run on its own, test included."""
