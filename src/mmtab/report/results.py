@@ -35,7 +35,7 @@ def collect(folders: list[Path], split: str) -> dict[str, list[Row]]:
     found: dict[str, dict[str, Row]] = defaultdict(dict)
     for path in sorted({p for folder in folders for p in folder.rglob("provenance.json")}):
         metrics = json.loads((path.parent / "metrics.json").read_text())
-        if split not in metrics:
+        if split not in metrics or (path.parent / "reproduction.json").exists():  # which is a run that is there already
             continue
         schema = yaml.safe_load((path.parent / "schema.yaml").read_text())
         facts = json.loads(path.read_text())
