@@ -17,6 +17,8 @@ from pytorch_lightning.loggers import Logger
 
 from mmtab.atomic import write_text
 
+WRITE_EVERY = 5.0  # seconds, for whoever looks at metrics.csv while it grows
+
 
 class EpochLines(Callback):
     """One line an epoch, which also reads well in a log file."""
@@ -73,13 +75,8 @@ def progress_bar(wanted: bool) -> list[Callback]:
     return [RichProgressBar(leave=False)]
 
 
-class MetricsFile(Logger):
-    """metrics.csv: a row each time something is logged. It is written as a whole, so that it is whole; its rows are also
-    part of a run's checkpoint, with which they go back."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path, self.rows = path, list[dict[str, float]]()
+class MetricsLogger(Logger):
+    """Logs metrics alone, and makes no folder by its name and version."""
 
     @property
     def name(self) -> str:
@@ -92,9 +89,21 @@ class MetricsFile(Logger):
     def log_hyperparams(self, *args: Any, **options: Any) -> None:
         """config.yaml has them."""
 
+
+class MetricsFile(MetricsLogger):
+    """metrics.csv: a row each time something is logged. It is written as a whole, so that it is whole; its rows are also
+    part of a run's checkpoint, with which they go back."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.rows = path, list[dict[str, float]]()
+        self._written_at = time.monotonic()
+
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.rows.append({name: float(value) for name, value in metrics.items()} | {"step": step or 0})
+        if time.monotonic() - self._written_at > WRITE_EVERY:
+            self.write()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -107,3 +116,4 @@ class MetricsFile(Logger):
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.path, text.getvalue())
+        self._written_at = time.monotonic()

@@ -337,6 +337,8 @@ def fit(prepared: Prepared, folder: Path, fingerprint: str = "") -> tuple[Module
             f"{trainer.global_step}, in the batch of {', '.join(names)}. Look at these rows; or lower trainer.lr "
             f"(={settings.lr:g}) and trainer.backbone_lr (={settings.backbone_lr:g}), or set trainer.precision=fp32"
         ) from error
+    except FloatingPointError as error:  # of the valid rows
+        raise TrainingError(f"{session.schema.name}, valid, epoch {trainer.current_epoch + 1}: {error}") from error
     session.model._compiled_call_impl = None  # scores of a run do not hang on whether it was compiled
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -31,6 +31,7 @@ from pytorch_lightning.loggers import Logger
 from mmtab import files, ranks
 from mmtab import table as tables
 from mmtab.atomic import write_json
+from mmtab.callbacks import MetricsLogger
 from mmtab.config import RunConfig
 from mmtab.datasets import dataset_folder
 from mmtab.digests import digest_of
@@ -92,7 +93,7 @@ def group_of(config: RunConfig) -> str:
     return f"{config.dataset.name}-{digest_of(json.dumps(settings, sort_keys=True))[:8]}"
 
 
-class Wandb(Logger):
+class Wandb(MetricsLogger):
     """One run at wandb, or nothing once that is off. ``goes_on``: the run that the folder had before, if any. ``told``: the
     splits whose results it has."""
 
@@ -114,17 +115,6 @@ class Wandb(Logger):
         self._do(lambda run: write_json(folder / RUN, {"id": run.id}))
         if id is not None:
             self._do(self._tell_again)
-
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, *args: Any, **options: Any) -> None:
-        """wandb has the settings from the beginning."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self._do(lambda run: run.log(dict(metrics), step=step))
