@@ -112,7 +112,7 @@ def test_two_processes_score_what_one_has_trained(tmp_path: Path, small: list[st
 
 def test_two_processes_that_are_stopped_go_on(tmp_path: Path, small: list[str]) -> None:
     data = write_kway(tmp_path / "data")
-    own = [*small, f"dataset.path={data}", "dataset.drop=[image]", *TWO, "trainer.max_epochs=20", "trainer.patience=20", "test=false"]  # fmt: skip
+    own = [*small, f"dataset.path={data}", "dataset.drop=[image]", *TWO, "trainer.max_epochs=12", "trainer.patience=12", "test=false"]  # fmt: skip
     script("train", *own, f"output={tmp_path / 'whole'}")
     killed = [sys.executable, str(SCRIPTS / "train.py"), *own, f"output={tmp_path / 'stopped'}"]
     process = subprocess.Popen(killed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

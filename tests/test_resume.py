@@ -155,7 +155,7 @@ def start(folder: Path, data: Path, backbone: Path, *overrides: str) -> subproce
     )  # fmt: skip
 
 
-LONG = ["trainer.max_epochs=30", "trainer.patience=30", "trainer.checkpoint_seconds=0.2", "test=false"]
+LONG = ["trainer.max_epochs=16", "trainer.patience=16", "trainer.checkpoint_seconds=0.2", "test=false"]
 
 
 def test_kill_9_at_random_moments(tmp_path: Path, backbone: Path) -> None:
@@ -163,7 +163,7 @@ def test_kill_9_at_random_moments(tmp_path: Path, backbone: Path) -> None:
     run.train(compose(*settings(tmp_path / "whole", data, backbone), *LONG), tmp_path / "whole")
     for _ in range(2):
         process = start(tmp_path / "killed", data, backbone, *LONG)
-        wait_for_epochs(process, rng.randrange(1, 9))
+        wait_for_epochs(process, rng.randrange(1, 6))
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.wait()
