@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+WRITING = ".writing-"  # begins the names of scratch files
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -18,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The bytes are on the disk before the name is, so that not even a power failure leaves half a file under it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f"{WRITING}{path.name}-", dir=path.parent)
     os.close(handle)
     scratch = Path(name)
     try:
@@ -41,15 +43,9 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False))
 
 
-def leftovers(path: Path) -> list[Path]:
-    """What killed processes left beside ``path`` when they wrote it."""
-    return (
-        [each for each in path.parent.iterdir() if each.name.startswith(_prefix(path))] if path.parent.is_dir() else []
-    )
-
-
-def _prefix(path: Path) -> str:
-    return f".writing-{path.name}-"
+def leftovers(folder: Path) -> list[Path]:
+    """What killed processes left half-written in a folder."""
+    return list(folder.glob(f"{WRITING}*"))
 
 
 def _sync_folder(folder: Path) -> None:

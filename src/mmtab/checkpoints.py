@@ -177,7 +177,8 @@ class Checkpoints(Checkpoint):
         self._random = None
         self.metrics.write()
         if trainer.is_global_zero:
-            _remove(path for path in self.folder.glob("epoch-*.ckpt") if path.name not in self._files)
+            named = {each.file for each in self.kept}
+            _remove(path for path in self.folder.glob("epoch-*.ckpt") if path.name not in named)
         self._saved_at = time.monotonic()
 
     def finish(self, trainer: pl.Trainer) -> Path:
@@ -210,10 +211,6 @@ class Checkpoints(Checkpoint):
                 state = {name: (each.weights or {}).get(name, x) for name, x in whole.items()}
                 AtomicIO().save_checkpoint({"state_dict": state, "epoch": each.epoch}, self.folder / each.file)
             each.weights = None
-
-    @property
-    def _files(self) -> set[str]:
-        return {each.file for each in self.kept}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -251,10 +248,7 @@ def find_last(folder: Path, fingerprint: str) -> Path | None:
     """The checkpoint that a run in this folder goes on from, or None where it has to begin. What a killed process left
     half-written is removed; raises RunError for a checkpoint that cannot be used."""
     last = folder / LAST
-    for name in (last, last.with_name(BEST.name)):
-        _remove(leftovers(name))
-    if last.parent.is_dir():
-        _remove(p for p in last.parent.iterdir() if p.name.startswith(".writing-epoch-"))
+    _remove([*leftovers(folder), *leftovers(last.parent)])
     if not last.is_file():
         return None
     try:

@@ -56,14 +56,21 @@ def alone_in(folder: Path, wait: float = 0.0) -> Iterator[None]:
 def differences(there: RunConfig, here: RunConfig, settled: bool = True) -> list[str]:
     """Settings, of those that a run's numbers hang on, that are not the same. ``settled`` false: ``here`` still leaves
     some open (null, auto), and these agree with whatever was chosen."""
-    old, new = flat(there), flat(here)
+    old, new = deciding(there), deciding(here)
     return [
         f"{name}={old.get(name)} there, {new.get(name)} here"
         for name in sorted(old | new)
-        if old.get(name) != new.get(name)
-        and not any(name == apart or name.startswith(f"{apart}.") for apart in APART)
-        and (settled or new.get(name) not in (None, "auto"))
+        if old.get(name) != new.get(name) and (settled or new.get(name) not in (None, "auto"))
     ]
+
+
+def deciding(config: RunConfig, apart: set[str] = APART) -> dict[str, Any]:
+    """The settings that a run's numbers hang on: all but those ``apart``, and what stands below them."""
+    return {
+        name: value
+        for name, value in flat(config).items()
+        if not any(name == each or name.startswith(f"{each}.") for each in apart)
+    }
 
 
 def flat(config: RunConfig) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from mmtab import files, provenance, run
+from mmtab import provenance, run
 from mmtab import table as tables
 from mmtab.atomic import write_json
-from mmtab.config import ReproduceConfig
+from mmtab.config import PRECISIONS, ReproduceConfig
 from mmtab.datasets import dataset_folder
 from mmtab.errors import RunError
 from mmtab.folder import open_config, read_facts, read_run_file
-from mmtab.schema import Schema, TaskKind
+from mmtab.schema import Schema
 from mmtab.session import cache_of
 
 SURROUNDINGS = ("git_commit", "git_dirty", "python", "hardware", "precision", "device", "n_processes", "n_threads")
@@ -56,17 +56,16 @@ def reproduce(settings: ReproduceConfig, output: Path) -> Reproduction:
         config.dataset.path = settings.path
     if settings.data_root is not None:
         config.data_root = settings.data_root
-    _check_data(then, facts, run_data := dataset_folder(config.dataset, config.data_root, cache_of(config)))
-    trainer = replace(
-        config.trainer, n_threads=facts.get("n_threads", 0), precision=_precision(facts["precision"]),
-        progress=config.trainer.progress,
-    )  # fmt: skip
+    data = dataset_folder(config.dataset, config.data_root, cache_of(config))
+    schema = Schema.from_dict(read_run_file(then, "schema.yaml"))
+    _check_data(then, facts["data_fingerprint"], tables.training_files(data, schema))
+    precision = next(ours for ours, theirs in PRECISIONS.items() if theirs == facts["precision"])
+    trainer = replace(config.trainer, n_threads=facts.get("n_threads", 0), precision=precision)
     again = replace(config, output=str(output), trainer=trainer)
     scores = {"valid": run.train(again, output)}
-    schema = Schema.from_dict(read_run_file(then, "schema.yaml"))
     for split in (name for name in known if name != "valid"):
-        if tables.has_labels(run_data, schema, split):
-            scores[split] = run.evaluate(output, split, run_data)
+        if tables.has_labels(data, schema, split):
+            scores[split] = run.evaluate(output, split, data)
     found = Reproduction(
         [
             Difference(f"{split}/{name}", known[split].get(name), value)
@@ -80,27 +79,14 @@ def reproduce(settings: ReproduceConfig, output: Path) -> Reproduction:
     return found
 
 
-def _check_data(folder: Path, facts: dict[str, Any], data: Path) -> None:
-    schema = Schema.from_dict(read_run_file(folder, "schema.yaml"))
-    if schema.task is TaskKind.KWAY:
-        stems = ["train", "valid"]
-    else:
-        sides = ["records"] if files.exists(data, "records") else ["left", "right"]
-        stems = [*sides, "pairs_train", "pairs_valid"]
-    paths = [data / "dataset.yaml", *(tables.find_table(data, schema, stem) for stem in stems)]
+def _check_data(folder: Path, then: str, paths: list[Path]) -> None:
     now = tables.fingerprint(paths)
-    if now != facts["data_fingerprint"]:
+    if now != then:
         names = ", ".join(path.name for path in paths)
         raise RunError(
-            f"{folder} was trained on other data: one of {names} in {data} has changed (fingerprint "
-            f"{facts['data_fingerprint']} then, {now} now). Name the folder of then with path=FOLDER"
+            f"{folder} was trained on other data: one of {names} in {paths[0].parent} has changed (fingerprint {then} then, "
+            f"{now} now). Name the folder of then with path=FOLDER"
         )
-
-
-def _precision(lightning: str) -> str:
-    from mmtab.config import PRECISIONS
-
-    return next(ours for ours, theirs in PRECISIONS.items() if theirs == lightning)
 
 
 def _around(then: dict[str, Any], now: dict[str, Any]) -> list[Difference]:

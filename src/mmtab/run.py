@@ -248,7 +248,7 @@ def prepare(config: RunConfig) -> Prepared:
             ids = row_ids(train)[schema.id]
             return [str(ids[row]) for row in rows]
 
-        return Prepared(session, batches[0], batches[1], row_ids(valid), [data / "dataset.yaml", *paths], names)
+        return Prepared(session, batches[0], batches[1], row_ids(valid), tables.training_files(data, schema), names)
     records = tables.read_records(data, schema, bad)  # type: ignore[arg-type]
     train_pairs, valid_pairs = (tables.read_pairs(data, schema, split, records) for split in ("train", "valid"))
     for pairs in (train_pairs, valid_pairs):
@@ -273,17 +273,12 @@ def prepare(config: RunConfig) -> Prepared:
     valid_b = session.pairs(records, encoded, valid_pairs)
     if train_b.n_mined:
         session.after_epochs = functools.partial(session.mine, records.table, train_b)
-    stems = ["records"] if records.n_left is None else ["left", "right"]
-    files = [
-        data / "dataset.yaml",
-        *(tables.find_table(data, schema, stem) for stem in (*stems, "pairs_train", "pairs_valid")),
-    ]
 
     def ids_of(pairs: Sequence[int]) -> list[str]:
         sides = (records.table.ids.take(pa.array(side[list(pairs)])) for side in (train_b.left, train_b.right))
         return [f"{left} and {right}" for left, right in zip(*(side.to_pylist() for side in sides), strict=True)]
 
-    return Prepared(session, train_b, valid_b, pair_ids(valid_pairs), files, ids_of)
+    return Prepared(session, train_b, valid_b, pair_ids(valid_pairs), tables.training_files(data, schema), ids_of)
 
 
 def fit(prepared: Prepared, folder: Path, fingerprint: str = "") -> tuple[Module, pl.Trainer, Checkpoints]:

@@ -415,6 +415,16 @@ def hashes(values: pa.Array) -> np.ndarray:
     return np.fromiter(map(hash, values.to_pylist()), np.int64, len(values))
 
 
+def training_files(folder: Path, schema: Schema) -> list[Path]:
+    """Those of a dataset that training reads, of which ``fingerprint`` tells whether they are still the same."""
+    if schema.task is TaskKind.KWAY:
+        stems = ["train", "valid"]
+    else:
+        sides = ["records"] if files.exists(folder, "records") else ["left", "right"]
+        stems = [*sides, "pairs_train", "pairs_valid"]
+    return [folder / "dataset.yaml", *(find_table(folder, schema, stem) for stem in stems)]
+
+
 def fingerprint(paths: list[Path]) -> str:
     """A digest of the files' names and bytes; a folder counts as the files in it."""
     digest = hashlib.blake2b(digest_size=16)

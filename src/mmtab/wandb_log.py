@@ -36,7 +36,7 @@ from mmtab.config import RunConfig
 from mmtab.datasets import dataset_folder
 from mmtab.digests import digest_of
 from mmtab.errors import DataError
-from mmtab.folder import APART, BEST, LAST, flat, read_run_file
+from mmtab.folder import APART, BEST, LAST, deciding, read_run_file
 from mmtab.images import open_picture
 from mmtab.schema import Column, ColumnType, Schema, TaskKind
 from mmtab.session import cache_of
@@ -85,12 +85,8 @@ def _close() -> None:
 def group_of(config: RunConfig) -> str:
     """The same for runs that differ in nothing but the seed and in what leaves results as they are."""
     apart = (APART | {"seed"}) - {"dataset.path"}  # which tells one custom dataset from another
-    settings = {
-        name: value
-        for name, value in flat(config).items()
-        if not any(name == each or name.startswith(f"{each}.") for each in apart)
-    }
-    return f"{config.dataset.name}-{digest_of(json.dumps(settings, sort_keys=True))[:8]}"
+    settings = json.dumps(deciding(config, apart), sort_keys=True)
+    return f"{config.dataset.name}-{digest_of(settings)[:8]}"
 
 
 class Wandb(MetricsLogger):
