@@ -1,4 +1,4 @@
-"""The commands of scripts/prepare_data.py and scripts/cache.py: each calls functions of the library and prints what they gave."""
+"""The commands of scripts/prepare_data.py, cache.py and submit.py: each calls functions of the library and prints what they gave."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+import yaml
 from rich import filesize
 from rich.console import Console
 from rich.table import Table
 
 from mmtab import files
 from mmtab.cli import friendly
-from mmtab.config import RunConfig
+from mmtab.config import CONFIGS, RunConfig
 from mmtab.errors import ConfigError
 from mmtab.store import DAY, Entry, Store, least_used
 
@@ -269,3 +270,121 @@ def _plain(text: str) -> Any:
     from rich.text import Text
 
     return Text(text)
+
+
+# --- scripts/submit.py -----------------------------------------------------------------------------------------------
+
+submit_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Contest = Annotated[Path, typer.Argument(help="the folder of a challenge", show_default=False)]
+Team = Annotated[str, typer.Argument(help="its name", show_default=False)]
+
+
+@submit_app.command(name="open")
+def open_(
+    folder: Annotated[Path, typer.Argument(help="the new folder", show_default=False)],
+    dataset: Annotated[list[str] | None, typer.Option(help="a name or a folder; again for more")] = None,
+    track: Annotated[list[str] | None, typer.Option(help="datasets and tracks of configs/track/NAME.yaml; again for more")] = None,
+    title: Annotated[str, typer.Option(help="of the scoreboard; the folder's name")] = "",
+    public_share: Annotated[float, typer.Option(help="of the test rows, whose score is shown while it runs")] = 0.5,
+    per_day: Annotated[int, typer.Option(help="submissions of a team for a dataset in a day (UTC)")] = 5,
+    seed: Annotated[int | None, typer.Option(help="of the public rows; keep it secret. From the system's entropy")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="the handout holds files, not links")] = False,
+) -> None:  # fmt: skip
+    """Open a challenge: secret labels, and the handout for participants. Without --track a track for each task."""
+    from mmtab.benchmark.submission import HANDOUT, open_challenge
+    from mmtab.datasets import load_dataset
+
+    folders: dict[str, Path] = {}
+    tracks: dict[str, list[str]] = {}
+    for name in dataset or []:
+        found = load_dataset(name)
+        known = found.schema.name if Path(name).name != name or Path(name).is_dir() else name
+        if folders.setdefault(known, found.folder) != found.folder:
+            raise ConfigError(f"--dataset {name}: another dataset is called {known} too")
+        if not track:
+            tracks.setdefault(str(found.schema.task), []).append(known)
+    for name, members in [(name, members) for each in track or [] for name, members in _tracks(each).items()]:
+        tracks[name] = members
+        folders |= {member: load_dataset(member).folder for member in members if member not in folders}
+    if track and (loose := set(folders) - {member for members in tracks.values() for member in members}):
+        raise ConfigError(f"--dataset {min(loose)}: it is of none of the tracks {', '.join(tracks)}")
+    challenge = open_challenge(
+        folder, folders, tracks, title=title or folder.resolve().name, public_share=public_share, per_day=per_day, seed=seed, copy=copy,
+    )  # fmt: skip
+    rows = [(d, str(challenge.truth(d).schema.metric), *(f"{len(challenge.rows(d, public)):,}" for public in (True, False))) for d in challenge.datasets]  # fmt: skip
+    _print(challenge.title, ["dataset", "metric", "public rows", "private rows"], rows)
+    _say(f"written: {folder}; send {folder / HANDOUT} to participants, keep all else")
+
+
+@submit_app.command(name="check")
+def check_submission(
+    folder: Contest, dataset: str, file: Annotated[Path, typer.Argument(help="predictions, .parquet or .csv")]
+) -> None:
+    """Whether a predictions file would be accepted. Scores nothing and counts for nothing."""
+    from mmtab.benchmark.submission import check
+
+    answers = check(folder, dataset, file)
+    _say(f"{file}: {len(answers.prediction):,} rows of {dataset}, {'without' if answers.probability is None else 'with'} probabilities; would be accepted")  # fmt: skip
+
+
+@submit_app.command()
+def send(
+    folder: Contest, team: Team,
+    files: Annotated[Path, typer.Argument(help="predictions, or a folder of <dataset>.parquet or .csv", show_default=False)],
+    dataset: Annotated[str | None, typer.Option(help="of one file; by default its name says it")] = None,
+) -> None:  # fmt: skip
+    """Check, score and keep predictions: all of a folder or none. Prints a receipt with the public score."""
+    from mmtab.benchmark.submission import files_in, submit
+
+    if files.is_dir() and dataset is not None:
+        raise ConfigError("--dataset is for one file; those of a folder are called <dataset>.parquet or <dataset>.csv")
+    receipts = submit(folder, team, files_in(folder, files) if files.is_dir() else {dataset or files.stem: files})
+    rows = [(r.dataset, f"{r.attempt}{' (as before)' if r.again else ''}", str(r.left_today), r.metric, f"{r.public:.6f}", r.sha256[:12]) for r in receipts]  # fmt: skip
+    _print(f"{receipts[0].team}, {receipts[0].time}", ["dataset", "attempt", "left today", "metric", "public score", "sha256"], rows)  # fmt: skip
+
+
+@submit_app.command()
+def standings(
+    folder: Contest,
+    final: Annotated[bool, typer.Option("--final", help="private scores, once the challenge is over")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="where to write the scoreboard")] = None,
+) -> None:
+    """Who leads, by the public scores; with --final who won, by the private ones of the same submissions."""
+    from mmtab.benchmark.submission import ranked, standings
+
+    board = standings(folder, final)
+    for track, members in board.tracks.items():
+        rows = []
+        for place, entry, mean in ranked(board, track):
+            scores = ["" if not entry.of(name) else f"{entry.of(name)[0].value:.4f}" for name in members]
+            rows.append((str(place or ""), entry.title, "" if mean is None else f"{mean:.4f}", *scores, entry.about))
+        _print(f"{board.title}: {track}", ["place", "team", "average", *members, ""], rows)
+    _say(f"scored on {board.facts['scored on']}")
+    if output is not None:
+        from mmtab.benchmark.scoreboard import write_scoreboard
+
+        write_scoreboard(board, output)
+        _say(f"written: {output}")
+
+
+@submit_app.command()
+def history(folder: Contest, team: Team) -> None:
+    """All attempts of a team, with their public scores."""
+    from mmtab.benchmark.submission import history
+
+    attempts = history(folder, team)
+    rows = [(a.time, a.dataset, a.status, str(a.attempt or ""), "" if a.public is None else f"{a.public:.6f}", a.reason) for a in attempts]  # fmt: skip
+    _print(team.strip(), ["time", "dataset", "status", "attempt", "public score", "reason"], rows)
+
+
+def _tracks(name: str) -> dict[str, list[str]]:
+    """The tracks of configs/track/NAME.yaml, each ``{datasets: [names]}``, or of such a file elsewhere."""
+    path = next((path for path in (CONFIGS / "track" / f"{name}.yaml", Path(name)) if path.is_file()), None)
+    known = sorted(path.stem for path in (CONFIGS / "track").glob("*.yaml"))
+    if path is None:
+        raise ConfigError(f"--track {name}: configs/track has {', '.join(known) or 'none'}; or name a yaml file")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {str(track): [str(member) for member in about["datasets"]] for track, about in raw.items()}
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: expected tracks such as 'kway: {{datasets: [fashion, music]}}'") from error

@@ -268,6 +268,55 @@ class SweepConfig:
     study: str | None = None
 
 
+@dataclass
+class TrackConfig:
+    """``datasets``: names of configs/dataset/, or dataset folders; the ranking is by the average over them."""
+
+    title: str = MISSING
+    datasets: list[str] = MISSING
+
+
+@dataclass
+class SystemConfig:
+    """Something that is ranked. ``kind``: mmtab, control or rival. ``tasks``: those it can do. ``keep``: the column types it
+    gets to see, all if none are named; datasets that lack one of them are left out, and so are those that lack one of
+    ``needs``. ``deterministic``: one seed says it all. Just one of these says what it is: ``train``, overrides of
+    train.py; ``baseline``, a name of benchmark/baselines.py; ``command``, a program with its arguments; ``members``, other
+    systems of which an ensemble is made."""
+
+    title: str = MISSING
+    about: str = ""
+    kind: str = "control"
+    tasks: list[str] = field(default_factory=lambda: ["kway", "matching"])
+    keep: list[str] = field(default_factory=list)
+    needs: list[str] = field(default_factory=list)
+    deterministic: bool = False
+    train: list[str] | None = None
+    baseline: str | None = None
+    command: list[str] | None = None
+    members: list[str] | None = None
+
+
+@dataclass
+class BenchmarkConfig:
+    """``seeds``: how many, or a list of them. ``overrides``: of train.py, for every mmtab system, to try things quickly.
+    ``n_jobs``: so many at a time, which share cores and GPUs. ``retries`` of what failed, in this call. ``weights``: whether
+    to keep the checkpoints of mmtab's runs (all or none). ``refresh``: a Markdown file to put the ranking into, between the
+    marks <!-- scoreboard --> and <!-- /scoreboard -->."""
+
+    output: str = MISSING
+    track: dict[str, TrackConfig] = field(default_factory=dict)
+    system: dict[str, SystemConfig] = field(default_factory=dict)
+    seeds: Any = 1
+    overrides: list[str] = field(default_factory=list)
+    n_jobs: int = 1
+    retries: int = 1
+    weights: str = "none"
+    refresh: str | None = None
+    data_root: str = "data"
+    cache: str = "~/.cache/mmtab"
+
+
 def compose(*overrides: str) -> RunConfig:
     """The configuration that ``scripts/train.py`` has with these overrides, for programs and notebooks. It wants an
     ``output=``, which only a script has by itself."""
@@ -368,5 +417,6 @@ def register() -> None:
         ("match_config", MatchConfig),
         ("reproduce_config", ReproduceConfig),
         ("sweep_config", SweepConfig),
+        ("benchmark_config", BenchmarkConfig),
     ):
         store.store(name=name, node=node)

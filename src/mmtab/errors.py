@@ -58,7 +58,8 @@ class DataError(MmtabError):
             text += f"; found {_short(found)}"
         if fix is not None:
             text += f". Fix: {fix}"
-        super().__init__(text)
+        # Names and cells come from anywhere: a message stays one line, and no terminal obeys it.
+        super().__init__("".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text))
 
 
 def _short(value: object, limit: int = 120) -> str:

@@ -1,8 +1,7 @@
-"""The files of a run folder, and who may write there."""
+"""The files of a run folder."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import pickle
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +22,6 @@ from mmtab.config import RunConfig
 from mmtab.errors import RunError
 from mmtab.files import write_table
 from mmtab.fitted import Fitted
-from mmtab.locks import lock
 from mmtab.sharding import load_state
 from mmtab.tasks import PairTask, Predictions, Task
 
@@ -33,24 +30,6 @@ BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
 # Settings that leave the numbers of a run as they are
 APART = {"output", "data_root", "cache", "cache_gb", "resume", "wandb", "test", "trainer.progress", "trainer.n_workers",
          "trainer.checkpoint_seconds", "trainer.keep", "trainer.on_oom", "dataset.path"}  # fmt: skip
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a run folder, which a process that dies lets go of; raises RunError where another one holds it
-    for more than ``wait`` seconds. Where the file system knows no locks, nobody is kept out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held = lock(folder / ".lock", wait)
-    try:
-        held.acquire()
-    except filelock.Timeout:
-        raise RunError(f"another process is writing to {folder}; wait for it, or give another output=FOLDER") from None
-    except NotImplementedError:
-        pass
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def differences(there: RunConfig, here: RunConfig, settled: bool = True) -> list[str]:

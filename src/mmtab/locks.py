@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
+
+from mmtab.errors import RunError
 
 
 def lock(path: Path, timeout: float = -1) -> filelock.BaseFileLock:
@@ -24,3 +28,21 @@ def is_held(path: Path) -> bool:
         return True
     except (NotImplementedError, OSError):  # nobody can hold it
         return False
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a run folder, which a process that dies lets go of; raises RunError where another one holds it
+    for more than ``wait`` seconds. Where the file system knows no locks, nobody is kept out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = lock(folder / ".lock", wait)
+    try:
+        held.acquire()
+    except filelock.Timeout:
+        raise RunError(f"another process is writing to {folder}; wait for it, or give another output=FOLDER") from None
+    except NotImplementedError:
+        pass
+    try:
+        yield
+    finally:
+        held.release()

@@ -38,7 +38,6 @@ from mmtab.fitted import Fitted
 from mmtab.folder import (
     FORMAT,
     LAST,
-    alone_in,
     differences,
     load_weights,
     open_config,
@@ -48,6 +47,7 @@ from mmtab.folder import (
     write_metrics,
     write_predictions,
 )
+from mmtab.locks import alone_in
 from mmtab.machine import prepare_process, usable_cores
 from mmtab.module import BadLoss, Module
 from mmtab.schema import Schema, TaskKind

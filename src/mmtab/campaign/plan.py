@@ -122,7 +122,7 @@ def read_plan(config: SweepConfig) -> Plan:
         values = getattr(config, name)
         if not values or len(set(values)) < len(values):
             raise ConfigError(f"{name}={written(values)}: expected at least one, and each once")
-    places = [_dataset(entry) for entry in config.datasets]
+    places = [dataset_place(entry) for entry in config.datasets]
     names = [name for name, _ in places]
     for name in names:
         if names.count(name) > 1:
@@ -140,7 +140,7 @@ def read_plan(config: SweepConfig) -> Plan:
         raise ConfigError("test=all: it needs the checkpoints of every run; take weights=all, or test=best")
     if config.sampler == "grid":
         grid_size(settings)
-    with _hydra_set_aside():
+    with hydra_set_aside():
         _compose_all(plan)
     return plan
 
@@ -157,19 +157,19 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     return found
 
 
-def _dataset(entry: str) -> tuple[str, tuple[str, ...]]:
-    """The name of a dataset among the runs, and the overrides that say it."""
+def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, ...]]:
+    """The name of a dataset among the runs, and the overrides of train.py that say it."""
     if (CONFIGS / "dataset" / f"{entry}.yaml").is_file():
         return entry, (f"dataset={entry}",)
     folder = Path(entry).expanduser().resolve()
     if folder.is_dir():
         return folder.name, ("dataset=custom", f"dataset.path={written(str(folder))}")
     known = ", ".join(sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml")))
-    raise ConfigError(f"datasets: {entry} is neither a name of configs/dataset/ ({known}) nor a dataset folder")
+    raise ConfigError(f"{where}: {entry} is neither a name of configs/dataset/ ({known}) nor a dataset folder")
 
 
 @contextlib.contextmanager
-def _hydra_set_aside() -> Iterator[None]:
+def hydra_set_aside() -> Iterator[None]:
     """A script that was started by Hydra can compose no configuration but its own, as long as Hydra knows of that one."""
     from hydra.core.global_hydra import GlobalHydra
 
@@ -220,21 +220,26 @@ def _compose_values(plan: Plan) -> None:
 
 
 def _compose(where: str, run: Run, overrides: Sequence[str]) -> RunConfig:
+    return compose_run(where, run.place, [*overrides, f"seed={run.seed}"])
+
+
+def compose_run(where: str, place: Sequence[str], overrides: Sequence[str]) -> RunConfig:
+    """The configuration of a run on the dataset that ``place`` says; raises ConfigError, which begins with ``where``."""
     from hydra.errors import HydraException
 
     try:
-        return compose(*run.place, *overrides, f"seed={run.seed}", "output=unused", "test=false")
+        return compose(*place, *overrides, "output=unused", "test=false")
     except (HydraException, ConfigError) as error:
-        raise ConfigError(f"{where}: {_reason(error, run)}") from error
+        raise ConfigError(f"{where}: {_reason(error, place)}") from error
 
 
-def _reason(error: Exception, run: Run) -> str:
+def _reason(error: Exception, place: Sequence[str]) -> str:
     """What Hydra means, in one line."""
     missing = re.match(r"Could not override '([^']+)'", str(error))
     if missing is None:
         lines = str(error.__cause__ or error).split("Config search path")[0].split("full_key:")[0].splitlines()
         return " ".join(line.strip() for line in lines if line.strip())
-    known = sorted(set(_names(dataclasses.asdict(compose(*run.place, "output=unused")))))
+    known = sorted(set(_names(dataclasses.asdict(compose(*place, "output=unused")))))
     near = difflib.get_close_matches(missing[1], known, n=2)
     return f"no setting {missing[1]}" + (
         f"; did you mean {' or '.join(near)}?" if near else "; train.py --help has all"

