@@ -18,10 +18,10 @@ SOURCE = Path(mmtab.__file__).parent
 # The way data flows. A module imports from the entries above its own and from its own, never from those below.
 # datamodule.py stands after the encoders because it computes the features of frozen ones, once, before any batch.
 ORDER = [
-    "errors", "machine", "follow", "locks", "atomic", "ranks", "catalogue", "neighbours", "schema", "digests", "store", "files", "table", "splits", "mining", "infer", "images", "convert", "prepare", "check", "preprocess", "comparison", "fitted", "config",
+    "errors", "machine", "follow", "locks", "atomic", "ranks", "catalogue", "neighbours", "metrics", "schema", "digests", "store", "files", "table", "splits", "mining", "infer", "images", "convert", "prepare", "check", "preprocess", "comparison", "fitted", "config",
     "tensors", "dropout", "encoders.backbones", "encoders", "row_tokenizer", "fusion", "heads", "models", "datamodule", "tasks",
     "optim", "build", "sharding", "module", "provenance", "folder", "callbacks", "checkpoints", "datasets", "session", "wandb_log", "importers", "run", "reproduce", "matching", "report",
-    "campaign", "testing", "benchmark", "cli", "commands",
+    "campaign", "testing", "benchmark", "cli", "benchmark.cell", "benchmark.runner", "commands",
 ]  # fmt: skip
 LAZY = {"cli", "commands", "datasets"}  # whose imports inside functions do not count
 

@@ -15,8 +15,9 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, MulticlassAccuracy, MulticlassF1Score
 
+from mmtab.metrics import best_threshold, pair_metrics
 from mmtab.optim import parameter_groups, warmup_cosine
-from mmtab.tasks import KWayTask, PairTask, Predictions, best_threshold, pair_metrics
+from mmtab.tasks import KWayTask, PairTask, Predictions
 
 SEEDS = range(8)
 

@@ -385,6 +385,8 @@ def _tracks(name: str) -> dict[str, list[str]]:
         raise ConfigError(f"--track {name}: configs/track has {', '.join(known) or 'none'}; or name a yaml file")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if "defaults" in raw:  # such as all.yaml, which is the others together
+            return {track: members for each in raw["defaults"] for track, members in _tracks(each).items()}
         return {str(track): [str(member) for member in about["datasets"]] for track, about in raw.items()}
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: expected tracks such as 'kway: {{datasets: [fashion, music]}}'") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmtab.heads import ClassScores
+from mmtab.metrics import best_threshold, macro_f1, pair_metrics
 from mmtab.models import Scores
 
 DENSE_CLASSES = 1_000  # beyond so many, evaluation keeps only the likeliest of a row
@@ -197,14 +198,6 @@ class KWayTask:
         return {name: float(value) for name, value in values.items()}
 
 
-def macro_f1(predicted: np.ndarray, label: np.ndarray, n_classes: int) -> float:
-    """The mean over the classes that occur, as label or as prediction. scikit-learn's, which would warn of so many."""
-    said, there = (np.bincount(x, minlength=n_classes) for x in (predicted, label))
-    both = np.bincount(label[predicted == label], minlength=n_classes)
-    occurs = said + there > 0
-    return float((2 * both[occurs] / (said + there)[occurs]).mean())
-
-
 class PairTask:
     """Binary cross-entropy for each relation; a pair is called a match from ``thresholds`` on, chosen for F1 on valid and
     then kept. With several relations each metric is the mean over them, and each relation's own stands beside it as
@@ -254,35 +247,3 @@ class PairTask:
             for relation, values in zip(self.relations, each, strict=True)
             for name, value in values.items()
         }
-
-
-def best_threshold(probability: np.ndarray, label: np.ndarray) -> float:
-    """The threshold with the best F1; half-way to the next lower score, so that it does not hang on one pair."""
-    from sklearn.metrics import precision_recall_curve
-
-    if label.min() == label.max():
-        return 0.5
-    precision, recall, scores = precision_recall_curve(label, probability)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    best = int(f1[:-1].argmax())
-    below = scores[best - 1] if best > 0 else scores[best]
-    half_way = (scores[best] + below) / 2  # neighbouring floats have nothing between them
-    return float(half_way if half_way > below else scores[best])
-
-
-def pair_metrics(probability: np.ndarray, label: np.ndarray, threshold: float) -> dict[str, float]:
-    """The metrics of one relation."""
-    from sklearn import metrics
-
-    predicted = probability >= threshold
-    rates: dict[str, Callable[..., float]] = {
-        "f1": metrics.f1_score,
-        "precision": metrics.precision_score,
-        "recall": metrics.recall_score,
-    }
-    values = {name: score(label, predicted, zero_division=0) for name, score in rates.items()}
-    if label.min() < label.max():  # ranking needs both kinds
-        values["pr_auc"] = metrics.average_precision_score(label, probability)
-        values["roc_auc"] = metrics.roc_auc_score(label, probability)
-    values["log_loss"] = metrics.log_loss(label, probability, labels=[0, 1])
-    return {name: float(value) for name, value in values.items()}

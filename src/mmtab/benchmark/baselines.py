@@ -18,20 +18,16 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 
 from mmtab.benchmark.answers import Truth, write_answers
 from mmtab.comparison import Comparison
-from mmtab.datamodule import encode_table
-from mmtab.encoders.image import ImageEncoder
-from mmtab.encoders.text import TextEncoder
 from mmtab.errors import ConfigError, DataError
 from mmtab.machine import native_bf16, usable_cores
+from mmtab.metrics import best_threshold
 from mmtab.preprocess import CategoryRules, LabelCoder, Preprocessor, numeric_columns
 from mmtab.schema import ColumnType, Schema, TaskKind
 from mmtab.store import Store
 from mmtab.table import Pairs, Records, Table, read_pairs, read_records, read_split
-from mmtab.tasks import best_threshold
 
 Features = Callable[[str], Any]  # of a split: [n, f], dense or sparse
 RULES = CategoryRules(max_values=1_000, n_hash=256)  # so that one-hot stays narrow enough to be dense
@@ -510,6 +506,9 @@ class _Vectors:
     kept in its store."""
 
     def __init__(self, question: Question) -> None:
+        from mmtab.encoders.image import ImageEncoder  # with torch, which the other controls do without
+        from mmtab.encoders.text import TextEncoder
+
         self._question, schema = question, question.schema
         # The two sides of a pair may write the same thing in different columns; k-way has categories beside the text.
         also = () if question.kway else (str(ColumnType.CATEGORICAL),)
@@ -522,6 +521,10 @@ class _Vectors:
         question = self._question
         if self._text is None and self._image is None:
             return []
+        import torch
+
+        from mmtab.datamodule import encode_table
+
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         bf16 = native_bf16(device)
         encoded = encode_table(

@@ -26,6 +26,7 @@ import pyarrow as pa
 from mmtab import provenance
 from mmtab.atomic import write_json
 from mmtab.benchmark.answers import Answers, Truth, metrics, ranked_by, read_answers, without_labels
+from mmtab.campaign.children import last_words
 from mmtab.cli import friendly
 from mmtab.config import SystemConfig
 from mmtab.errors import ConfigError, RunError
@@ -199,13 +200,15 @@ def _call(cell: Cell, folder: Path, predictions: Path) -> Cost:
     shutil.rmtree(predictions, ignore_errors=True)
     predictions.mkdir()
     command = command_of(cell.system, cell.config.command or [], handout, predictions, cell.seed)
-    began = time.perf_counter()
+    log = folder / "log.txt"  # where our own output goes, and so the program's
+    began, offset = time.perf_counter(), log.stat().st_size if log.exists() else 0
     # It shares our process group, which ends as a whole; of our own sudden death Linux tells it.
     signal.signal(signal.SIGTERM, _end_group)
     done = subprocess.run(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent, check=False)
     seconds = time.perf_counter() - began
     if done.returncode:
-        raise RunError(f"{cell.system} on {cell.dataset}: {command[0]} ended with status {done.returncode}; see {folder / 'log.txt'}")  # fmt: skip
+        said = last_words(log, offset) if log.exists() else ""
+        raise RunError(f"{cell.system} on {cell.dataset} ended with status {done.returncode}: {said}")
     facts = json.loads((predictions / "facts.json").read_text()) if (predictions / "facts.json").exists() else {}
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
     return Cost(

@@ -8,8 +8,8 @@ import numpy as np
 
 from mmtab.benchmark.answers import Answers, Truth, metrics, write_answers
 from mmtab.errors import RunError
+from mmtab.metrics import best_threshold
 from mmtab.schema import TaskKind
-from mmtab.tasks import best_threshold
 
 ROUNDS = 25
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -194,21 +195,25 @@ class Work:
         ]
 
     def _next(self) -> Task | None:
-        for folder in self.waiting:
-            members = [Path(each) for each in self.cells[folder].members.values()]
-            if all(is_done(each) or each in self.failures for each in members):
+        for folder in list(self.waiting):
+            members = {name: Path(each) for name, each in self.cells[folder].members.items()}
+            lost = [name for name, each in members.items() if each in self.failures]
+            if lost:
+                self.waiting.remove(folder)
+                self._lose(folder, f"its member {lost[0]} failed")
+            elif all(is_done(each) for each in members.values()):
                 self.waiting.remove(folder)
                 return self._task(folder)
         return None
 
-    def _task(self, folder: Path) -> Task:
-        import sys
+    def _lose(self, folder: Path, failure: str) -> None:
+        self.failures[folder] = failure
+        self.n_ended += 1
+        self.pool.tell(f"{_title(self.cells[folder])}  FAILED: {failure}")
 
-        cell = self.cells[folder]
-        lost = [name for name, each in cell.members.items() if Path(each) in self.failures]
-        cell = dataclasses.replace(cell, members={k: v for k, v in cell.members.items() if k not in lost})
+    def _task(self, folder: Path) -> Task:
         folder.mkdir(parents=True, exist_ok=True)
-        cell.write(folder)
+        self.cells[folder].write(folder)
 
         def ended(seconds: float, failure: str) -> None:
             self._ended(folder, seconds, failure)
@@ -216,17 +221,14 @@ class Work:
         return Task([sys.executable, "-m", "mmtab.benchmark.cell", str(folder)], folder, lambda: is_done(folder), ended)
 
     def _ended(self, folder: Path, seconds: float, failure: str) -> None:
-        cell = self.cells[folder]
-        where = f"{cell.system}  {cell.dataset}  seed {cell.seed}"
+        where = _title(self.cells[folder])
         if failure:
             self.attempts[folder] = self.attempts.get(folder, 0) + 1
-            again = self.attempts[folder] <= self.config.retries
-            self.pool.tell(f"{where}  FAILED: {failure}" + ("; once more" if again else ""))
-            if again:
+            if self.attempts[folder] <= self.config.retries:
+                self.pool.tell(f"{where}  FAILED: {failure}; once more")
                 self.waiting.append(folder)
             else:
-                self.failures[folder] = failure
-                self.n_ended += 1
+                self._lose(folder, failure)
             return
         self.n_ended += 1
         result = json.loads((folder / "result.json").read_text())
@@ -237,6 +239,10 @@ class Work:
             f"{where}  {result['metric']} {result['value']:.4f}  {seconds:.0f} s  ({done} of {len(self.cells)}"
             + (f", about {minutes:.0f} min to go)" if left else ")")
         )
+
+
+def _title(cell: Cell) -> str:
+    return f"{cell.system}  {cell.dataset}  seed {cell.seed}"
 
 
 # --- results ---------------------------------------------------------------------------------------------------------

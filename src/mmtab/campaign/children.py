@@ -58,7 +58,7 @@ class Child:
         how = f"exit status {code}" if code else "exit status 0, but nothing finished"
         if number in set(signal.Signals):
             how = f"ended by {signal.Signals(number).name}" + (" (out of memory?)" if number == signal.SIGKILL else "")
-        last = _last_words(self.log, self.offset)
+        last = last_words(self.log, self.offset)
         return f"{how}: {last}" if last else how
 
     def _start(self) -> None:
@@ -98,7 +98,7 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in said.splitlines()))]
 
 
-def _last_words(log: Path, offset: int) -> str:
+def last_words(log: Path, offset: int) -> str:
     """The error in what was written to a log from ``offset`` on, or else the last line."""
     with log.open("rb") as file:
         file.seek(max(offset, log.stat().st_size - TAIL))

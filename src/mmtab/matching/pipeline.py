@@ -33,12 +33,12 @@ from mmtab.errors import ConfigError, MmtabError, RunError
 from mmtab.images import Progress
 from mmtab.matching.blocking import Blocker, Choice, Side, choose, pairs, word_vectors
 from mmtab.matching.clustering import METHODS, evaluate
+from mmtab.metrics import pair_metrics
 from mmtab.models import PairModel
 from mmtab.schema import LABEL, ColumnType, Schema, TaskKind
 from mmtab.session import Session, cache_of, open_run, progress_of
 from mmtab.store import Arrays, Store
 from mmtab.table import Records, Table
-from mmtab.tasks import pair_metrics
 from mmtab.tensors import Rows, Tokens
 
 BATCH = 512  # pairs, or rows, in one forward pass
