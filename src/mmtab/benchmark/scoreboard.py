@@ -86,7 +86,7 @@ def markdown(board: Board, found: Sequence[Standing] | None = None) -> str:
         if len(found) > 1:
             parts.append(f"**{_plain(standing.name)}**")
         parts += [
-            _table_of(board, standing),
+            _table_of(board, standing, standing.name in board.tracks),
             "\n".join(f"- {said}" for said in sentences(board, standing, _plain, "**{}**")),
         ]
     if board.failures:
@@ -95,9 +95,12 @@ def markdown(board: Board, found: Sequence[Standing] | None = None) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _table_of(board: Board, standing: Standing) -> str:
-    names = standing.datasets
-    lines = [["rank", "system", "average", "average rank", "wins", *map(_plain, names)]]
+def _table_of(board: Board, standing: Standing, whole: bool) -> str:
+    """``whole``: with a column a dataset and what others published; else they stand in the tables of the tracks."""
+    names = standing.datasets if whole else []
+    lines = [
+        ["rank", "system", "average", "average rank", "wins", "training, min", "predicted rows/s", *map(_plain, names)]
+    ]
     for i, entry in enumerate(standing.entries):
         cells = [_spread(standing, i, j) for j in range(len(names))]
         cells = [f"**{cell}**" if standing.best[i, j] else cell for j, cell in enumerate(cells)]
@@ -107,11 +110,12 @@ def _table_of(board: Board, standing: Standing) -> str:
             first = [str(standing.place[i]), _plain(entry.title), average, f"{standing.average_rank[i]:.1f}"]
         else:
             n = int((standing.n_seeds[i] > 0).sum())
-            first = [NONE, _plain(entry.title), f"{n} of {len(names)} datasets", ""]
-        lines.append([*first, str(standing.wins[i]), *cells])
-    for name in _references(board, standing):
+            first = [NONE, _plain(entry.title), f"{n} of {len(standing.datasets)} datasets", ""]
+        seconds, rate = standing.cost[i].train_seconds, standing.cost[i].predict_rows_per_second
+        lines.append([*first, str(standing.wins[i]), _amount(None if seconds is None else seconds / 60), _amount(rate), *cells])  # fmt: skip
+    for name in _references(board, standing) if whole else []:
         figures = [board.contests[x].references.get(name) for x in names]
-        lines.append(["", f"*{_plain(name)}, published*", "", "", "", *("" if x is None else f"*{x:.3f}*" for x in figures)])  # fmt: skip
+        lines.append(["", f"*{_plain(name)}, published*", *[""] * 5, *("" if x is None else f"*{x:.3f}*" for x in figures)])  # fmt: skip
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
