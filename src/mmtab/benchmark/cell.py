@@ -156,15 +156,16 @@ def _score(cell: Cell, folder: Path, predictions: Path, cost: Cost) -> None:
 def _train(cell: Cell, folder: Path) -> Cost:
     """A recipe of mmtab. Training never opens test; its predictions are made once the model is fixed."""
     from mmtab import run
+    from mmtab.campaign.space import written
     from mmtab.config import compose
 
     schema = Schema.read(Path(cell.data))
     dropped = dropped_types(schema, cell.config.keep)
-    settings = [f"cache={json.dumps(cell.cache)}", f"seed={cell.seed}", f"output={json.dumps(str(folder))}", "test=false", "trainer.progress=false"]  # fmt: skip
-    if dropped:
-        settings.append(f"dataset.drop=[{','.join(dropped)}]")
+    places = {"dataset.path": cell.data, "cache": cell.cache, "output": str(folder)}
+    settings = [*(f"{name}={written(place)}" for name, place in places.items()), f"seed={cell.seed}", "test=false"]
+    settings += ["trainer.progress=false", *([f"dataset.drop={written(dropped)}"] if dropped else [])]
     run.train(compose(*cell.place, *(cell.config.train or []), *cell.overrides, *settings), folder)
-    if not (folder / "predictions_test.parquet").exists():
+    if "test" not in json.loads((folder / "metrics.json").read_text()):
         run.evaluate(folder, "test", Path(cell.data))
     facts, scores = (json.loads((folder / name).read_text()) for name in ("provenance.json", "metrics.json"))
     return Cost(

@@ -24,9 +24,11 @@ from mmtab.benchmark.board import Board, Contest, Entry, Failure, Score
 from mmtab.benchmark.cell import Cell, command_of, dropped_types, is_done
 from mmtab.campaign.plan import compose_run, dataset_place, hydra_set_aside
 from mmtab.campaign.pool import Pool, Task
+from mmtab.campaign.space import written
 from mmtab.config import CONFIGS, BenchmarkConfig, SystemConfig
 from mmtab.datasets import dataset_folder
 from mmtab.errors import ConfigError, RunError
+from mmtab.locks import is_held
 from mmtab.report.results import refresh
 from mmtab.schema import Schema, TaskKind
 
@@ -78,7 +80,7 @@ def find_datasets(config: BenchmarkConfig) -> tuple[dict[str, Source], dict[str,
         for entry in about.datasets:
             name, place = dataset_place(entry, f"track.{track}")
             with hydra_set_aside():
-                found = compose_run(f"track.{track}, {name}", place, [f"data_root={json.dumps(config.data_root)}"])
+                found = compose_run(f"track.{track}, {name}", place, [f"data_root={written(config.data_root)}"])
             folder = dataset_folder(found.dataset, config.data_root, Path(config.cache).expanduser())
             if name in sources and sources[name].folder != folder:
                 raise ConfigError(f"track.{track}: two datasets are called {name}; rename one of the folders")
@@ -111,26 +113,23 @@ def plan_cells(config: BenchmarkConfig, sources: dict[str, Source]) -> dict[Path
     for name, least in (("n_jobs", 1), ("retries", 0)):
         if getattr(config, name) < least:
             raise ConfigError(f"{name}={getattr(config, name)}: expected at least {least}")
-    seeds, output, cells = seeds_of(config.seeds), Path(config.output).resolve(), {}
+    output, cells = Path(config.output).resolve(), {}
     for name, system in config.system.items():
         check_system(name, system, config)
     ordered = sorted(config.system.items(), key=lambda item: item[1].members is not None)
-    for seed in seeds:
+    for seed in seeds_of(config.seeds):
         for name, system in ordered:
-            if system.deterministic and seed != seeds[0]:
-                continue
             for source in sources.values():
-                if not applies(system, source.schema):
+                place = _folder(output, name, system, source, seed)
+                if not applies(system, source.schema) or place in cells:
                     continue
                 members = {
-                    each: str(
-                        _folder(output, each, source.name, seeds[0] if config.system[each].deterministic else seed)
-                    )
+                    each: str(_folder(output, each, config.system[each], source, seed))
                     for each in system.members or []
                     if applies(config.system[each], source.schema)
                 }
-                cells[_folder(output, name, source.name, seed)] = Cell(
-                    name, dataclasses.asdict(system), source.name, seed, source.place, str(source.folder),
+                cells[place] = Cell(
+                    name, dataclasses.asdict(system), source.name, 0 if system.deterministic else seed, source.place, str(source.folder),
                     str(output / "handout" / f"{source.name}-{source.fingerprint[:12]}"), str(Path(config.cache).expanduser()),
                     source.fingerprint, list(config.overrides), members, config.weights,
                 )  # fmt: skip
@@ -198,10 +197,12 @@ class Work:
         for folder in list(self.waiting):
             members = {name: Path(each) for name, each in self.cells[folder].members.items()}
             lost = [name for name, each in members.items() if each in self.failures]
-            if lost:
+            if is_done(folder):  # by another process
+                self.waiting.remove(folder)
+            elif lost:
                 self.waiting.remove(folder)
                 self._lose(folder, f"its member {lost[0]} failed")
-            elif all(is_done(each) for each in members.values()):
+            elif all(is_done(each) for each in members.values()) and not is_held(folder / ".lock"):
                 self.waiting.remove(folder)
                 return self._task(folder)
         return None
@@ -349,5 +350,6 @@ def _columns(answers: pa.Table, prefix: str) -> np.ndarray:
     return np.stack([np.asarray(answers[name]) for name in answers.column_names if name.startswith(prefix)], 1)
 
 
-def _folder(output: Path, system: str, dataset: str, seed: int) -> Path:
-    return output / "cells" / system / dataset / f"seed{seed}"
+def _folder(output: Path, name: str, system: SystemConfig, source: Source, seed: int) -> Path:
+    """Of a cell; what is deterministic has the one seed 0."""
+    return output / "cells" / name / source.name / f"seed{0 if system.deterministic else seed}"
