@@ -261,3 +261,35 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine(n_steps: int, fraction: 
     done = np.arange(n_steps - n_warmup) / max(1, n_steps - n_warmup)
     np.testing.assert_allclose(rates[n_warmup:], 1 + np.cos(np.pi * done), atol=1e-12)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0 if n_steps > n_warmup else 2, abs=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+def test_a_temperature_makes_probabilities_true(temperature: float) -> None:
+    """Labels are drawn from logits that the model then states too boldly, or too timidly."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(20_000, 4)) * 2
+    task, pairs = KWayTask(4), PairTask(("a", "b"))
+    label = (task.probabilities(truth).cumsum(1) < rng.random((len(truth), 1))).sum(1)
+    said = torch.from_numpy(truth * temperature)
+    before = task._summary(said, torch.from_numpy(label), torch.arange(len(label)))
+    task.fit_temperature(before)
+    assert task.temperatures[0] == pytest.approx(temperature, rel=0.05)
+    after = task._summary(task._scaled(said), torch.from_numpy(label), torch.arange(len(label)))
+    assert (after.best == before.best).all(), "it changes no ranking"
+    found, raw = task.metrics_of(after), KWayTask(4).metrics_of(before)
+    assert found["ece"] < 0.02 and found["log_loss"] <= raw["log_loss"] + 1e-9 and found["accuracy"] == raw["accuracy"]
+    if temperature != 1.0:
+        assert found["ece_unscaled"] == pytest.approx(raw["ece"], abs=1e-5) and raw["ece"] > 0.05
+    yes = (rng.random((len(truth), 2)) < pairs.probabilities(truth[:, :2])).astype(np.int64)
+    yes[:, 1] = 1
+    logits = truth[:, :2] * temperature
+    pairs.fit_temperature(Predictions(np.arange(len(yes)), yes, pairs.probabilities(logits)))
+    assert pairs.temperatures == pytest.approx([temperature, 1.0], rel=0.08), "one kind of label says nothing"
+    assert PairTask(("a", "b")).temperatures.tolist() == [1, 1]
+
+
+def test_without_labels_or_of_very_many_classes_there_is_no_temperature() -> None:
+    task = KWayTask(3)
+    task.fit_temperature(Predictions(np.arange(2), np.array([-1, -1]), np.full((2, 3), 1 / 3, np.float32)))
+    task.fit_temperature(Predictions(np.arange(2), np.array([0, 1]), None))
+    assert task.temperatures.tolist() == [1]

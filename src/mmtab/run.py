@@ -119,6 +119,8 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     module, trainer, checkpoints = fit(prepared, folder, fingerprint)
     load_weights(session.model, checkpoints.finish(trainer))
     predictions, predict_seconds = session.predictions(prepared.valid)
+    session.task.fit_temperature(predictions)
+    predictions, _ = session.predictions(prepared.valid)  # with it
     session.task.fit_threshold(predictions)
     metrics = session.task.metrics_of(predictions)
     n_trained = sum(ranks.of_all(module.n_trained))
@@ -131,6 +133,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
             provenance.facts()
             | {
                 "format": FORMAT,
+                "temperatures": session.task.temperatures.tolist(),
                 "thresholds": session.task.thresholds.tolist() if isinstance(session.task, PairTask) else None,
                 "seed": config.seed,
                 "precision": session.precision,

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmtab.heads import ClassScores
-from mmtab.metrics import best_threshold, macro_f1, pair_metrics
+from mmtab.metrics import best_temperature, best_threshold, macro_f1, pair_metrics
 from mmtab.models import Scores
 
 DENSE_CLASSES = 1_000  # beyond so many, evaluation keeps only the likeliest of a row
@@ -49,13 +49,17 @@ def gather(parts: Sequence[Predictions]) -> Predictions:
 
 @runtime_checkable
 class Task(Protocol):
-    """``metric`` is the one that training maximises on valid. ``scores``: what the task's model makes of a batch."""
+    """``metric`` is the one that training maximises on valid. ``scores``: what the task's model makes of a batch.
+    ``temperatures``: what logits are divided by, of the classes or of each relation."""
 
     metric: str
+    temperatures: np.ndarray
 
     def loss_of(self, scores: Any, label: Tensor) -> Tensor: ...
 
     def predict(self, scores: Any, label: Tensor, row: Tensor) -> Predictions: ...
+
+    def fit_temperature(self, predictions: Predictions) -> None: ...
 
     def fit_threshold(self, predictions: Predictions) -> None: ...
 
@@ -81,6 +85,7 @@ class KWayTask:
     ) -> None:
         self.n_classes, self.label_smoothing, self.metric = n_classes, label_smoothing, metric
         self.n_sampled = n_sampled
+        self.temperatures = np.ones(1)
         self.weight = None
         if class_counts is not None:  # "balanced", as scikit-learn defines it
             self.weight = torch.tensor(
@@ -131,7 +136,11 @@ class KWayTask:
     def predict(self, scores: ClassScores, label: Int[Tensor, " b"], row: Int[Tensor, " b"]) -> Predictions:
         n = max(1, MAX_LOGITS // self.n_classes)
         parts = [slice(start, start + n) for start in range(0, len(label), n)]
-        return gather([self._summary(scores.rows(part).logits, label[part], row[part]) for part in parts])
+        return gather([self._summary(self._scaled(scores.rows(part).logits), label[part], row[part]) for part in parts])
+
+    def _scaled(self, logits: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+        temperature = float(self.temperatures[0])
+        return logits if temperature == 1 else logits.float() / temperature
 
     def _summary(self, logits: Float[Tensor, "b k"], label: Int[Tensor, " b"], row: Int[Tensor, " b"]) -> Predictions:
         """Made where the logits are: not worth moving are those of 100,000 classes."""
@@ -162,8 +171,16 @@ class KWayTask:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """[n, k] logits -> [n, k]."""
-        shifted = np.exp(logits - logits.max(1, keepdims=True))
+        scaled = logits / self.temperatures[0]
+        shifted = np.exp(scaled - scaled.max(1, keepdims=True))
         return shifted / shifted.sum(1, keepdims=True)
+
+    def fit_temperature(self, predictions: Predictions) -> None:
+        """From predictions without one. Of more than DENSE_CLASSES not all probabilities are at hand, so there is none."""
+        p, known = predictions.probability, predictions.label >= 0
+        if p is not None and known.any():
+            logits = np.log(p[known].astype(np.float64).clip(np.finfo(np.float32).tiny))
+            self.temperatures = np.array([best_temperature(logits, predictions.label[known])])
 
     def fit_threshold(self, predictions: Predictions) -> None:
         """K-way takes the likeliest class; there is nothing to choose."""
@@ -174,7 +191,8 @@ class KWayTask:
         return self.metrics_of(self._summary(logits, labels, torch.arange(len(label))))
 
     def metrics_of(self, predictions: Predictions) -> dict[str, float]:
-        """Accuracy, macro-F1, log-loss, top-5 accuracy, expected calibration error (15 bins, Guo et al. 2017)."""
+        """Accuracy, macro-F1, log-loss, top-5 accuracy, expected calibration error (15 bins, Guo et al. 2017), and what the
+        latter would be without the temperature."""
         from torchmetrics.functional.classification import binary_calibration_error
 
         p, label, rank = predictions.label_probability, predictions.label, predictions.rank
@@ -191,10 +209,16 @@ class KWayTask:
         }
         if self.n_classes > 5:
             values["top5"] = (rank < 5).mean()
-        # Of two classes, right and wrong, it is what it is of many: only the likeliest counts.
-        values["ece"] = binary_calibration_error(
-            torch.from_numpy(confidence).float(), torch.from_numpy(right).long(), n_bins=15
-        ).item()
+
+        def ece(confidence: np.ndarray) -> float:
+            # Of two classes, right and wrong, it is what it is of many: only the likeliest counts.
+            said, so = torch.from_numpy(confidence).float(), torch.from_numpy(right).long()
+            return binary_calibration_error(said, so, n_bins=15).item()
+
+        values["ece"] = ece(confidence)
+        if self.temperatures[0] != 1 and predictions.probability is not None:
+            before = predictions.probability.astype(np.float64) ** self.temperatures[0]
+            values["ece_unscaled"] = ece(before[np.arange(len(before)), predicted] / before.sum(1))
         return {name: float(value) for name, value in values.items()}
 
 
@@ -208,6 +232,7 @@ class PairTask:
     ) -> None:
         self.relations, self.pos_weight, self.metric = tuple(relations), pos_weight, metric
         self.thresholds = np.full(len(self.relations), 0.5)
+        self.temperatures = np.ones(len(self.relations))
 
     def loss(self, logits: Float[Tensor, "b r"], label: Int[Tensor, "b r"]) -> Float[Tensor, ""]:
         weight = None if self.pos_weight is None else torch.tensor(self.pos_weight, device=logits.device)
@@ -223,7 +248,17 @@ class PairTask:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """[n, r] logits -> [n, r] probability of a match."""
-        return np.exp(-np.logaddexp(0, -logits))  # the sigmoid, without overflow
+        return np.exp(-np.logaddexp(0, -logits / self.temperatures))  # the sigmoid, without overflow
+
+    def fit_temperature(self, predictions: Predictions) -> None:
+        """For each relation, from predictions without one."""
+        assert predictions.probability is not None
+        p = predictions.probability.clip(1e-15, 1 - 1e-15)
+        logits = np.stack([np.log1p(-p), np.log(p)], 2)
+        both = (predictions.label.min(0) < predictions.label.max(0)).tolist()
+        self.temperatures = np.array(
+            [best_temperature(logits[:, r], predictions.label[:, r]) if both[r] else 1.0 for r in range(len(both))]
+        )
 
     def fit_threshold(self, predictions: Predictions) -> None:
         """For each relation the threshold with the best F1."""
