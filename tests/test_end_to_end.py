@@ -125,6 +125,35 @@ def test_pairs_are_predicted_from_tables(tmp_path: Path, configure) -> None:
     np.testing.assert_allclose(np.array(predicted["probability"]), np.array(before["probability"]), atol=1e-6)
     with pytest.raises(RunError, match="left=TABLE"):
         run.predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "x.parquet")
+    tables = {side: data / f"{side}.parquet" for side in ("left", "right")}
+    for cost in (0.25, 4.0):
+        run.predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "cost.csv", **tables, cost=cost)
+        stored = pa.csv.read_csv(tmp_path / "cost.csv")
+        assert (np.array(stored["prediction"]) == (np.array(stored["probability"]) >= cost / (1 + cost))).all()
+    with pytest.raises(RunError, match="cost=-1"):
+        run.predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "x.csv", **tables, cost=-1)
+
+
+@pytest.mark.parametrize("write", [write_kway, write_pairs])
+def test_of_what_it_is_least_sure_it_says_nothing(tmp_path: Path, configure, write) -> None:
+    data, folder, out = tmp_path / "data", tmp_path / "run", tmp_path / "out.csv"
+    write(data, n=100)
+    run.train(configure(data), folder)
+    kway = write is write_kway
+    tables = {} if kway else {side: data / f"{side}.parquet" for side in ("left", "right")}
+    split = data / ("valid.parquet" if kway else "pairs_valid.parquet")  # on which it was measured
+    whole = pa.parquet.read_table(folder / "predictions_valid.parquet")["prediction"].to_pylist()
+    for coverage in (1.0, 0.8, 0.5):
+        run.predict(folder, split, out, **tables, coverage=coverage)
+        stored = pa.csv.read_csv(out, convert_options=pa.csv.ConvertOptions(strings_can_be_null=True))
+        said, sure = stored["prediction"].to_pylist(), np.array(stored["confidence"])
+        known = np.array([each is not None for each in said])
+        assert known.mean() == pytest.approx(coverage, abs=0.051)
+        assert all(a == b for a, b in zip(said, whole, strict=True) if a is not None)
+        assert known.all() or sure[known].min() >= sure[~known].max()
+    for wrong in ({"coverage": 0.0}, {"coverage": 1.2}, *([{"cost": 2.0}] if kway else [])):
+        with pytest.raises(RunError, match=r"coverage=|cost is for matching"):
+            run.predict(folder, split, out, **tables, **wrong)
 
 
 def test_bad_runs_are_named(tmp_path: Path, configure) -> None:

@@ -214,7 +214,9 @@ class MatchConfig:
 
 @dataclass
 class PredictConfig:
-    """``input``: a table, or for matching a table of pairs with ``left`` and ``right`` (or one ``records``)."""
+    """``input``: a table, or for matching a table of pairs with ``left`` and ``right`` (or one ``records``). ``coverage``:
+    leave predictions empty but for that share of rows (as on valid) which the model is surest of. ``cost`` (matching): what
+    a false match costs where a missed one costs 1; null: the threshold with the best F1 on valid."""
 
     run: str = MISSING
     input: str = MISSING
@@ -224,6 +226,8 @@ class PredictConfig:
     records: str | None = None
     accelerator: str = "auto"
     devices: int = 1
+    coverage: float | None = None
+    cost: float | None = None
 
 
 @dataclass

@@ -121,19 +121,27 @@ def write_metrics(folder: Path, split: str, metrics: dict[str, Any]) -> None:
 
 
 def write_predictions(
-    path: Path, task: Task, fitted: Fitted, ids: pa.Table, predictions: Predictions, labels: np.ndarray | None
-) -> None:
+    path: Path, task: Task, fitted: Fitted, ids: pa.Table, predictions: Predictions, labels: np.ndarray | None,
+    least: np.ndarray | None = None,
+) -> None:  # fmt: skip
     """Ids, a probability a class (or that of a match), the prediction, and the label where known. Of very many classes
-    only the likeliest, with their probabilities."""
+    only the likeliest, with their probabilities. ``least`` [r]: predictions with less confidence are missing."""
+    confidence = None if least is None else task.confidence(predictions)
+
+    def said(values: pa.Array, r: int = 0) -> dict[str, pa.Array]:
+        suffix = f"_{task.relations[r]}" if isinstance(task, PairTask) and len(task.relations) > 1 else ""
+        if least is None or confidence is None:
+            return {f"prediction{suffix}": values}
+        known = pc.if_else(pa.array(confidence[:, r] >= least[r]), values, pa.scalar(None, values.type))
+        return {f"prediction{suffix}": known, f"confidence{suffix}": pa.array(confidence[:, r])}
+
     columns, probabilities = {name: ids[name] for name in ids.column_names}, predictions.probability
     if isinstance(task, PairTask):
         assert probabilities is not None
         for r, relation in enumerate(task.relations):
             suffix = "" if len(task.relations) == 1 else f"_{relation}"
-            columns |= {
-                f"probability{suffix}": pa.array(probabilities[:, r]),
-                f"prediction{suffix}": pa.array((probabilities[:, r] >= task.thresholds[r]).astype(np.int8)),
-            }
+            columns[f"probability{suffix}"] = pa.array(probabilities[:, r])
+            columns |= said(pa.array((probabilities[:, r] >= task.thresholds[r]).astype(np.int8)), r)
             if labels is not None:
                 columns[f"label{suffix}"] = pa.array(labels[:, r].astype(np.int8))
     else:
@@ -142,7 +150,7 @@ def write_predictions(
         classes = pa.array(coder.classes_)
         if probabilities is not None:
             columns |= {f"p_{name}": pa.array(p) for name, p in zip(coder.classes_, probabilities.T, strict=True)}
-        columns["prediction"] = classes.take(pa.array(best[:, 0]))
+        columns |= said(classes.take(pa.array(best[:, 0])))
         if probabilities is None:
             p_best = p_best.astype(np.float32)
             columns |= {

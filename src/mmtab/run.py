@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import math
 import shutil
 import time
 import warnings
@@ -18,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pytorch_lightning as pl
 import torch
@@ -55,6 +57,8 @@ from mmtab.session import Batches, Session, cache_of, labels_of, open_run, pair_
 from mmtab.table import Stream, Table
 from mmtab.tasks import PairTask
 from mmtab.wandb_log import log_results, wandb_loggers
+
+PERCENT = np.linspace(0, 1, 101)
 
 
 class Prepared(NamedTuple):
@@ -135,6 +139,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
                 "format": FORMAT,
                 "temperatures": session.task.temperatures.tolist(),
                 "thresholds": session.task.thresholds.tolist() if isinstance(session.task, PairTask) else None,
+                "confidence": np.quantile(session.task.confidence(predictions), PERCENT, axis=0).tolist(),
                 "seed": config.seed,
                 "precision": session.precision,
                 "device": str(session.device),
@@ -391,11 +396,21 @@ def ceiling(folder: Path) -> dict[str, float]:
 
 def predict(
     folder: Path, input: Path, output: Path, *, left: Path | None = None, right: Path | None = None, records: Path | None = None,
-    hardware: Hardware | None = None,
+    hardware: Hardware | None = None, coverage: float | None = None, cost: float | None = None,
 ) -> int:  # fmt: skip
     """Predict rows, or pairs of the rows of ``left`` and ``right`` (or ``records``); returns how many. Image paths start
-    at the folder of the table that names them."""
+    at the folder of the table that names them. ``coverage``: predict only that share of rows, those that the model is
+    surest of, as measured on valid. ``cost`` of a false match, where a missed one costs 1, sets the threshold."""
     session = open_run(folder, hardware)
+    least = None if coverage is None else _least_confidence(folder, coverage)
+    if cost is not None:
+        if not isinstance(session.task, PairTask):
+            raise RunError("cost is for matching: of k classes the likeliest is predicted")
+        if not 0 < cost < math.inf:
+            raise RunError(
+                f"cost={cost}: expected a number above 0, what a false match costs where a missed one costs 1"
+            )
+        session.task.thresholds[:] = cost / (1 + cost)  # Elkan 2001; the probabilities are calibrated on valid
     if output.suffix not in FORMATS:
         raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
     bad: Any = session.config.dataset.bad_cells
@@ -409,8 +424,20 @@ def predict(
         batches, ids = session.pairs(found, session.encode(found.table), pairs), pair_ids(pairs)
     predictions, _ = session.predictions(batches)
     if ranks.is_first():
-        write_predictions(output, session.task, session.fitted, ids, predictions, None)
+        write_predictions(output, session.task, session.fitted, ids, predictions, None, least)
     return len(batches)
+
+
+def _least_confidence(folder: Path, coverage: float) -> np.ndarray:
+    """[r] what a prediction needs so that the wanted share of valid has it."""
+    if not 0 < coverage <= 1:
+        raise RunError(f"coverage={coverage}: expected a share of the rows, above 0 and at most 1")
+    known = read_facts(folder).get("confidence")
+    if known is None:
+        raise RunError(f"{folder} is of an earlier mmtab, which kept no confidence; train again to use coverage")
+    if coverage == 1:
+        return np.full(len(known[0]), -math.inf)
+    return np.array([np.interp(1 - coverage, PERCENT, quantiles) for quantiles in zip(*known, strict=True)])
 
 
 def _save_description(session: Session, folder: Path) -> None:

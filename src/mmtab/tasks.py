@@ -67,6 +67,8 @@ class Task(Protocol):
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray: ...
 
+    def confidence(self, predictions: Predictions) -> np.ndarray: ...
+
 
 class KWayTask:
     """Cross-entropy with label smoothing (Szegedy et al. 2016) and, where asked, weights that balance the classes.
@@ -185,6 +187,11 @@ class KWayTask:
     def fit_threshold(self, predictions: Predictions) -> None:
         """K-way takes the likeliest class; there is nothing to choose."""
 
+    def confidence(self, predictions: Predictions) -> np.ndarray:
+        """[n, 1]: the probability of the likeliest class."""
+        assert predictions.best_probability is not None
+        return predictions.best_probability[:, :1]
+
     def metrics(self, probabilities: np.ndarray, label: np.ndarray) -> dict[str, float]:
         """``metrics_of`` [n, k] probabilities and [n] labels."""
         logits, labels = torch.from_numpy(probabilities).log(), torch.from_numpy(label).long()
@@ -265,6 +272,12 @@ class PairTask:
         assert predictions.probability is not None
         columns = zip(predictions.probability.T, predictions.label.T, strict=True)
         self.thresholds = np.array([best_threshold(p, y) for p, y in columns])
+
+    def confidence(self, predictions: Predictions) -> np.ndarray:
+        """[n, r]: how far a probability is from its threshold, of the way to 0 or 1."""
+        p, t = predictions.probability, self.thresholds.clip(1e-12, 1 - 1e-12)
+        assert p is not None
+        return np.where(p >= self.thresholds, (p - t) / (1 - t), (t - p) / t)
 
     def metrics_of(self, predictions: Predictions) -> dict[str, float]:
         assert predictions.probability is not None
