@@ -145,7 +145,7 @@ class Dataset:
         Raises DataError or ConfigError, as ``prepare.propose`` and ``prepare.split`` do.
         """
         target = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="mmtab-")) / name
-        tables = {stem: _as_arrow(frame, name, stem) for stem, frame in frames.items()}
+        tables = {stem: as_arrow(frame, name, stem) for stem, frame in frames.items()}
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             paths = [Path(scratch) / f"{stem}.parquet" for stem in tables]
             for path, table in zip(paths, tables.values(), strict=True):
@@ -180,7 +180,7 @@ def load_dataset(name: str | Path, data_root: str | Path | None = None) -> Datas
         raise
 
 
-def _as_arrow(frame: Any, dataset: str, stem: str) -> pa.Table:
+def as_arrow(frame: Any, dataset: str, stem: str) -> pa.Table:
     """Column by column, to name the one that mixes what Arrow cannot hold together."""
     if isinstance(frame, pa.Table):
         return frame
