@@ -288,7 +288,7 @@ def open_(
     public_share: Annotated[float, typer.Option(help="of the test rows, whose score is shown while it runs")] = 0.5,
     per_day: Annotated[int, typer.Option(help="submissions of a team for a dataset in a day (UTC)")] = 5,
     seed: Annotated[int | None, typer.Option(help="of the public rows; keep it secret. From the system's entropy")] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="the handout holds files, not links")] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="the handout shares no file with the dataset; else hard links")] = False,
 ) -> None:  # fmt: skip
     """Open a challenge: secret labels, and the handout for participants. Without --track a track for each task."""
     from mmtab.benchmark.submission import HANDOUT, open_challenge

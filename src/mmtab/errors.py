@@ -59,7 +59,7 @@ class DataError(MmtabError):
         if fix is not None:
             text += f". Fix: {fix}"
         # Names and cells come from anywhere: a message stays one line, and no terminal obeys it.
-        super().__init__("".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text))
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
 
 def _short(value: object, limit: int = 120) -> str:

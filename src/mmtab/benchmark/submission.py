@@ -171,7 +171,7 @@ def open_challenge(
 ) -> Challenge:
     """Make the folder of a new challenge, whole or not at all. ``datasets``: their folders by name. ``seed`` says which rows
     are public and is a secret; by default it comes from the system's entropy and is not kept. ``copy``: the handout
-    holds copies instead of links to the dataset folders.
+    holds copies instead of hard links.
 
     Raises ConfigError for a folder that exists and for settings that do not fit, DataError for a dataset whose test has no
     labels, has a column that dataset.yaml does not know (it may tell the answers), or is too small to be divided.
@@ -202,7 +202,7 @@ def open_challenge(
             np.save(root / SECRET / name / "public.npy", public, allow_pickle=False)
             without_labels(source, root / HANDOUT / name)
             if copy:
-                shutil.copytree(root / HANDOUT / name, root / HANDOUT / f"{WRITING}{name}")  # follows the links
+                shutil.copytree(root / HANDOUT / name, root / HANDOUT / f"{WRITING}{name}")
                 shutil.rmtree(root / HANDOUT / name)
                 (root / HANDOUT / f"{WRITING}{name}").rename(root / HANDOUT / name)
         os.close(os.open(root / DATABASE, os.O_CREAT | os.O_EXCL, 0o600))
