@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from mmtab import files, run, table
-from mmtab.campaign.plan import compose_run
+from mmtab.campaign.plan import compose_run, dataset_place
 from mmtab.campaign.space import written
-from mmtab.config import CONFIGS
+from mmtab.convert import PICTURE
 from mmtab.datasets import Dataset, as_arrow, dataset_folder
 from mmtab.errors import ConfigError, DataError
 from mmtab.folder import open_config, read_facts, read_run_file
@@ -140,8 +140,11 @@ def fit(
     folder = Path(output) if output is not None else Path("runs") / "fit" / when
     settings = [*([f"recipe={recipe}"] if recipe else []), *_settings(overrides)]
     compose_run("fit", ["dataset=custom"], settings)  # before anything is written
-    place = _named(train) if isinstance(train, str | Path) else None
-    if place is None:
+    is_table = isinstance(train, str | Path) and Path(train).suffix in files.FORMATS and Path(train).is_file()
+    place: Sequence[str]
+    if isinstance(train, str | Path) and not is_table:
+        place = dataset_place(str(train), "fit")[1]
+    else:
         sides = {
             name: frame for name, frame in (("left", left), ("right", right), ("records", records)) if frame is not None
         }
@@ -166,15 +169,6 @@ def load_run(folder: Named) -> Run:
     """A finished run; raises RunError for a folder that is none, or of another version."""
     read_facts(Path(folder))
     return Run(Path(folder))
-
-
-def _named(name: Named) -> list[str] | None:
-    """The overrides of train.py that say a dataset by name or folder; None for the path of a table."""
-    if Path(name).suffix in files.FORMATS and Path(name).is_file():
-        return None
-    if (CONFIGS / "dataset" / f"{name}.yaml").is_file():
-        return [f"dataset={name}"]
-    return ["dataset=custom", f"dataset.path={written(str(Path(name).expanduser().resolve()))}"]
 
 
 def _settings(overrides: Mapping[str, Any]) -> list[str]:
@@ -203,8 +197,7 @@ def _write(frame: Any, path: Path, schema: Schema, image_root: Path) -> Path:
         rows = rows.append_column(schema.id, pa.array([str(i + 1) for i in range(len(rows))]))
     for name in set(schema.of_type(ColumnType.IMAGE)) & set(rows.column_names):
         cells = [_embedded(cell, image_root) for cell in rows[name].to_pylist()]
-        kind = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-        rows = rows.set_column(rows.column_names.index(name), name, pa.array(cells, kind))
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(cells, pa.list_(PICTURE)))
     files.write_table(path, rows)
     return path
 

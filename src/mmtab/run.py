@@ -124,7 +124,8 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     load_weights(session.model, checkpoints.finish(trainer))
     predictions, predict_seconds = session.predictions(prepared.valid)
     session.task.fit_temperature(predictions)
-    predictions, _ = session.predictions(prepared.valid)  # with it
+    if (session.task.temperatures != 1).any():
+        predictions, _ = session.predictions(prepared.valid)
     session.task.fit_threshold(predictions)
     metrics = session.task.metrics_of(predictions)
     n_trained = sum(ranks.of_all(module.n_trained))

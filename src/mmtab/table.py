@@ -239,17 +239,27 @@ def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
     for name in schema.ignored:
         if name not in raw.column_names or raw[name].null_count == raw.num_rows:
             continue
-        known = pa.array(["0", "1", "false", "true", "0.0", "1.0"], pa.large_string())
-        texts = pc.utf8_lower(_names(table, raw, name))
-        where = pc.index_in(texts, value_set=known)
-        if where.null_count:
-            row = first(pc.is_null(where))
-            raise table.error(
-                "not a pair label", row=row, column=name, expected="0 or 1", found=raw[name][row].as_py(),
-                fix="correct the label; a test table may leave the whole column empty",
-            )  # fmt: skip
-        relations[name] = pa.array(np.asarray(where) % 2, pa.int8())
+        relations[name] = pair_labels(table, name, _names(table, raw, name))
     return Pairs(path.stem, np.asarray(rows["left"]), np.asarray(rows["right"]), ids["left"], ids["right"], relations)
+
+
+def pair_labels(table: Table, column: str, names: pa.Array) -> pa.Array:
+    """[n] int8 of a relation's column as strings; raises DataError for one that is no label, or missing."""
+    found = bits(names)
+    if found.null_count:
+        row = first(pc.is_null(found))
+        raise table.error(
+            "not a pair label", row=row, column=column, expected="0 or 1", found=names[row].as_py(),
+            fix="correct the label; a test table may leave the whole column empty",
+        )  # fmt: skip
+    return found
+
+
+def bits(names: pa.Array) -> pa.Array:
+    """[n] int8: 0 and 1 as csv and parquet may say them; null where it is something else."""
+    known = pa.array(["0", "1", "false", "true", "0.0", "1.0"], pa.large_string())
+    place = pc.index_in(pc.utf8_lower(pc.cast(names, pa.large_string())), value_set=known)
+    return pc.cast(pc.bit_wise_and(place, 1), pa.int8())
 
 
 def has_labels(folder: Path, schema: Schema, split: str) -> bool:

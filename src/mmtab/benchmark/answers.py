@@ -6,6 +6,7 @@ columns are read by name as plain values, and it is checked before anything is c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -21,13 +22,25 @@ import yaml
 from mmtab import files
 from mmtab.atomic import write_text
 from mmtab.errors import DataError
+from mmtab.preprocess import LabelCoder
 from mmtab.schema import ColumnType, Schema, TaskKind
-from mmtab.table import canonical, find_table, has_labels, image_sources, read_column, training_files
+from mmtab.table import (
+    Table,
+    bits,
+    canonical,
+    find_table,
+    first,
+    has_labels,
+    image_sources,
+    join,
+    pair_labels,
+    read_column,
+    training_files,
+)
 
 SUM_TOLERANCE = 1e-3  # of the probabilities of a row; float32 softmax over a thousand classes stays well below
 MAX_BYTES_A_ROW = 1 << 16  # of a predictions file
 PAIR = ["left_id", "right_id"]
-TRUE, FALSE = ["1", "true", "1.0"], ["0", "false", "0.0"]
 
 
 @dataclass(frozen=True)
@@ -63,29 +76,19 @@ class Truth:
         schema = Schema.read(folder)
         if labelled and not has_labels(folder, schema, split):
             raise DataError(schema.name, "the split has no labels, so nothing can be scored on it", table=split)
-        kway = schema.task is TaskKind.KWAY
-        path = find_table(folder, schema, split if kway else f"pairs_{split}")
-        ids = {name: [str(x) for x in _cells(path, schema, name)] for name in ([schema.id] if kway else PAIR)}
-        n_rows, classes, columns = len(next(iter(ids.values()))), [], []
-        if kway:
+        if schema.task is TaskKind.KWAY:
             assert schema.label is not None
-            classes = sorted({str(x) for x in _cells(find_table(folder, schema, "train"), schema, schema.label) if x is not None})  # fmt: skip
+            coder = LabelCoder.fit(_labelled(folder, schema, "train"), schema.label)
+            rows = _labelled(folder, schema, split, labelled)
+            ids = {schema.id: rows.ids.to_pylist()}
+            return Truth(schema, split, ids, coder.classes_, coder.transform(rows, schema.label)[:, None])
+        path = find_table(folder, schema, f"pairs_{split}")
+        ids = {name: _cells(path, schema, name).to_pylist() for name in PAIR}
         if not labelled:
-            return Truth(schema, split, ids, classes, np.full((n_rows, len(schema.ignored)), -1, np.int64))
-        place = (
-            {name: i for i, name in enumerate(classes)} if kway else {each: int(each in TRUE) for each in TRUE + FALSE}
-        )
-        for column in [schema.label or ""] if kway else schema.ignored:
-            said = [x if kway or x is None else x.lower() for x in _cells(path, schema, column)]
-            for row, name in enumerate(said):
-                if name not in place:
-                    raise DataError(
-                        schema.name, "a label is missing" if name is None else "a label that train never had" if kway else "not a pair label",
-                        table=path.stem, row=row + 1, column=column, found=name,
-                        expected=f"one of {len(classes)} classes" if kway else "0 or 1",
-                    )  # fmt: skip
-            columns.append([place[str(name)] for name in said])
-        return Truth(schema, split, ids, classes, np.array(columns, np.int64).T)
+            return Truth(schema, split, ids, [], np.full((len(ids[PAIR[0]]), len(schema.ignored)), -1, np.int64))
+        pairs = Table(schema.name, path.stem, folder, pa.nulls(len(ids[PAIR[0]]), pa.string()), {})
+        label = [pair_labels(pairs, relation, _cells(path, schema, relation)) for relation in schema.ignored]
+        return Truth(schema, split, ids, [], np.stack(label, 1).astype(np.int64))
 
     def write(self, folder: Path) -> None:
         """To a folder of its own, which ``kept`` reads again."""
@@ -128,7 +131,7 @@ def read_answers(path: Path, truth: Truth) -> Answers:
     if path.stat().st_size > MAX_BYTES_A_ROW * (len(truth) + 1):
         raise DataError(name, "the file is too large to be predictions", table=path.name, found=f"{path.stat().st_size} bytes for {len(truth)} rows")  # fmt: skip
     there = files.header(path, name).names
-    suffixes = {"": 0} if kway or len(truth.relations) == 1 else {f"_{r}": i for i, r in enumerate(truth.relations)}
+    suffixes = [""] if kway or len(truth.relations) == 1 else [f"_{relation}" for relation in truth.relations]
     answers = [f"{kind}{suffix}" for kind in ("prediction", *([] if kway else ["probability"])) for suffix in suffixes]
     classes = [column for column in there if kway and column.startswith("p_")]
     for column in truth.ids:
@@ -147,32 +150,19 @@ def read_answers(path: Path, truth: Truth) -> Answers:
     table = files.read(path, name, columns=wanted)
     _check_rows(path, truth, table.num_rows)  # what a file says of itself need not be so
     order = _aligned(path, truth, table)
-    prediction: np.ndarray | None = None
-    probability: np.ndarray | None = None
-    if classes:
-        columns = {column: _numbers(path, truth, table, column) for column in classes}
-        probability = np.stack([columns[f"p_{each}"] for each in truth.classes], 1)
-        sums = probability.sum(1)
-        if len(off := np.flatnonzero(abs(sums - 1) > SUM_TOLERANCE)):
-            raise DataError(name, "the probabilities of a row do not add up to 1", table=path.name, row=int(off[0]) + 1, found=f"{sums[off[0]]:.6g}")  # fmt: skip
-    elif not kway and all(f"probability{suffix}" in there for suffix in suffixes):
-        probability = np.stack([_numbers(path, truth, table, f"probability{suffix}") for suffix in suffixes], 1)
     if kway:
-        prediction = _named(path, truth, table) if "prediction" in there else None
-        if prediction is None:
-            assert probability is not None
-            prediction = probability.argmax(1)[:, None]
-    else:
-        prediction = np.stack(
-            [
-                _bits(path, truth, table, f"prediction{suffix}")
-                if f"prediction{suffix}" in there
-                else (_numbers(path, truth, table, f"probability{suffix}") >= 0.5).astype(np.int64)
-                for suffix in suffixes
-            ],
-            1,
-        )
-    return Answers(prediction, probability).of(order)
+        probability = _of_classes(path, truth, table) if classes else None
+        if "prediction" in there:
+            return Answers(_named(path, truth, table), probability).of(order)
+        assert probability is not None
+        return Answers(probability.argmax(1)[:, None], probability).of(order)
+    p = {suffix: _numbers(path, truth, table, f"probability{suffix}") for suffix in suffixes if f"probability{suffix}" in there}  # fmt: skip
+    said = [
+        _bits(path, truth, table, f"prediction{suffix}") if f"prediction{suffix}" in there else (p[suffix] >= 0.5).astype(np.int64)
+        for suffix in suffixes
+    ]  # fmt: skip
+    whole = np.stack(list(p.values()), 1) if len(p) == len(suffixes) else None
+    return Answers(np.stack(said, 1), whole).of(order)
 
 
 def write_answers(path: Path, truth: Truth, p: np.ndarray, thresholds: Sequence[float] = ()) -> None:
@@ -228,9 +218,15 @@ def ranked_by(truth: Truth, found: dict[str, float]) -> float:
 # --- columns of a predictions file -----------------------------------------------------------------------------------
 
 
-def _cells(path: Path, schema: Schema, column: str) -> list[str | None]:
-    parts = [cells for _, cells in read_column(path, schema.name, column, ColumnType.CATEGORICAL)]
-    return [cell for part in parts for cell in part.to_pylist()]
+def _cells(path: Path, schema: Schema, column: str) -> pa.Array:
+    return join([cells for _, cells in read_column(path, schema.name, column, ColumnType.CATEGORICAL)])
+
+
+def _labelled(folder: Path, schema: Schema, stem: str, labelled: bool = True) -> Table:
+    """A table of ids and labels, without its other columns."""
+    path = find_table(folder, schema, stem)
+    labels = _cells(path, schema, schema.label or "") if labelled else None
+    return Table(schema.name, path.stem, folder, _cells(path, schema, schema.id), {}, labels)
 
 
 def _check_rows(path: Path, truth: Truth, n_rows: int) -> None:
@@ -260,7 +256,7 @@ def _aligned(path: Path, truth: Truth, table: pa.Table) -> np.ndarray:
         column = table[name].combine_chunks()
         texts, bad = canonical(column, ColumnType.CATEGORICAL)
         if bad or texts.null_count:
-            row = bad[0] if bad else int(np.flatnonzero(np.asarray(pc.is_null(texts)))[0])
+            row = bad[0] if bad else first(pc.is_null(texts))
             raise DataError(truth.dataset, "an id is missing or cannot be one", table=path.name, row=row + 1, column=name, found=column[row].as_py())  # fmt: skip
         columns.append(texts.to_pylist())
     places: dict[tuple[str, ...], list[int]] = {}
@@ -290,30 +286,37 @@ def _numbers(path: Path, truth: Truth, table: pa.Table, column: str) -> np.ndarr
     return found.clip(0, 1)
 
 
+def _of_classes(path: Path, truth: Truth, table: pa.Table) -> np.ndarray:
+    p = np.stack([_numbers(path, truth, table, f"p_{each}") for each in truth.classes], 1)
+    sums = p.sum(1)
+    if len(off := np.flatnonzero(abs(sums - 1) > SUM_TOLERANCE)):
+        raise DataError(truth.dataset, "the probabilities of a row do not add up to 1", table=path.name, row=int(off[0]) + 1, found=f"{sums[off[0]]:.6g}")  # fmt: skip
+    return p
+
+
 def _named(path: Path, truth: Truth, table: pa.Table) -> np.ndarray:
     cells = table["prediction"].combine_chunks()
     texts, _ = canonical(cells, ColumnType.CATEGORICAL)
     places = pc.index_in(texts, value_set=pa.array(truth.classes, texts.type))
     if places.null_count:
-        row = int(np.flatnonzero(np.asarray(pc.is_null(places)))[0])
+        row = first(pc.is_null(places))
         raise DataError(truth.dataset, "not a class of train", table=path.name, row=row + 1, column="prediction", found=cells[row].as_py(), expected=f"one of {json.dumps(truth.classes[:5], ensure_ascii=False)} …")  # fmt: skip
     return np.asarray(places, np.int64)[:, None]
 
 
 def _bits(path: Path, truth: Truth, table: pa.Table, column: str) -> np.ndarray:
     cells = table[column].combine_chunks()
-    texts, _ = canonical(cells, ColumnType.CATEGORICAL)
-    said = [None if text is None else text.lower() for text in texts.to_pylist()]
-    for row, text in enumerate(said):
-        if text not in TRUE and text not in FALSE:
-            raise DataError(truth.dataset, "not a prediction", table=path.name, row=row + 1, column=column, expected="0 or 1", found=cells[row].as_py())  # fmt: skip
-    return np.array([text in TRUE for text in said], np.int64)
+    found = bits(canonical(cells, ColumnType.CATEGORICAL)[0])
+    if found.null_count:
+        row = first(pc.is_null(found))
+        raise DataError(truth.dataset, "not a prediction", table=path.name, row=row + 1, column=column, expected="0 or 1", found=cells[row].as_py())  # fmt: skip
+    return np.asarray(found).astype(np.int64)
 
 
-def without_labels(source: Path, target: Path, split: str = "test") -> None:
+def without_labels(source: Path, target: Path, split: str = "test", copy: bool = False) -> None:
     """Write a dataset folder as a participant gets it: the split has no labels, and there is nothing but the tables of the
-    standard and the pictures that they name. Files are hard links, or copies where those cannot be: through a symbolic
-    link a program would find the labels."""
+    standard and the pictures that they name. Files are hard links, or copies where those cannot be and with
+    ``copy``: through a symbolic link a program would find the labels."""
     schema = Schema.read(source)
     kway = schema.task is TaskKind.KWAY
     path = find_table(source, schema, split if kway else f"pairs_{split}")
@@ -323,7 +326,7 @@ def without_labels(source: Path, target: Path, split: str = "test") -> None:
     tables = training_files(source, schema)[1:]
     for table in tables:
         for part in files.parts(table, schema.name):
-            _link(part, target / part.relative_to(source))
+            _link(part, target / part.relative_to(source), copy)
     pictures: set[str] = set()
     for table in [path, *tables]:
         for name in set(schema.of_type(ColumnType.IMAGE)) & set(files.header(table, schema.name).names):
@@ -332,15 +335,15 @@ def without_labels(source: Path, target: Path, split: str = "test") -> None:
     for picture in sorted(pictures):
         there = (source / picture).resolve()
         if there.is_relative_to(source.resolve()) and there.is_file():  # others are errors wherever they are read
-            _link(there, target / picture)
+            _link(there, target / picture, copy)
     kept = [name for name in files.header(path, schema.name).names if name not in labels]
     files.write_table(target / f"{path.stem}{path.suffix or '.parquet'}", files.read(path, schema.name, columns=kept))
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: Path, target: Path, copy: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(source.resolve())
-    except OSError:  # another disk, or somebody else's file
-        shutil.copyfile(source, target)
+    if not copy:
+        with contextlib.suppress(OSError):  # another disk, or somebody else's file
+            return target.hardlink_to(source.resolve())
+    shutil.copyfile(source, target)

@@ -32,9 +32,10 @@ from mmtab.config import SystemConfig
 from mmtab.errors import ConfigError, RunError
 from mmtab.files import write_table
 from mmtab.follow import follow_parent
-from mmtab.locks import alone_in, lock
+from mmtab.locks import alone_in
 from mmtab.machine import usable_cores
 from mmtab.schema import Schema
+from mmtab.store import Store
 
 SPLITS = ("valid", "test")
 FOREIGN = Path(__file__).parent / "foreign"
@@ -182,14 +183,7 @@ def dropped_types(schema: Schema, keep: list[str]) -> list[str]:
 def _handed_out(cell: Cell) -> Path:
     """The dataset without the labels of test, made once for all."""
     target = Path(cell.handout)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with lock(target.with_name(f"{target.name}.lock")):
-        if not target.exists():
-            scratch = target.with_name(f"{target.name}.part")
-            shutil.rmtree(scratch, ignore_errors=True)
-            without_labels(Path(cell.data), scratch)
-            scratch.rename(target)
-    return target
+    return Store(target.parents[1]).named(target.parent.name, target.name, lambda scratch: without_labels(Path(cell.data), scratch))  # fmt: skip
 
 
 def _call(cell: Cell, folder: Path, predictions: Path) -> Cost:

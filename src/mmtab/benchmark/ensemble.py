@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtab.benchmark.answers import Answers, Truth, metrics, write_answers
+from mmtab.benchmark.answers import Answers, Truth, write_answers
 from mmtab.errors import RunError
 from mmtab.metrics import best_threshold
-from mmtab.schema import TaskKind
 
 ROUNDS = 25
 
@@ -40,8 +39,12 @@ def average(valid: Truth, test: Truth, answers: dict[str, dict[str, Answers]], o
 
 
 def _quality(truth: Truth, p: np.ndarray) -> float:
-    kway = truth.schema.task is TaskKind.KWAY
-    if kway:
+    if truth.classes:
         own = p[np.arange(len(truth)), truth.label[:, 0]]
         return float(np.log(own.clip(1e-12)).mean())
-    return metrics(truth, Answers((p >= 0.5).astype(np.int64), p)).get("pr_auc", 0.0)
+    from sklearn.metrics import average_precision_score
+
+    columns = list(zip(truth.label.T, p.T, strict=True))
+    if any(label.min() == label.max() for label, _ in columns):  # ranking needs both kinds
+        return 0.0
+    return float(np.mean([average_precision_score(label, each) for label, each in columns]))

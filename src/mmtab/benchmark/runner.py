@@ -22,7 +22,7 @@ from mmtab import files, table
 from mmtab.atomic import write_json
 from mmtab.benchmark.board import Board, Contest, Entry, Failure, Score
 from mmtab.benchmark.cell import Cell, command_of, dropped_types, is_done
-from mmtab.campaign.plan import compose_run, dataset_place, hydra_set_aside
+from mmtab.campaign.plan import compose_run, dataset_place
 from mmtab.campaign.pool import Pool, Task
 from mmtab.campaign.space import written
 from mmtab.config import CONFIGS, BenchmarkConfig, SystemConfig
@@ -79,8 +79,7 @@ def find_datasets(config: BenchmarkConfig) -> tuple[dict[str, Source], dict[str,
             raise ConfigError(f"track.{track}: it lists no dataset")
         for entry in about.datasets:
             name, place = dataset_place(entry, f"track.{track}")
-            with hydra_set_aside():
-                found = compose_run(f"track.{track}, {name}", place, [f"data_root={written(config.data_root)}"])
+            found = compose_run(f"track.{track}, {name}", place, [f"data_root={written(config.data_root)}"])
             folder = dataset_folder(found.dataset, config.data_root, Path(config.cache).expanduser())
             if name in sources and sources[name].folder != folder:
                 raise ConfigError(f"track.{track}: two datasets are called {name}; rename one of the folders")
@@ -171,8 +170,7 @@ def check_system(name: str, system: SystemConfig, config: BenchmarkConfig) -> No
         if config.system[member].members is not None:
             raise ConfigError(f"{where}: its member {member} is an ensemble itself")
     if system.train is not None:
-        with hydra_set_aside():
-            compose_run(where, ("dataset=custom",), [*system.train, *config.overrides])
+        compose_run(where, ("dataset=custom",), [*system.train, *config.overrides])
 
 
 class Work:

@@ -39,6 +39,7 @@ from mmtab import files as tables
 from mmtab.atomic import WRITING, leftovers, replacing, write_text
 from mmtab.benchmark.answers import MAX_BYTES_A_ROW, Answers, Truth, metrics, ranked_by, read_answers, without_labels
 from mmtab.benchmark.board import Board, Contest, Entry, Score
+from mmtab.benchmark.statistics import places
 from mmtab.errors import ConfigError, DataError, RunError
 from mmtab.schema import Schema, TaskKind
 from mmtab.table import find_table
@@ -200,11 +201,7 @@ def open_challenge(
             public = divide(truth, public_share, rng)
             truth.write(root / SECRET / name)
             np.save(root / SECRET / name / "public.npy", public, allow_pickle=False)
-            without_labels(source, root / HANDOUT / name)
-            if copy:
-                shutil.copytree(root / HANDOUT / name, root / HANDOUT / f"{WRITING}{name}")
-                shutil.rmtree(root / HANDOUT / name)
-                (root / HANDOUT / f"{WRITING}{name}").rename(root / HANDOUT / name)
+            without_labels(source, root / HANDOUT / name, copy=copy)
         os.close(os.open(root / DATABASE, os.O_CREAT | os.O_EXCL, 0o600))
         with contextlib.closing(sqlite3.connect(root / DATABASE)) as database:
             database.executescript(f"{TABLES} pragma user_version = {VERSION};")
@@ -451,11 +448,9 @@ def ranked(board: Board, track: str) -> list[tuple[int | None, Entry, float | No
         values = [score.value for dataset in datasets for score in entry.of(dataset)]
         if values:
             means.append((entry, float(np.mean(values)) if len(values) == len(datasets) else None))
-    whole = sorted(mean for _, mean in means if mean is not None)
-    places = [
-        (None if mean is None else 1 + sum(other > mean for other in whole), entry, mean) for entry, mean in means
-    ]
-    return sorted(places, key=lambda line: (line[0] is None, line[0] or 0, line[1].name))
+    place = iter(places(np.array([mean for _, mean in means if mean is not None])).tolist())
+    lines = [(None if mean is None else next(place), entry, mean) for entry, mean in means]
+    return sorted(lines, key=lambda line: (line[0] is None, line[0] or 0, line[1].name))
 
 
 def history(folder: Path, team: str) -> list[Attempt]:

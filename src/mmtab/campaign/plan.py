@@ -140,8 +140,7 @@ def read_plan(config: SweepConfig) -> Plan:
         raise ConfigError("test=all: it needs the checkpoints of every run; take weights=all, or test=best")
     if config.sampler == "grid":
         grid_size(settings)
-    with hydra_set_aside():
-        _compose_all(plan)
+    _compose_all(plan)
     return plan
 
 
@@ -169,7 +168,7 @@ def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, 
 
 
 @contextlib.contextmanager
-def hydra_set_aside() -> Iterator[None]:
+def _hydra_set_aside() -> Iterator[None]:
     """A script that was started by Hydra can compose no configuration but its own, as long as Hydra knows of that one."""
     from hydra.core.global_hydra import GlobalHydra
 
@@ -227,10 +226,11 @@ def compose_run(where: str, place: Sequence[str], overrides: Sequence[str]) -> R
     """The configuration of a run on the dataset that ``place`` says; raises ConfigError, which begins with ``where``."""
     from hydra.errors import HydraException
 
-    try:
-        return compose(*place, *overrides, "output=unused", "test=false")
-    except (HydraException, ConfigError) as error:
-        raise ConfigError(f"{where}: {_reason(error, place)}") from error
+    with _hydra_set_aside():
+        try:
+            return compose(*place, *overrides, "output=unused", "test=false")
+        except (HydraException, ConfigError) as error:
+            raise ConfigError(f"{where}: {_reason(error, place)}") from error
 
 
 def _reason(error: Exception, place: Sequence[str]) -> str:
