@@ -1,4 +1,4 @@
-"""Score a run on a labelled split: python scripts/evaluate.py run=FOLDER split=test [path=DATASET_FOLDER]"""
+"""Score a run on a labelled split and write its report: python scripts/evaluate.py run=FOLDER split=test [path=DATASET]"""
 
 from pathlib import Path
 
@@ -12,10 +12,14 @@ from mmtab.config import Hardware
 def evaluate(config: DictConfig) -> None:
     folder, path = Path(config.run), Path(config.path) if config.path else None
     from mmtab import ranks, run
+    from mmtab.report.run_page import report_after
 
-    metrics = run.evaluate(folder, config.split, path, Hardware(config.accelerator, config.devices))
+    hardware = Hardware(config.accelerator, config.devices)
+    metrics = run.evaluate(folder, config.split, path, hardware)
     if ranks.is_first():
         print_metrics(config.run, {config.split: metrics})
+        if config.report:
+            print(report_after(folder, config.split, path, hardware))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ def train(config: DictConfig) -> None:
     run_config = typed(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     from mmtab import ranks, run
+    from mmtab.report.run_page import report_after
 
     columns = {"valid": run.train(run_config, folder)}
     if run_config.test:
@@ -32,6 +33,8 @@ def train(config: DictConfig) -> None:
         columns["ceiling"] = ceiling
     print_metrics(f"{run_config.dataset.name}, seed {run_config.seed}", columns)
     print(f"run folder: {folder}")
+    if run_config.report:
+        print(report_after(folder))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ SOURCE = Path(mmtab.__file__).parent
 ORDER = [
     "errors", "machine", "follow", "locks", "atomic", "ranks", "catalogue", "neighbours", "metrics", "schema", "digests", "store", "files", "table", "splits", "mining", "infer", "images", "convert", "prepare", "check", "preprocess", "comparison", "fitted", "config",
     "tensors", "dropout", "encoders.backbones", "encoders", "row_tokenizer", "fusion", "heads", "models", "datamodule", "tasks",
-    "optim", "build", "sharding", "module", "provenance", "folder", "callbacks", "checkpoints", "datasets", "session", "wandb_log", "importers", "run", "reproduce", "matching", "report",
+    "optim", "build", "sharding", "module", "provenance", "folder", "callbacks", "checkpoints", "datasets", "session", "ablation", "wandb_log", "importers", "run", "reproduce", "matching", "report",
     "campaign", "door", "testing", "benchmark", "cli", "benchmark.cell", "benchmark.runner", "commands",
 ]  # fmt: skip
 LAZY = {"cli", "commands", "datasets"}  # whose imports inside functions do not count

@@ -175,15 +175,30 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     test: bool = True  # once trained, score the test split where it has labels
+    report: bool = True  # then write FOLDER/report/report.html
 
 
 @dataclass
 class EvaluateConfig:
-    """``path``, where given, stands in for the folder the run was trained on."""
+    """``path``, where given, stands in for the folder the run was trained on. ``report``: write the report page too."""
 
     run: str = MISSING
     split: str = "test"
     path: str | None = None
+    report: bool = True
+    accelerator: str = "auto"
+    devices: int = 1
+
+
+@dataclass
+class ReportConfig:
+    """``run``: a run folder, or several to compare. ``split``: default test, else valid. ``ablation`` scores valid again with
+    columns taken away. ``output``: of a comparison, the page to write."""
+
+    run: Any = MISSING
+    split: str | None = None
+    ablation: bool = True
+    output: str = "comparison.html"
     accelerator: str = "auto"
     devices: int = 1
 
@@ -420,6 +435,7 @@ def register() -> None:
         ("predict_config", PredictConfig),
         ("match_config", MatchConfig),
         ("reproduce_config", ReproduceConfig),
+        ("report_config", ReportConfig),
         ("sweep_config", SweepConfig),
         ("benchmark_config", BenchmarkConfig),
     ):

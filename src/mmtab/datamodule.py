@@ -69,6 +69,12 @@ class Sequences:
     def n_rows(self) -> int:
         return (len(self.cells.offsets) - 1) // self.n_columns
 
+    def without(self, gone: np.ndarray) -> Sequences:
+        """With some cells missing, ``gone`` [n_rows, n_columns] bool; what frozen layers made of them is not kept."""
+        lengths = np.where(gone.ravel(), 0, np.diff(self.cells.offsets))
+        values = self.cells.values[np.repeat(~gone.ravel(), np.diff(self.cells.offsets))]
+        return replace(self, cells=Ragged(values, np.concatenate([[0], lengths.cumsum()])), key={}, states=None)
+
     @functools.cached_property
     def lengths(self) -> np.ndarray:
         """[s] int32 tokens, without the special ones."""
@@ -323,7 +329,20 @@ class EncodedTable:
     pixels: np.ndarray | None = None  # [m, 3, h, w] uint8
     image_features: np.ndarray | None = None  # [m, f] float16
     cross: Sequences | None = None  # text to be read in one sequence with another row's
-    columns: dict[str, list[str]] = field(default_factory=dict)  # see encoded_columns
+    columns: dict[str, list[str]] = field(default_factory=dict)  # see encoded_columns; "cross": those of ``cross``
+    gone: dict[str, np.ndarray] = field(default_factory=dict)  # by column, [n] bool: cells to leave out
+
+    def without(self, gone: dict[str, np.ndarray]) -> EncodedTable:
+        """As if cells were missing; ``gone``: by column, [n] bool. Exactly what encoding the table without them gives."""
+        of = {kind: _stacked(gone, names, self.n_rows) for kind, names in self.columns.items()}
+        text, cross, features, present = self.text, self.cross, self.text_features, self.text_present
+        if text is not None and of["text"].any():
+            if text.joint and (of["text"].any(1) & ~of["text"].all(1)).any():  # cells have attended to those that go
+                features = present = None
+            text = text.without(of["text"])
+        if cross is not None and of["cross"].any():
+            cross = cross.without(of["cross"])
+        return replace(self, text=text, cross=cross, text_features=features, text_present=present, gone=gone)
 
     def rows(self, rows: np.ndarray) -> TensorTable:
         """Some rows, by number."""
@@ -334,7 +353,7 @@ class EncodedTable:
             text = TextBatch(none, none.bool(), none, none, none, features, present)
         elif self.text is not None:
             text = self.text.single(rows)
-        return TensorTable(
+        table = TensorTable(
             n_rows=len(rows),
             numeric=torch.from_numpy(self.numeric[rows]) if self.numeric.shape[1] else None,
             categorical=torch.from_numpy(self.categorical[rows].astype(np.int64))
@@ -343,6 +362,7 @@ class EncodedTable:
             text=text,
             image=self._images(rows),
         )
+        return without_cells(table, self.columns, {n: g[rows] for n, g in self.gone.items()}) if self.gone else table
 
     @functools.cached_property
     def pictures(self) -> dict[str, np.ndarray]:
@@ -402,8 +422,7 @@ def without_cells(table: TensorTable, columns: dict[str, list[str]], gone: dict[
     features: sequences lose spans instead."""
 
     def mask(kind: str) -> torch.Tensor:
-        none = np.zeros(table.n_rows, bool)
-        return torch.from_numpy(np.stack([gone.get(name, none) for name in columns[kind]], 1))
+        return torch.from_numpy(_stacked(gone, columns[kind], table.n_rows))
 
     text, image = table.text, table.image
     if text is not None and text.present is not None:
@@ -417,6 +436,11 @@ def without_cells(table: TensorTable, columns: dict[str, list[str]], gone: dict[
         text=text,
         image=image,
     )
+
+
+def _stacked(gone: dict[str, np.ndarray], names: Sequence[str] | np.ndarray, n: int) -> np.ndarray:
+    """[n, len(names)] bool; columns that nobody speaks of lose nothing."""
+    return np.stack([gone.get(name, np.zeros(n, bool)) for name in names], 1) if len(names) else np.zeros((n, 0), bool)
 
 
 def encode_table(
@@ -460,7 +484,8 @@ def encode_table(
             found = replace(found, states=once.lower_layers(text, found))
         encoded = replace(encoded, text=found)
     if cross is not None:
-        encoded = replace(encoded, cross=cross_sequences(table, cross_columns or [], cross, store))
+        found = cross_sequences(table, cross_columns or [], cross, store)
+        encoded = replace(encoded, cross=found, columns=columns | {"cross": list(cross_columns or [])})
     return encoded
 
 
@@ -616,17 +641,22 @@ def frozen_digest(module: torch.nn.Module) -> str:
 
 
 class KWayBatches(Dataset[KWayBatch]):
-    """Batches of rows. ``labels`` [n] int64, -1 unknown."""
+    """Batches of rows, all of the table's or those numbered ``chosen``. ``labels`` [n_rows] int64, -1 unknown."""
 
-    def __init__(self, table: EncodedTable, labels: np.ndarray) -> None:
+    def __init__(self, table: EncodedTable, labels: np.ndarray, chosen: np.ndarray | None = None) -> None:
         self.table, self.labels = table, labels
-        self.lengths = table.text_lengths
+        self.chosen = np.arange(table.n_rows) if chosen is None else chosen
+        self.lengths = table.text_lengths[self.chosen]
 
     def __len__(self) -> int:
-        return self.table.n_rows
+        return len(self.chosen)
 
-    def __getitems__(self, rows: list[int]) -> KWayBatch:
-        chosen = np.asarray(rows)
+    def without(self, gone: dict[str, np.ndarray]) -> KWayBatches:
+        """As if cells were missing; see EncodedTable."""
+        return KWayBatches(self.table.without(gone), self.labels, self.chosen)
+
+    def __getitems__(self, places: list[int]) -> KWayBatch:
+        chosen = self.chosen[places]
         return KWayBatch(self.table.rows(chosen), torch.from_numpy(chosen), torch.from_numpy(self.labels[chosen]))
 
 
@@ -647,7 +677,7 @@ class PairBatches(Dataset[PairBatch]):
         labels: np.ndarray,
         comparison: np.ndarray | None,
         *,
-        compared: Sequence[str] = (),
+        compared: Sequence[str] | np.ndarray = (),
         augment: AugmentConfig | None = None,
         n_mined: int = 0,
         seed: int = 0,
@@ -672,6 +702,26 @@ class PairBatches(Dataset[PairBatch]):
             left[places], right[places], np.zeros((self.n_mined, self.labels.shape[1]), np.int64),
             None if comparison is None else comparison[places],
         )  # fmt: skip
+
+    def some(self, chosen: np.ndarray) -> PairBatches:
+        """Those numbered ``chosen``, as they are."""
+        comparison = None if self.comparison is None else self.comparison[chosen]
+        return PairBatches(self.table, self.left[chosen], self.right[chosen], self.labels[chosen], comparison, compared=self.compared)  # fmt: skip
+
+    def without(self, gone: dict[str, np.ndarray]) -> PairBatches:
+        """As if cells of rows were missing; see EncodedTable. What compares several columns at once stays as it is."""
+        comparison = self.comparison
+        if comparison is not None:
+            comparison = self._compared_without(comparison, gone, self.left, self.right)
+        return PairBatches(self.table.without(gone), self.left, self.right, self.labels, comparison, compared=self.compared)  # fmt: skip
+
+    def _compared_without(
+        self, comparison: np.ndarray, gone: dict[str, np.ndarray], left: np.ndarray, right: np.ndarray
+    ) -> np.ndarray:
+        """Features are missing where a cell of either side is."""
+        n = len(next(iter(gone.values()))) if gone else 0
+        lost = _stacked(gone, self.compared, n)
+        return np.where(lost[left] | lost[right], np.float32(np.nan), comparison) if n else comparison
 
     def state_dict(self) -> dict[str, Any]:
         """The mined pairs of now, as tensors."""
@@ -722,9 +772,7 @@ class PairBatches(Dataset[PairBatch]):
                 gone = dict(zip(names, rng.random((len(names), len(rows))) < self.augment.cell_drop, strict=True))
                 table = without_cells(table, self.table.columns, gone)
                 if comparison is not None:
-                    none = np.zeros(len(rows), bool)
-                    lost = np.stack([gone.get(name, none) for name in self.compared], 1)
-                    comparison = np.where(lost[places[:b]] | lost[places[b:]], np.float32(np.nan), comparison)
+                    comparison = self._compared_without(comparison, gone, places[:b], places[b:])
         cross = None
         if self.table.cross is not None:
             ends = self.table.cross.ordered(left, right, rng)

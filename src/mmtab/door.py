@@ -75,6 +75,12 @@ class Run:
             batches, _, _ = session.load("test", Path(scratch))
             return session.task.metrics_of(session.predictions(batches)[0])
 
+    def report(self, split: str | None = None) -> Path:
+        """Write the report of a split that was scored (test, else valid) as a page; returns the path of it."""
+        from mmtab.report.run_page import write_report  # which draws
+
+        return write_report(self.folder, split)
+
     def predict(self, data: Any, *, image_root: Named = ".", coverage: float | None = None, cost: float | None = None, **tables: Any) -> np.ndarray:  # fmt: skip
         """[n] classes of rows, or [n] (of several relations [n, r]) 0 and 1 of pairs, in their order; ``None`` where
         ``coverage`` leaves a row without a prediction. ``tables``: left and right, or records, of pairs."""

@@ -28,7 +28,7 @@ from mmtab.tasks import PairTask, Predictions, Task
 FORMAT = 2
 BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
 # Settings that leave the numbers of a run as they are
-APART = {"output", "data_root", "cache", "cache_gb", "resume", "wandb", "test", "trainer.progress", "trainer.n_workers",
+APART = {"output", "data_root", "cache", "cache_gb", "resume", "wandb", "test", "report", "trainer.progress", "trainer.n_workers",
          "trainer.checkpoint_seconds", "trainer.keep", "trainer.on_oom", "dataset.path"}  # fmt: skip
 
 

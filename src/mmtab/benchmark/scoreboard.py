@@ -707,7 +707,6 @@ small,.legend,dt{color:var(--dim)}small{font-size:.75em;font-weight:400}
 form{display:flex;flex-wrap:wrap;gap:.4rem 1.2rem;align-items:center;margin:1rem 0 .6rem;font-size:.9rem}
 input[type=search]{font:inherit;font-size:1rem;width:12rem;max-width:60vw;height:2.1rem;box-sizing:border-box;padding:0 .5rem}
 .boxes{display:flex;flex-wrap:wrap;gap:.3rem .9rem}.box{display:inline-flex;align-items:center;gap:.3rem;min-height:2rem}output{color:var(--dim)}
-button{font:inherit;color:inherit;background:none;border:0;padding:0;cursor:pointer;text-align:inherit}
 button:focus-visible,.scroll:focus-visible{outline:2px solid var(--mmtab);outline-offset:1px}
 nav{display:flex;flex-wrap:wrap;border-bottom:1px solid #8886;gap:0 .3rem}nav button{padding:.5rem .9rem;border-bottom:3px solid transparent}
 nav button[aria-pressed=true]{border-color:var(--mmtab);font-weight:600}
@@ -719,8 +718,7 @@ th[scope=row]{font-weight:500;min-width:12rem;max-width:17rem;position:sticky;le
 .ranking td,.scores td,.pairs td,.rest td{text-align:right;white-space:nowrap}.ranking td:nth-child(3),.rest td:nth-child(2){text-align:left}
 .ranking thead th,.scores thead th{text-align:right}.ranking thead th:nth-child(2),.ranking thead th:nth-child(3),.scores thead th:first-child{text-align:left}
 .ranking thead th:nth-child(2),.scores thead th:first-child,.pairs thead th:first-child{position:sticky;left:0;background:Canvas;z-index:2}
-.sort::after{content:"↕";content:"↕"/"";color:var(--faint);margin-left:.2em;font-weight:400}[aria-sort=ascending] .sort::after{content:"↑";content:"↑"/"";color:inherit}
-[aria-sort=descending] .sort::after{content:"↓";content:"↓"/"";color:inherit}.sort:hover,.open:hover{color:var(--mmtab)}
+.sort:hover,.open:hover{color:var(--mmtab)}
 .scores thead th{max-width:5.4rem}.scores .open{display:block;width:100%;text-align:right;text-decoration:underline dotted;text-underline-offset:.2em}
 .scores .sort{min-width:1.6rem;min-height:1.4rem;text-align:right}.scores td{line-height:1.15}.scores td small{display:block}
 .best,.tied{background:var(--good);font-weight:600}.best{background:var(--best);font-weight:700}
@@ -750,8 +748,7 @@ td,th,td:last-child,td:nth-child(2):nth-last-child(2){padding:.28rem .4rem}.whis
 .ranking td:nth-child(3),.ranking th:nth-child(3){display:none}.ranking th:first-child,.ranking td:first-child{padding-inline:.1rem}.sort{white-space:nowrap}}
 """
 
-SCRIPT = """
-const every = (what, where = document) => [...where.querySelectorAll(what)];
+SCRIPT = html.SORT + """
 const form = document.forms[0], nav = document.querySelector('nav'), sections = every('section');
 const rows = every('tr[data-kind]').map(row => ({row, kind: row.dataset.kind, name: row.dataset.name}));
 for (const table of every('table.pairs')) for (const [i, row] of every('tbody tr', table).entries()) row.column = i + 1;
@@ -770,21 +767,6 @@ function filter() {
     for (const row of table.rows) for (const [i, cell] of [...row.cells].entries()) cell.hidden = gone.has(i);
   }
   form.querySelector('output').value = names.size < all.size ? `${names.size} of ${all.size} entries` : '';
-}
-
-function sort(button) {
-  const head = button.closest('th'), table = button.closest('table'), body = table.tBodies[0], place = head.cellIndex;
-  const before = head.getAttribute('aria-sort'), first = button.dataset.down === '1' ? 'descending' : 'ascending';
-  const now = before ? (before === 'ascending' ? 'descending' : 'ascending') : first, sign = now === 'ascending' ? 1 : -1;
-  for (const other of every('[aria-sort]', table)) other.removeAttribute('aria-sort');
-  head.setAttribute('aria-sort', now);
-  const keyed = [...body.rows].map(row => {
-    const cell = row.cells[place], value = cell.dataset.v;
-    return {row, key: value === undefined ? cell.textContent.trim().toLowerCase() : value === '' ? NaN : Number(value)};
-  });
-  keyed.sort((a, b) => typeof a.key === 'string' ? sign * a.key.localeCompare(b.key)
-    : Number.isNaN(a.key) - Number.isNaN(b.key) || (Number.isNaN(a.key) ? 0 : sign * (a.key - b.key)));
-  body.append(...keyed.map(each => each.row));
 }
 
 function track(number) {

@@ -31,7 +31,35 @@ article{border:1px solid #8886;border-radius:.5rem;padding:.7rem;
 flex:1 1 20rem;min-width:0;font-size:.85rem}article h3{margin:0 0 .4rem;font-size:.95rem;overflow-wrap:anywhere}
 article .sides{display:flex;flex-wrap:wrap;gap:1rem}article .sides>div{flex:1 1 12rem;min-width:0}
 dl{margin:0}dt{color:#888;font-size:.75rem}dd{margin:0 0 .3rem;overflow-wrap:anywhere}dd img{max-height:7.5rem;
-margin-right:.3rem;background:#fff}.severe,.error{color:#c0392b;font-weight:600}.warning{color:#b9770e;font-weight:600}
+margin-right:.3rem;background:#fff}
+button{font:inherit;color:inherit;background:none;border:0;padding:0;cursor:pointer;text-align:inherit}
+.sort::after{content:"↕";content:"↕"/"";color:#8b8f96;margin-left:.2em;font-weight:400}
+[aria-sort=ascending] .sort::after{content:"↑";content:"↑"/"";color:inherit}
+[aria-sort=descending] .sort::after{content:"↓";content:"↓"/"";color:inherit}.severe,.error{color:#c0392b;font-weight:600}.warning{color:#b9770e;font-weight:600}
+"""
+
+# For tables whose heads hold buttons of the class "sort": by the figures in data-v where cells have them, else as text.
+# data-down="1" says that a first click puts the greatest on top.
+SORT = """
+const every = (what, where = document) => [...where.querySelectorAll(what)];
+
+function sort(button) {
+  const head = button.closest('th'), table = button.closest('table'), body = table.tBodies[0], place = head.cellIndex;
+  const before = head.getAttribute('aria-sort'), first = button.dataset.down === '1' ? 'descending' : 'ascending';
+  const now = before ? (before === 'ascending' ? 'descending' : 'ascending') : first, sign = now === 'ascending' ? 1 : -1;
+  for (const other of every('[aria-sort]', table)) other.removeAttribute('aria-sort');
+  head.setAttribute('aria-sort', now);
+  const keyed = [...body.rows].map(row => {
+    const cell = row.cells[place], value = cell.dataset.v;
+    return {row, key: value === undefined ? cell.textContent.trim().toLowerCase() : value === '' ? NaN : Number(value)};
+  });
+  keyed.sort((a, b) => typeof a.key === 'string' ? sign * a.key.localeCompare(b.key)
+    : Number.isNaN(a.key) - Number.isNaN(b.key) || (Number.isNaN(a.key) ? 0 : sign * (a.key - b.key)));
+  body.append(...keyed.map(each => each.row));
+}
+"""
+SORTS = SORT + """
+document.addEventListener('click', event => { const button = event.target.closest('.sort'); if (button) sort(button); });
 """
 
 
@@ -63,6 +91,25 @@ def printable(text: str) -> str:
 def short(value: object, limit: int) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def sortable(head: list[str], body: list[list[object]], rows: list[str] | None = None) -> str:
+    """A table that its heads sort, on a page with SORTS. Numbers are shown short, NaN and None as empty cells; ``rows``:
+    the class of each line."""
+    numbers = [any(isinstance(line[j], int | float) for line in body) for j in range(len(head))]
+    top = "".join(
+        f'<th scope="col"{" class=number" if number else ""}><button type="button" class="sort" data-down="{int(number)}">{safe(cell)}</button></th>'
+        for cell, number in zip(head, numbers, strict=True)
+    )
+    lines = []
+    for i, line in enumerate(body):
+        cells = []
+        for cell, number in zip(line, numbers, strict=True):
+            known = isinstance(cell, int | float) and cell == cell
+            shown = f"{cell:,}" if isinstance(cell, int) else f"{cell:.3f}" if isinstance(cell, float) and known else ""
+            cells.append(f'<td class="number" data-v="{cell if known else ""}">{shown}</td>' if number else f"<td>{safe(str(cell))}</td>")  # fmt: skip
+        lines.append(f"<tr{f' class={rows[i]}' if rows and rows[i] else ''}>{''.join(cells)}</tr>")
+    return f'<div class="scroll"><table class="sortable"><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def plain_table(head: list[str], body: list[list[str]], kinds: list[str] | None = None) -> str:
