@@ -20,7 +20,11 @@ def report(config: DictConfig) -> None:
     from mmtab.report import run_page, runs_page
     from mmtab.session import progress_of
 
-    options = {"split": config.split, "ablation": config.ablation, "hardware": Hardware(config.accelerator, config.devices)}
+    options = {
+        "split": config.split,
+        "ablation": config.ablation,
+        "hardware": Hardware(config.accelerator, config.devices),
+    }
     paths = [run_page.write_report(run, **options, progress=progress_of) for run in runs]
     if len(runs) > 1:
         paths.append(runs_page.write_comparison(runs, Path(config.output), config.split))

@@ -7,7 +7,7 @@ over rows (pairs), which says how much of a difference is noise of the split.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from math import factorial
@@ -23,7 +23,7 @@ from mmtab.comparison import EVERYTHING, Comparison
 from mmtab.datamodule import KWayBatches, PairBatches
 from mmtab.images import Progress, no_progress
 from mmtab.metrics import bootstrap
-from mmtab.schema import ColumnType, Schema, TaskKind
+from mmtab.schema import ColumnType, Schema
 from mmtab.session import Batches, Session
 from mmtab.table import Records, Table
 from mmtab.tasks import PairTask, Predictions
@@ -77,8 +77,7 @@ def ablate(
         conditions[f"{share} {EVERY}"] = {column: rows for gone in lost for column, rows in gone.items()}
 
     found = {
-        name: work.score(conditions[name])
-        for name in progress(iter(conditions), len(conditions), "without columns")
+        name: work.score(conditions[name]) for name in progress(iter(conditions), len(conditions), "without columns")
     }
     values = {name: session.task.metrics_of(each) for name, each in found.items()}
     label, said = work.answers(list(found.values()))

@@ -748,7 +748,9 @@ td,th,td:last-child,td:nth-child(2):nth-last-child(2){padding:.28rem .4rem}.whis
 .ranking td:nth-child(3),.ranking th:nth-child(3){display:none}.ranking th:first-child,.ranking td:first-child{padding-inline:.1rem}.sort{white-space:nowrap}}
 """
 
-SCRIPT = html.SORT + """
+SCRIPT = (
+    html.SORT
+    + """
 const form = document.forms[0], nav = document.querySelector('nav'), sections = every('section');
 const rows = every('tr[data-kind]').map(row => ({row, kind: row.dataset.kind, name: row.dataset.name}));
 for (const table of every('table.pairs')) for (const [i, row] of every('tbody tr', table).entries()) row.column = i + 1;
@@ -792,3 +794,4 @@ if (nav) {
   track('0');
 }
 """
+)

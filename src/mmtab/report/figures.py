@@ -194,8 +194,10 @@ def by_column(found: Mapping[str, Any], limit: int = 30) -> Any:
 def missingness(found: Mapping[str, Any]) -> Any:
     figure, axes = _axes()
     shares, scores = found["missingness"]["shares"], found["missingness"]["scores"]
-    for (name, values), colour in zip(scores.items(), (BLUE, ORANGE, GREEN, "#8a4fb0")[: len(scores) - 1] + (INK,), strict=True):  # fmt: skip
-        axes.plot(shares, values, "o-" if name in found["modalities"] else "o--", color=colour, label=name, markersize=4)
+    for (name, values), colour in zip(scores.items(), [*COLOURS[: len(scores) - 1], INK], strict=True):  # fmt: skip
+        axes.plot(
+            shares, values, "o-" if name in found["modalities"] else "o--", color=colour, label=name, markersize=4
+        )
     axes.set(xlabel="share of rows that lack it", ylabel=f"{found['split']} {found['metric']}", xlim=(0, 1))
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=10)

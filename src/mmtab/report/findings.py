@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmtab.config import RunConfig
-from mmtab.report.outcome import LEAST_SLICE, Z, Outcome
+from mmtab.report.outcome import LEAST_SLICE, Outcome, Z
 
 RISEN = 1.1  # valid log-loss over its best, from which it counts as risen
 NEAR = 0.01  # of a score
@@ -71,8 +71,14 @@ def _learnt(
         good = score > chance + Z * error
         known = ceiling is not None and len(outcomes) == 1
         text += f", and the best that can be reached is {ceiling:.3f}." if known else "."
-        tries = "" if good else "check labels and columns with prepare_data.py check, and look at the learning curve; a higher trainer.lr, or more epochs"
-        found.append(Finding("good" if good else "warning", f"{'It learnt' if good else 'It learnt nothing'}: {text}", tries))
+        tries = (
+            ""
+            if good
+            else "check labels and columns with prepare_data.py check, and look at the learning curve; a higher trainer.lr, or more epochs"
+        )
+        found.append(
+            Finding("good" if good else "warning", f"{'It learnt' if good else 'It learnt nothing'}: {text}", tries)
+        )
     valid, test = (metrics.get(split, {}).get(metric) for split in ("valid", "test"))
     if valid is not None and test is not None and outcomes[0].split == "test":
         n = len(outcomes[0].label)
@@ -121,7 +127,9 @@ def _modalities(found: Mapping[str, Any], config: RunConfig) -> list[Finding]:
                 "image": "image.tuned=true or a greater image.size; or dataset.drop=[image]",
                 "text": "text.n_tuned_layers=2, a longer text.max_length; or dataset.drop=[text]",
             }.get(name, f"look at these columns with prepare_data.py describe; or dataset.drop=[{name}]")
-            said.append(Finding("warning", f"{name} is not used: {change}. Alone it reaches {each['alone']:.3f}.", tries))
+            said.append(
+                Finding("warning", f"{name} is not used: {change}. Alone it reaches {each['alone']:.3f}.", tries)
+            )
         elif each["verdict"] == "replaceable":
             said.append(
                 Finding("plain", f"{name} is used, but the others know the same: {change}; alone it reaches {each['alone']:.3f}.")
@@ -168,8 +176,16 @@ def _errors(outcome: Outcome) -> list[Finding]:
         found.append(Finding("plain", f"Of {wrong:,} mistakes {share:.0%} are: {'; '.join(said)}."))
         bad = [each for each in outcome.by_class() if each["rows"] >= LEAST_SLICE and each["recall"] < 0.5]
         if bad:
-            names = ", ".join(f"{each['class']} ({each['recall']:.2f})" for each in sorted(bad, key=lambda e: e["recall"])[:4])
-            found.append(Finding("warning", f"Classes of which less than half is found: {names}.", "kway_head.class_weights=true, or more rows of them"))
+            names = ", ".join(
+                f"{each['class']} ({each['recall']:.2f})" for each in sorted(bad, key=lambda e: e["recall"])[:4]
+            )
+            found.append(
+                Finding(
+                    "warning",
+                    f"Classes of which less than half is found: {names}.",
+                    "kway_head.class_weights=true, or more rows of them",
+                )
+            )
     if outcome.threshold is not None and wrong:
         false = int(((outcome.said == 1) & (outcome.label == 0)).sum())
         of = f" of {outcome.relation}" if outcome.relation else ""

@@ -58,9 +58,12 @@ function sort(button) {
   body.append(...keyed.map(each => each.row));
 }
 """
-SORTS = SORT + """
+SORTS = (
+    SORT
+    + """
 document.addEventListener('click', event => { const button = event.target.closest('.sort'); if (button) sort(button); });
 """
+)
 
 
 def document(title: str, body: str, style: str = "", script: str = "") -> str:

@@ -143,7 +143,9 @@ def unscaled(probability: np.ndarray, temperature: float) -> np.ndarray:
 def splits_of(folder: Path) -> list[str]:
     """Labelled splits of which the run folder has predictions: test, where it was scored, comes first."""
     scored = read_run_file(folder, "metrics.json")
-    return [s for s in sorted(scored, key=lambda s: (s != "test", s)) if (folder / f"predictions_{s}.parquet").is_file()]
+    return [
+        s for s in sorted(scored, key=lambda s: (s != "test", s)) if (folder / f"predictions_{s}.parquet").is_file()
+    ]
 
 
 def read_outcomes(folder: Path, split: str) -> list[Outcome]:
@@ -155,11 +157,16 @@ def read_outcomes(folder: Path, split: str) -> list[Outcome]:
     if schema.task is TaskKind.MATCHING:
         return [_of_pairs(table, schema, split, r, facts) for r in range(len(schema.ignored))]
     names = [name for name in table.column_names if name.startswith("p_")]
-    classes = [name.removeprefix("p_") for name in names] or list(read_run_file(folder, "fitted.json")["preprocessor"]["labels_"]["classes_"])
+    classes = [name.removeprefix("p_") for name in names] or list(
+        read_run_file(folder, "fitted.json")["preprocessor"]["labels_"]["classes_"]
+    )
     known = np.flatnonzero(np.asarray(pc.is_valid(table["label"])))
     table = table.take(known)
     coded = pa.array(classes)
-    label, said = (np.asarray(pc.index_in(table[name].combine_chunks().cast(pa.string()), coded)).astype(np.int64) for name in ("label", "prediction"))
+    label, said = (
+        np.asarray(pc.index_in(table[name].combine_chunks().cast(pa.string()), coded)).astype(np.int64)
+        for name in ("label", "prediction")
+    )
     rows = np.arange(len(table))
     if names:
         p = np.stack([table[name].to_numpy() for name in names], 1).astype(np.float64)
@@ -168,7 +175,9 @@ def read_outcomes(folder: Path, split: str) -> list[Outcome]:
         p = None
         p_said = table["probability"].to_numpy().astype(np.float64)
         top, p_top = table["top"].to_pylist(), table["top_probability"].to_pylist()
-        p_label = np.array([dict(zip(t, q, strict=True)).get(classes[i], 0.0) for t, q, i in zip(top, p_top, label, strict=True)])
+        p_label = np.array(
+            [dict(zip(t, q, strict=True)).get(classes[i], 0.0) for t, q, i in zip(top, p_top, label, strict=True)]
+        )
     temperature = float(facts.get("temperatures", [1.0])[0])
     ids = table[schema.id].cast(pa.string()).to_pylist()
     return [Outcome(schema, split, None, known, ids, classes, label, said, p_said, p_label, p_said, p, temperature)]

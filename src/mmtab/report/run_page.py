@@ -146,7 +146,9 @@ def _body(
         "<p class=dim>Left: a model that says 0.8 should be right in 8 of 10 cases. Right: how many mistakes are left when only the surest are predicted (<code>predict coverage=0.9</code>).</p>",
     ]
     if without is not None:
-        sections.append(f"<h2>What does it use?</h2>{_modalities(without)}{shown('modalities', 'columns', 'missingness')}")
+        sections.append(
+            f"<h2>What does it use?</h2>{_modalities(without)}{shown('modalities', 'columns', 'missingness')}"
+        )
     if source is not None:
         sections += [_mistakes(outcome, source) for outcome in outcomes]
     sections.append(_costs(folder, facts, config))
@@ -163,9 +165,14 @@ def _findings(said: Sequence[Finding]) -> str:
 
 def _scores(metrics: Mapping[str, Mapping[str, Any]], schema: Schema) -> str:
     splits = [split for split, values in metrics.items() if isinstance(values, dict)]
-    names = list(dict.fromkeys(name for split in splits for name, value in metrics[split].items() if isinstance(value, float)))
+    names = list(
+        dict.fromkeys(name for split in splits for name, value in metrics[split].items() if isinstance(value, float))
+    )
     names = [name for name in names if name != "predict_rows_per_second"]
-    body = [[f"{name}{' (ranks)' if name == schema.metric else ''}", *(_figure(metrics[s].get(name)) for s in splits)] for name in names]
+    body = [
+        [f"{name}{' (ranks)' if name == schema.metric else ''}", *(_figure(metrics[s].get(name)) for s in splits)]
+        for name in names
+    ]
     return html.plain_table(["metric", *splits], body)
 
 
@@ -204,7 +211,11 @@ def _modalities(without: Mapping[str, Any]) -> str:
         each = without["modalities"][name]
         body.append([name, each["shapley"], f"{each['shapley_low']:+.3f} to {each['shapley_high']:+.3f}", each["without"], each["alone"], each["changed"], each["verdict"]])  # fmt: skip
     kinds = ["down" if line[-1] == "unused" else "" for line in body]
-    of = f"{without['n_rows']:,} of {without['n_rows_of_split']:,}" if without["n_rows"] < without["n_rows_of_split"] else f"all {without['n_rows']:,}"
+    of = (
+        f"{without['n_rows']:,} of {without['n_rows_of_split']:,}"
+        if without["n_rows"] < without["n_rows_of_split"]
+        else f"all {without['n_rows']:,}"
+    )
     return (
         f"<p>On {of} rows of {safe(without['split'])}, with cells taken away as if they were missing and without training again. "
         f"With everything {safe(without['metric'])} is {without['score']:.3f}, with nothing {without['nothing']:.3f}; contributions (Shapley values) divide the difference.</p>"
