@@ -142,7 +142,8 @@ def _modalities(found: Mapping[str, Any], config: RunConfig) -> list[Finding]:
         said.append(Finding("warning", f"It is better without {', '.join(gains)}, which it learnt too much of.", f"dataset.drop=[{','.join(gains)}]"))  # fmt: skip
     above = found["score"] - found["nothing"]
     for name, each in found["columns"].items():
-        if len(found["columns"]) > 2 and above > 0.1 and each["low"] > 0.9 * above:
+        alone = found["modalities"][each["modality"]]["alone"]
+        if len(found["columns"]) > 2 and above > 0.1 and each["low"] > 0.9 * above and alone > 0.9 * found["score"]:
             said.append(
                 Finding("warning", f"Nearly all hangs on {name}: without it {metric} is {each['without']:.3f}.", f"make sure that {name} is not the label in disguise, and is known when you predict")
             )  # fmt: skip
@@ -162,7 +163,7 @@ def _trust(outcome: Outcome) -> list[Finding]:
         return [Finding("plain", f"{text}.")]
     way = "too sure of itself" if bias > 0 else "not sure enough"
     return [
-        Finding("warning", f"{text}: on {outcome.split} the model is {way} by {abs(bias):.3f}. {outcome.split} is not like valid, on which the temperature was chosen, or one is too small.")
+        Finding("warning", f"{text}: on {outcome.split} the model is {way} by {abs(bias):.3f}. One temperature, chosen on valid, does not mend that.")
     ]  # fmt: skip
 
 
