@@ -32,9 +32,8 @@ def train(config: DictConfig) -> None:
     if ceiling := run.ceiling(folder):
         columns["ceiling"] = ceiling
     print_metrics(f"{run_config.dataset.name}, seed {run_config.seed}", columns)
-    print(f"run folder: {folder}")
-    if run_config.report:
-        print(report_after(folder))
+    report = [report_after(folder)] if run_config.report else []
+    print(*report, f"run folder: {folder}", sep="\n")
 
 
 if __name__ == "__main__":

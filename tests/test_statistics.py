@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 from sklearn.metrics import accuracy_score, f1_score
 
+from mmtab import metrics
 from mmtab.benchmark import statistics
 from mmtab.benchmark.board import Board, Contest, Entry, Score
 
@@ -17,7 +18,7 @@ from mmtab.benchmark.board import Board, Contest, Entry, Score
 def slow(label: np.ndarray, predictions: np.ndarray, metric: str, n_draws: int, seed: int) -> np.ndarray:
     """By scikit-learn, on rows repeated as often as they were drawn."""
     found = []
-    for weights in statistics._weights(len(label), n_draws, seed):
+    for weights in metrics._weights(len(label), n_draws, seed):
         for often in weights.astype(int):
             rows = np.repeat(np.arange(len(label)), often)
             found.append([_metric(label[rows], said[rows], metric) for said in predictions])
@@ -61,7 +62,7 @@ def test_draws_are_paired_and_the_same_whatever_else_is_measured() -> None:
 
 
 def test_weights_count_every_row_that_was_drawn() -> None:
-    blocks = list(statistics._weights(9, 120, 0))
+    blocks = list(metrics._weights(9, 120, 0))
     assert sum(map(len, blocks)) == 120 and all((block.sum(1) == 9).all() for block in blocks)
 
 
