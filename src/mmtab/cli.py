@@ -70,6 +70,13 @@ def _queue_again() -> None:
         print("queued again" if done.returncode == 0 else "scontrol could not queue it again", file=sys.stderr)
 
 
+def _leave() -> None:
+    if "torch" in sys.modules:
+        from mmtab import ranks
+
+        ranks.leave()
+
+
 def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Like ``hydra.main`` on configs/<config_name>.yaml, within ``friendly``."""
     import hydra
@@ -79,6 +86,7 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
         def guarded(config: DictConfig) -> None:
             with friendly():
                 function(config)
+            _leave()
 
         register()
         follow_parent()
