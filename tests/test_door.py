@@ -17,6 +17,7 @@ import mmtab
 from mmtab import run
 from mmtab.config import compose
 from mmtab.errors import ConfigError, DataError, MmtabError, RunError
+from mmtab.folder import open_config
 from mmtab.schema import ColumnType
 from mmtab.testing import write_kway, write_pairs
 
@@ -69,6 +70,17 @@ def test_it_is_what_the_script_does(tmp_path: Path, small: dict[str, Any]) -> No
     script = ["dataset=custom", f"dataset.path={data}", "recipe=frozen", "seed=3", "fusion=mean", f"text.backbone={small['text']['backbone']}",
               "d_model=16", "trainer.max_epochs=2", "trainer.progress=false", "trainer.precision=fp32"]  # fmt: skip
     assert run.train(compose(*script, f"output={tmp_path / 'b'}"), tmp_path / "b") == found.metrics["valid"]
+
+
+def test_a_part_of_ones_own_has_its_own_settings(tmp_path: Path, small: dict[str, Any]) -> None:
+    """Not those of the leaf that it replaces (a transformer's n_layers)."""
+    data = write_kway(tmp_path / "data", images=False)
+    own = {"_target_": "mmtab.fusion.MeanPoolFusion", "d_hidden": 24, "dropout": 0.0}
+    found = mmtab.fit(data, output=tmp_path / "run", fusion=own, **small)
+    kept = open_config(found.folder).fusion
+    assert kept == {"_partial_": True, "d_model": 16, **own} and "accuracy" in found.evaluate()
+    with pytest.raises(ConfigError, match=r"fusion\.n_heads: no such setting"):
+        mmtab.fit(data, output=tmp_path / "no", fusion=own | {"n_heads": 2}, **small)
 
 
 def test_one_table_is_divided(tmp_path: Path, small: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import hydra.utils
 import numpy as np
 from torch import nn
 
-from mmtab.config import RunConfig
+from mmtab.config import PARTS, RunConfig
 from mmtab.datamodule import encoded_columns, text_columns
 from mmtab.encoders import ColumnEncoder
 from mmtab.errors import ConfigError
@@ -55,7 +55,7 @@ def _fits(value: object, kind: Any) -> bool:
 
 def check_settings(config: RunConfig) -> None:
     """Raise ConfigError for a setting that no leaf knows, also of parts that this dataset will not need."""
-    leaves = {name: getattr(config, name) for name in ("text", "image", "numeric", "categorical", "fusion")}
+    leaves = {name: getattr(config, name) for name in PARTS}
     leaves |= {"kway_head.head": config.kway_head.head, "pair_head.cross": cross_settings(config)}
     leaves |= {f"pair_head.{name}": getattr(config.pair_head, name) for name in ("model", "tower", "joint", "compare")}
     for where, leaf in leaves.items():

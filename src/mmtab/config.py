@@ -147,6 +147,9 @@ class WandbConfig:
     artifact: bool = True
 
 
+PARTS = ("text", "image", "numeric", "categorical", "fusion")  # groups of configs/ that are one leaf each
+
+
 @dataclass
 class RunConfig:
     """Everything a training run is made of. The untyped parts are leaves of configs/, each with its ``_target_``.

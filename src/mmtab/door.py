@@ -19,6 +19,7 @@ import pyarrow as pa
 from mmtab import files, run, table
 from mmtab.campaign.plan import compose_run, dataset_place
 from mmtab.campaign.space import written
+from mmtab.config import PARTS
 from mmtab.convert import PICTURE
 from mmtab.datasets import Dataset, as_arrow, dataset_folder
 from mmtab.errors import ConfigError, DataError
@@ -140,7 +141,8 @@ def fit(
     or parquet file. Of rows, ``label`` names the class; for matching it holds pairs (left_id, right_id, label), and
     ``left`` and ``right`` (or ``records``) the rows. Without ``valid`` the rows are divided into train, valid and test.
     ``types`` overrules what is inferred of columns. ``overrides`` are settings of train.py: ``seed=1``,
-    ``trainer={"max_epochs": 5}``, ``fusion="mean"``. Raises DataError, ConfigError and TrainingError as the script.
+    ``trainer={"max_epochs": 5}``, ``fusion="mean"``, and ``numeric={"_target_": "mine.Encoder", "n_bins": 8}`` for an encoder
+    or a fusion of one's own, which gets ``d_model`` beside these. Raises DataError, ConfigError and TrainingError as the script.
     """
     when = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     folder = Path(output) if output is not None else Path("runs") / "fit" / when
@@ -178,11 +180,15 @@ def load_run(folder: Named) -> Run:
 
 
 def _settings(overrides: Mapping[str, Any]) -> list[str]:
-    """Overrides as on the command line, of settings and groups of them."""
+    """Overrides as on the command line, of settings and groups of them. A part that names a ``_target_`` of its own stands
+    for the whole leaf, as the settings of the leaf that it replaces are those of another class."""
 
     def walk(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
         for name, value in values.items():
-            if isinstance(value, Mapping):
+            if not prefix and name in PARTS and isinstance(value, Mapping) and "_target_" in value:
+                leaf = {"_partial_": True, "d_model": "${d_model}", **value}
+                yield from (f"~{name}", f"+{name}={written(leaf)}")
+            elif isinstance(value, Mapping):
                 yield from walk(value, f"{prefix}{name}.")
             else:
                 yield f"{prefix}{name}={written(value)}"
