@@ -94,10 +94,11 @@ class Plan:
         return [*self.config.overrides, *(s.override(params[s.name]) for s in self.settings)]
 
     def arguments(self, number: int, run: Run, params: dict[str, Value]) -> list[str]:
-        """What the run's process is called with. It never looks at test."""
+        """What the run's process is called with. It never looks at test, and writes a report only if asked to: that costs as
+        much as a short training."""
         output = f"output={written(str(self.run_folder(number, run)))}"
         group = [f"wandb.group={written(self.output.resolve().name)}", f"wandb.job_type={self.folder(number).name}"]
-        return [*run.place, *group, *self.overrides(params), f"seed={run.seed}", output, "test=false"]
+        return [*run.place, *group, "report=false", *self.overrides(params), f"seed={run.seed}", output, "test=false"]
 
     def command(self, run: Run, params: dict[str, Value]) -> str:
         """For a reader: the same run on its own, test included."""
