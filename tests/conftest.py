@@ -89,3 +89,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         folders = sorted(path.parent for path in root.glob("**/dataset.yaml")) if root else []
         none = pytest.param(None, marks=pytest.mark.skip(reason=NO_DATA))
         metafunc.parametrize("real_dataset", folders or [none], ids=[f.name for f in folders] or ["none"])
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores, for tests that start processes or kill them wait a good part of their time."""
+    return (os.cpu_count() or 1) + 1

@@ -161,6 +161,7 @@ def test_a_failure_is_named_and_the_rest_goes_on(
     assert not run_benchmark(config_of(tmp_path / "bench", tables, systems)).failures, "what failed is tried again"
 
 
+@pytest.mark.slow
 def test_a_killed_benchmark_takes_everything_with_it_and_goes_on(tables: Path, rival: Path, tmp_path: Path) -> None:
     for group, name, content in (
         (

@@ -529,6 +529,7 @@ def test_what_a_child_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- with real runs --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_real_campaign_killed_while_a_run_trains(tmp_path: Path, backbone: Path) -> None:
     """Both kinds of dataset, and a choice that cannot be trained; afterwards nothing is left to do."""
     write_kway(tmp_path / "toys", images=False)

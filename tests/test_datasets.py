@@ -73,6 +73,7 @@ def test_matching_frames_become_a_dataset(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_shipped_catalogue_loads_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MMTAB_CACHE", str(tmp_path))
     dataset = mmtab.load_dataset("catalogue_variants")

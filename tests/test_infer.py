@@ -275,6 +275,7 @@ def test_pairs_make_it_matching_and_sides_agree(tmp_path: Path) -> None:
     assert {c.name: str(c.type) for c in proposal.schema.columns} == testing.COLUMNS
 
 
+@pytest.mark.slow
 def test_the_declared_types_of_the_public_datasets_are_proposed(data_root: Path, tmp_path: Path) -> None:
     """At most one column in ten wrong over all, from raw csv."""
     wrong, total = [], 0

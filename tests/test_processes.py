@@ -38,6 +38,7 @@ def small(backbone: Path) -> list[str]:
     return [
         "dataset=custom", f"text.backbone={backbone}", "text.max_length=16", "text.n_tuned_layers=1", "image.size=32",
         "d_model=16", "trainer.batch_size=8", "trainer.max_epochs=2", "trainer.precision=fp32", "trainer.n_threads=1",
+        "report=false",
     ]  # fmt: skip
 
 
@@ -61,6 +62,7 @@ def losses(folder: Path) -> list[float]:
     return [float(row["train/loss_epoch"]) for row in rows if row["train/loss_epoch"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_kway, write_pairs])
 def test_two_processes_see_the_rows_of_one(tmp_path: Path, small: list[str], write: Any) -> None:
     """Nothing learns and nothing is drawn, so the loss over an epoch is the same if, and only if, the rows are."""
@@ -85,8 +87,13 @@ FSDP = ["trainer=fsdp", "trainer.devices=2", "trainer.accelerator=cpu", "store_f
 
 @pytest.mark.parametrize(
     ("write", "launcher", "overrides"),
-    [(write_kway, (), TWO), (write_pairs, TORCHRUN, [*TWO, "pair_head.hard_negatives=0.5"]), (write_kway, (), FSDP)],
-    ids=["ddp", "torchrun", "fsdp"],
+    [
+        pytest.param(write_kway, (), TWO, id="ddp"),
+        pytest.param(
+            write_pairs, TORCHRUN, [*TWO, "pair_head.hard_negatives=0.5"], id="torchrun", marks=pytest.mark.slow
+        ),
+        pytest.param(write_kway, (), FSDP, id="fsdp", marks=pytest.mark.slow),
+    ],
 )
 def test_what_two_processes_trained_scores_the_same_in_one(
     tmp_path: Path, small: list[str], write: Any, launcher: tuple[str, ...], overrides: list[str]
@@ -100,6 +107,7 @@ def test_what_two_processes_trained_scores_the_same_in_one(
     assert run.evaluate(folder, "valid") == valid
 
 
+@pytest.mark.slow
 def test_two_processes_score_what_one_has_trained(tmp_path: Path, small: list[str]) -> None:
     data, folder = write_pairs(tmp_path / "data", n=67), tmp_path / "run"
     alone(folder, *small, f"dataset.path={data}", "trainer.eval_batch_size=4")
@@ -110,6 +118,7 @@ def test_two_processes_score_what_one_has_trained(tmp_path: Path, small: list[st
     assert (scores(folder, "test"), predictions(folder, "test")) == expected
 
 
+@pytest.mark.slow
 def test_two_processes_that_are_stopped_go_on(tmp_path: Path, small: list[str]) -> None:
     data = write_kway(tmp_path / "data")
     own = [*small, f"dataset.path={data}", "dataset.drop=[image]", *TWO, "trainer.max_epochs=12", "trainer.patience=12", "test=false"]  # fmt: skip
@@ -126,6 +135,7 @@ def test_two_processes_that_are_stopped_go_on(tmp_path: Path, small: list[str]) 
     assert json.loads((tmp_path / "stopped" / "provenance.json").read_text())["resumed_at_steps"]
 
 
+@pytest.mark.slow
 def test_slurm_is_asked_to_queue_a_stopped_run_again(tmp_path: Path, small: list[str]) -> None:
     data, told = write_kway(tmp_path / "data"), tmp_path / "told"
     scontrol = tmp_path / "bin" / "scontrol"
@@ -179,6 +189,7 @@ def test_every_trainer_composes(path: Path) -> None:
     assert config.trainer.strategy in ("auto", "ddp", "fsdp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
 def test_a_launcher_completes_a_sweep(tmp_path: Path, small: list[str], launcher: str) -> None:
     needs(launcher)

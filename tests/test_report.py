@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.pages import Seen
+from pages import Seen
 
 import mmtab
 from mmtab import run
@@ -36,7 +36,7 @@ KNOWN = Recipe(image=Channel(0.985, 0.015), text=Channel(0.9, 0.05), numeric=Cha
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of which each modality tells another amount; without pictures' text of shapes."""
     folder = tmp_path_factory.mktemp("catalogue")
-    write_catalogue(folder, "product_type", n_rows=3000, image_size=64, recipe=KNOWN)
+    write_catalogue(folder, "product_type", n_rows=2000, image_size=32, recipe=KNOWN)
     return folder
 
 
@@ -47,9 +47,7 @@ def known_ranking() -> list[str]:
 
 def trained(data: Path, folder: Path) -> mmtab.Run:
     settings = {"max_epochs": 8, "lr": 0.002, "progress": False}
-    return mmtab.fit(
-        data, recipe="frozen", output=folder, trainer=settings, image={"size": 64, "tuned": False}, d_model=64
-    )
+    return mmtab.fit(data, recipe="frozen", output=folder, trainer=settings, image={"size": 32, "grid": 1}, d_model=64)
 
 
 def test_modalities_are_ranked_as_the_generator_knows(catalogue: Path, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_what_is_different_is_named(tmp_path: Path, configure: Any, monkeypatch:
         again(folder, tmp_path / "never")
 
 
+@pytest.mark.slow
 def test_the_script_ends_by_what_it_found(tmp_path: Path, configure: Any) -> None:
     data, folder = write_kway(tmp_path / "data"), tmp_path / "run"
     metrics = run.train(configure(data, "dataset.drop=[image,text]"), folder)

@@ -65,17 +65,23 @@ def train_killed(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, aft
 
 VARIANTS = [
     (write_kway, 1, ["dataset.drop=[image,text]", "trainer.max_epochs=3"]),
-    (write_kway, 4, []),
-    (write_kway, 3, ["image.tuned=true", "image.augment=true", "trainer.batch_size=4", "trainer.accumulate=2", "dataset.drop=[text]"]),
     (write_kway, 7, ["dataset.drop=[image]", "trainer.max_epochs=12", "trainer.patience=3", "text.n_tuned_layers=0", "trainer.keep=3"]),
     (write_kway, 4, ["dataset.drop=[image]", "trainer.n_workers=1", "kway_head.n_sampled=2"]),
     (write_pairs, 5, ["dataset.drop=[image]", "text.n_tuned_layers=0", "pair_head.hard_negatives=0.5", "trainer.max_epochs=4", "pair_head.augment.cell_drop=0.3"]),
     (write_pairs, 3, ["dataset.drop=[image]", "pair_head.cross_text=true", "pair_head.augment.span_deletion=0.5"]),
 ]  # fmt: skip
+PICTURES = [
+    (write_kway, 4, []),
+    (write_kway, 3, ["image.tuned=true", "image.augment=true", "trainer.batch_size=4", "trainer.accumulate=2", "dataset.drop=[text]"]),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("write", "after", "overrides"), VARIANTS, ids=[f"{write.__name__},{','.join(over)}" for write, _, over in VARIANTS]
+    ("write", "after", "overrides"),
+    [
+        pytest.param(*each, id=f"{each[0].__name__},{','.join(each[2])}", marks=[pytest.mark.slow] * (each in PICTURES))
+        for each in VARIANTS + PICTURES
+    ],
 )
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
     tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch, write: Any, after: int, overrides: list[str]
@@ -144,7 +150,7 @@ def test_an_unfinished_run_is_not_mixed_with_another(
 
 
 def settings(folder: Path, data: Path, backbone: Path) -> list[str]:
-    small = ["text.max_length=16", "text.n_tuned_layers=1", "image.size=32", "d_model=16", "trainer.batch_size=8", "trainer.n_threads=1"]  # fmt: skip
+    small = ["text.max_length=16", "text.n_tuned_layers=1", "image.size=32", "d_model=16", "trainer.batch_size=8", "trainer.n_threads=1", "report=false"]  # fmt: skip
     return ["dataset=custom", f"dataset.path={data}", f"text.backbone={backbone}", f"output={folder}", *small]
 
 
@@ -158,6 +164,7 @@ def start(folder: Path, data: Path, backbone: Path, *overrides: str) -> subproce
 LONG = ["trainer.max_epochs=16", "trainer.patience=16", "trainer.checkpoint_seconds=0.2", "test=false"]
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_moments(tmp_path: Path, backbone: Path) -> None:
     data, rng = write_kway(tmp_path / "data"), random.Random(0)
     run.train(compose(*settings(tmp_path / "whole", data, backbone), *LONG), tmp_path / "whole")
