@@ -17,6 +17,7 @@ from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, Mul
 
 from mmtab.metrics import best_threshold, pair_metrics
 from mmtab.optim import parameter_groups, warmup_cosine
+from mmtab.report.outcome import unscaled
 from mmtab.tasks import KWayTask, PairTask, Predictions
 
 SEEDS = range(8)
@@ -272,7 +273,7 @@ def test_a_temperature_makes_probabilities_true(temperature: float) -> None:
     label = (task.probabilities(truth).cumsum(1) < rng.random((len(truth), 1))).sum(1)
     said = torch.from_numpy(truth * temperature)
     before = task._summary(said, torch.from_numpy(label), torch.arange(len(label)))
-    task.fit_temperature(before)
+    task.calibrate(before)
     assert task.temperatures[0] == pytest.approx(temperature, rel=0.05)
     after = task._summary(task._scaled(said), torch.from_numpy(label), torch.arange(len(label)))
     assert (after.best == before.best).all(), "it changes no ranking"
@@ -282,14 +283,20 @@ def test_a_temperature_makes_probabilities_true(temperature: float) -> None:
         assert found["ece_unscaled"] == pytest.approx(raw["ece"], abs=1e-5) and raw["ece"] > 0.05
     yes = (rng.random((len(truth), 2)) < pairs.probabilities(truth[:, :2])).astype(np.int64)
     yes[:, 1] = 1
-    logits = truth[:, :2] * temperature
-    pairs.fit_temperature(Predictions(np.arange(len(yes)), yes, pairs.probabilities(logits)))
+    logits = truth[:, :2] * temperature - 1.5 * (temperature != 1)
+    raw = pairs.probabilities(logits)
+    pairs.calibrate(Predictions(np.arange(len(yes)), yes, raw))
     assert pairs.temperatures == pytest.approx([temperature, 1.0], rel=0.08), "one kind of label says nothing"
-    assert PairTask(("a", "b")).temperatures.tolist() == [1, 1]
+    bias = 0 if temperature == 1 else 1.5 / temperature
+    assert pairs.biases == pytest.approx([bias, 0], abs=0.08)
+    calibrated = pairs.probabilities(logits)[:, 0]
+    np.testing.assert_allclose(calibrated, PairTask().probabilities(truth[:, :1])[:, 0], atol=0.03)
+    two = np.stack([1 - calibrated, calibrated], 1)
+    np.testing.assert_allclose(unscaled(two, pairs.temperatures[0], pairs.biases[0])[:, 1], raw[:, 0], atol=1e-9)
 
 
 def test_without_labels_or_of_very_many_classes_there_is_no_temperature() -> None:
     task = KWayTask(3)
-    task.fit_temperature(Predictions(np.arange(2), np.array([-1, -1]), np.full((2, 3), 1 / 3, np.float32)))
-    task.fit_temperature(Predictions(np.arange(2), np.array([0, 1]), None))
+    task.calibrate(Predictions(np.arange(2), np.array([-1, -1]), np.full((2, 3), 1 / 3, np.float32)))
+    task.calibrate(Predictions(np.arange(2), np.array([0, 1]), None))
     assert task.temperatures.tolist() == [1]

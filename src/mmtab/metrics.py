@@ -63,8 +63,25 @@ def best_temperature(logits: np.ndarray, label: np.ndarray) -> float:
         return -log_softmax(logits / np.exp(log_temperature), 1)[rows, label]
 
     found = minimize_scalar(lambda t: losses(t).mean(), bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-4})
-    gain = losses(0.0) - losses(float(found.x))
-    return float(np.exp(found.x)) if gain.mean() > 3 * gain.std() / np.sqrt(len(gain)) else 1.0
+    return float(np.exp(found.x)) if _is_beyond_noise(losses(0.0) - losses(float(found.x))) else 1.0
+
+
+def best_sigmoid(logit: np.ndarray, label: np.ndarray) -> tuple[float, float]:
+    """Temperature and bias: the sigmoid of logit / temperature + bias makes labels [n], 0 or 1, of logits [n] likeliest
+    (Platt 1999). Pairs need the bias, for they are learnt among mined non-matches, of which there are more than elsewhere.
+    1 and 0 where that may be noise, as with ``best_temperature``."""
+    from scipy.optimize import minimize
+
+    def losses(log_temperature: float, bias: float) -> np.ndarray:
+        z = logit / np.exp(log_temperature) + bias
+        return np.logaddexp(0, z) - label * z
+
+    found = minimize(lambda x: losses(*x).mean(), [0.0, 0.0], bounds=[(-3, 3), (-10, 10)], method="L-BFGS-B").x
+    return (float(np.exp(found[0])), float(found[1])) if _is_beyond_noise(losses(0, 0) - losses(*found)) else (1.0, 0.0)
+
+
+def _is_beyond_noise(gain: np.ndarray) -> bool:
+    return bool(gain.mean() > 3 * gain.std() / np.sqrt(len(gain)))
 
 
 # --- how sure a score is ----------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     module, trainer, checkpoints = fit(prepared, folder, fingerprint)
     load_weights(session.model, checkpoints.finish(trainer))
     predictions, predict_seconds = session.predictions(prepared.valid)
-    session.task.fit_temperature(predictions)
+    session.task.calibrate(predictions)
     if (session.task.temperatures != 1).any():
         predictions, _ = session.predictions(prepared.valid)
     session.task.fit_threshold(predictions)
@@ -139,6 +139,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
             | {
                 "format": FORMAT,
                 "temperatures": session.task.temperatures.tolist(),
+                "biases": session.task.biases.tolist(),
                 "thresholds": session.task.thresholds.tolist() if isinstance(session.task, PairTask) else None,
                 "confidence": np.quantile(session.task.confidence(predictions), PERCENT, axis=0).tolist(),
                 "seed": config.seed,

@@ -247,8 +247,8 @@ def open_run(folder: Path, hardware: Hardware | None = None) -> Session:
     model = build_model(config, schema, fitted, folder)
     load_weights(model, folder / BEST)
     task = build_task(config, schema, fitted)
-    if "temperatures" in facts:  # runs of before these have none
-        task.temperatures = np.array(facts["temperatures"])
+    for name in {"temperatures", "biases"} & facts.keys():  # runs of before these have none
+        setattr(task, name, np.array(facts[name]))
     if isinstance(task, PairTask):
         task.thresholds = np.array(facts["thresholds"])
     return Session(config, schema, fitted, model, task, hardware or Hardware())

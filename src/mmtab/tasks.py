@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmtab.heads import ClassScores
-from mmtab.metrics import best_temperature, best_threshold, macro_f1, pair_metrics
+from mmtab.metrics import best_sigmoid, best_temperature, best_threshold, macro_f1, pair_metrics
 from mmtab.models import Scores
 
 DENSE_CLASSES = 1_000  # beyond so many, evaluation keeps only the likeliest of a row
@@ -50,16 +50,17 @@ def gather(parts: Sequence[Predictions]) -> Predictions:
 @runtime_checkable
 class Task(Protocol):
     """``metric`` is the one that training maximises on valid. ``scores``: what the task's model makes of a batch.
-    ``temperatures``: what logits are divided by, of the classes or of each relation."""
+    ``temperatures``: what logits are divided by, of the classes or of each relation; ``biases``: what is then added."""
 
     metric: str
     temperatures: np.ndarray
+    biases: np.ndarray
 
     def loss_of(self, scores: Any, label: Tensor) -> Tensor: ...
 
     def predict(self, scores: Any, label: Tensor, row: Tensor) -> Predictions: ...
 
-    def fit_temperature(self, predictions: Predictions) -> None: ...
+    def calibrate(self, predictions: Predictions) -> None: ...
 
     def fit_threshold(self, predictions: Predictions) -> None: ...
 
@@ -87,7 +88,7 @@ class KWayTask:
     ) -> None:
         self.n_classes, self.label_smoothing, self.metric = n_classes, label_smoothing, metric
         self.n_sampled = n_sampled
-        self.temperatures = np.ones(1)
+        self.temperatures, self.biases = np.ones(1), np.zeros(1)
         self.weight = None
         if class_counts is not None:  # "balanced", as scikit-learn defines it
             self.weight = torch.tensor(
@@ -177,8 +178,8 @@ class KWayTask:
         shifted = np.exp(scaled - scaled.max(1, keepdims=True))
         return shifted / shifted.sum(1, keepdims=True)
 
-    def fit_temperature(self, predictions: Predictions) -> None:
-        """From predictions without one. Of more than DENSE_CLASSES not all probabilities are at hand, so there is none."""
+    def calibrate(self, predictions: Predictions) -> None:
+        """Fit the temperature to predictions without one. Of more than DENSE_CLASSES not all probabilities are at hand, so there is none."""
         p, known = predictions.probability, predictions.label >= 0
         if p is not None and known.any():
             logits = np.log(p[known].astype(np.float64).clip(np.finfo(np.float32).tiny))
@@ -239,7 +240,7 @@ class PairTask:
     ) -> None:
         self.relations, self.pos_weight, self.metric = tuple(relations), pos_weight, metric
         self.thresholds = np.full(len(self.relations), 0.5)
-        self.temperatures = np.ones(len(self.relations))
+        self.temperatures, self.biases = np.ones(len(self.relations)), np.zeros(len(self.relations))
 
     def loss(self, logits: Float[Tensor, "b r"], label: Int[Tensor, "b r"]) -> Float[Tensor, ""]:
         weight = None if self.pos_weight is None else torch.tensor(self.pos_weight, device=logits.device)
@@ -255,17 +256,19 @@ class PairTask:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """[n, r] logits -> [n, r] probability of a match."""
-        return np.exp(-np.logaddexp(0, -logits / self.temperatures))  # the sigmoid, without overflow
+        return np.exp(-np.logaddexp(0, -(logits / self.temperatures + self.biases)))  # the sigmoid, without overflow
 
-    def fit_temperature(self, predictions: Predictions) -> None:
-        """For each relation, from predictions without one."""
+    def calibrate(self, predictions: Predictions) -> None:
+        """Fit temperature and bias of each relation to predictions without; one kind of label says nothing."""
+        from scipy.special import logit
+
         assert predictions.probability is not None
-        p = predictions.probability.clip(1e-15, 1 - 1e-15)
-        logits = np.stack([np.log1p(-p), np.log(p)], 2)
-        both = (predictions.label.min(0) < predictions.label.max(0)).tolist()
-        self.temperatures = np.array(
-            [best_temperature(logits[:, r], predictions.label[:, r]) if both[r] else 1.0 for r in range(len(both))]
-        )
+        logits = logit(predictions.probability.clip(1e-15, 1 - 1e-15))
+        found = [
+            best_sigmoid(z, y) if y.min() < y.max() else (1.0, 0.0)
+            for z, y in zip(logits.T, predictions.label.T, strict=True)
+        ]
+        self.temperatures, self.biases = np.array(found).T
 
     def fit_threshold(self, predictions: Predictions) -> None:
         """For each relation the threshold with the best F1."""

@@ -126,12 +126,12 @@ def precision_recall(outcome: Outcome) -> Any:
 
 
 def reliability(outcome: Outcome) -> Any:
-    """Before and after temperature scaling; circles grow with the rows they stand for."""
+    """Before and after calibration; circles grow with the rows they stand for."""
     figure, axes = _axes(WIDE, 3.9)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
     ways = [(True, BLUE, "as predicted")]
     if outcome.temperature != 1 and outcome.probability is not None:
-        ways = [(False, ORANGE, "before scaling"), (True, BLUE, f"after (temperature {outcome.temperature:.2f})")]
+        ways = [(False, ORANGE, "before"), (True, BLUE, f"after {outcome.scaling}")]
     for scaled, colour, title in ways:
         confidence, right, n = outcome.reliability(scaled)
         axes.plot(confidence, right, color=colour, linewidth=1.2)

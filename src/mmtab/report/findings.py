@@ -156,14 +156,17 @@ def _trust(outcome: Outcome) -> list[Finding]:
     bias = float(((confidence - right) * n).sum() / n.sum())
     text = f"Probabilities{of} are off by {after:.3f} on average (expected calibration error)"
     if outcome.temperature != 1 and outcome.probability is not None:
-        text += f"; it was {outcome.ece(scaled=False):.3f} before temperature scaling ({outcome.temperature:.2f})"
+        text += f"; it was {outcome.ece(scaled=False):.3f} before calibration ({outcome.scaling})"
     if after < 0.03:
         return [Finding("good", f"{text}: they can be trusted.")]
     if after < 0.08:
         return [Finding("plain", f"{text}.")]
-    way = "too sure of itself" if bias > 0 else "not sure enough"
+    if outcome.threshold is None:
+        said = "the model is too sure of itself" if bias > 0 else "the model is not sure enough"
+    else:
+        said = f"a match is {'more' if bias > 0 else 'less'} often expected than found,"
     return [
-        Finding("warning", f"{text}: on {outcome.split} the model is {way} by {abs(bias):.3f}. One temperature, chosen on valid, does not mend that.")
+        Finding("warning", f"{text}: on {outcome.split} {said} by {abs(bias):.3f}. What was fitted on valid does not mend that.")
     ]  # fmt: skip
 
 

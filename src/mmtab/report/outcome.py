@@ -45,6 +45,7 @@ class Outcome:
     sure: np.ndarray  # [n] float64
     probability: np.ndarray | None
     temperature: float
+    bias: float = 0.0
     threshold: float | None = None
 
     @property
@@ -57,6 +58,10 @@ class Outcome:
         assert self.probability is not None
         return self.probability[:, 1]
 
+    @property
+    def scaling(self) -> str:
+        return f"temperature {self.temperature:.2f}" + (f" and bias {self.bias:+.2f}" if self.bias else "")
+
     def confusion(self, classes: np.ndarray) -> np.ndarray:
         """[c, c] int64: label by what was said, of some classes."""
         place = np.full(len(self.classes), -1)
@@ -68,11 +73,11 @@ class Outcome:
 
     def reliability(self, scaled: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each bin that holds any: mean confidence, share that was right, and how many rows. Of pairs the confidence is
-        the probability of a match, and right is what matches. ``scaled`` false: without the temperature."""
+        the probability of a match, and right is what matches. ``scaled`` false: without temperature and bias."""
         if self.probability is None:
             confidence, right = self.p_said, self.right
         else:
-            p = self.probability if scaled else unscaled(self.probability, self.temperature)
+            p = self.probability if scaled else unscaled(self.probability, self.temperature, self.bias)
             pairs = self.threshold is not None
             confidence, right = (p[:, 1], self.label == 1) if pairs else (p[np.arange(len(p)), self.said], self.right)
         bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
@@ -134,10 +139,14 @@ class Outcome:
         return wrong[np.argsort(self.p_label[wrong], kind="stable")][:n]
 
 
-def unscaled(probability: np.ndarray, temperature: float) -> np.ndarray:
-    """[n, k] what the probabilities would be without the temperature."""
-    p = probability.astype(np.float64).clip(1e-300) ** temperature
-    return p / p.sum(1, keepdims=True)
+def unscaled(probability: np.ndarray, temperature: float, bias: float = 0.0) -> np.ndarray:
+    """[n, k] what the probabilities would be without the temperature, and of a match (k = 2) without the bias."""
+    from scipy.special import softmax
+
+    logits = np.log(probability.astype(np.float64).clip(1e-300))
+    if bias:
+        logits[:, 1] -= bias
+    return softmax(logits * temperature, axis=1)
 
 
 def splits_of(folder: Path) -> list[str]:
@@ -194,9 +203,9 @@ def _of_pairs(table: pa.Table, schema: Schema, split: str, r: int, facts: dict[s
     bound = min(max(t, 1e-12), 1 - 1e-12)
     sure = np.where(match >= t, (match - bound) / (1 - bound), (bound - match) / bound)
     ids = [f"{a} and {b}" for a, b in zip(*(table[x].cast(pa.string()).to_pylist() for x in ("left_id", "right_id")), strict=True)]  # fmt: skip
-    temperature = float(facts["temperatures"][r]) if "temperatures" in facts else 1.0
+    temperature, bias = (float(facts[name][r]) if name in facts else none for name, none in (("temperatures", 1.0), ("biases", 0.0)))  # fmt: skip
     return Outcome(schema, split, suffix.removeprefix("_") or None, known, ids, ["no match", "match"], label, said,
-                   p[rows, said], p[rows, label], sure, p, temperature, t)  # fmt: skip
+                   p[rows, said], p[rows, label], sure, p, temperature, bias, t)  # fmt: skip
 
 
 # --- the rows themselves ---------------------------------------------------------------------------------------------
