@@ -30,7 +30,7 @@ min-width:13rem}
 article{border:1px solid #8886;border-radius:.5rem;padding:.7rem;
 flex:1 1 20rem;min-width:0;font-size:.85rem}article h3{margin:0 0 .4rem;font-size:.95rem;overflow-wrap:anywhere}
 article .sides{display:flex;flex-wrap:wrap;gap:1rem}article .sides>div{flex:1 1 12rem;min-width:0}
-dl{margin:0}dt{color:#888;font-size:.75rem}dd{margin:0 0 .3rem;overflow-wrap:anywhere}dd img{max-height:7.5rem;
+dl{margin:0}dt{color:#888;font-size:.75rem;overflow-wrap:anywhere}dd{margin:0 0 .3rem;overflow-wrap:anywhere}dd img{max-height:7.5rem;
 margin-right:.3rem;background:#fff}
 button{font:inherit;color:inherit;background:none;border:0;padding:0;cursor:pointer;text-align:inherit}
 .sort::after{content:"↕";content:"↕"/"";color:#8b8f96;margin-left:.2em;font-weight:400}

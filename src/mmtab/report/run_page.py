@@ -280,8 +280,7 @@ h3{font-size:1rem;margin:1.2rem 0 .3rem}.dim,small{color:var(--dim)}small{font-s
 .findings{list-style:none;padding:0;margin:1rem 0}.findings li{border-left:.3rem solid #8886;padding:.25rem .7rem;margin:.35rem 0}
 .findings .good{border-color:var(--good)}.findings li.warning{border-color:var(--warn);color:inherit;font-weight:400}
 .figures{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}figure{margin:0;background:#fff;border-radius:.4rem;padding:.4rem;min-width:0;max-width:100%;box-sizing:border-box}
-figure img{display:block;width:auto;max-width:100%;height:auto}figure.reliability img,figure.risk_coverage img,figure.columns img,figure.missingness img,figure.modalities img{max-width:min(100%,31rem)}
-figure.confusion img{max-width:min(100%,62rem)}figure.learning img{max-width:min(100%,49rem)}
+figure img{display:block;width:auto;max-width:100%;height:auto}figure{flex:0 1 32rem}figure.learning{flex-basis:50rem}figure.confusion{flex-basis:63rem}
 .sortable{font-variant-numeric:tabular-nums}.sortable th{font-size:.8rem;vertical-align:bottom}.sortable .number{text-align:right;white-space:nowrap}.sortable .number button{text-align:right}
 .scroll td,.scroll td:last-child,.scroll td:nth-child(2):nth-last-child(2){min-width:0}.sortable td:first-child{min-width:8rem}.up td{background:#26804a22}.down td{background:#c05a1226}
 .cards{display:flex;flex-wrap:wrap;gap:1rem}.cards .sides>div{flex:1 1 9rem}.scroll{max-height:34rem;overflow:auto}figure .scroll{max-height:none}
