@@ -65,7 +65,7 @@ def ablate(
     groups = modalities(session.schema)
     names = list(groups)
     conditions: dict[str, Gone] = {}
-    for kept in (some for n in range(len(names) + 1) for some in combinations(names, n)):
+    for kept in _all(names):
         conditions[_subset(kept)] = work.all_of(column for name in names if name not in kept for column in groups[name])
     for column in session.schema.columns:
         conditions[f"without {column.name}"] = work.all_of([column.name])
