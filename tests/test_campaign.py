@@ -426,6 +426,7 @@ def test_a_machine_that_shares_only_the_database_takes_what_is_dead(
 # --- kills and signals -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_campaign_killed_again_and_again_ends_the_same(bench: Bench) -> None:
     changes = {"sampler": "tpe", "pruner": "halving", "seeds": [0, 1, 2], "n_trials": 13, "study": "same"}
     bench.run(**changes, output=str(bench.folder / "whole"))

@@ -111,6 +111,7 @@ def test_out_of_memory_says_what_to_lower_or_halves_the_batch(
         configure(data, "trainer.on_oom=halve", "trainer.devices=2")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line(tmp_path: Path, backbone: Path) -> None:
     """No file may be larger than the first checkpoint of the run is going to be."""
     data = write_kway(tmp_path / "data")

@@ -189,6 +189,7 @@ def wait_for_epochs(process: subprocess.Popen[str], n: int) -> list[str]:
     return list(itertools.islice((line for line in process.stdout if line.startswith("epoch")), n))
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_ends_cleanly(tmp_path: Path, backbone: Path) -> None:
     data, folder = write_kway(tmp_path / "data"), tmp_path / "run"
     overrides = ["trainer.max_epochs=400", "trainer.patience=400", "trainer.checkpoint_seconds=1000", "test=false"]
