@@ -19,8 +19,8 @@ from mmtab import run
 from mmtab.config import CONFIGS, MatchConfig, compose
 from mmtab.errors import ConfigError, MmtabError, RunError
 from mmtab.matching import pipeline
+from mmtab.metrics import unscaled
 from mmtab.report.matches import write_result
-from mmtab.report.outcome import unscaled
 from mmtab.testing import read_rows, write_kway, write_pairs, write_table
 
 SCRIPTS = CONFIGS.parent / "scripts"
@@ -271,3 +271,10 @@ def test_the_script(trained: Path, two_tables: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "cluster_f1" in done.stdout and "blocking_recall" in done.stdout and "Traceback" not in done.stderr
     assert all((tmp_path / name).is_file() for name in ("m.csv", "m_clusters.csv", "m.json", "m.html"))
+
+
+@pytest.mark.slow
+def test_a_mistake_to_the_script_is_one_line(trained: Path, tmp_path: Path) -> None:
+    given = [f"run={trained}", f"output={tmp_path / 'm.csv'}", "clustering=banana"]
+    done = subprocess.run([sys.executable, SCRIPTS / "match.py", *given], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "error: clustering=banana" in done.stderr

@@ -15,9 +15,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, MulticlassAccuracy, MulticlassF1Score
 
-from mmtab.metrics import best_threshold, pair_metrics
+from mmtab.metrics import best_threshold, pair_metrics, unscaled
 from mmtab.optim import parameter_groups, warmup_cosine
-from mmtab.report.outcome import unscaled
 from mmtab.tasks import KWayTask, PairTask, Predictions
 
 SEEDS = range(8)
@@ -287,6 +286,7 @@ def test_a_temperature_makes_probabilities_true(temperature: float) -> None:
     raw = pairs.probabilities(logits)
     pairs.calibrate(Predictions(np.arange(len(yes)), yes, raw))
     assert pairs.temperatures == pytest.approx([temperature, 1.0], rel=0.08), "one kind of label says nothing"
+    assert PairTask(("a", "b")).temperatures.tolist() == [1, 1]
     bias = 0 if temperature == 1 else 1.5 / temperature
     assert pairs.biases == pytest.approx([bias, 0], abs=0.08)
     calibrated = pairs.probabilities(logits)[:, 0]

@@ -80,6 +80,16 @@ def best_sigmoid(logit: np.ndarray, label: np.ndarray) -> tuple[float, float]:
     return (float(np.exp(found[0])), float(found[1])) if _is_beyond_noise(losses(0, 0) - losses(*found)) else (1.0, 0.0)
 
 
+def unscaled(probability: np.ndarray, temperature: float, bias: float = 0.0) -> np.ndarray:
+    """[n, k] what the probabilities would be without the temperature, and of a match (k = 2) without the bias."""
+    from scipy.special import softmax
+
+    logits = np.log(probability.astype(np.float64).clip(1e-300))
+    if bias:
+        logits[:, 1] -= bias
+    return softmax(logits * temperature, axis=1)
+
+
 def _is_beyond_noise(gain: np.ndarray) -> bool:
     return bool(gain.mean() > 3 * gain.std() / np.sqrt(len(gain)))
 

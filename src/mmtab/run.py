@@ -139,7 +139,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
             | {
                 "format": FORMAT,
                 "temperatures": session.task.temperatures.tolist(),
-                "biases": session.task.biases.tolist(),
+                "biases": session.task.biases.tolist() if isinstance(session.task, PairTask) else None,
                 "thresholds": session.task.thresholds.tolist() if isinstance(session.task, PairTask) else None,
                 "confidence": np.quantile(session.task.confidence(predictions), PERCENT, axis=0).tolist(),
                 "seed": config.seed,

@@ -247,9 +247,10 @@ def open_run(folder: Path, hardware: Hardware | None = None) -> Session:
     model = build_model(config, schema, fitted, folder)
     load_weights(model, folder / BEST)
     task = build_task(config, schema, fitted)
-    for name in {"temperatures", "biases"} & facts.keys():  # runs of before these have none
-        setattr(task, name, np.array(facts[name]))
+    # Runs of before these have none
+    task.temperatures = np.array(facts.get("temperatures", task.temperatures))
     if isinstance(task, PairTask):
+        task.biases = np.array(facts.get("biases", task.biases))
         task.thresholds = np.array(facts["thresholds"])
     return Session(config, schema, fitted, model, task, hardware or Hardware())
 

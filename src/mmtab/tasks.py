@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmtab.heads import ClassScores
-from mmtab.metrics import best_sigmoid, best_temperature, best_threshold, macro_f1, pair_metrics
+from mmtab.metrics import best_sigmoid, best_temperature, best_threshold, macro_f1, pair_metrics, unscaled
 from mmtab.models import Scores
 
 DENSE_CLASSES = 1_000  # beyond so many, evaluation keeps only the likeliest of a row
@@ -50,11 +50,10 @@ def gather(parts: Sequence[Predictions]) -> Predictions:
 @runtime_checkable
 class Task(Protocol):
     """``metric`` is the one that training maximises on valid. ``scores``: what the task's model makes of a batch.
-    ``temperatures``: what logits are divided by, of the classes or of each relation; ``biases``: what is then added."""
+    ``temperatures``: what logits are divided by, of the classes or of each relation."""
 
     metric: str
     temperatures: np.ndarray
-    biases: np.ndarray
 
     def loss_of(self, scores: Any, label: Tensor) -> Tensor: ...
 
@@ -88,7 +87,7 @@ class KWayTask:
     ) -> None:
         self.n_classes, self.label_smoothing, self.metric = n_classes, label_smoothing, metric
         self.n_sampled = n_sampled
-        self.temperatures, self.biases = np.ones(1), np.zeros(1)
+        self.temperatures = np.ones(1)
         self.weight = None
         if class_counts is not None:  # "balanced", as scikit-learn defines it
             self.weight = torch.tensor(
@@ -179,7 +178,8 @@ class KWayTask:
         return shifted / shifted.sum(1, keepdims=True)
 
     def calibrate(self, predictions: Predictions) -> None:
-        """Fit the temperature to predictions without one. Of more than DENSE_CLASSES not all probabilities are at hand, so there is none."""
+        """Fit the temperature to predictions without one. Of more than DENSE_CLASSES not all probabilities are at hand, so
+        there is none."""
         p, known = predictions.probability, predictions.label >= 0
         if p is not None and known.any():
             logits = np.log(p[known].astype(np.float64).clip(np.finfo(np.float32).tiny))
@@ -225,14 +225,14 @@ class KWayTask:
 
         values["ece"] = ece(confidence)
         if self.temperatures[0] != 1 and predictions.probability is not None:
-            before = predictions.probability.astype(np.float64) ** self.temperatures[0]
-            values["ece_unscaled"] = ece(before[np.arange(len(before)), predicted] / before.sum(1))
+            before = unscaled(predictions.probability, self.temperatures[0])
+            values["ece_unscaled"] = ece(before[np.arange(len(before)), predicted])
         return {name: float(value) for name, value in values.items()}
 
 
 class PairTask:
-    """Binary cross-entropy for each relation; a pair is called a match from ``thresholds`` on, chosen for F1 on valid and
-    then kept. With several relations each metric is the mean over them, and each relation's own stands beside it as
+    """Binary cross-entropy for each relation, whose logits are divided by ``temperatures``, to which ``biases`` are added; a
+    pair is called a match from ``thresholds`` on, chosen for F1 on valid and then kept. With several relations each metric is the mean over them, and each relation's own stands beside it as
     ``<relation>/<metric>``."""
 
     def __init__(

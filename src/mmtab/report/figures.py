@@ -139,7 +139,7 @@ def reliability(outcome: Outcome) -> Any:
                      label=f"{title}: ECE {outcome.ece(scaled):.3f}")  # fmt: skip
     pairs = outcome.threshold is not None
     axes.set(xlabel="probability of a match" if pairs else "confidence", ylabel="share of matches" if pairs else "accuracy", xlim=(0, 1), ylim=(0, 1.02))  # fmt: skip
-    for handle in figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=1, frameon=False, fontsize=10).legend_handles:  # fmt: skip
+    for handle in figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", frameon=False, fontsize=10).legend_handles:  # fmt: skip
         handle.set_sizes([40])
     return figure
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from mmtab import files
 from mmtab.errors import RunError
 from mmtab.folder import read_facts, read_run_file
+from mmtab.metrics import unscaled
 from mmtab.schema import ColumnType, Schema, TaskKind
 from mmtab.table import Pairs, Records, Stream, Table, find_table, read_pairs, read_records
 
@@ -139,16 +140,6 @@ class Outcome:
         return wrong[np.argsort(self.p_label[wrong], kind="stable")][:n]
 
 
-def unscaled(probability: np.ndarray, temperature: float, bias: float = 0.0) -> np.ndarray:
-    """[n, k] what the probabilities would be without the temperature, and of a match (k = 2) without the bias."""
-    from scipy.special import softmax
-
-    logits = np.log(probability.astype(np.float64).clip(1e-300))
-    if bias:
-        logits[:, 1] -= bias
-    return softmax(logits * temperature, axis=1)
-
-
 def splits_of(folder: Path) -> list[str]:
     """Labelled splits of which the run folder has predictions: test, where it was scored, comes first."""
     scored = read_run_file(folder, "metrics.json")
@@ -203,7 +194,8 @@ def _of_pairs(table: pa.Table, schema: Schema, split: str, r: int, facts: dict[s
     bound = min(max(t, 1e-12), 1 - 1e-12)
     sure = np.where(match >= t, (match - bound) / (1 - bound), (bound - match) / bound)
     ids = [f"{a} and {b}" for a, b in zip(*(table[x].cast(pa.string()).to_pylist() for x in ("left_id", "right_id")), strict=True)]  # fmt: skip
-    temperature, bias = (float(facts[name][r]) if name in facts else none for name, none in (("temperatures", 1.0), ("biases", 0.0)))  # fmt: skip
+    n = len(schema.ignored)
+    temperature, bias = facts.get("temperatures", [1.0] * n)[r], facts.get("biases", [0.0] * n)[r]
     return Outcome(schema, split, suffix.removeprefix("_") or None, known, ids, ["no match", "match"], label, said,
                    p[rows, said], p[rows, label], sure, p, temperature, bias, t)  # fmt: skip
 
