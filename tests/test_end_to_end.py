@@ -206,7 +206,6 @@ def test_scripts_from_training_to_prediction(tmp_path: Path, backbone: Path) -> 
         "image.size=32",
         "d_model=16",
         "trainer.max_epochs=1",
-        "report=false",
     ]
     done = _script(
         "train", "-m", "dataset=custom", "seed=0,1", f"hydra.sweep.dir={sweep}", "wandb.mode=offline", *small
@@ -222,6 +221,15 @@ def test_scripts_from_training_to_prediction(tmp_path: Path, backbone: Path) -> 
     assert done.returncode == 0 and (tmp_path / "out.csv").is_file(), done.stderr
     done = _script("results", str(sweep))
     assert done.returncode == 0 and "| data |" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_a_broken_table_is_one_line(tmp_path: Path) -> None:
+    data = write_kway(tmp_path / "data")
+    (data / "train.parquet").write_bytes((data / "train.parquet").read_bytes()[:200])
+    done = _script("train", "dataset=custom", f"dataset.path={data}", f"output={tmp_path / 'broken'}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr + done.stdout
+    assert "table train" in done.stderr
 
 
 def test_real_data_trains(data_root: Path, tmp_path: Path) -> None:

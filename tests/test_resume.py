@@ -79,8 +79,9 @@ PICTURES = [
 @pytest.mark.parametrize(
     ("write", "after", "overrides"),
     [
-        pytest.param(*each, id=f"{each[0].__name__},{','.join(each[2])}", marks=[pytest.mark.slow] * (each in PICTURES))
-        for each in VARIANTS + PICTURES
+        pytest.param(*each, id=f"{each[0].__name__},{','.join(each[2])}", marks=marks)
+        for group, marks in ((VARIANTS, []), (PICTURES, [pytest.mark.slow]))
+        for each in group
     ],
 )
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
