@@ -10,8 +10,8 @@ scoreboard.html, .md and .csv. Tracks are in configs/track/, systems in configs/
 
 from omegaconf import DictConfig, OmegaConf
 
-from mmtab.cli import main
-from mmtab.config import BenchmarkConfig
+from mmtab.cli.main import main
+from mmtab.config.types import BenchmarkConfig
 
 
 @main("benchmark")

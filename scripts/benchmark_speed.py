@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mmtab.cli import friendly
+from mmtab.utils.exits import friendly
 
 
 def main(

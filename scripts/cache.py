@@ -7,7 +7,7 @@ python scripts/cache.py clean --older-than 30 --kind images   and what was not u
 python scripts/cache.py clean --to 20 --dry-run               down to 20 GB; only say what would go
 """
 
-from mmtab.commands import cache_app, run
+from mmtab.cli.commands import cache_app, run
 
 if __name__ == "__main__":
     run(cache_app)

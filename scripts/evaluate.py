@@ -4,15 +4,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mmtab.cli import main, print_metrics
-from mmtab.config import Hardware
+from mmtab.cli.main import main, print_metrics
+from mmtab.config.types import Hardware
 
 
 @main("evaluate")
 def evaluate(config: DictConfig) -> None:
     folder, path = Path(config.run), Path(config.path) if config.path else None
-    from mmtab import ranks, run
-    from mmtab.report.run_page import report_after
+    from mmtab.reports.run_page import report_after
+    from mmtab.runs import run
+    from mmtab.utils import distributed as ranks
 
     hardware = Hardware(config.accelerator, config.devices)
     metrics = run.evaluate(folder, config.split, path, hardware)

@@ -11,14 +11,14 @@ where it stopped.
 
 from omegaconf import DictConfig, OmegaConf
 
-from mmtab.cli import main, print_metrics
-from mmtab.config import MatchConfig
+from mmtab.cli.main import main, print_metrics
+from mmtab.config.types import MatchConfig
 
 
 @main("match")
 def match(config: DictConfig) -> None:
     settings = MatchConfig(**OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    from mmtab.report.matches import write_result
+    from mmtab.reports.matches import write_result
 
     report = write_result(settings)
     print_metrics(f"matches in {settings.output}", report)

@@ -12,8 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mmtab.cli import main
-from mmtab.config import Hardware
+from mmtab.cli.main import main
+from mmtab.config.types import Hardware
 
 
 @main("predict")
@@ -21,7 +21,7 @@ def predict(config: DictConfig) -> None:
     places = [Path(config[name]) for name in ("run", "input", "output")]
     more: dict[str, Any] = {name: Path(config[name]) for name in ("left", "right", "records") if config[name]}
     more |= {name: config[name] for name in ("coverage", "cost")}
-    from mmtab import run
+    from mmtab.runs import run
 
     n = run.predict(*places, hardware=Hardware(config.accelerator, config.devices), **more)
     print(f"{n} predictions written to {config.output}")

@@ -9,7 +9,7 @@ python scripts/prepare_data.py convert my_dataset -o other --to parquet --images
 python scripts/prepare_data.py import openmoji -o data/openmoji                a public benchmark; no name lists them
 """
 
-from mmtab.commands import run
+from mmtab.cli.commands import run
 
 if __name__ == "__main__":
     run()

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from mmtab.cli import main
-from mmtab.config import Hardware
+from mmtab.cli.main import main
+from mmtab.config.types import Hardware
 
 
 @main("report")
 def report(config: DictConfig) -> None:
     runs = [Path(each) for each in config.run] if isinstance(config.run, ListConfig) else [Path(config.run)]
-    from mmtab.report import run_page, runs_page
-    from mmtab.session import progress_of
+    from mmtab.reports import run_page, runs_page
+    from mmtab.runs.session import progress_of
 
     options = {
         "split": config.split,

@@ -12,14 +12,14 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mmtab.cli import main, print_metrics
-from mmtab.config import ReproduceConfig
+from mmtab.cli.main import main, print_metrics
+from mmtab.config.types import ReproduceConfig
 
 
 @main("reproduce")
 def again(config: DictConfig) -> None:
     settings = ReproduceConfig(**OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    from mmtab import reproduce
+    from mmtab.runs import reproduce
 
     found = reproduce.reproduce(settings, Path(HydraConfig.get().runtime.output_dir))
     columns = {name: {each.what: getattr(each, name) for each in found.metrics} for name in ("then", "now")}

@@ -7,8 +7,8 @@ Markdown; --refresh FILE puts it between the marks <!-- results --> and <!-- /re
 import argparse
 from pathlib import Path
 
-from mmtab.cli import friendly
-from mmtab.report.results import collect, markdown, refresh
+from mmtab.reports.results import collect, markdown, refresh
+from mmtab.utils.exits import friendly
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("folders", nargs="+", type=Path)

@@ -9,7 +9,7 @@ python scripts/submit.py history my_challenge "Team A"                          
 python scripts/submit.py standings my_challenge -o board                         by public scores; --final by private ones
 """
 
-from mmtab.commands import run, submit_app
+from mmtab.cli.commands import run, submit_app
 
 if __name__ == "__main__":
     run(submit_app)

@@ -12,15 +12,15 @@ import sys
 
 from omegaconf import DictConfig, OmegaConf
 
-from mmtab.campaign.space import split_overrides
-from mmtab.cli import main
-from mmtab.config import SweepConfig
+from mmtab.cli.main import main
+from mmtab.config.overrides import split_overrides
+from mmtab.config.types import SweepConfig
 
 
 @main("sweep")
 def sweep(config: DictConfig) -> None:
     settings = SweepConfig(**OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-    from mmtab.campaign.work import run_campaign
+    from mmtab.sweep.work import run_campaign
 
     print(run_campaign(settings))
 

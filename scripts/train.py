@@ -11,22 +11,21 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mmtab.cli import main, print_metrics
-from mmtab.config import typed
+from mmtab.cli.main import main, print_metrics
+from mmtab.config.compose import typed
 
 
 @main("train")
 def train(config: DictConfig) -> None:
     run_config = typed(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    from mmtab import ranks, run
-    from mmtab.report.run_page import report_after
+    from mmtab.reports.run_page import report_after
+    from mmtab.runs import run
+    from mmtab.utils import distributed as ranks
 
     columns = {"valid": run.train(run_config, folder)}
-    if run_config.test:
-        tested = run.evaluate_if_labelled(folder, "test")
-        if tested is not None:
-            columns["test"] = tested
+    if run_config.test and (tested := run.evaluate_if_labelled(folder, "test")) is not None:
+        columns["test"] = tested
     if not ranks.is_first():
         return
     if ceiling := run.ceiling(folder):

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmtab.datasets import Dataset, load_dataset
-    from mmtab.door import Run, fit, load_run
+    from mmtab.api import Dataset, Run, fit, load_dataset, load_run
 
 __version__ = "0.1.0"
 __all__ = ["Dataset", "Run", "__version__", "fit", "load_dataset", "load_run"]
 
 
 def __getattr__(name: str) -> Any:
-    """The doors for notebooks, opened when they are used: ``import mmtab`` alone loads nothing heavy."""
-    if name in ("Dataset", "load_dataset"):
-        from mmtab import datasets
-
-        return getattr(datasets, name)
-    if name in ("Run", "fit", "load_run"):
-        from mmtab import door
-
-        return getattr(door, name)
+    """Load a public name when it is first used: ``import mmtab`` alone loads nothing heavy."""
+    if name in __all__:
+        return getattr(importlib.import_module("mmtab.api"), name)
     raise AttributeError(f"module 'mmtab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

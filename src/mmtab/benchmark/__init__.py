@@ -1,1 +1,1 @@
-"""How fast mmtab is, and how good beside others."""
+"""Systems compared on tracks of datasets: runs, scores, statistics, the scoreboard and the challenge."""

@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from mmtab.benchmark.answers import Truth, write_answers
-from mmtab.comparison import Comparison
-from mmtab.errors import ConfigError, DataError
-from mmtab.machine import native_bf16, usable_cores
-from mmtab.metrics import best_threshold
-from mmtab.preprocess import CategoryRules, LabelCoder, Preprocessor, numeric_columns
-from mmtab.schema import ColumnType, Schema, TaskKind
-from mmtab.store import Store
-from mmtab.table import Pairs, Records, Table, read_pairs, read_records, read_split
+from mmtab.benchmark.scoring import Truth, write_answers
+from mmtab.config.types import CategoryRules
+from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.data.table import Pairs, Records, Table, read_pairs, read_records, read_split
+from mmtab.features.preprocess import LabelCoder, Preprocessor, numeric_columns
+from mmtab.features.similarity import Comparison
+from mmtab.training.metrics import best_threshold
+from mmtab.utils.cache import Store
+from mmtab.utils.errors import ConfigError, DataError
+from mmtab.utils.machine import native_bf16, usable_cores
 
 Features = Callable[[str], Any]  # of a split: [n, f], dense or sparse
 RULES = CategoryRules(max_values=1_000, n_hash=256)  # so that one-hot stays narrow enough to be dense
@@ -506,8 +507,8 @@ class _Vectors:
     kept in its store."""
 
     def __init__(self, question: Question) -> None:
-        from mmtab.encoders.image import ImageEncoder  # with torch, which the other controls do without
-        from mmtab.encoders.text import TextEncoder
+        from mmtab.model.encoders.image import ImageEncoder  # with torch, which the other controls do without
+        from mmtab.model.encoders.text import TextEncoder
 
         self._question, schema = question, question.schema
         # The two sides of a pair may write the same thing in different columns; k-way has categories beside the text.
@@ -523,7 +524,7 @@ class _Vectors:
             return []
         import torch
 
-        from mmtab.datamodule import encode_table
+        from mmtab.features.encoded import encode_table
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         bf16 = native_bf16(device)

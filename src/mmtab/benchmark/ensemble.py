@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtab.benchmark.answers import Answers, Truth, write_answers
-from mmtab.errors import RunError
-from mmtab.metrics import best_threshold
+from mmtab.benchmark.scoring import Answers, Truth, write_answers
+from mmtab.training.metrics import best_threshold
+from mmtab.utils.errors import RunError
 
 ROUNDS = 25
 

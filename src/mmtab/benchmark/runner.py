@@ -18,19 +18,19 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from mmtab import files, table
-from mmtab.atomic import write_json
-from mmtab.benchmark.board import Board, Contest, Entry, Failure, Score
-from mmtab.benchmark.cell import Cell, command_of, dropped_types, is_done
-from mmtab.campaign.plan import compose_run, dataset_place
-from mmtab.campaign.pool import Pool, Task
-from mmtab.campaign.space import written
-from mmtab.config import CONFIGS, BenchmarkConfig, SystemConfig
-from mmtab.datasets import dataset_folder
-from mmtab.errors import ConfigError, RunError
-from mmtab.locks import is_held
-from mmtab.report.results import refresh
-from mmtab.schema import Schema, TaskKind
+from mmtab.benchmark.job import Cell, command_of, dropped_types, is_done
+from mmtab.benchmark.types import Board, Contest, Entry, Failure, Score
+from mmtab.config.compose import compose_run, dataset_place
+from mmtab.config.overrides import written
+from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig
+from mmtab.data import files, table
+from mmtab.data.dataset import dataset_folder
+from mmtab.data.schema import Schema, TaskKind
+from mmtab.reports.results import refresh
+from mmtab.utils.atomic import write_json
+from mmtab.utils.errors import ConfigError, RunError
+from mmtab.utils.locks import is_held
+from mmtab.utils.pool import Pool, Task
 
 KINDS = ["mmtab", "control", "rival"]
 TASKS = [str(task) for task in TaskKind]
@@ -217,7 +217,7 @@ class Work:
         def ended(seconds: float, failure: str) -> None:
             self._ended(folder, seconds, failure)
 
-        return Task([sys.executable, "-m", "mmtab.benchmark.cell", str(folder)], folder, lambda: is_done(folder), ended)
+        return Task([sys.executable, "-m", "mmtab.benchmark.job", str(folder)], folder, lambda: is_done(folder), ended)
 
     def _ended(self, folder: Path, seconds: float, failure: str) -> None:
         where = _title(self.cells[folder])

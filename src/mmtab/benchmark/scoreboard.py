@@ -14,11 +14,11 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from mmtab.atomic import write_text
-from mmtab.benchmark.board import Board, Contest, Entry
 from mmtab.benchmark.statistics import ALPHA, Standing, pareto, smallest_p, standings
-from mmtab.report import html
-from mmtab.report.html import printable, safe, short
+from mmtab.benchmark.types import Board, Contest, Entry
+from mmtab.reports import html
+from mmtab.reports.html import printable, safe, short
+from mmtab.utils.atomic import write_text
 
 MAX_NAMED = 4  # entries in one place of a sentence
 MAX_SHOWN = 20  # entries in charts and in the matrix of pairs

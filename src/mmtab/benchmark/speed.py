@@ -29,21 +29,22 @@ import yaml
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
-from mmtab import provenance, run
-from mmtab.atomic import write_json
-from mmtab.build import encoder_of
-from mmtab.catalogue import write_catalogue
-from mmtab.config import CONFIGS, RunConfig, compose
-from mmtab.datamodule import KWayBatches, loader, tokenize
-from mmtab.errors import ConfigError
-from mmtab.images import load_pictures
-from mmtab.machine import prepare_process, usable_cores
-from mmtab.optim import parameter_groups, warmup_cosine
-from mmtab.schema import ColumnType, Schema
-from mmtab.session import Session, open_run, quieten
-from mmtab.store import Store
-from mmtab.table import read_split
-from mmtab.testing import tiny_text_backbone
+from mmtab.config.compose import compose
+from mmtab.config.types import CONFIGS, RunConfig
+from mmtab.data.pictures import load_pictures
+from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.synthetic import write_catalogue
+from mmtab.data.table import read_split
+from mmtab.features.backbones import tiny_text_backbone
+from mmtab.features.encoded import KWayBatches, loader, tokenize
+from mmtab.runs import provenance, run
+from mmtab.runs.session import Session, open_run, quieten
+from mmtab.training.build import encoder_of
+from mmtab.training.optim import parameter_groups, warmup_cosine
+from mmtab.utils.atomic import write_json
+from mmtab.utils.cache import Store
+from mmtab.utils.errors import ConfigError
+from mmtab.utils.machine import prepare_process, usable_cores
 
 TUNED = ("text.n_tuned_layers=null", "image.tuned=true", "trainer.batch_size=32")
 FROZEN = ("text.n_tuned_layers=0", "image.tuned=false")
@@ -326,8 +327,8 @@ class Bench:
 TRAIN = """
 import sys
 from pathlib import Path
-from mmtab import run
-from mmtab.config import compose
+from mmtab.runs import run
+from mmtab.config.compose import compose
 
 data, folder, cache, backbone = sys.argv[1:]
 config = compose("dataset=custom", f"dataset.path={data}", f"cache={cache}", f"output={folder}", "trainer.progress=false",

@@ -16,8 +16,8 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from mmtab.benchmark.board import Board, Entry, Score
-from mmtab.metrics import N_DRAWS, bootstrap
+from mmtab.benchmark.types import Board, Entry, Score
+from mmtab.training.metrics import N_DRAWS, bootstrap
 
 ALPHA = 0.05
 ALL = "all"  # the track of every dataset

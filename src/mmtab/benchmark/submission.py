@@ -35,14 +35,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from mmtab import files as tables
-from mmtab.atomic import WRITING, leftovers, replacing, write_text
-from mmtab.benchmark.answers import MAX_BYTES_A_ROW, Answers, Truth, metrics, ranked_by, read_answers, without_labels
-from mmtab.benchmark.board import Board, Contest, Entry, Score
+from mmtab.benchmark.scoring import MAX_BYTES_A_ROW, Answers, Truth, metrics, ranked_by, read_answers, without_labels
 from mmtab.benchmark.statistics import places
-from mmtab.errors import ConfigError, DataError, RunError
-from mmtab.schema import Schema, TaskKind
-from mmtab.table import find_table
+from mmtab.benchmark.types import Board, Contest, Entry, Score
+from mmtab.data import files as tables
+from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.table import find_table
+from mmtab.utils.atomic import WRITING, leftovers, replacing, write_text
+from mmtab.utils.errors import ConfigError, DataError, RunError
 
 VERSION = 1  # of the database's tables
 SETTINGS, SECRET, HANDOUT, FILES, DATABASE = "challenge.yaml", "secret", "handout", "files", "submissions.sqlite"

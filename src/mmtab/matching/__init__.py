@@ -1,1 +1,1 @@
-"""Whole tables: which pairs are worth scoring, and which entities the scores make."""
+"""Two tables, or one, become clusters of the same thing: blocking, scoring, clustering, explaining."""

@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 import scipy.sparse as sp
 
-from mmtab.machine import usable_cores
-from mmtab.neighbours import Index
+from mmtab.utils.machine import usable_cores
+from mmtab.utils.neighbours import Index
 
 WORD = re.compile(r"\w+")
 CODE = re.compile(r"\w[\w\-/.]*\w")

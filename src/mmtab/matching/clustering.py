@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 from scipy.special import logit
 
-from mmtab import splits
+from mmtab.data import splits
 
 ABSENT = 0.5  # see correlation()
 LIMIT = 10.0  # log-odds; a score that has saturated (float32's sigmoid is 1 from 17 on) must not outvote all others

@@ -21,25 +21,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from mmtab import files, provenance
-from mmtab import table as tables
-from mmtab.atomic import write_json
-from mmtab.comparison import EVERYTHING
-from mmtab.config import Hardware, MatchConfig
-from mmtab.datamodule import Sequences, cross_sequences, without_text
-from mmtab.datasets import dataset_folder
-from mmtab.digests import digest_of
-from mmtab.errors import ConfigError, MmtabError, RunError
-from mmtab.images import Progress
+from mmtab.config.types import Hardware, MatchConfig
+from mmtab.data import files
+from mmtab.data import table as tables
+from mmtab.data.dataset import dataset_folder
+from mmtab.data.digests import digest_of
+from mmtab.data.pictures import Progress
+from mmtab.data.schema import LABEL, ColumnType, Schema, TaskKind
+from mmtab.data.table import Records, Table
+from mmtab.features.batches import Rows, Tokens
+from mmtab.features.encoded import Sequences, cross_sequences, without_text
+from mmtab.features.similarity import EVERYTHING
 from mmtab.matching.blocking import Blocker, Choice, Side, choose, pairs, word_vectors
 from mmtab.matching.clustering import METHODS, evaluate
-from mmtab.metrics import pair_metrics
-from mmtab.models import PairModel
-from mmtab.schema import LABEL, ColumnType, Schema, TaskKind
-from mmtab.session import Session, cache_of, open_run, progress_of
-from mmtab.store import Arrays, Store
-from mmtab.table import Records, Table
-from mmtab.tensors import Rows, Tokens
+from mmtab.model.models import PairModel
+from mmtab.runs import provenance
+from mmtab.runs.session import Session, cache_of, open_run, progress_of
+from mmtab.training.metrics import pair_metrics
+from mmtab.utils.atomic import write_json
+from mmtab.utils.cache import Arrays, Store
+from mmtab.utils.errors import ConfigError, MmtabError, RunError
 
 BATCH = 512  # pairs, or rows, in one forward pass
 

@@ -1,0 +1,1 @@
+"""Typed settings, and how they are composed from configs/ and overrides."""

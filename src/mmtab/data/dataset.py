@@ -1,0 +1,179 @@
+"""Datasets by name, folder or frame: where one is, and what a notebook asks of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+import yaml
+
+from mmtab.data import files
+from mmtab.config.types import CONFIGS, DatasetConfig, GenerateConfig
+from mmtab.data.files import table_stems
+from mmtab.utils.errors import ConfigError, DataError
+from mmtab.data.pictures import open_picture
+from mmtab.data.schema import ColumnType, Schema
+from mmtab.utils.cache import Store
+from mmtab.data.table import ImageSource, Table, image_sources, read_batches
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a cell, not opened yet."""
+
+    table: Table
+    source: ImageSource
+    row: int
+    column: str
+
+    def open(self) -> Image.Image:
+        """Decode it to RGB; raises DataError naming row and column for a picture that is missing or damaged."""
+        return open_picture(self.table, self.source, self.row, self.column)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One table of a dataset, read when asked.
+
+    Iterating gives a dict a row, of the cells in canonical form (``mmtab.data.table``; image cells are lists of ``Picture``),
+    and holds a bounded number of rows in memory.
+    """
+
+    path: Path
+    folder: Path
+    schema: Schema
+
+    def __len__(self) -> int:
+        return files.count(self.path, self.schema.name)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if self.path.stem.startswith("pairs"):
+            for raw in files.scan(self.path, self.schema.name):
+                yield from raw.to_pylist()
+            return
+        images = self.schema.of_type(ColumnType.IMAGE)
+        for batch in read_batches(self.path, self.schema, folder=self.folder, partial=True):
+            columns = {self.schema.id: batch.ids} | batch.columns
+            if batch.labels is not None and self.schema.label:
+                columns[self.schema.label] = batch.labels
+            for i, cells in enumerate(zip(*(column.to_pylist() for column in columns.values()), strict=True)):
+                row = dict(zip(columns, cells, strict=True))
+                for name in images:
+                    if name in row:
+                        row[name] = [Picture(batch, source, i, name) for source in image_sources(row[name])]
+                yield row
+
+    def to_arrow(self) -> pa.Table:
+        """The cells as stored."""
+        return files.read(self.path, self.schema.name)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The cells as stored, but those of a csv as the types of dataset.yaml say; needs pandas."""
+        table = self.to_arrow()
+        if files.parts(self.path, self.schema.name)[0].suffix == ".csv" and not self.path.stem.startswith("pairs"):
+            batches = list(read_batches(self.path, self.schema, folder=self.folder, partial=True))
+            for i, name in enumerate(table.column_names):
+                if name in self.schema.of_type(ColumnType.NUMERIC):
+                    table = table.set_column(i, name, pa.chunked_array([batch.columns[name] for batch in batches]))
+        return table.to_pandas()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset folder.
+
+    >>> dataset = mmtab.load_dataset("catalogue")
+    >>> dataset.schema.of_type(ColumnType.IMAGE), len(dataset["train"])
+    >>> for row in dataset["train"]: ...
+    """
+
+    folder: Path
+    schema: Schema
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        return cls(folder, Schema.read(folder))
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables that are there, such as train or pairs_valid."""
+        return table_stems(self.folder)
+
+    def __getitem__(self, table: str) -> Rows:
+        return Rows(files.find(self.folder, self.schema.name, table), self.folder, self.schema)
+
+    def to_pandas(self) -> dict[str, pd.DataFrame]:
+        """Every table as a DataFrame."""
+        return {name: self[name].to_pandas() for name in self.tables}
+
+
+def find_dataset(name: str | Path, data_root: str | Path | None = None) -> Path:
+    """The folder of a dataset, given by folder, by a name of configs/dataset/ (``catalogue`` is made on the spot), or by that of a folder
+    under ``data_root`` (default: MMTAB_DATA, else ``data``). Raises DataError when there is none."""
+    path = Path(name).expanduser()
+    if (path / "dataset.yaml").is_file():
+        return path
+    root = str(data_root or os.environ.get("MMTAB_DATA", "data"))
+    described = CONFIGS / "dataset" / f"{name}.yaml"
+    dataset = DatasetConfig(name=str(name), path=str(name))
+    if described.is_file() and name != "custom":
+        raw = yaml.safe_load(described.read_text(encoding="utf-8"))
+        generate = GenerateConfig(**raw["generate"]) if raw.get("generate") else None
+        dataset = DatasetConfig(name=raw["name"], path=raw.get("path"), generate=generate)
+    try:
+        return dataset_folder(dataset, root, Path(os.environ.get("MMTAB_CACHE", "~/.cache/mmtab")).expanduser())  # fmt: skip
+    except DataError as error:
+        if (CONFIGS / "import" / f"{name}.yaml").is_file():
+            fix = f"python scripts/prepare_data.py import {name} -o {root}/{name}"
+            raise DataError(str(name), "it is not here, but there is a recipe for it", fix=fix) from error
+        raise
+
+
+# --- where it is -----------------------------------------------------------------------------------------------------
+
+
+def dataset_folder(dataset: DatasetConfig, data_root: str, cache: Path) -> Path:
+    """The dataset's folder; a generated one is written to the cache first."""
+    if dataset.generate is not None:
+        return _generated(dataset, cache)
+    if not dataset.path:
+        raise ConfigError("dataset.path is not set: dataset=custom wants dataset.path=FOLDER")
+    path = Path(dataset.path).expanduser()
+    places = [(Path(data_root).expanduser() / path).resolve(), path.resolve()]
+    for folder in places:
+        if folder.is_dir():
+            return folder
+    where = " nor ".join(dict.fromkeys(map(str, places)))
+    raise DataError(
+        dataset.name, f"no folder {where}", fix="correct dataset.path, or set data_root=FOLDER (or MMTAB_DATA)"
+    )
+
+
+def _generated(dataset: DatasetConfig, cache: Path) -> Path:
+    from mmtab.data import synthetic as catalogue
+
+    wanted = dataset.generate
+    assert wanted is not None
+    if wanted.task not in catalogue.TASKS:
+        raise ConfigError(f"dataset.generate.task={wanted.task}: expected one of {', '.join(catalogue.TASKS)}")
+    recipe = hashlib.blake2b(
+        Path(catalogue.__file__).read_bytes(), digest_size=4
+    ).hexdigest()  # a new generator, new data
+    name = f"{wanted.task}-{wanted.n_rows}-{wanted.seed}-{recipe}"
+
+    def write(scratch: Path) -> None:
+        catalogue.write_catalogue(scratch, wanted.task, wanted.n_rows, wanted.seed)
+
+    try:
+        return Store(cache).named("catalogue", name, write)
+    except ValueError as error:
+        raise ConfigError(f"dataset.generate: {error}") from error

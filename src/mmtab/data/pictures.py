@@ -1,0 +1,249 @@
+"""Pictures on disk or in cells to uint8 arrays of one size, safely."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mmtab.utils.machine import usable_cores
+from mmtab.utils.cache import Appended, Arrays, Store
+from mmtab.data.table import BadCells, ImageSource, Stream, Table, image_sources
+
+MAX_PIXELS = 64_000_000
+ROWS_AT_ONCE = 256
+Fit = Literal["pad", "squash", "crop"]
+Progress = Callable[[Any, int, str], Iterable[Any]]
+
+
+def no_progress(steps: Any, total: int, title: str) -> Iterable[Any]:
+    return steps
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a picture becomes ``[3, size, size]``.
+
+    ``fit``: ``crop`` is timm's evaluation transform (shorter side to size / crop_pct, then the centre); ``pad`` keeps
+    the whole picture and its proportions on a white ground; ``squash`` keeps the whole picture and fills the frame.
+    """
+
+    size: int
+    fit: Fit = "squash"
+    crop_pct: float = 0.875
+    interpolation: str = "bicubic"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The distinct pictures of some columns, and where each cell's pictures are among them."""
+
+    index: np.ndarray  # [n_rows, n_columns, n_pictures_a_cell] int32; -1: none, or a bad one taken as missing
+    pixels: np.ndarray  # [m, 3, size, size] uint8
+    key: dict[str, Any]  # all that they were made from
+
+
+def load_pictures(
+    table: Table | Stream,
+    columns: list[str],
+    spec: ImageSpec,
+    store: Store,
+    bad_cells: BadCells = "error",
+    progress: Progress = no_progress,
+) -> Pictures:
+    """Each distinct picture decoded once, by as many threads as there are cores, and kept in the store.
+
+    Raises DataError for a picture that is missing, outside the dataset folder, damaged, not an image, or too large.
+    """
+    root = table.folder.resolve()
+    stamps, on_disk = hashlib.blake2b(digest_size=16), dict[str, Path | None]()
+    for batch in table.batches():
+        for row, column, path in _paths(batch, columns):
+            if path not in on_disk:
+                file = on_disk[path] = _resolve(root, ImageSource(None, path), batch, row, column, bad_cells)
+                stat = file.stat() if file is not None else None
+                stamps.update((f"{path}|{stat.st_size}|{stat.st_mtime_ns}\n" if stat else f"{path}|absent\n").encode())
+    key = {
+        "columns": [table.digests[name] for name in columns],
+        "folder": str(root) if on_disk else "",
+        "stamps": stamps.hexdigest(),
+        "spec": [spec.size, spec.fit, spec.crop_pct, spec.interpolation, bad_cells],
+    }
+
+    def build(scratch: Path) -> Arrays:
+        parts: list[np.ndarray] = []
+        shape = (3, spec.size, spec.size)
+        # PIL lets other threads run while it decodes and resizes. Warnings are set for all threads at once.
+        with Appended(scratch / "pixels.npy", np.uint8, shape) as pixels, warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:  # fmt: skip
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
+
+            def one(job: tuple[Table, ImageSource, int, str]) -> np.ndarray | None:
+                batch, source, row, column = job
+                file = io.BytesIO(source.data) if source.data is not None else on_disk[str(source.path)]
+                image = _read(file, source, batch, row, column, bad_cells)
+                return None if image is None else _frame(image, spec).transpose(2, 0, 1)
+
+            known: dict[object, int] = {}  # a picture's place, -1 for a bad one
+            steps = progress(_slices(table), -(-len(table) // ROWS_AT_ONCE), "pictures")
+            for batch, start in steps:
+                cells, jobs = _new_pictures(batch, start, columns, known)
+                for name, frame in zip(jobs, pool.map(one, jobs.values()), strict=True):
+                    known[name] = -1 if frame is None else pixels.n_rows
+                    if frame is not None:
+                        pixels.append(frame[None])
+                width = max((len(names) for names in cells.values()), default=0)
+                part = np.full((min(ROWS_AT_ONCE, len(batch) - start), len(columns), width), -1, np.int32)
+                for (row, c), names in cells.items():
+                    part[row, c, : len(names)] = [known[name] for name in names]
+                parts.append(part)
+        width = max((part.shape[2] for part in parts), default=0) or 1
+        wide = [np.pad(part, ((0, 0), (0, 0), (0, width - part.shape[2])), constant_values=-1) for part in parts]
+        return {"index": np.concatenate(wide)}
+
+    arrays = store.arrays("images", key, build)
+    return Pictures(arrays["index"], arrays["pixels"], key)
+
+
+def _slices(table: Table | Stream) -> Iterator[tuple[Table, int]]:
+    for batch in table.batches():
+        yield from ((batch, start) for start in range(0, len(batch), ROWS_AT_ONCE))
+
+
+def _new_pictures(
+    batch: Table, start: int, columns: list[str], known: dict[object, int]
+) -> tuple[dict[tuple[int, int], list[object]], dict[object, tuple[Table, ImageSource, int, str]]]:
+    """What is in each cell of some rows, by (row, column), under names that are equal for equal pictures; and those of
+    them that were not seen before."""
+    cells: dict[tuple[int, int], list[object]] = {}
+    jobs: dict[object, tuple[Table, ImageSource, int, str]] = {}
+    for c, column in enumerate(columns):
+        for row, cell in enumerate(batch.columns[column].slice(start, ROWS_AT_ONCE).to_pylist()):
+            for source in image_sources(cell):
+                name = source.path if source.data is None else hashlib.blake2b(source.data, digest_size=16).digest()
+                cells.setdefault((row, c), []).append(name)
+                if name not in known and name not in jobs:
+                    jobs[name] = batch, source, start + row, column
+    return cells, jobs
+
+
+def _paths(batch: Table, columns: list[str]) -> Iterator[tuple[int, str, str]]:
+    """Row, column and path of the pictures that are files; cells with the picture itself need not be looked at."""
+    for column in columns:
+        values, rows = batch.columns[column], np.arange(len(batch))
+        if pa.types.is_struct(values.type) and "bytes" in values.type.names:
+            rows = np.flatnonzero(np.asarray(pc.is_null(pc.struct_field(values, "bytes"))))
+        elif pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+            continue
+        for row, cell in zip(rows.tolist(), values.take(pa.array(rows)).to_pylist(), strict=True):
+            yield from ((row, column, s.path) for s in image_sources(cell) if s.data is None and s.path is not None)
+
+
+def read_picture(table: Table, source: ImageSource, row: int, column: str) -> bytes:
+    """The picture as stored; raises DataError for a path that leaves the dataset folder or leads to no file."""
+    if source.data is not None:
+        return source.data
+    path = _resolve(table.folder.resolve(), source, table, row, column, "error")
+    assert path is not None
+    return path.read_bytes()
+
+
+def open_picture(table: Table, source: ImageSource, row: int, column: str) -> Image.Image:
+    """The picture in RGB, at its own size; raises DataError as ``decode_images`` does."""
+    data = io.BytesIO(read_picture(table, source, row, column))
+    image = _read(data, source, table, row, column, "error")
+    assert image is not None
+    return image
+
+
+def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: str, bad_cells: BadCells) -> Path | None:
+    try:  # not pathlib: a third of the time for as many pictures as there are
+        path = os.path.realpath(os.path.join(root, str(source.path)))  # noqa: PTH118
+        inside, there = path == str(root) or path.startswith(f"{root}{os.sep}"), os.path.isfile(path)  # noqa: PTH113
+    except (OSError, ValueError, RuntimeError):  # a name too long, with a null character, a symbolic link to itself
+        path, inside, there = "", True, False
+    if not inside:
+        raise table.error(
+            "the path leaves the dataset folder", row=row, column=column, expected="a path inside it",
+            found=source.path,
+            fix="copy the picture into the dataset folder",
+        )  # fmt: skip
+    if not there:
+        if bad_cells == "missing":
+            return None
+        raise table.error(
+            "image missing", row=row, column=column, expected=f"a file under {root.name}/", found=source.path,
+            fix="add the file, empty the cell, or set dataset.bad_cells=missing",
+        )  # fmt: skip
+    return Path(path)
+
+
+def _read(
+    file: io.BytesIO | Path | None, source: ImageSource, table: Table, row: int, column: str, bad_cells: BadCells
+) -> Image.Image | None:
+    name = source.path or "embedded bytes"
+    if file is None:
+        return None
+    try:
+        with Image.open(file) as image:
+            if image.width * image.height > MAX_PIXELS:
+                problem = f"image too large to open safely ({image.width} x {image.height} pixels)"
+            else:
+                image.load()
+                return _rgb(image)
+    except UnidentifiedImageError:
+        problem = "not an image"
+    except Image.DecompressionBombError:
+        problem = "image too large to open safely"
+    except Exception as error:  # PIL's readers raise nearly anything for damaged files
+        problem = f"damaged image ({' '.join(str(error).split())})"
+    if bad_cells == "missing":
+        return None
+    raise table.error(
+        problem, row=row, column=column, expected="a readable picture", found=name,
+        fix="replace the file, empty the cell, or set dataset.bad_cells=missing",
+    )  # fmt: skip
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(ground, image).convert("RGB")
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit and float greys: PIL's own conversion clips them
+        grey = np.asarray(image, np.float64)
+        top = 65535.0 if grey.max(initial=0) > 255 else 255.0
+        image = Image.fromarray((grey / top * 255).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _frame(image: Image.Image, spec: ImageSpec) -> np.ndarray:
+    how = Image.Resampling[spec.interpolation.upper()]
+    size = (spec.size, spec.size)
+    if spec.fit == "squash":
+        image = image.resize(size, how)
+    elif spec.fit == "pad":
+        image = ImageOps.pad(image, size, how, color="white")
+    else:
+        reach = 4 * min(image.size)  # the far ends of a long strip are cut off below: do not enlarge them first
+        if max(image.size) > reach:
+            image = ImageOps.fit(image, (min(image.width, reach), min(image.height, reach)))
+        shorter = int(np.floor(spec.size / spec.crop_pct))
+        scale = shorter / min(image.size)
+        image = image.resize(
+            (max(round(image.width * scale), spec.size), max(round(image.height * scale), spec.size)), how
+        )
+        left, top = round((image.width - spec.size) / 2), round((image.height - spec.size) / 2)
+        image = image.crop((left, top, left + spec.size, top + spec.size))
+    return np.asarray(image)

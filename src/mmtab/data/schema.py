@@ -1,0 +1,246 @@
+"""What a dataset says of itself: columns and their types, the task, the label. Read from ``dataset.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmtab.utils.atomic import write_text
+from mmtab.utils.errors import DataError
+
+
+class ColumnType(StrEnum):
+    TEXT = "text"
+    NUMERIC = "numeric"
+    CATEGORICAL = "categorical"
+    IMAGE = "image"
+    DATETIME = "datetime"
+
+
+class TaskKind(StrEnum):
+    KWAY = "kway"
+    MATCHING = "matching"
+
+
+LABEL = "label"  # the column of pairs that says whether they match, unless dataset.yaml names several relations
+
+# What a dataset may be ranked by, the default first; more is better in all of them.
+METRICS = {TaskKind.KWAY: ("accuracy", "macro_f1"), TaskKind.MATCHING: ("f1", "pr_auc", "roc_auc")}
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: ColumnType
+
+
+@dataclass(frozen=True)
+class Schema:
+    """``ceilings``, where known, gives the best reachable score for modality subsets such as ``image+text``. ``split``
+    records how the splits were made. ``storage`` says how columns were stored in parquet, should they be in csv now.
+
+    ``relations`` (matching only): what may hold between two records, each with the columns in which the two may differ all
+    the same, such as ``{"duplicate": (), "variant": ("colour", "size")}``. Each is a 0/1 column of the pairs. Empty: the
+    one relation of the column ``label``.
+    """
+
+    name: str
+    task: TaskKind
+    columns: tuple[Column, ...]
+    id: str = "id"
+    label: str | None = None
+    metric: str = ""
+    title: str = ""
+    licence: str = ""
+    source: str = ""
+    ceilings: dict[str, float] = field(default_factory=dict)
+    split: dict[str, Any] = field(default_factory=dict)
+    storage: dict[str, str] = field(default_factory=dict)
+    relations: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def ignored(self) -> dict[str, tuple[str, ...]]:
+        """The label columns of pairs, and the columns that each leaves out of account."""
+        return self.relations or {LABEL: ()}
+
+    @property
+    def ignored_by_some(self) -> set[str]:
+        """Columns that at least one relation leaves out of account."""
+        return {name for names in self.ignored.values() for name in names}
+
+    @property
+    def written(self) -> list[str]:
+        """Text and categories that every relation minds."""
+        return [n for n in self.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL) if n not in self.ignored_by_some]
+
+    def of_type(self, *types: ColumnType) -> list[str]:
+        """Names of the columns of these types, in schema order."""
+        return [column.name for column in self.columns if column.type in types]
+
+    @property
+    def ceiling(self) -> float | None:
+        """The best reachable value of the metric with these columns, where the dataset says it."""
+        kinds = {str(column.type) for column in self.columns}
+        return self.ceilings.get(
+            "+".join(kind for kind in ("image", "text", "numeric", "categorical") if kind in kinds)
+        )
+
+    def without(self, names: list[str]) -> Schema:
+        """The schema with some columns left out. A name may also be a column type, such as ``image``."""
+        types = {str(t) for t in ColumnType}
+        for name in names:
+            if name not in types and name not in {c.name for c in self.columns}:
+                raise DataError(
+                    self.name,
+                    f"cannot drop {name!r}",
+                    expected=f"a column type or one of {[c.name for c in self.columns]}",
+                    fix="correct dataset.drop",
+                )
+        kept = tuple(c for c in self.columns if c.name not in names and str(c.type) not in names)
+        if not kept:
+            raise DataError(self.name, "dropping these columns leaves none", found=names, fix="correct dataset.drop")
+        left = {c.name for c in kept}
+        relations = {name: tuple(c for c in ignored if c in left) for name, ignored in self.relations.items()}
+        return replace(self, columns=kept, relations=relations)
+
+    def choose(self, relations: list[str], ignore: list[str]) -> Schema:
+        """The schema with some of its relations, all if none are named, which ignore further columns. Columns that every
+        relation ignores are left out."""
+        if (relations or ignore) and self.task is not TaskKind.MATCHING:
+            raise DataError(self.name, "relations and ignored columns are for matching", fix="correct dataset.relations or dataset.ignore")  # fmt: skip
+        known = self.ignored
+        for name in relations:
+            if name not in known:
+                raise DataError(self.name, "no such relation", expected=f"one of {list(known)}", found=name, fix="correct dataset.relations")  # fmt: skip
+        for name in ignore:
+            if name not in {c.name for c in self.columns}:
+                raise DataError(self.name, "an ignored column is none of the dataset's", column=name, expected=f"one of {[c.name for c in self.columns]}", fix="correct dataset.ignore")  # fmt: skip
+        chosen = {name: tuple(dict.fromkeys([*known[name], *ignore])) for name in (relations or known)}
+        everywhere = [c.name for c in self.columns if all(c.name in ignored for ignored in chosen.values())]
+        schema = replace(self, relations={} if list(chosen) == [LABEL] and not chosen[LABEL] else chosen)
+        return schema.without(everywhere) if everywhere else schema
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, as in ``dataset.yaml``."""
+        raw = asdict(self)
+        raw["task"] = str(self.task)
+        raw["columns"] = {column.name: str(column.type) for column in self.columns}
+        raw["relations"] = {name: {"ignore": list(ignored)} for name, ignored in self.relations.items()}
+        return raw
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any], where: str | None = None) -> Schema:
+        """Check and convert what ``dataset.yaml`` holds; raises DataError naming the entry at fault."""
+        name = where or "?"
+        if raw.get("name") and not isinstance(raw["name"], dict | list):
+            name = str(raw["name"])
+        for key in ("name", "task", "columns"):
+            if not raw.get(key):
+                raise DataError(name, f"dataset.yaml has no {key!r}", fix=f"add a line '{key}: …'")
+        if "ignore" in raw:  # short for the one relation
+            if raw.get("relations"):
+                raise DataError(name, "dataset.yaml: ignore stands beside relations", fix="say it in each relation")
+            raw = {key: value for key, value in raw.items() if key != "ignore"} | {"relations": {LABEL: {"ignore": raw["ignore"]}}}  # fmt: skip
+        unknown = set(raw) - set(Schema.__dataclass_fields__)
+        if unknown:
+            raise DataError(
+                name,
+                f"dataset.yaml has unknown entries {sorted(map(str, unknown))}",
+                expected=f"some of {sorted(Schema.__dataclass_fields__)}",
+            )
+        if raw["task"] not in list(TaskKind):
+            raise DataError(name, "dataset.yaml: task", expected="kway or matching", found=raw["task"])
+        if not isinstance(raw["columns"], dict):
+            raise DataError(name, "dataset.yaml: columns", expected="a mapping of name: type", found=raw["columns"])
+        for column, kind in raw["columns"].items():
+            if kind not in list(ColumnType):
+                raise DataError(
+                    name,
+                    "unknown column type",
+                    column=str(column),
+                    expected=f"one of {[str(t) for t in ColumnType]}",
+                    found=kind,
+                )
+        names = [str(column) for column in raw["columns"]]
+        if len(set(names)) < len(names):
+            raise DataError(name, "dataset.yaml: columns", expected="each name once", found=names)
+        ceilings = raw.get("ceilings") or {}
+        if not isinstance(ceilings, dict) or not all(isinstance(score, int | float) for score in ceilings.values()):
+            raise DataError(name, "dataset.yaml: ceilings", expected="a mapping of modalities: score", found=ceilings)
+        values: dict[str, Any] = {"ceilings": {str(subset): float(score) for subset, score in ceilings.items()}}
+        for key in ("split", "storage"):
+            if not isinstance(raw.get(key) or {}, dict):
+                raise DataError(name, f"dataset.yaml: {key}", expected="a mapping", found=raw[key])
+            values[key] = {str(entry): value for entry, value in (raw.get(key) or {}).items()}
+        values["relations"] = _relations(raw.get("relations"), names, name, TaskKind(raw["task"]))
+        for key in set(raw) - {"columns", "task", "ceilings", "split", "storage", "relations"}:
+            if isinstance(raw[key], dict | list):
+                raise DataError(name, f"dataset.yaml: {key}", expected="one value", found=raw[key])
+            if raw[key] not in (None, ""):
+                values[key] = str(raw[key])
+        known = METRICS[TaskKind(raw["task"])]
+        if values.setdefault("metric", known[0]) not in known:
+            raise DataError(name, "dataset.yaml: metric", expected=" or ".join(known), found=raw["metric"])
+        schema = Schema(
+            **values
+            | {
+                "task": TaskKind(raw["task"]),
+                "columns": tuple(Column(str(c), ColumnType(t)) for c, t in raw["columns"].items()),
+            }
+        )
+        if schema.task is TaskKind.KWAY and not schema.label:
+            raise DataError(name, "a k-way dataset names its label", fix="add a line 'label: COLUMN' to dataset.yaml")
+        for role, column in (("id", schema.id), ("label", schema.label)):
+            if column in {c.name for c in schema.columns}:
+                raise DataError(
+                    name, f"the {role} is also listed as a feature", column=column, fix="take it out of columns"
+                )
+        return schema
+
+    def write(self, folder: Path) -> None:
+        """Write ``folder/dataset.yaml``, at once or not at all; what is empty is left out."""
+        raw = {key: value for key, value in self.to_dict().items() if value not in (None, "", {})}
+        order = ["name", "title", "task", "metric", "licence", "source", "split", "id", "label", "columns", "relations"]
+        raw = {key: raw[key] for key in [*order, *raw] if key in raw}
+        write_text(folder / "dataset.yaml", yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=100))
+
+    @staticmethod
+    def read(folder: Path) -> Schema:
+        """Read ``folder/dataset.yaml``."""
+        path = folder / "dataset.yaml"
+        if not path.is_file():
+            raise DataError(
+                folder.name, f"no dataset.yaml in {folder}", fix="check the path, or describe the dataset there"
+            )
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise DataError(folder.name, f"dataset.yaml is not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(raw, dict):
+            raise DataError(folder.name, "dataset.yaml", expected="a mapping", found=raw)
+        return Schema.from_dict(raw, folder.name)
+
+
+def _relations(raw: Any, columns: list[str], dataset: str, task: TaskKind) -> dict[str, tuple[str, ...]]:
+    """Check and convert the entry ``relations``; those that a k-way dataset or a wrong form has raise DataError."""
+    if not raw:
+        return {}
+    form = "a mapping such as {duplicate: {ignore: []}, variant: {ignore: [colour, size]}}"
+    if task is not TaskKind.MATCHING or not isinstance(raw, dict):
+        raise DataError(dataset, "dataset.yaml: relations", expected=f"of a matching dataset, {form}", found=raw)
+    found: dict[str, tuple[str, ...]] = {}
+    for relation, entry in raw.items():
+        ignored = (entry or {}).get("ignore") or [] if isinstance(entry, dict | None) else None
+        if not isinstance(ignored, list | tuple) or set(entry or {}) - {"ignore"}:
+            raise DataError(dataset, f"dataset.yaml: relations: {relation}", expected=form, found=entry)
+        for column in ignored:
+            if str(column) not in columns:
+                raise DataError(dataset, f"dataset.yaml: relation {relation} ignores a column that is not there", column=str(column), expected=f"some of {columns}")  # fmt: skip
+        if len(ignored) == len(columns):
+            raise DataError(dataset, f"dataset.yaml: relation {relation} ignores all columns", fix="leave it some")
+        found[str(relation)] = tuple(map(str, ignored))
+    return found

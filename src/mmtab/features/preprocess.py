@@ -1,0 +1,278 @@
+"""Fitted on train only; turns a table's numbers, categories, moments and labels into arrays. Saved as plain JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmtab.config.types import CategoryRules
+from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.table import Table
+
+MISSING, UNSEEN = 0, 1
+N_SPECIAL_IDS = 2
+DAY, YEAR = 86400.0, 365.2425 * 86400.0
+
+
+@dataclass(frozen=True)
+class QuantileScaler:
+    """Maps a number to [-1, 1] by its rank among the training values (ties to the middle of their ranks).
+
+    Infinities and values beyond the training range saturate at the ends, so no magnitude can hurt the model.
+    """
+
+    quantiles_: list[float]
+
+    @staticmethod
+    def fit(values: np.ndarray, n_quantiles: int = 1_000) -> QuantileScaler:
+        """``values`` [n] float64 with NaN for missing."""
+        finite = values[np.isfinite(values)]
+        if len(finite) == 0:
+            return QuantileScaler([])
+        # "lower" keeps every quantile a value that occurs: interpolating between huge values would overflow
+        return QuantileScaler(
+            np.quantile(finite, np.linspace(0, 1, min(n_quantiles, len(finite))), method="lower").tolist()
+        )
+
+    def transform(self, values: np.ndarray) -> np.ndarray:
+        """[n] float64 -> [n] float32 in [-1, 1]; NaN stays NaN."""
+        if not self.quantiles_:
+            return np.where(np.isnan(values), np.nan, 0.0).astype(np.float32)
+        missing, quantiles = np.isnan(values), np.asarray(self.quantiles_)
+        if quantiles[0] == quantiles[-1]:  # constant in training
+            side = (values > quantiles[0]).astype(np.float32) - (values < quantiles[0])
+            return np.where(missing, np.nan, side).astype(np.float32)
+        ranks = np.linspace(-1, 1, len(quantiles))
+        inside = np.clip(np.where(missing, quantiles[0], values), quantiles[0], quantiles[-1])
+        # A value that is a quantile spans the ranks of its ties, any other the gap between its two neighbours.
+        first, last = np.searchsorted(quantiles, inside, "left"), np.searchsorted(quantiles, inside, "right") - 1
+        low, high = np.minimum(first, last), np.maximum(first, last)
+        below, above = quantiles[low], quantiles[high]
+        size = np.maximum(np.abs(below), np.abs(above))  # divided by first, or differences overflow or vanish
+        size = np.where(below < above, size, 1)
+        gap = np.where(below < above, above / size - below / size, 1)
+        share = np.where(below < above, (inside / size - below / size) / gap, 0.5)
+        scaled = np.minimum(ranks[low] + share * (ranks[high] - ranks[low]), ranks[high])
+        return np.where(missing, np.nan, scaled).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CategoryCoder:
+    """Ids of one column: 0 missing, 1 unseen or too seldom seen, then the vocabulary, then hashed ids if any."""
+
+    vocabulary_: list[str]
+    n_hash_: int
+
+    @staticmethod
+    def fit(values: pa.Array, rules: CategoryRules) -> CategoryCoder:
+        return CategoryCoder.from_counts(_count(Counter(), values), rules)
+
+    @staticmethod
+    def from_counts(counted: Mapping[str, int], rules: CategoryRules) -> CategoryCoder:
+        """How often each value occurs -> its coder."""
+        counts = sorted(counted.items(), key=lambda c: (-c[1], c[0]))
+        kept = [value for value, count in counts if count >= rules.min_count]
+        too_many = len(kept) > rules.max_values
+        return CategoryCoder(kept[: rules.max_values], rules.n_hash if too_many else 0)
+
+    @property
+    def n_ids(self) -> int:
+        return N_SPECIAL_IDS + len(self.vocabulary_) + self.n_hash_
+
+    def transform(self, values: pa.Array) -> np.ndarray:
+        """[n] strings -> [n] int64 in [0, n_ids)."""
+        found = pc.index_in(values, value_set=pa.array(self.vocabulary_, values.type))
+        ids = np.asarray(pc.fill_null(found, -1)).astype(np.int64) + N_SPECIAL_IDS
+        strange = np.flatnonzero((ids < N_SPECIAL_IDS) & np.asarray(pc.is_valid(values)))
+        if self.n_hash_:
+            first = N_SPECIAL_IDS + len(self.vocabulary_)
+            for row in strange:
+                digest = hashlib.blake2b(values[int(row)].as_py().encode(), digest_size=8).digest()
+                ids[row] = first + int.from_bytes(digest, "little") % self.n_hash_
+        else:
+            ids[strange] = UNSEEN
+        ids[np.asarray(pc.is_null(values))] = MISSING
+        return ids
+
+
+@dataclass(frozen=True)
+class LabelCoder:
+    """Class names to 0 … k-1, sorted by name."""
+
+    classes_: list[str]
+
+    @staticmethod
+    def fit(tables: Table | Iterable[Table], column: str) -> LabelCoder:
+        """From a table, or the batches of one."""
+        found: set[str] = set()
+        for table in _batches(tables):
+            found.update(pc.unique(_known_labels(table, column)).to_pylist())
+        if len(found) < 2:
+            raise table.error(
+                "only one class in the training labels", column=column, expected="at least two", found=sorted(found),
+                fix="check the split, or choose another label",
+            )  # fmt: skip
+        return LabelCoder(sorted(found))
+
+    def transform(self, table: Table, column: str) -> np.ndarray:
+        """[n] int64; -1 where the table has no labels. Raises DataError for a label that train never had."""
+        if table.labels is None:
+            return np.full(len(table), -1, np.int64)
+        labels = _known_labels(table, column)
+        found = pc.index_in(labels, value_set=pa.array(self.classes_, labels.type))
+        if found.null_count:
+            row = int(np.flatnonzero(np.asarray(pc.is_null(found)))[0])
+            raise table.error(
+                "a label that train never had", row=row, column=column, found=labels[row].as_py(),
+                expected=f"one of the {len(self.classes_)} training classes",
+                fix="move a row of this class to train, or leave the class out",
+            )  # fmt: skip
+        return np.asarray(found).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Scalers and vocabularies of every column, in schema order; moments become several numbers each."""
+
+    scalers_: dict[str, QuantileScaler]
+    coders_: dict[str, CategoryCoder]
+    labels_: LabelCoder | None
+
+    @staticmethod
+    def fit(
+        tables: Table | Iterable[Table], schema: Schema, rules: CategoryRules, rows: np.ndarray | None = None
+    ) -> Preprocessor:
+        """``tables``: the training table, or its batches as ``table.read_batches`` gives them: one pass in bounded memory,
+        exact up to a million rows (quantiles) and a million values of a column (categories), by a seeded sample and
+        without the rarest values beyond. ``rows``: the row numbers that training may see (matching: the records of
+        training pairs); default all.
+        """
+        sample, counts = _RowSample(), {name: Counter[str]() for name in schema.of_type(ColumnType.CATEGORICAL)}
+        labelled, classes = True, list[Table]()
+        for table in _batches(tables):
+            kept = np.arange(len(table)) if rows is None else rows - table.first_row
+            kept = kept[(kept >= 0) & (kept < len(table))]
+            take = pa.array(kept)
+            sample.add({name: values[kept] for name, values in numeric_columns(table, schema).items()}, len(kept))
+            for name, counted in counts.items():
+                _count(counted, table.columns[name].take(take))
+            labelled &= table.labels is not None
+            if labelled and table.labels is not None:  # checked row by row, kept as its distinct names
+                names = pc.unique(_known_labels(table, schema.label or ""))
+                classes.append(replace(table, ids=table.ids.slice(0, len(names)), columns={}, labels=names))
+        coders = {name: CategoryCoder.from_counts(counted, rules) for name, counted in counts.items()}
+        scalers = {name: QuantileScaler.fit(values) for name, values in sample.columns().items()}
+        labels = LabelCoder.fit(classes, schema.label) if schema.label and labelled and classes else None
+        return Preprocessor(scalers, coders, labels)
+
+    def numeric(self, table: Table, schema: Schema) -> np.ndarray:
+        """[n, c_num] float32 in [-1, 1], NaN for missing."""
+        columns = [self.scalers_[name].transform(values) for name, values in numeric_columns(table, schema).items()]
+        return np.stack(columns, 1) if columns else np.zeros((len(table), 0), np.float32)
+
+    def categorical(self, table: Table) -> np.ndarray:
+        """[n, c_cat] int64."""
+        columns = [coder.transform(table.columns[name]) for name, coder in self.coders_.items()]
+        return np.stack(columns, 1) if columns else np.zeros((len(table), 0), np.int64)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> Preprocessor:
+        return Preprocessor(
+            {name: QuantileScaler(**value) for name, value in raw["scalers_"].items()},
+            {name: CategoryCoder(**value) for name, value in raw["coders_"].items()},
+            LabelCoder(**raw["labels_"]) if raw["labels_"] else None,
+        )
+
+
+MAX_SAMPLE = 1 << 20
+
+
+class _RowSample:
+    """Values of rows chosen at random, seeded: all of them up to MAX_SAMPLE, then half of those, and so on."""
+
+    def __init__(self) -> None:
+        self.rng, self.share, self.n = np.random.default_rng(0), 1.0, 0
+        self.parts: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+
+    def add(self, values: dict[str, np.ndarray], n: int) -> None:
+        lots = self.rng.random(n)
+        self._keep([(lots, values)], self.parts)
+        while self.n > MAX_SAMPLE:
+            self.share /= 2
+            before, self.parts, self.n = self.parts, [], 0
+            self._keep(before, self.parts)
+
+    def _keep(self, parts: list[tuple[np.ndarray, dict[str, np.ndarray]]], into: list[Any]) -> None:
+        for lots, values in parts:
+            chosen = lots < self.share
+            into.append((lots[chosen], {name: column[chosen] for name, column in values.items()}))
+            self.n += int(chosen.sum())
+
+    def columns(self) -> dict[str, np.ndarray]:
+        names = self.parts[0][1] if self.parts else {}
+        return {name: np.concatenate([values[name] for _, values in self.parts]) for name in names}
+
+
+def _count(counted: Counter[str], values: pa.Array) -> Counter[str]:
+    """Add the values' counts; beyond MAX_SAMPLE kinds those seen once so far are forgotten."""
+    for cell in pc.value_counts(values.drop_null()).to_pylist():
+        counted[cell["values"]] += cell["counts"]
+    if len(counted) > MAX_SAMPLE:
+        for value in [value for value, count in counted.items() if count == 1]:
+            del counted[value]
+    return counted
+
+
+def _batches(tables: Table | Iterable[Table]) -> Iterable[Table]:
+    return [tables] if isinstance(tables, Table) else tables
+
+
+def numeric_columns(table: Table, schema: Schema) -> dict[str, np.ndarray]:
+    """Numbers as they are and moments as calendar features, [n] float64 each with NaN for missing."""
+    columns: dict[str, np.ndarray] = {}
+    for column in schema.columns:
+        if column.type is ColumnType.NUMERIC:
+            columns[column.name] = _floats(table.columns[column.name])
+        elif column.type is ColumnType.DATETIME:
+            columns |= _calendar(column.name, _floats(table.columns[column.name]))
+    return columns
+
+
+def _calendar(name: str, seconds: np.ndarray) -> dict[str, np.ndarray]:
+    """When on the line of time, and where in the year, the week and the day (sine and cosine, so that ends meet)."""
+    features = {f"{name}:time": seconds}
+    for part, period, offset in (
+        ("year", YEAR, 0.0),
+        ("week", 7 * DAY, 3 * DAY),
+        ("day", DAY, 0.0),
+    ):  # 1970-01-01: a Thursday
+        with np.errstate(invalid="ignore"):
+            angle = np.mod(seconds + offset, period) * (2 * math.pi / period)
+        features |= {f"{name}:{part}_sin": np.sin(angle), f"{name}:{part}_cos": np.cos(angle)}
+    return features
+
+
+def _floats(values: pa.Array) -> np.ndarray:
+    if pa.types.is_null(values.type):
+        return np.full(len(values), np.nan)
+    return np.array(pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False), np.float64)
+
+
+def _known_labels(table: Table, column: str) -> pa.Array:
+    if table.labels is None:
+        raise table.error("no labels", column=column, fix="training and scoring need the label column filled")
+    if table.labels.null_count:
+        row = int(np.flatnonzero(np.asarray(pc.is_null(table.labels)))[0])
+        raise table.error("a row without a label", row=row, column=column, fix="fill it in, or leave the row out")
+    return table.labels

@@ -1,0 +1,242 @@
+"""What an alarm is, how faults of the standard become alarms, and cells as numbers that are equal where the cells are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import blake2b
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmtab.data.pictures import open_picture, read_picture
+from mmtab.data.schema import ColumnType
+from mmtab.data.table import ImageSource, Table, hashes, image_sources
+from mmtab.utils.errors import DataError
+
+T = TypeVar("T")
+N_EXAMPLES = 5
+KNOWN_PICTURES = 1 << 20  # paths whose bytes are remembered, so that this memory stays bounded
+
+
+class Severity(StrEnum):
+    """Worst first."""
+
+    ERROR = "error"  # breaks the standard: mmtab cannot use the dataset so
+    SEVERE = "severe"  # a score on this benchmark would not mean what it says
+    WARNING = "warning"  # look at it
+    NOTE = "note"  # good to know
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One finding. ``rows`` names up to five examples; ``count`` and ``share`` speak of all that were looked at."""
+
+    severity: Severity
+    kind: str
+    message: str
+    table: str | None = None
+    column: str | None = None
+    rows: tuple[str, ...] = ()
+    count: int = 0
+    share: float = 0.0
+
+
+def ranked(alarms: Iterable[Alarm]) -> list[Alarm]:
+    """Worst first; of one severity, what concerns most first."""
+    order = list(Severity)
+    return sorted(alarms, key=lambda a: (order.index(a.severity), -a.share, a.kind, a.table or "", a.column or ""))
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def grade(share: float, *steps: tuple[float, Severity], otherwise: Severity) -> Severity:
+    """The severity of the first step that the share reaches."""
+    return next((severity for least, severity in steps if share >= least), otherwise)
+
+
+# How DataError begins. It keeps no parts, so the place is read back from its words.
+_PLACE = re.compile(
+    r"dataset .*?(?:, table (?P<table>.+?))?(?:, row (?P<row>\d+)(?: \(id (?P<id>.*?)\))?)?(?:, column (?P<column>.+?))?: "
+)
+
+
+def fault(error: DataError) -> Alarm:
+    """A fault of the standard as an alarm."""
+    place = _PLACE.match(str(error))
+    row = table = column = None
+    if place is not None:
+        table, column = place["table"], place["column"]
+        if place["row"] is not None:
+            row = name_row(table or "table", int(place["row"]) - 1, place["id"])
+    return Alarm(Severity.ERROR, "standard", str(error), table, column, (row,) if row else (), 1)
+
+
+def name_row(table: str, row: int, row_id: object) -> str:
+    """A row as errors name it, counted from 1."""
+    return f"{table} row {row + 1}" + ("" if row_id is None else f" (id {row_id})")
+
+
+def normal(text: str) -> str:
+    """The text without what hides that two are the same: case and spacing."""
+    return " ".join(text.casefold().split())
+
+
+def mix(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """[n] int64: one number for each row of several hashes; their order counts."""
+    out: np.ndarray | None = None
+    with np.errstate(over="ignore"):
+        for part in parts:
+            x = part.astype(np.int64).view(np.uint64) + (np.uint64(0) if out is None else out)
+            x = (x + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0x94D049BB133111EB)
+            out = x ^ (x >> np.uint64(31))
+    assert out is not None
+    return out.view(np.int64)
+
+
+class Cells:
+    """Columns as [n] int64 hashes: equal cells, equal hashes. Opens every picture on the way and notes those at fault."""
+
+    def __init__(self, images: bool) -> None:
+        self.images = images
+        self._known: dict[str, int] = {}
+        self._faulty: dict[tuple[str, str], tuple[str, list[str], int]] = {}
+
+    def hashes(self, table: Table, column: str, kind: ColumnType) -> tuple[np.ndarray, np.ndarray]:
+        """[n] int64 and [n] bool, True = present."""
+        values = table.columns[column]
+        present = np.asarray(pc.is_valid(values))
+        if kind is ColumnType.IMAGE:
+            return self._pictures(table, column), present
+        if kind in (ColumnType.NUMERIC, ColumnType.DATETIME):
+            numbers = pc.fill_null(values, 0.0).to_numpy(zero_copy_only=False).astype(np.float64) + 0.0  # -0 is 0
+            return np.where(present, mix([numbers.view(np.int64)]), 0), present
+        if kind is ColumnType.TEXT:
+            texts = (0 if v is None else hash(normal(v)) for v in values.to_pylist())
+            return np.fromiter(texts, np.int64, len(values)), present
+        coded = values.dictionary_encode()
+        of_value = np.append(hashes(coded.dictionary), 0)
+        return of_value[pc.fill_null(coded.indices, len(of_value) - 1).to_numpy(zero_copy_only=False)], present
+
+    def alarms(self) -> list[Alarm]:
+        """The pictures at fault so far, an alarm for each column of each table."""
+        return [
+            Alarm(
+                Severity.ERROR, "picture", f"{count} picture(s) cannot be used, the first: {first}", table, column,
+                tuple(rows), count,
+            )
+            for (table, column), (first, rows, count) in self._faulty.items()
+        ]  # fmt: skip
+
+    def _pictures(self, table: Table, column: str) -> np.ndarray:
+        cells = [image_sources(cell) for cell in table.columns[column].to_pylist()]
+        if len(self._known) > KNOWN_PICTURES:
+            self._known.clear()
+        unknown = {
+            self._name(source): (source, row) for row, cell in reversed(list(enumerate(cells))) for source in cell
+        }
+        unknown = {name: where for name, where in unknown.items() if name not in self._known}
+
+        def look(source: ImageSource, row: int) -> int | DataError:
+            if not self.images:
+                return hash(source.data or source.path)
+            try:
+                open_picture(table, source, row, column)
+                return hash(blake2b(read_picture(table, source, row, column), digest_size=16).digest())
+            except DataError as error:
+                return error
+
+        wrong: dict[str, DataError] = {}
+        with ThreadPoolExecutor(4) as pool:
+            for name, seen in zip(unknown, pool.map(lambda where: look(*where), unknown.values()), strict=True):
+                if isinstance(seen, DataError):
+                    wrong[name] = seen
+                else:
+                    self._known[name] = seen
+        for row, cell in enumerate(cells):
+            error = next((wrong[n] for n in map(self._name, cell) if n in wrong), None)
+            if error is not None:
+                first, rows, count = self._faulty.get((table.name, column), (str(error), [], 0))
+                if count < N_EXAMPLES:
+                    rows = [*rows, name_row(table.name, table.first_row + row, table.ids[row].as_py())]
+                self._faulty[table.name, column] = first, rows, count + 1
+        names = ([self._known.get(n, hash(n)) for n in map(self._name, cell)] for cell in cells)
+        return np.fromiter((hash(tuple(n)) if n else 0 for n in names), np.int64, len(cells))
+
+    @staticmethod
+    def _name(source: ImageSource) -> str:
+        return f"file {source.path}" if source.data is None else blake2b(source.data, digest_size=16).hexdigest()
+
+
+@dataclass
+class Usage:
+    """What a stream of one column's hashes tells of its use."""
+
+    n: int = 0
+    n_present: int = 0
+    only: int | None = None
+    constant: bool = True
+
+    def add(self, values: np.ndarray, present: np.ndarray) -> None:
+        self.n += len(values)
+        there = values[present]
+        self.n_present += len(there)
+        if len(there):
+            self.only = int(there[0]) if self.only is None else self.only
+            self.constant = self.constant and bool((there == self.only).all())
+
+    @property
+    def missing(self) -> float:
+        return 1 - self.n_present / max(self.n, 1)
+
+
+def usage_alarms(columns: dict[str, ColumnType], tables: dict[str, dict[str, Usage]]) -> list[Alarm]:
+    """Columns that say nothing, in all tables together."""
+    out = []
+    for column in columns:
+        parts = [table[column] for table in tables.values() if column in table]
+        n_present, n = sum(p.n_present for p in parts), sum(p.n for p in parts)
+        if n and n_present == 0:
+            message = f"column {column} is missing in all {n:,} rows: take it out of dataset.yaml"
+            out.append(Alarm(Severity.WARNING, "all_missing_column", message, None, column, (), n, 1.0))
+        elif n_present > 1 and len({p.only for p in parts if p.n_present}) == 1 and all(p.constant for p in parts):
+            message = (
+                f"column {column} has the same value in all {n_present:,} filled rows: it tells nothing, take it out"
+            )
+            out.append(Alarm(Severity.WARNING, "constant_column", message, None, column, (), n_present, n_present / n))
+    return out
+
+
+def id_like(column: str, table: str, values: Iterable[object], least: float, n_least: int) -> list[Alarm]:
+    """Whether a categorical column looks like a name for each row."""
+    there = [value for value in values if value is not None]
+    distinct = len(set(there)) / max(len(there), 1)
+    if len(there) < n_least or distinct <= least:
+        return []
+    message = (
+        f"categorical column {column}: {percent(distinct)} of {len(there):,} filled cells are distinct, so hardly a"
+        " value is seen twice: make it text, or take it out if it is an id"
+    )
+    return [Alarm(Severity.WARNING, "id_like_column", message, table, column, (), len(set(there)), distinct)]
+
+
+def attempt(alarms: list[Alarm], action: Callable[[], T]) -> T | None:
+    """The result, or None and an alarm where the data is at fault."""
+    try:
+        return action()
+    except DataError as error:
+        alarms.append(fault(error))
+        return None
+
+
+def strings(values: pa.Array, longest: int) -> list[str | None]:
+    """Normalised texts, cut to ``longest`` characters."""
+    return [None if v is None else normal(v[:longest]) for v in values.to_pylist()]

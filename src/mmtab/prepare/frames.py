@@ -1,0 +1,76 @@
+"""Dataset folders from tables in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mmtab.data import files
+from mmtab.data.dataset import Dataset
+from mmtab.prepare import folders as prepare
+from mmtab.utils.errors import DataError
+
+
+def from_frames(
+    frames: Mapping[str, Any],
+    *,
+    label: str | None = None,
+    folder: Path | str | None = None,
+    name: str = "frame",
+    id: str | None = None,
+    types: Mapping[str, str] | None = None,
+    image_root: Path | str = ".",
+    method: prepare.Method = "auto",
+    by: str | None = None,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+) -> Dataset:
+    """Write a new dataset folder from frames of pandas or polars, or Arrow tables.
+
+    ``frames``: ``rows``, or ``train``, ``valid`` and ``test``; for matching ``left`` and ``right`` (or ``records``)
+    with ``pairs`` (left_id, right_id, label), or ``pairs_train`` and so on. What is not divided yet is, as
+    ``prepare.split`` says. Column types are inferred from the values; ``types`` overrules. Image cells are paths from
+    ``image_root``, bytes, or {bytes, path}. ``folder``: a new folder to keep it in; by default a temporary one.
+    Raises DataError or ConfigError, as ``prepare.propose`` and ``prepare.split`` do.
+    """
+    target = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="mmtab-")) / name
+    tables = {stem: as_arrow(frame, name, stem) for stem, frame in frames.items()}
+    with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
+        paths = [Path(scratch) / f"{stem}.parquet" for stem in tables]
+        for path, table in zip(paths, tables.values(), strict=True):
+            files.write_table(path, table)
+        prepare.propose(
+            paths, target, name=name, id=id, label=label, types=dict(types or {}), image_root=Path(image_root)
+        )
+    if {"rows", "pairs"} & set(tables):
+        prepare.split(target, method=method, by=by, fractions=fractions, seed=seed)
+    return Dataset.read(target)
+
+
+def as_arrow(frame: Any, dataset: str, stem: str) -> pa.Table:
+    """Column by column, to name the one that mixes what Arrow cannot hold together."""
+    if isinstance(frame, pa.Table):
+        return frame
+    if not hasattr(frame, "columns"):
+        return pa.table(frame)
+    names = [str(name) for name in frame.columns]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            dataset, "the frame names a column twice", table=stem, column=twice[0], fix="rename one of them"
+        )
+    columns = []
+    for name, key in zip(names, frame.columns, strict=True):
+        values = frame[key]
+        try:
+            columns.append(values.to_arrow() if hasattr(values, "to_arrow") else pa.array(values, from_pandas=True))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise DataError(
+                dataset, f"the column mixes kinds of values ({' '.join(str(error).split())[:160]})", table=stem,
+                column=name, fix="make it one kind, for instance with .astype(str)",
+            ) from error  # fmt: skip
+    return pa.table(columns, names=names)

@@ -1,0 +1,115 @@
+"""Whether a run gives the same numbers again: its data, versions and settings looked at, trained anew, all compared."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+
+from mmtab.runs import provenance
+from mmtab.runs import run
+from mmtab.data import table as tables
+from mmtab.utils.atomic import write_json
+from mmtab.config.types import PRECISIONS, ReproduceConfig
+from mmtab.data.dataset import dataset_folder
+from mmtab.utils.errors import RunError
+from mmtab.runs.folder import open_config, read_facts, read_run_file
+from mmtab.data.schema import Schema
+from mmtab.runs.session import cache_of
+
+SURROUNDINGS = ("git_commit", "git_dirty", "python", "hardware", "precision", "device", "n_processes", "n_threads")
+
+
+@dataclass
+class Difference:
+    """Something that was otherwise: ``then`` as the run's folder has it."""
+
+    what: str
+    then: Any
+    now: Any
+
+
+@dataclass
+class Reproduction:
+    """``metrics``: every one, of each split, then and now; ``around``: what else differs, which may be why;
+    ``n_predictions_changed``, of a split."""
+
+    metrics: list[Difference]
+    around: list[Difference] = field(default_factory=list)
+    n_predictions_changed: dict[str, int] = field(default_factory=dict)
+
+    def worst(self) -> float:
+        """The largest distance between a metric then and now."""
+        return max((_distance(each.then, each.now) for each in self.metrics), default=math.inf)
+
+
+def reproduce(settings: ReproduceConfig, output: Path) -> Reproduction:
+    """Train the run's configuration again, into ``output``, with its number of threads and its precision. Raises RunError
+    where its data are not there or are others. Writes reproduction.json."""
+    then = Path(settings.run)
+    facts, config = read_facts(then), open_config(then)
+    known = read_run_file(then, "metrics.json")
+    if settings.path is not None:
+        config.dataset.path = settings.path
+    if settings.data_root is not None:
+        config.data_root = settings.data_root
+    data = dataset_folder(config.dataset, config.data_root, cache_of(config))
+    schema = Schema.from_dict(read_run_file(then, "schema.yaml"))
+    _check_data(then, facts["data_fingerprint"], tables.training_files(data, schema))
+    precision = next(ours for ours, theirs in PRECISIONS.items() if theirs == facts["precision"])
+    trainer = replace(config.trainer, n_threads=facts.get("n_threads", 0), precision=precision)
+    again = replace(config, output=str(output), trainer=trainer)
+    scores = {"valid": run.train(again, output)}
+    for split in (name for name in known if name != "valid"):
+        if tables.has_labels(data, schema, split):
+            scores[split] = run.evaluate(output, split, data)
+    found = Reproduction(
+        [
+            Difference(f"{split}/{name}", known[split].get(name), value)
+            for split, values in scores.items()
+            for name, value in values.items()
+        ],
+        _around(facts, read_facts(output)),
+        {split: _n_changed(then, output, split) for split in scores},
+    )
+    write_json(output / "reproduction.json", asdict(found))
+    return found
+
+
+def _check_data(folder: Path, then: str, paths: list[Path]) -> None:
+    now = tables.fingerprint(paths)
+    if now != then:
+        names = ", ".join(path.name for path in paths)
+        raise RunError(
+            f"{folder} was trained on other data: one of {names} in {paths[0].parent} has changed (fingerprint {then} then, "
+            f"{now} now). Name the folder of then with path=FOLDER"
+        )
+
+
+def _around(then: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
+    pairs = [(name, then.get(name), now.get(name)) for name in SURROUNDINGS]
+    versions = then["versions"], now["versions"]
+    pairs += [(f"version of {name}", *(each.get(name) for each in versions)) for name in provenance.PACKAGES]
+    return [Difference(*each) for each in pairs if each[1] != each[2]]
+
+
+def _n_changed(then: Path, now: Path, split: str) -> int:
+    """Predictions that are not the same; all, where there are not as many."""
+    paths = [folder / f"predictions_{split}.parquet" for folder in (then, now)]
+    if not all(path.is_file() for path in paths):
+        return -1
+    old, new = (pyarrow.parquet.read_table(path) for path in paths)
+    names = [name for name in new.column_names if name.startswith("prediction")]
+    if old.num_rows != new.num_rows:
+        return new.num_rows
+    return int(np.any([np.asarray(old[name]) != np.asarray(new[name]) for name in names], 0).sum())
+
+
+def _distance(then: Any, now: Any) -> float:
+    if then is None or now is None:
+        return math.inf
+    return 0.0 if then == now or (then != then and now != now) else abs(then - now)

@@ -1,0 +1,328 @@
+"""What a run tells wandb: settings, metrics by step, the mistakes that it was surest of, and its folder. Whatever goes wrong
+there is one warning, and then wandb is off: the run matters more.
+
+A run folder is one run at wandb, whose id it keeps in wandb_run.json. When the folder is opened again, because a killed run
+goes on or another split was scored, wandb is told all rows of metrics.csv anew. Online it leaves out the steps that it has
+and takes those that it lost with the killed process. Offline it begins another folder, which so is whole by itself: sent, it
+takes the place of those before.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import csv
+import dataclasses
+import json
+import logging
+import os
+import shlex
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+from pytorch_lightning.loggers import Logger
+
+from mmtab.data import files
+from mmtab.utils import distributed as ranks
+from mmtab.data import table as tables
+from mmtab.utils.atomic import write_json
+from mmtab.training.callbacks import MetricsLogger
+from mmtab.config.types import RunConfig
+from mmtab.data.dataset import dataset_folder
+from mmtab.data.digests import digest_of
+from mmtab.utils.errors import DataError
+from mmtab.training.checkpoints import BEST, LAST
+from mmtab.runs.folder import APART, deciding, read_run_file
+from mmtab.data.pictures import open_picture
+from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
+from mmtab.runs.session import cache_of
+from mmtab.data.table import Records, Table, image_sources
+
+RUN = "wandb_run.json"
+KEPT = ("config.yaml", "schema.yaml", "fitted.json", "text_backbone/*", "cross_backbone/*", str(BEST), "metrics.csv",
+        "metrics.json", "predictions_*.parquet", "provenance.json")  # fmt: skip
+INIT_TIMEOUT, FINISH_TIMEOUT = 30.0, 120.0  # seconds to reach the server, and to send what is left in the end
+THUMBNAIL, MAX_PICTURES, LONGEST = 120, 4, 2000  # pixels, pictures of a cell, characters of a text
+
+_open: dict[Path, Wandb] = {}  # by its folder, the one run that this process tells of
+
+
+def wandb_loggers(config: RunConfig, folder: Path) -> list[Logger]:
+    """wandb where asked, for the first process. Its failing never stops a run."""
+    if config.wandb.mode == "disabled" or not ranks.is_first():
+        return []
+    return [_opened(config, folder, goes_on=config.resume == "auto" and (folder / LAST).exists())]
+
+
+def log_results(config: RunConfig, folder: Path, split: str, data: Path | None = None) -> None:
+    """Tell wandb what a run folder holds now that a split was scored: metrics, the worst mistakes and, unless test is still
+    to come, the folder itself. ``data``: the dataset folder, where it is not that of the settings."""
+    if config.wandb.mode == "disabled" or not (folder in _open or (folder / RUN).exists()):
+        return
+    logger = _open.get(folder) or _opened(config, folder, goes_on=True)
+    logger.log_results(split, data)
+    if not config.test or "test" in logger.told:
+        _close()
+
+
+def _opened(config: RunConfig, folder: Path, goes_on: bool) -> Wandb:
+    _close()
+    _open[folder] = Wandb(config, folder, goes_on)
+    atexit.register(_close)  # before what wandb itself does then
+    return _open[folder]
+
+
+def _close() -> None:
+    for logger in _open.values():
+        logger.finish()
+    _open.clear()
+
+
+def group_of(config: RunConfig) -> str:
+    """The same for runs that differ in nothing but the seed and in what leaves results as they are."""
+    apart = (APART | {"seed"}) - {"dataset.path"}  # which tells one custom dataset from another
+    settings = json.dumps(deciding(config, apart), sort_keys=True)
+    return f"{config.dataset.name}-{digest_of(settings)[:8]}"
+
+
+class Wandb(MetricsLogger):
+    """One run at wandb, or nothing once that is off. ``goes_on``: the run that the folder had before, if any. ``told``: the
+    splits whose results it has."""
+
+    def __init__(self, config: RunConfig, folder: Path, goes_on: bool) -> None:
+        super().__init__()
+        self.config, self.folder = config, folder
+        self.told: set[str] = set()
+        self._run: Any = None
+        id, problem = _known_id(folder) if goes_on else None, None
+        for mode in dict.fromkeys([config.wandb.mode, "offline"]):
+            try:
+                self._run = _begin(config, folder, mode, id)
+                break
+            except Exception as error:  # whatever wandb raises
+                problem = problem or error
+                _tear_down()  # for it holds on to the id
+        if problem is not None:
+            self._warn(problem, "off" if self._run is None else "offline")
+        self._do(lambda run: write_json(folder / RUN, {"id": run.id}))
+        if id is not None:
+            self._do(self._tell_again)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self._do(lambda run: run.log(dict(metrics), step=step))
+
+    def log_results(self, split: str, data: Path | None) -> None:
+        self._do(lambda run: self._tell_results(run, split, data))
+
+    def finalize(self, status: str) -> None:
+        if status != "success":  # after which the results are still to come
+            self.finish()
+
+    def finish(self) -> None:
+        """End the run at wandb, as failed where no results were told."""
+        if self.told and self.config.wandb.artifact:
+            self._do(self._send_folder)
+        self._do(lambda run: run.finish(exit_code=0 if self.told else 1))
+        if self._run is not None and self._run.offline:
+            print(f"wandb is offline; to send this run: {_sync(self._run)}", flush=True)
+        self._run = None
+
+    def _do(self, action: Callable[[Any], object]) -> None:
+        """Nothing where it is off, which it is once an action fails."""
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:  # whatever wandb raises
+            self._warn(error, f"off (`{_sync(self._run)}` may send what it knew before)")
+            self._run = None
+            _tear_down()
+
+    def _warn(self, problem: Exception, state: str) -> None:
+        text = " ".join(str(problem).split()) or type(problem).__name__
+        warnings.warn(f"{self.folder}: wandb is {state}: {text}", stacklevel=2)
+
+    def _tell_again(self, run: Any) -> None:
+        path = self.folder / "metrics.csv"
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    step = int(row.pop("step"))
+                    run.log({name: float(value) for name, value in row.items() if value}, step=step)
+
+    def _tell_results(self, run: Any, split: str, data: Path | None) -> None:
+        config, metrics = self.config, read_run_file(self.folder, "metrics.json")
+        run.log({})  # ends the last row, whose metrics would else be the summary
+        run.summary.update({f"{split}/{name}": x for split, found in metrics.items() for name, x in found.items()})
+        if config.wandb.mistakes:
+            data = data or dataset_folder(config.dataset, config.data_root, cache_of(config))
+            with _copies_in(self.folder / "wandb"):
+                for each in [each for each in metrics if each == split or each not in self.told]:
+                    run.log(mistakes(config, self.folder, data, each))
+        self.told |= {*metrics}
+
+    def _send_folder(self, run: Any) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(f"run-{run.id}", type="model")
+        for path in (path for pattern in KEPT for path in sorted(self.folder.glob(pattern))):
+            name = path.relative_to(self.folder).as_posix()
+            artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)  # without a copy
+        with _copies_in(self.folder / "wandb"):
+            run.log_artifact(artifact)
+
+
+def _known_id(folder: Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return json.loads((folder / RUN).read_text(encoding="utf-8"))["id"]
+    return None
+
+
+def _begin(config: RunConfig, folder: Path, mode: str, id: str | None) -> Any:
+    """A run at wandb, which says nothing on the console and asks for nothing. Raises what wandb raises."""
+    import wandb
+
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # by which wandb tells of itself
+    wandb.setup(wandb.Settings(silent=True))
+    settings = wandb.Settings(
+        console="off", init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True
+    )
+    options: dict[str, Any] = {
+        "id": id,
+        "mode": mode,
+        "resume": "allow" if mode == "online" else None,  # null: what is sent takes the place of what is there
+        "project": config.wandb.project,
+        "name": f"{config.dataset.name}-seed{config.seed}",
+        "group": config.wandb.group or group_of(config),
+        "job_type": config.wandb.job_type,
+        "tags": list(config.wandb.tags),
+        "config": dataclasses.asdict(config),
+        "dir": folder,
+        "reinit": "create_new",  # beside a run that a notebook may have of its own
+        "settings": settings,
+    }
+    return wandb.init(**options)
+
+
+def _tear_down() -> None:
+    """End wandb's own process, which would else be waited for, and complain, when this one ends."""
+    with contextlib.suppress(Exception):
+        import wandb
+
+        wandb.teardown(exit_code=1)
+
+
+def _sync(run: Any) -> str:
+    return f"wandb sync {shlex.quote(str(Path(run.dir).parent))}"
+
+
+@contextlib.contextmanager
+def _copies_in(folder: Path) -> Iterator[None]:
+    """wandb copies pictures before it sends them: to ``folder`` and not to the user's home, unless told where."""
+    told = "WANDB_DATA_DIR" in os.environ
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve()))
+    try:
+        yield
+    finally:
+        if not told:
+            del os.environ["WANDB_DATA_DIR"]
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def mistakes(config: RunConfig, folder: Path, data: Path, split: str) -> dict[str, Any]:
+    """Tables of wandb, by name, of the wrong predictions that the model was surest of, for each relation one, with the rows
+    (or both rows of the pairs). The probability is that of the predicted class, or of a match."""
+    import wandb
+
+    schema = Schema.from_dict(read_run_file(folder, "schema.yaml"))
+    predicted = files.read(folder / f"predictions_{split}.parquet", schema.name)
+    bad: Any = config.dataset.bad_cells
+    records: Iterable[Records]
+    if schema.task is TaskKind.KWAY:
+        sides, suffixes, records = {"": schema.id}, [""], []
+        if files.exists(data, split):
+            path = tables.find_table(data, schema, split)
+            records = (Records(b, None) for b in tables.read_batches(path, schema, folder=data, bad_cells=bad))
+    else:
+        sides = {"left ": "left_id", "right ": "right_id"}
+        suffixes = [""] if len(schema.ignored) == 1 else [f"_{relation}" for relation in schema.ignored]
+        records = [tables.read_records(data, schema, bad)]
+    names = [*sides.values(), "label", "prediction", "probability"]
+    columns = [f"{side}{column.name}" for column in schema.columns for side in sides]
+    found = {}
+    for suffix in suffixes:
+        worst = surest_mistakes(predicted, list(sides.values()), suffix, config.wandb.mistakes)
+        cells = [_cells(records, schema, worst[id], side.strip()) for side, id in sides.items()]
+        rows: list[Any] = [
+            [*(told[name] for name in names), *(side[i][c] for c in range(len(schema.columns)) for side in cells)]
+            for i, told in enumerate(worst.to_pylist())
+        ]
+        found[f"{split}/mistakes{suffix}"] = wandb.Table(columns=[*names, *columns], data=rows)
+    return found
+
+
+def surest_mistakes(predicted: pa.Table, ids: list[str], suffix: str, n: int) -> pa.Table:
+    """Ids, label, prediction and probability of at most ``n`` rows of a prediction file, the surest first. ``suffix``: of
+    the columns of a relation, where there are several."""
+    label, prediction = predicted[f"label{suffix}"], predicted[f"prediction{suffix}"]
+    probability = np.zeros(predicted.num_rows)
+    if f"probability{suffix}" in predicted.column_names:
+        probability = np.asarray(predicted[f"probability{suffix}"])
+    else:
+        for name in pc.unique(prediction).to_pylist():
+            rows = np.asarray(pc.equal(prediction, name))
+            probability[rows] = np.asarray(predicted[f"p_{name}"])[rows]
+    no_match = np.asarray(prediction) == 0  # a class is a string
+    sure = np.where(no_match, 1 - probability, probability)
+    wrong = np.flatnonzero(np.asarray(pc.fill_null(pc.not_equal(label, prediction), False)))
+    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:n]
+    told = {name: predicted[name] for name in ids}
+    told |= {"label": label, "prediction": prediction, "probability": pa.array(probability)}
+    return pa.table(told).take(pa.array(worst))
+
+
+def _cells(records: Iterable[Records], schema: Schema, ids: pa.ChunkedArray, side: str) -> list[list[Any]]:
+    """What the rows with these ids hold, by column; nothing where there is no such row."""
+    found: list[list[Any]] = [[None] * len(schema.columns) for _ in ids]
+    names = pc.cast(ids.combine_chunks(), pa.large_string())
+    for each in records:
+        for i, row in enumerate(each.row_of(names, side).to_pylist()):
+            if row is not None:
+                found[i] = [_cell(each.table, row, column) for column in schema.columns]
+    return found
+
+
+def _cell(table: Table, row: int, column: Column) -> Any:
+    cell = table.columns[column.name][row].as_py()
+    if column.type is ColumnType.IMAGE:
+        return _pictures(table, row, column.name, cell)
+    if column.type is ColumnType.DATETIME and cell is not None and abs(cell) < 2e11:
+        return str(np.datetime64(int(cell), "s"))
+    return cell[:LONGEST] if isinstance(cell, str) else cell
+
+
+def _pictures(table: Table, row: int, column: str, cell: object) -> Any:
+    """The first pictures of a cell side by side, for a cell of wandb's tables shows one; None where there is none."""
+    import wandb
+
+    shown = []
+    for source in image_sources(cell)[:MAX_PICTURES]:
+        with contextlib.suppress(DataError):  # the run took it as missing
+            picture = open_picture(table, source, row, column)
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            shown.append(picture)
+    if not shown:
+        return None
+    whole, left = Image.new("RGB", (sum(p.width for p in shown), max(p.height for p in shown)), "white"), 0
+    for picture in shown:
+        whole.paste(picture, (left, 0))
+        left += picture.width
+    return wandb.Image(whole, file_type="jpg")

@@ -1,0 +1,148 @@
+"""Search spaces: which settings of a run vary, and between what.
+
+trainer.lr: {low: 1e-4, high: 3e-3, log: true}
+fusion.n_layers: {low: 1, high: 4}              whole numbers where both ends are; step: 2 leaves some out
+text.n_tuned_layers: [0, 2, null]               choices; for a group too, as in fusion: [transformer, mean]
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from yaml import YAMLError
+
+from mmtab.config.overrides import written
+from mmtab.config.types import CONFIGS
+from mmtab.utils.errors import ConfigError
+
+SPACES = CONFIGS / "sweep"
+WANTED = "a list of choices, or {low: …, high: …} with log: true or step: …"
+Value = str | int | float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting and what it may be. A choice is kept as it stands on a command line, such as ``null`` or ``[image]``."""
+
+    name: str
+    distribution: BaseDistribution
+
+    def at(self, place: float) -> Value:
+        """The value at a place in [0, 1), such that equal shares of that interval are equally likely choices."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return str(d.choices[int(place * len(d.choices))])
+        assert isinstance(d, FloatDistribution | IntDistribution)
+        if d.log:
+            half = 0.5 if isinstance(d, IntDistribution) else 0.0  # a whole number has half of what lies on either side
+            low, high = math.log(d.low - half), math.log(d.high + half)
+            return self.tidy(math.exp(low + place * (high - low)))
+        if d.step is not None:
+            return self.tidy(d.low + d.step * int(place * (round((d.high - d.low) / d.step) + 1)))
+        return self.tidy(d.low + place * (d.high - d.low))
+
+    def tidy(self, value: Any) -> Value:
+        """A value as it is used: whole, or with few digits, and between the ends."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return str(value)
+        assert isinstance(d, FloatDistribution | IntDistribution)
+        digits = 6 if d.step is None else 12
+        rounded = round(value) if isinstance(d, IntDistribution) else float(f"{value:.{digits}g}")
+        return min(max(rounded, d.low), d.high)
+
+    def override(self, value: Value) -> str:
+        """As ``scripts/train.py`` takes it."""
+        return f"{self.name}={value if isinstance(value, str) else written(value)}"
+
+    def values(self) -> list[Value] | None:
+        """All values, in order; None where there is no end of them."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return [str(choice) for choice in d.choices]
+        assert isinstance(d, FloatDistribution | IntDistribution)
+        if d.step is None:
+            return None
+        return [self.tidy(d.low + d.step * i) for i in range(round((d.high - d.low) / d.step) + 1)]
+
+    def ends(self) -> list[Value]:
+        """Values to try a setting with: all choices, or the two ends."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return [str(choice) for choice in d.choices]
+        assert isinstance(d, FloatDistribution | IntDistribution)
+        return [self.tidy(d.low), self.tidy(d.high)]
+
+
+def read_space(name: str | None) -> dict[str, Any]:
+    """The specifications of a space, by setting: a name of configs/sweep/, or a yaml file; None: an empty space."""
+    if name is None:
+        return {}
+    named = SPACES / f"{name}.yaml"
+    path = named if named.is_file() else Path(name).expanduser()
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in SPACES.glob("*.yaml")))
+        raise ConfigError(f"space={name}: neither a name of configs/sweep/ ({known}) nor a yaml file")
+    try:
+        space = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"space {path}: it cannot be read as yaml: {' '.join(str(error).split())}") from error
+    if not isinstance(space, dict) or not all(isinstance(key, str) for key in space):
+        raise ConfigError(f"space {path}: expected settings by name, each with {WANTED}")
+    return space  # type: ignore[return-value]  # all keys are str
+
+
+def settings_of(space: dict[str, Any]) -> list[Setting]:
+    """Raises ConfigError, naming the setting, for a specification that says no set of values."""
+    return [Setting(name, _distribution(name, spec)) for name, spec in space.items()]
+
+
+def grid_size(settings: list[Setting]) -> int:
+    """How many draws a space has in all; raises ConfigError, naming the setting, where there is no end of them."""
+    for setting in settings:
+        if setting.values() is None:
+            raise ConfigError(
+                f"sampler=grid: {setting.name} has no end of values; give it choices or a step, or take another sampler"
+            )
+    return math.prod(len(setting.values() or []) for setting in settings)
+
+
+def grid_point(settings: list[Setting], number: int) -> list[Value]:
+    """The draw of that number; the last setting varies fastest."""
+    points = itertools.product(*(setting.values() or [] for setting in settings))
+    return list(next(itertools.islice(points, number, None)))
+
+
+def _distribution(name: str, spec: Any) -> BaseDistribution:
+    if isinstance(spec, list):
+        choices = [written(value) for value in spec]
+        if not choices or len(set(choices)) < len(choices):
+            raise ConfigError(f"space, {name}: expected choices, each once; found {spec}")
+        return CategoricalDistribution(choices)
+    if not isinstance(spec, dict) or not {"low", "high"} <= spec.keys() <= {"low", "high", "log", "step"}:
+        raise ConfigError(f"space, {name}: expected {WANTED}; found {spec}")
+    low, high, log, step = spec["low"], spec["high"], spec.get("log", False), spec.get("step")
+    for key, value in (("low", low), ("high", high), ("step", step)):
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number and (key != "step" or value is not None):
+            raise ConfigError(f"space, {name}: {key}={value} is no number")
+    if not isinstance(log, bool):
+        raise ConfigError(f"space, {name}: log={log}; expected true or false")
+    if low >= high:
+        raise ConfigError(f"space, {name}: low={low} is not below high={high}")
+    if log and (low <= 0 or step is not None):
+        raise ConfigError(f"space, {name}: log wants low above 0, and no step")
+    if step is not None:
+        whole = round((high - low) / step) if step > 0 else 0
+        if whole < 1 or not math.isclose(low + whole * step, high):
+            raise ConfigError(f"space, {name}: step={step} does not lead from low={low} to high={high}")
+    if all(isinstance(value, int) for value in (low, high, 1 if step is None else step)):
+        return IntDistribution(low, high, log=log, step=1 if step is None else step)
+    return FloatDistribution(low, high, log=log, step=step)

@@ -1,0 +1,119 @@
+"""What a run shows while it trains, and where it logs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
+
+from mmtab.utils.atomic import write_text
+
+WRITE_EVERY = 5.0  # seconds, for whoever looks at metrics.csv while it grows
+
+
+class EpochLines(Callback):
+    """One line an epoch, which also reads well in a log file."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()  # for a run that goes on within an epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        values = trainer.callback_metrics
+        shown = {
+            "loss": values.get("train/loss_epoch"),
+            "valid loss": values.get("valid/log_loss"),
+            f"valid {self.metric}": values.get(f"valid/{self.metric}"),
+        }
+        text = "  ".join(f"{name} {float(value):.4f}" for name, value in shown.items() if value is not None)
+        print(f"epoch {trainer.current_epoch + 1:>3}  {text}  {time.perf_counter() - self.started:.1f} s", flush=True)
+
+
+class EveryEpochs(Callback):
+    """Calls a function after every ``n``-th epoch that another one follows."""
+
+    def __init__(self, function: Callable[[], None], n: int) -> None:
+        self.function, self.n = function, n
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.current_epoch % self.n == 0 and not last:
+            self.function()
+
+
+class BeforeValidation(Callback):
+    """Calls ``function`` before each look at the valid split."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.function()
+
+
+def progress_bar(wanted: bool) -> list[Callback]:
+    """A rich bar on a terminal; in a log file it would be noise."""
+    if not wanted or not sys.stdout.isatty():
+        return []
+    from pytorch_lightning.callbacks import RichProgressBar
+
+    return [RichProgressBar(leave=False)]
+
+
+class MetricsLogger(Logger):
+    """Logs metrics alone, and makes no folder by its name and version."""
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args: Any, **options: Any) -> None:
+        """config.yaml has them."""
+
+
+class MetricsFile(MetricsLogger):
+    """metrics.csv: a row each time something is logged. It is written as a whole, so that it is whole; its rows are also
+    part of a run's checkpoint, with which they go back."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.rows = path, list[dict[str, float]]()
+        self._written_at = time.monotonic()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append({name: float(value) for name, value in metrics.items()} | {"step": step or 0})
+        if time.monotonic() - self._written_at > WRITE_EVERY:
+            self.write()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.write()
+
+    @rank_zero_only
+    def write(self) -> None:
+        text, names = io.StringIO(), sorted({name for row in self.rows for name in row})
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, text.getvalue())
+        self._written_at = time.monotonic()

@@ -1,0 +1,48 @@
+"""Locks of the operating system on files: a process that dies lets go of them. Not every file system has them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from mmtab.utils.errors import RunError
+
+
+def lock(path: Path, timeout: float = -1) -> filelock.BaseFileLock:
+    """Of ``path``, to be acquired; raises NotImplementedError then where there are no locks, and filelock.Timeout where
+    another process held it for ``timeout`` seconds (-1: wait for ever)."""
+    return filelock.FileLock(path, timeout=timeout, fallback_to_soft=False)  # a soft lock would outlive its process
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds it; asking does not create it."""
+    if not path.exists():
+        return False
+    try:
+        with lock(path, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except (NotImplementedError, OSError):  # nobody can hold it
+        return False
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a run folder, which a process that dies lets go of; raises RunError where another one holds it
+    for more than ``wait`` seconds. Where the file system knows no locks, nobody is kept out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = lock(folder / ".lock", wait)
+    try:
+        held.acquire()
+    except filelock.Timeout:
+        raise RunError(f"another process is writing to {folder}; wait for it, or give another output=FOLDER") from None
+    except NotImplementedError:
+        pass
+    try:
+        yield
+    finally:
+        held.release()

@@ -1,0 +1,242 @@
+"""Every file under configs/ fits the code, and every mistake on a command line ends in one clear message."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+from toy_data import write_kway, write_pairs
+
+from mmtab.config.compose import compose
+from mmtab.config.types import CONFIGS, RunConfig
+from mmtab.runs import run
+from mmtab.training.build import part
+from mmtab.utils.errors import ConfigError, MmtabError
+
+SCRIPTS = CONFIGS.parent / "scripts"
+# What build.py adds to the settings of a leaf, by the leaf's place.
+ADDED = {
+    "text": {"n_columns", "config_folder"},
+    "image": {"n_columns", "pretrained"},
+    "numeric": {"n_columns"},
+    "categorical": {"n_ids"},
+    "fusion": set(),
+    "kway_head.head": {"n_classes"},
+    "pair_head.model": {"tokenizer", "fusion", "owners", "reads", "compares", "tower", "joint", "cross", "comparison"},
+    "pair_head.tower": {"n_relations"},
+    "pair_head.joint": {"n_relations"},
+    "pair_head.compare": {"groups", "n_relations"},
+}
+PARTS = sorted({place.split(".")[0] for place in ADDED})
+DATASETS = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
+
+
+def parts() -> Iterator[Any]:
+    """(place, settings) of everything with a ``_target_``."""
+    for group in PARTS:
+        for path in sorted((CONFIGS / group).glob("*.yaml")):
+            whole = OmegaConf.create({"d_model": 16, "leaf": OmegaConf.load(path)})
+            settings: Any = OmegaConf.to_container(whole, resolve=True)
+            inner = settings["leaf"]
+            found = {group: inner} if "_target_" in inner else {f"{group}.{k}": v for k, v in inner.items()}
+            for place, leaf in found.items():
+                if isinstance(leaf, dict) and "_target_" in leaf:
+                    # "auto" is a choice that config.py settles before anything is built
+                    leaf = {key: None if value == "auto" else value for key, value in leaf.items()}
+                    yield pytest.param(place, leaf, id=f"{path.parent.name}/{path.stem}:{place}")
+
+
+ALL_PARTS = list(parts())
+
+
+def configure(*overrides: str) -> RunConfig:
+    return compose("output=unused", *overrides)
+
+
+def target_of(leaf: dict[str, Any]) -> Any:
+    module, _, name = leaf["_target_"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+# --- leaves ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("place", "leaf"), ALL_PARTS)
+def test_a_leaf_names_a_public_symbol_where_it_is_defined(place: str, leaf: dict[str, Any]) -> None:
+    assert leaf["_partial_"] is True
+    names = leaf["_target_"].split(".")
+    assert names[0] == "mmtab" and not any(name.startswith("_") for name in names)
+    target = target_of(leaf)
+    assert f"{target.__module__}.{target.__qualname__}" == leaf["_target_"]
+
+
+@pytest.mark.parametrize(("place", "leaf"), ALL_PARTS)
+def test_a_leaf_lists_every_knob_of_its_target(place: str, leaf: dict[str, Any]) -> None:
+    listed = {key for key in leaf if not key.startswith("_")}
+    assert listed | ADDED[place] >= set(inspect.signature(target_of(leaf)).parameters)
+    assert not listed & ADDED[place]
+
+
+@pytest.mark.parametrize(("place", "leaf"), ALL_PARTS)
+def test_a_leaf_binds_to_its_target(place: str, leaf: dict[str, Any]) -> None:
+    made: Any = part(leaf, place)
+    signature = inspect.signature(target_of(leaf))
+    added = {name: None for name in ADDED[place] if name in signature.parameters}
+    signature.bind(**made.keywords, **added)
+
+
+@pytest.mark.parametrize(("place", "leaf"), ALL_PARTS)
+def test_a_misspelt_setting_of_a_leaf_is_named(place: str, leaf: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"{place}\.misspelt: no such setting; .* has .*"):
+        part({**leaf, "misspelt": 1}, place)
+
+
+def scalar_settings() -> Iterator[Any]:
+    """(place, leaf, key, type) of every number, switch and choice."""
+    for parameter in ALL_PARTS:
+        place, leaf = parameter.values
+        hints = get_type_hints(target_of(leaf).__init__)
+        for key in leaf:
+            kind = hints.get(key)
+            if kind in (int, float, bool) or get_origin(kind) is Literal:
+                yield pytest.param(place, leaf, key, kind, id=f"{parameter.id}.{key}")
+
+
+@pytest.mark.parametrize(("place", "leaf", "key", "kind"), list(scalar_settings()))
+def test_a_setting_of_the_wrong_kind_is_named(place: str, leaf: dict[str, Any], key: str, kind: Any) -> None:
+    """``text.layout=banana``, ``fusion.n_layers=banana``."""
+    with pytest.raises(ConfigError, match=rf"{place}\.{key}.*banana"):
+        part({**leaf, key: "banana"}, place)
+    for choice in get_args(kind):
+        part({**leaf, key: choice}, place)
+
+
+@pytest.mark.parametrize(
+    "target", ["mmtab.model.fusion.NoSuchFusion", "mmtab.no_such_module.Fusion", "no_such_package.Fusion", "", None]
+)
+def test_a_target_that_does_not_exist_is_named(target: str | None) -> None:
+    leaf = {} if target is None else {"_target_": target}
+    with pytest.raises(ConfigError, match=f"fusion: cannot find {target or ''}"):
+        part(leaf, "fusion")
+
+
+# --- datasets and the whole ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_dataset_file_is_data_alone(dataset: str) -> None:
+    raw: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "dataset" / f"{dataset}.yaml"))
+    assert "_target_" not in raw and raw["name"] == dataset
+    config = configure(f"dataset={dataset}")
+    assert config.dataset.name == dataset
+    assert (config.dataset.path is None) == (dataset == "custom" or config.dataset.generate is not None)
+
+
+@pytest.mark.parametrize("group", PARTS)
+def test_every_leaf_can_be_chosen(group: str) -> None:
+    for path in sorted((CONFIGS / group).glob("*.yaml")):
+        chosen = getattr(configure(f"{group}={path.stem}"), group)
+        keys = set(chosen) if isinstance(chosen, dict) else {f.name for f in dataclasses.fields(chosen)}
+        assert keys == set(OmegaConf.load(path))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["trainer.precision=banana", "dataset.bad_cells=banana", "wandb.mode=banana", "trainer.max_epochs=0",
+     "trainer.batch_size=0", "trainer.eval_batch_size=-1", "trainer.accumulate=0", "trainer.patience=0"],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_named(override: str) -> None:
+    with pytest.raises(ConfigError, match=f"{override}: expected"):
+        configure(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pair_head.augment.cell_drop=1"], "pair_head.augment.cell_drop=1.0: expected 0 to below 1"),
+        (["pair_head.hard_negatives=-1"], "pair_head.hard_negatives: expected at least 0"),
+        (["pair_head=fusion", "pair_head.hard_negatives=0.5"], "set pair_head.model.towers=true"),
+        (["pair_head=two_tower", "pair_head.tower=null"], "tower, joint and compare are all null"),
+        (["pair_head=two_tower", "pair_head.cross_text=true"], "set pair_head.joint"),
+        (["pair_head=two_tower", "pair_head.model.towers=false"], "set pair_head.model.towers=true"),
+    ],
+)
+def test_parts_of_a_pair_model_that_do_not_fit_are_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configure(*overrides)
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+GROUPS = ["dataset", "categories", "trainer", "wandb", *PARTS]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_misspelt_key_of_a_group_is_named(group: str) -> None:
+    with pytest.raises(ConfigCompositionException, match=rf"{group}\.misspelt"):
+        configure(f"{group}.misspelt=1")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_misspelt_key_is_named_even_when_added_by_force(group: str, tmp_path: Path) -> None:
+    write = write_pairs if group == "pair_head" else write_kway
+    data = write(tmp_path / "data")
+    drop = ",".join(sorted({"text", "image"} - {group}))
+    small = ["d_model=16", "trainer.max_epochs=1", "trainer.n_threads=1", f"cache={tmp_path}", "trainer.progress=false"]
+    with pytest.raises((ConfigCompositionException, MmtabError), match="misspelt"):
+        run.train(
+            configure(
+                "dataset=custom", f"dataset.path={data}", f"dataset.drop=[{drop}]", f"+{group}.misspelt=1", *small
+            ),
+            tmp_path / "run",
+        )
+
+
+def script(folder: Path, name: str, *overrides: str) -> tuple[int, str]:
+    """Exit status, and all that is printed, of a script run in a folder."""
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / f"{name}.py", *overrides],
+        capture_output=True, text=True, timeout=120, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_epoch=3", "trainer.max_epoch"),
+        ("text=banana", "Could not find 'text/banana'"),
+        ("dataset=banana", "Could not find 'dataset/banana'"),
+        ("trainer.max_epochs=banana", "trainer.max_epochs"),
+        ("trainer.precision=banana", "error: trainer.precision=banana: expected one of"),
+        ("text.d_model=${banana}", "error: text.d_model: Interpolation key 'banana' not found"),
+        ("+text.misspelt=1", "error: text.misspelt: no such setting"),
+        ("data_root=nowhere_at_all", "error: dataset custom: no folder"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_message(override: str, message: str, tmp_path: Path) -> None:
+    data = write_kway(tmp_path / "data" / "toy", images=False)
+    where = ["dataset=custom", "dataset.path=toy", f"data_root={data.parent}", f"output={tmp_path / 'run'}"]
+    if override.startswith(("dataset=", "data_root=")):
+        where = [setting for setting in where if setting.split("=")[0] != override.split("=")[0]]
+    status, output = script(tmp_path, "train", *where, override)
+    assert status != 0
+    assert message in " ".join(output.split())
+    assert "Traceback" not in output
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_run_that_is_not_given_is_asked_for(tmp_path: Path) -> None:
+    status, output = script(tmp_path, "evaluate")
+    assert status != 0 and "error: run: Missing mandatory value" in output
+    assert "Traceback" not in output

@@ -1,0 +1,281 @@
+"""From tables to clusters: the whole of scripts/match.py on toy data, with a run that was trained on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+from toy_data import read_rows, write_kway, write_pairs, write_table
+
+from mmtab.config.compose import compose
+from mmtab.config.types import CONFIGS, MatchConfig
+from mmtab.matching import pipeline
+from mmtab.reports.matches import write_result
+from mmtab.runs import run
+from mmtab.training.metrics import unscaled
+from mmtab.utils.errors import ConfigError, MmtabError, RunError
+
+SCRIPTS = CONFIGS.parent / "scripts"
+SMALL = [
+    "dataset=custom", "text.max_length=24", "image.size=32", "d_model=16", "fusion.d_hidden=32", "trainer.max_epochs=8",
+    "trainer.batch_size=16", "trainer.progress=false", "output=unused", "trainer.n_threads=1", "trainer.lr=3e-3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def train(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a run on a dataset."""
+
+    def make(data: Path, *overrides: str) -> Path:
+        config = compose(*SMALL, f"dataset.path={data}", f"text.backbone={backbone}", *overrides)
+        folder = tmp_path_factory.mktemp("run") / "run"
+        run.train(config, folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def two_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "toys", n=120)
+
+
+@pytest.fixture(scope="module")
+def trained(two_tables: Path, train: Callable[..., Path]) -> Path:
+    return train(two_tables)
+
+
+def settings(trained: Path, output: Path, **changes: Any) -> MatchConfig:
+    return MatchConfig(run=str(trained), output=str(output), **{"shard": 32, "n_shown": 12, **changes})
+
+
+def test_all_that_matching_writes(trained: Path, two_tables: Path, tmp_path: Path) -> None:
+    truth = str(two_tables / "pairs_test.parquet")
+    shown = write_result(settings(trained, tmp_path / "matches.parquet", truth=truth))
+    report = json.loads((tmp_path / "matches.json").read_text())
+    pairs = read_rows(tmp_path / "matches.parquet")
+    records = read_rows(tmp_path / "matches_clusters.parquet")
+    # one record, one cluster
+    assert sorted((r["table"], r["id"]) for r in records) == sorted(
+        (side, f"{side[0]}{i}") for side in ("left", "right") for i in range(120)
+    )
+    cluster = {(r["table"], r["id"]): r["cluster"] for r in records}
+    threshold = report["relations"]["label"]["threshold"]
+    assert pairs and len({(p["left_id"], p["right_id"]) for p in pairs}) == len(pairs)
+    for p in pairs:
+        together = cluster["left", p["left_id"]] == cluster["right", p["right_id"]]
+        assert p["prediction"] == together and (together or p["probability"] >= threshold)
+        assert p["cluster"] == (cluster["left", p["left_id"]] if together else None)
+    assert report["relations"]["label"]["n_matches"] == sum(p["prediction"] for p in pairs)
+    assert report["blocking"]["n_candidates"] >= len(pairs)
+    assert 0 < report["blocking"]["reduction_ratio"] < 1 and report["scores"]["blocking_recall"] > 0.5
+    assert {"encode", "block", "score", "cluster", "explain", "total"} == set(report["seconds"])
+    assert shown["match"]["n_matches"] == report["relations"]["label"]["n_matches"]
+    columns = {"title", "size", "colour", "photo", "made", "texts together"}
+    said = [
+        part.rsplit(" ", 1) for p in pairs for part in f"{p['spoke_for']}; {p['spoke_against']}".split("; ") if part
+    ]
+    assert {name for name, _ in said} <= columns and len({name for name, _ in said}) > 2
+    assert all(float(p["spoke_for"].split("; ")[0].rsplit(" ", 1)[1]) > 0 for p in pairs if p["spoke_for"])
+    page = (tmp_path / "matches.html").read_text()
+    assert "data:image/jpeg;base64," in page and "matches at random" in page
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_csv_says_the_same(trained: Path, tmp_path: Path) -> None:
+    for suffix in ("csv", "parquet"):
+        pipeline.match(settings(trained, tmp_path / f"m.{suffix}"))
+    a, b = (read_rows(tmp_path / f"m.{suffix}") for suffix in ("csv", "parquet"))
+    assert [(p["left_id"], p["right_id"], p["spoke_for"]) for p in a] == [
+        (p["left_id"], p["right_id"], p["spoke_for"]) for p in b
+    ]
+
+
+def test_scores_are_those_of_predict(trained: Path, two_tables: Path, tmp_path: Path) -> None:
+    result = pipeline.match(settings(trained, tmp_path / "m.parquet", explain=False))
+    ids = result.records.table.ids
+    pairs = {"left_id": ids.take(pa.array(result.left)), "right_id": ids.take(pa.array(result.right))}
+    asked = write_table(tmp_path / "pairs.parquet", pairs)
+    sides = {side: two_tables / f"{side}.parquet" for side in ("left", "right")}
+    run.predict(trained, asked, tmp_path / "predicted.parquet", **sides)
+    predicted = np.array([row["probability"] for row in read_rows(tmp_path / "predicted.parquet")])
+    facts = json.loads((trained / "provenance.json").read_text())
+
+    def before(p: np.ndarray) -> np.ndarray:
+        return unscaled(np.stack([1 - p, p], 1), facts["temperatures"][0], facts["biases"][0])[:, 1]
+
+    # Tokens are kept in half precision, and a temperature below 1 would make more of that.
+    np.testing.assert_allclose(before(result.probability[:, 0]), before(predicted), atol=5e-3)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_stopped(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pipeline.match(settings(trained, tmp_path / "whole.parquet", k=3))
+    encoded = []
+    encode = pipeline._Job._encode
+    monkeypatch.setattr(pipeline._Job, "_encode", lambda job, first, _: encoded.append(first) or encode(job, first, _))
+    for kill in ("records", "pairs", "reasons"):
+
+        def killed(steps: Iterator[Any], total: int, title: str, kill: str = kill) -> Iterator[Any]:
+            for i, step in enumerate(steps):
+                if title == kill and i == 2:
+                    raise KeyboardInterrupt
+                yield step
+
+        monkeypatch.setattr(pipeline, "BATCH", 8)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.match(settings(trained, tmp_path / "m.parquet", k=3, shard=4), killed)
+        assert not (tmp_path / "m.parquet").exists() and (tmp_path / "m.parquet.parts").is_dir()
+    n_shards = 240 // 4
+    assert sorted(set(encoded)) == list(range(0, 240, 4)) and len(encoded) <= n_shards + 1  # one was cut short
+    n_before = len(encoded)
+    again = pipeline.match(settings(trained, tmp_path / "m.parquet", k=3, shard=4))
+    assert len(encoded) == n_before and not (tmp_path / "m.parquet.parts").exists()
+    assert np.array_equal(again.left, whole.left) and np.array_equal(again.clusters, whole.clusters)
+    np.testing.assert_allclose(again.probability, whole.probability, atol=2e-3)
+
+
+def test_left_and_right_may_change_places(trained: Path, two_tables: Path, tmp_path: Path) -> None:
+    sides = {side: str(two_tables / f"{side}.parquet") for side in ("left", "right")}
+    there = pipeline.match(settings(trained, tmp_path / "a.parquet", k=50, **sides))
+    back = pipeline.match(settings(trained, tmp_path / "b.parquet", k=50, left=sides["right"], right=sides["left"]))
+    n = there.records.n_left or 0
+    forth = {(a, b - n): p for a, b, p in zip(there.left, there.right, there.probability[:, 0], strict=True)}
+    again = {(b - n, a): p for a, b, p in zip(back.left, back.right, back.probability[:, 0], strict=True)}
+    shared = set(forth) & set(again)
+    assert len(shared) > 0.8 * len(forth)  # of sides of one length the first asks
+    np.testing.assert_allclose([forth[k] for k in shared], [again[k] for k in shared], atol=1e-5)
+
+
+def test_one_table_is_deduplicated(two_tables: Path, train: Callable[..., Path], tmp_path: Path) -> None:
+    data = tmp_path / "one"
+    shutil.copytree(two_tables, data)
+    write_table(data / "records.parquet", pa.Table.from_pylist([
+        row for side in ("left", "right") for row in read_rows(data / f"{side}.parquet")
+    ]))  # fmt: skip
+    for side in ("left", "right"):
+        (data / f"{side}.parquet").unlink()
+    trained = train(data, "pair_head.hard_negatives=0.3")
+    truth = write_table(tmp_path / "entities.csv", {
+        "id": [f"{s}{i}" for s in "lr" for i in range(120)], "entity": [f"e{i}" for _ in "lr" for i in range(120)]
+    })  # fmt: skip
+    result = pipeline.match(
+        settings(trained, tmp_path / "m.csv", records=str(data / "records.parquet"), truth=str(truth))
+    )
+    assert (result.left < result.right).all() and result.records.n_left is None
+    scores = result.report["scores"]
+    assert scores["blocking_recall"] > 0.5 and scores["bcubed_f1"] > 0.6
+    assert {row["table"] for row in read_rows(tmp_path / "m_clusters.csv")} == {"records"}
+
+
+def two_relations(source: Path, target: Path) -> Path:
+    """The toys with a second label: alike, whatever the size and the title."""
+    shutil.copytree(source, target)
+    for split in ("train", "valid", "test"):
+        rows = read_rows(target / f"pairs_{split}.parquet")
+        label = pa.array([row["label"] for row in rows], pa.int8())
+        ids = {name: [row[name] for row in rows] for name in ("left_id", "right_id")}
+        alike = pa.array([int(row["label"] or int(row["left_id"][1:]) % 4 == 0) for row in rows], pa.int8())
+        write_table(target / f"pairs_{split}.parquet", {**ids, "same": label, "alike": alike})
+    described = yaml.safe_load((target / "dataset.yaml").read_text())
+    described["relations"] = {"same": {}, "alike": {"ignore": ["size", "title"]}}
+    (target / "dataset.yaml").write_text(yaml.safe_dump(described))
+    return target
+
+
+def test_two_relations_are_told_by_one_model(two_tables: Path, train: Callable[..., Path], tmp_path: Path) -> None:
+    data = two_relations(two_tables, tmp_path / "two")
+    trained = train(data)
+    assert run.open_config(trained).text["layout"] == "column"  # so that no other cell tells what title says
+    metrics = run.evaluate(trained, "test")
+    assert {"same/f1", "alike/f1", "f1"} <= set(metrics)
+    assert metrics["f1"] == pytest.approx((metrics["same/f1"] + metrics["alike/f1"]) / 2)
+    predicted = read_rows(trained / "predictions_test.parquet")
+    assert {"probability_same", "prediction_alike", "label_alike"} <= set(predicted[0])
+    shown = write_result(settings(trained, tmp_path / "m.parquet", truth=str(data / "pairs_test.parquet")))
+    assert {"same", "alike", "whole"} == set(shown) and "cluster_f1" in shown["alike"]
+    pairs = read_rows(tmp_path / "m.parquet")
+    assert {"probability_same", "cluster_alike", "spoke_for_alike"} <= set(pairs[0])
+    assert not any("title" in p["spoke_for_alike"] or "size" in p["spoke_against_alike"] for p in pairs)
+    alone = train(data, "dataset.relations=[alike]")
+    schema = yaml.safe_load((alone / "schema.yaml").read_text())
+    assert set(schema["columns"]) == {"colour", "photo", "made"}  # what the one relation ignores is left out
+    ignored = train(two_tables, "dataset.ignore=[colour]")
+    assert "colour" not in yaml.safe_load((ignored / "schema.yaml").read_text())["columns"]
+
+
+def test_a_model_without_towers_and_one_that_crosses_text_match_too(
+    two_tables: Path, train: Callable[..., Path], tmp_path: Path
+) -> None:
+    trained = train(two_tables, "pair_head=cross", "trainer.max_epochs=2", "pair_head.cross.n_tuned_layers=1")
+    result = pipeline.match(settings(trained, tmp_path / "m.parquet", k=2))
+    assert len(result.left) > 100 and result.reasons
+    assert any(abs(reasons[:, result.columns.index("title")]).max() > 1e-4 for reasons in result.reasons.values())
+
+
+def test_elsewhere_without_the_dataset_k_is_its_greatest(
+    trained: Path, two_tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(trained, moved)
+    config = yaml.safe_load((moved / "config.yaml").read_text())
+    config["dataset"]["path"] = "gone"
+    (moved / "config.yaml").write_text(yaml.safe_dump(config))
+    sides = {side: str(two_tables / f"{side}.parquet") for side in ("left", "right")}
+    result = pipeline.match(settings(moved, tmp_path / "m.parquet", max_k=2, explain=False, **sides))
+    assert "k=2, since" in capsys.readouterr().out
+    assert result.report["blocking"]["k_words"] == result.report["blocking"]["k_vectors"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": "m.txt"}, "output=.*parquet or .csv"),
+        ({"clustering": "banana"}, "clustering=banana: expected one of components, correlation"),
+        ({"k": 0}, "k=0: expected at least 1"),
+        ({"recall": 0}, "recall=0: expected above 0"),
+        ({"records": "a.csv", "left": "b.csv"}, "records stands beside left"),
+        ({"left": "b.csv"}, "left and right go together"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], message: str, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pipeline.match(MatchConfig(**{"run": str(trained), "output": str(tmp_path / "m.csv"), **changes}))
+
+
+def test_a_run_that_classifies_rows_does_not_match(train: Callable[..., Path], tmp_path: Path) -> None:
+    trained = train(write_kway(tmp_path / "kway", images=False), "trainer.max_epochs=1", "dataset.drop=[]")
+    with pytest.raises(RunError, match="classify rows"):
+        pipeline.match(settings(trained, tmp_path / "m.csv"))
+
+
+def test_truth_of_another_form_is_an_error(trained: Path, tmp_path: Path) -> None:
+    wrong = write_table(tmp_path / "wrong.csv", {"a": [1]})
+    with pytest.raises(MmtabError, match="expected left_id, right_id and labels, or id and an entity"):
+        pipeline.match(settings(trained, tmp_path / "m.csv", truth=str(wrong), explain=False))
+
+
+def test_the_script(trained: Path, two_tables: Path, tmp_path: Path) -> None:
+    given = [f"run={trained}", f"output={tmp_path / 'm.csv'}", f"truth={two_tables / 'pairs_test.parquet'}"]
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "match.py", *given, "k=2", "n_shown=8"], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cluster_f1" in done.stdout and "blocking_recall" in done.stdout and "Traceback" not in done.stderr
+    assert all((tmp_path / name).is_file() for name in ("m.csv", "m_clusters.csv", "m.json", "m.html"))
+
+
+@pytest.mark.slow
+def test_a_mistake_to_the_script_is_one_line(trained: Path, tmp_path: Path) -> None:
+    given = [f"run={trained}", f"output={tmp_path / 'm.csv'}", "clustering=banana"]
+    done = subprocess.run([sys.executable, SCRIPTS / "match.py", *given], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "error: clustering=banana" in done.stderr

@@ -1,0 +1,222 @@
+"""From raw tables to a dataset folder: proposed, divided, and refused by name; through functions and the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import toy_data
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmtab.data import files
+from mmtab.data.schema import Schema
+from mmtab.data.table import read_pairs, read_records, read_split
+from mmtab.prepare.check import check
+from mmtab.prepare.folders import propose, split
+from mmtab.utils.errors import ConfigError, DataError, MmtabError
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
+
+
+def rows_of(folder: Path) -> Path:
+    """The toy rows of all splits as one raw csv, its pictures beside it."""
+    toys = toy_data.write_kway(folder / "raw", n=100)
+    whole = pa.concat_tables([files.read(toys / f"{name}.parquet", "toys") for name in ("train", "valid", "test")])
+    files.write_table(toys / "products.csv", whole)
+    return toys / "products.csv"
+
+
+def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "200"})
+
+
+def test_one_command_makes_a_dataset_of_a_raw_csv(tmp_path: Path) -> None:
+    done = run("all", rows_of(tmp_path), "-o", tmp_path / "toys", "--label", "label", "--seed", 3)
+    assert done.returncode == 0, done.stderr
+    schema = Schema.read(tmp_path / "toys")
+    assert {c.name: str(c.type) for c in schema.columns} == toy_data.COLUMNS
+    assert schema.split == {"method": "stratified", "fractions": [0.7, 0.1, 0.2], "seed": 3}
+    sizes = {name: len(read_split(tmp_path / "toys", schema, name)) for name in ("train", "valid", "test")}
+    assert sizes == {"train": 70, "valid": 10, "test": 20}
+    assert (tmp_path / "toys" / "card.md").is_file() and (tmp_path / "toys" / "card.html").is_file()
+    assert not [alarm for alarm in check(tmp_path / "toys") if alarm.severity == "error"]
+    assert "photo" in done.stdout and "image" in done.stdout  # a reason for each column
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["infer", "none.csv", "-o", "x"], "no file none.csv"),
+    (["split", "none"], "no dataset.yaml in none"),
+    (["check", "none"], "no dataset.yaml"),
+    (["convert", "none", "-o", "x"], "no dataset.yaml"),
+    (["import", "nothing", "-o", "x"], "no recipe 'nothing'"),
+])  # fmt: skip
+def test_mistakes_on_the_command_line_are_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:
+    done = run(*arguments)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert says in re.sub(r"\s+", " ", done.stdout + done.stderr)
+
+
+def test_check_fails_on_a_broken_standard(tmp_path: Path) -> None:
+    folder = toy_data.write_kway(tmp_path / "toys")
+    assert run("check", folder).returncode == 0
+    toy_data.change_cell(folder / "train.parquet", 2, "size", "huge")
+    done = run("check", folder)
+    assert done.returncode == 1 and "error" in done.stdout and "row 3" in done.stdout
+
+
+def test_rows_without_an_id_are_numbered_and_a_csv_is_rewritten_in_the_standard(tmp_path: Path) -> None:
+    text = "naïve;kind\n" + "".join(f'"thing {i}; nice";{"ab"[i % 2]}\n' for i in range(40))
+    (tmp_path / "raw.csv").write_bytes(text.encode("cp1252"))
+    propose([tmp_path / "raw.csv"], tmp_path / "out", label="kind", dialect=files.Dialect("cp1252", ";"))
+    schema = Schema.read(tmp_path / "out")
+    table = files.read(tmp_path / "out" / "rows.csv", "out")
+    assert schema.id == "id" and table["id"].to_pylist() == [str(i) for i in range(1, 41)]
+    assert table["naïve"][1].as_py() == "thing 1; nice"
+
+
+def test_an_output_that_exists_is_left_alone(tmp_path: Path) -> None:
+    raw = rows_of(tmp_path)
+    with pytest.raises(ConfigError, match="exists"):
+        propose([raw], raw.parent)
+
+
+def raw_dataset(folder: Path, **columns: list[Any]) -> Path:
+    n = len(next(iter(columns.values())))
+    kinds = {name: "numeric" if isinstance(cells[0], int) else "categorical" for name, cells in columns.items()}
+    raw = {"name": "raw", "task": "kway", "label": "label", "columns": {n: k for n, k in kinds.items() if n != "label"}}
+    Schema.from_dict(raw).write(folder)
+    files.write_table(folder / "rows.parquet", pa.table({"id": [str(i) for i in range(n)]} | columns))
+    return folder
+
+
+def test_grouped_and_timed_splits_hold_and_are_recorded(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    columns: dict[str, list[Any]] = {
+        "brand": [f"b{i}" for i in rng.integers(0, 60, 600)], "year": rng.integers(1990, 2020, 600).tolist(),
+        "label": [f"k{i}" for i in rng.integers(0, 4, 600)],
+    }  # fmt: skip
+    grouped = split(raw_dataset(tmp_path / "g", **columns), method="grouped", by="brand", seed=5)
+    assert grouped.split == {"method": "grouped", "by": "brand", "fractions": [0.7, 0.1, 0.2], "seed": 5}
+    parts = [
+        set(read_split(tmp_path / "g", grouped, s).columns["brand"].to_pylist()) for s in ("train", "valid", "test")
+    ]
+    assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
+    timed = split(raw_dataset(tmp_path / "t", **columns), method="time", by="year")
+    years = [np.asarray(read_split(tmp_path / "t", timed, s).columns["year"]) for s in ("train", "valid", "test")]
+    assert years[0].max() < years[1].min() and years[1].max() < years[2].min()
+    with pytest.raises(ConfigError, match="divided already"):
+        split(tmp_path / "g")
+
+
+@pytest.mark.parametrize("options, says", [
+    ({"method": "grouped"}, "needs column"),
+    ({"method": "component"}, "expected one of random"),
+    ({"method": "grouped", "by": "none"}, "column none: the file lacks"),
+    ({"method": "random", "fractions": (0.9, 0.2, 0.1)}, "do not sum to 1"),
+    ({"method": "time", "by": "brand"}, "row 1, column brand: the cell is not datetime"),
+])  # fmt: skip
+def test_splits_that_cannot_be_are_refused(tmp_path: Path, options: dict[str, Any], says: str) -> None:
+    folder = raw_dataset(tmp_path / "raw", brand=["x", "y"] * 10, label=["a", "b"] * 10)
+    with pytest.raises(MmtabError, match=says):
+        split(folder, **options)
+    assert sorted(p.name for p in folder.iterdir()) == ["dataset.yaml", "rows.parquet"]
+
+
+def test_a_row_without_its_label_cannot_be_placed(tmp_path: Path) -> None:
+    folder = raw_dataset(tmp_path / "raw", brand=["x"] * 10, label=["a", "b"] * 4 + ["a", None])
+    with pytest.raises(DataError, match=r"table rows, row 10, column label: a row without"):
+        split(folder)
+
+
+@pytest.mark.parametrize("tangled", [False, True])
+def test_no_entity_spans_splits_of_pairs(tmp_path: Path, tangled: bool) -> None:
+    folder = toy_data.write_pairs(tmp_path / "toys", n=120, images=False)
+    for name in ("train", "valid", "test"):
+        (folder / f"pairs_{name}.parquet").unlink()
+    rng = np.random.default_rng(0)
+    left, right, labels = list(range(120)), list(range(120)), [1] * 120
+    far = rng.integers(0, 120, 300) if tangled else np.arange(300) % 120 // 4 * 4  # non-matches near by, or anywhere
+    left, right, labels = left + (np.arange(300) % 120).tolist(), right + far.tolist(), labels + [0] * 300
+    pairs = {"left_id": [f"l{i}" for i in left], "right_id": [f"r{i}" for i in right], "label": labels}
+    files.write_table(folder / "pairs.parquet", pa.table(pairs))
+    schema = split(folder, seed=1)
+    records = read_records(folder, schema)
+    seen: dict[int, int] = {}
+    total = 0
+    for number, name in enumerate(("train", "valid", "test")):
+        found = read_pairs(folder, schema, name, records)
+        total += len(found)
+        for row in [*found.left, *(found.right - 120)]:
+            assert seen.setdefault(int(row), number) == number
+        assert 0 < float(np.mean(np.asarray(found.labels))) < 1
+    assert total + schema.split.get("left_out", 0) == 420 and ("left_out" in schema.split) == tangled
+
+
+CELLS = st.none() | st.text(st.characters(codec="utf-8"), max_size=6) | st.floats().map(str) | st.integers().map(str)
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_table_becomes_a_readable_dataset_or_an_error_by_name(data: st.DataObject) -> None:
+    names = data.draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+    n = data.draw(st.integers(1, 12))
+    columns = {name: data.draw(st.lists(CELLS, min_size=n, max_size=n)) for name in names}
+    try:
+        table = pa.table({name: pa.array(cells, pa.string()) for name, cells in columns.items()})
+    except pa.ArrowException:
+        return
+    with TemporaryDirectory() as scratch:
+        raw, out = Path(scratch) / f"raw{data.draw(st.sampled_from(files.FORMATS))}", Path(scratch) / "out"
+        try:
+            files.write_table(raw, table)
+            schema = propose([raw], out, label=names[0]).schema
+            read = read_split(out, schema, "rows")
+        except MmtabError as error:
+            assert str(error)
+        else:
+            # Whatever its type, a cell is there or missing as it was.
+            for column in schema.columns:
+                missing = [cell is None or cell == "" for cell in columns[column.name]]
+                if column.type in ("text", "categorical"):
+                    assert [cell is None for cell in read.columns[column.name].to_pylist()] == missing
+                    assert [c or None for c in columns[column.name]] == read.columns[column.name].to_pylist()
+            check(out)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.binary(max_size=200))
+def test_check_reports_any_bytes_instead_of_raising(data: bytes) -> None:
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        Schema.from_dict({"name": "any", "task": "kway", "label": "b", "columns": {"a": "text"}}).write(folder)
+        for name in ("train.csv", "valid.csv", "test.csv"):
+            (folder / name).write_bytes(b"id,a,b\n" + data)
+        alarms = check(folder)
+        assert any(alarm.severity == "error" for alarm in alarms) or read_split(folder, Schema.read(folder), "train")
+
+
+@pytest.mark.parametrize("names, stems", [
+    (["train.csv", "val.csv", "test.csv"], {"train", "valid", "test"}),
+    (["train.csv"], {"rows"}),
+    (["part-0.csv", "part-1.csv"], {"rows"}),
+])  # fmt: skip
+def test_a_folder_is_taken_as_its_tables_or_as_shards(tmp_path: Path, names: list[str], stems: set[str]) -> None:
+    for name in names:
+        cells = {"colour": ["red", "blue"] * 20, "kind": ["a", "b"] * 20}
+        toy_data.write_table(tmp_path / "raw" / name, cells)
+    propose([tmp_path / "raw"], tmp_path / "out", label="kind")
+    found = {path.stem for path in (tmp_path / "out").iterdir() if path.suffix == ".csv"}
+    assert found == stems
+    total = sum(files.count(files.find(tmp_path / "out", "out", stem), "out") for stem in stems)
+    assert total == 40 * len(names)

@@ -1,0 +1,240 @@
+"""Whole runs through the scripts and through mmtab.runs.run, on toy data and tiny backbones."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from mmtab.runs import run
+from mmtab.config.compose import compose
+from mmtab.utils.errors import ConfigError, DataError, RunError
+from toy_data import write_kway, write_pairs
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+KWAY_VARIANTS = [[], ["text.layout=column"], ["text.n_tuned_layers=0"], ["fusion=mean"], ["numeric=periodic"], ["image.tuned=true", "image.augment=true"],
+                 ["text.also=[categorical,numeric]"], ["kway_head.class_weights=true"], ["dataset.drop=[image,text]"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", KWAY_VARIANTS, ids=lambda o: ",".join(o) or "default")
+def test_kway_run_tells_everything(tmp_path: Path, configure, overrides: list[str]) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    write_kway(data)
+    metrics = run.train(configure(data, *overrides), folder)
+    assert {"accuracy", "macro_f1", "log_loss", "ece"} <= set(metrics)
+    for name in ("config.yaml", "schema.yaml", "fitted.json", "metrics.json", "metrics.csv", "provenance.json",
+                 "checkpoints/best.ckpt", "predictions_valid.parquet"):  # fmt: skip
+        assert (folder / name).is_file(), name
+    facts = json.loads((folder / "provenance.json").read_text())
+    assert facts["data_fingerprint"] and facts["seconds"]["total"] > 0 and facts["versions"]["torch"]
+    tested = run.evaluate(folder, "test")
+    stored = pa.parquet.read_table(folder / "predictions_test.parquet")
+    assert np.mean(np.array(stored["prediction"]) == np.array(stored["label"])) == pytest.approx(tested["accuracy"])
+    probabilities = np.stack([np.array(stored[n]) for n in stored.column_names if n.startswith("p_")])
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("overrides", [[], ["pair_head=two_tower"], ["pair_head=cross"], ["pair_head=fusion", "pair_head.compare=null"], ["pair_head.cross_text=true"],
+                                       ["text.n_tuned_layers=0", "pair_head.hard_negatives=0.5"], ["text.layout=column"], ["fusion=mean"]],
+                         ids=lambda o: ",".join(o) or "default")  # fmt: skip
+def test_matching_run_keeps_its_threshold(tmp_path: Path, configure, overrides: list[str]) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    write_pairs(data)
+    metrics = run.train(configure(data, *overrides), folder)
+    assert {"f1", "precision", "recall", "pr_auc", "roc_auc"} <= set(metrics)
+    (threshold,) = json.loads((folder / "provenance.json").read_text())["thresholds"]
+    run.evaluate(folder, "test")
+    stored = pa.parquet.read_table(folder / "predictions_test.parquet")
+    assert ((np.array(stored["probability"]) >= threshold) == np.array(stored["prediction"]).astype(bool)).all()
+
+
+@pytest.mark.parametrize("write", [write_kway, write_pairs])
+def test_same_seed_same_metrics_and_csv_equals_parquet(tmp_path: Path, configure, write) -> None:
+    seen = []
+    for name, suffix in (("a", ".parquet"), ("b", ".parquet"), ("c", ".csv")):
+        write(tmp_path / name, suffix=suffix)
+        seen.append(
+            (
+                run.train(configure(tmp_path / name), tmp_path / f"run-{name}"),
+                run.evaluate(tmp_path / f"run-{name}", "test"),
+            )
+        )
+    assert seen[0] == seen[1] == seen[2]
+    other = run.train(configure(tmp_path / "a", "seed=1"), tmp_path / "run-seed")
+    assert other != seen[0][0]
+
+
+def test_training_never_opens_test(tmp_path: Path, configure) -> None:
+    data = tmp_path / "data"
+    write_kway(data)
+    (data / "test.parquet").write_bytes(b"whoever reads this fails")
+    run.train(configure(data), tmp_path / "run")
+    with pytest.raises(DataError, match="table test"):
+        run.evaluate(tmp_path / "run", "test")
+
+
+def test_run_folder_is_enough_elsewhere(tmp_path: Path, configure, backbone: Path) -> None:
+    """Neither training data nor text weights nor the old path are there any more; other rows, other format, no labels."""
+    data, elsewhere, copy = tmp_path / "data", tmp_path / "elsewhere", tmp_path / "backbone-copy"
+    write_kway(data)
+    write_kway(elsewhere, seed=0)
+    shutil.copytree(backbone, copy)
+    run.train(configure(data, f"text.backbone={copy}"), tmp_path / "run")
+    run.evaluate(tmp_path / "run", "test")
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    shutil.rmtree(data)
+    shutil.rmtree(copy)
+    rows = pa.parquet.read_table(elsewhere / "test.parquet").drop_columns(["label"])
+    pa.parquet.write_table(rows, elsewhere / "rows.parquet")
+    n = run.predict(tmp_path / "moved", elsewhere / "rows.parquet", tmp_path / "out.csv")
+    assert n == rows.num_rows
+    predicted = pa.csv.read_csv(tmp_path / "out.csv")
+    before = pa.parquet.read_table(tmp_path / "moved" / "predictions_test.parquet")
+    assert predicted["prediction"].to_pylist() == before["prediction"].to_pylist()
+    for name in (n for n in before.column_names if n.startswith("p_")):
+        np.testing.assert_allclose(np.array(predicted[name]), np.array(before[name]), atol=1e-6)
+
+
+def test_pairs_are_predicted_from_tables(tmp_path: Path, configure) -> None:
+    data = tmp_path / "data"
+    write_pairs(data)
+    run.train(configure(data), tmp_path / "run")
+    run.evaluate(tmp_path / "run", "test")
+    n = run.predict(
+        tmp_path / "run",
+        data / "pairs_test.parquet",
+        tmp_path / "out.parquet",
+        left=data / "left.parquet",
+        right=data / "right.parquet",
+    )
+    predicted, before = (
+        pa.parquet.read_table(p) for p in (tmp_path / "out.parquet", tmp_path / "run" / "predictions_test.parquet")
+    )
+    assert n == before.num_rows
+    np.testing.assert_allclose(np.array(predicted["probability"]), np.array(before["probability"]), atol=1e-6)
+    with pytest.raises(RunError, match="left=TABLE"):
+        run.predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "x.parquet")
+    tables = {side: data / f"{side}.parquet" for side in ("left", "right")}
+    for cost in (0.25, 4.0):
+        run.predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "cost.csv", **tables, cost=cost)
+        stored = pa.csv.read_csv(tmp_path / "cost.csv")
+        assert (np.array(stored["prediction"]) == (np.array(stored["probability"]) >= cost / (1 + cost))).all()
+    with pytest.raises(RunError, match="cost=-1"):
+        run.predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "x.csv", **tables, cost=-1)
+
+
+@pytest.mark.parametrize("write", [write_kway, write_pairs])
+def test_of_what_it_is_least_sure_it_says_nothing(tmp_path: Path, configure, write) -> None:
+    data, folder, out = tmp_path / "data", tmp_path / "run", tmp_path / "out.csv"
+    write(data, n=100)
+    run.train(configure(data), folder)
+    kway = write is write_kway
+    tables = {} if kway else {side: data / f"{side}.parquet" for side in ("left", "right")}
+    split = data / ("valid.parquet" if kway else "pairs_valid.parquet")  # on which it was measured
+    whole = pa.parquet.read_table(folder / "predictions_valid.parquet")["prediction"].to_pylist()
+    for coverage in (1.0, 0.8, 0.5):
+        run.predict(folder, split, out, **tables, coverage=coverage)
+        stored = pa.csv.read_csv(out, convert_options=pa.csv.ConvertOptions(strings_can_be_null=True))
+        said, sure = stored["prediction"].to_pylist(), np.array(stored["confidence"])
+        known = np.array([each is not None for each in said])
+        assert known.mean() == pytest.approx(coverage, abs=0.051)
+        assert all(a == b for a, b in zip(said, whole, strict=True) if a is not None)
+        assert known.all() or sure[known].min() >= sure[~known].max()
+    for wrong in ({"coverage": 0.0}, {"coverage": 1.2}, *([{"cost": 2.0}] if kway else [])):
+        with pytest.raises(RunError, match=r"coverage=|cost is for matching"):
+            run.predict(folder, split, out, **tables, **wrong)
+
+
+def test_bad_runs_are_named(tmp_path: Path, configure) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    with pytest.raises(RunError, match="not a finished run"):
+        run.evaluate(tmp_path / "nothing")
+    write_kway(data)
+    run.train(configure(data), folder)
+    with pytest.raises(RunError, match="already holds a finished run with other settings"):
+        run.train(configure(data, "seed=1"), folder)
+    facts = json.loads((folder / "provenance.json").read_text())
+    (folder / "provenance.json").write_text(json.dumps(facts | {"format": 99}))
+    with pytest.raises(RunError, match="format 99"):
+        run.evaluate(folder)
+    (folder / "provenance.json").write_text(json.dumps(facts))
+    weights = folder / "checkpoints" / "best.ckpt"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(RunError, match=r"best\.ckpt"):
+        run.evaluate(folder)
+
+
+def test_settings_that_do_not_fit(tmp_path: Path, configure) -> None:
+    data = tmp_path / "data"
+    write_kway(data)
+    for override, message in ((("image.augment=true",), "augment"), (("text.n_tuned_layers=9",), "layers"), (("text.max_length=9999",), "at most"),
+                              (("text.backbone=/nowhere",), "cannot be loaded"), (("dataset.drop=[nonsense]",), "nonsense")):  # fmt: skip
+        with pytest.raises((ConfigError, DataError), match=message):
+            run.train(configure(data, *override), tmp_path / "run")
+
+
+def _script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+    return subprocess.run(
+        [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=240,
+    )
+
+
+def test_scripts_from_training_to_prediction(tmp_path: Path, backbone: Path) -> None:
+    """Multirun over two seeds, then evaluate and predict on one of the run folders; wandb offline."""
+    data, sweep = tmp_path / "data", tmp_path / "sweep"
+    write_kway(data)
+    small = [
+        f"dataset.path={data}",
+        f"text.backbone={backbone}",
+        "text.max_length=16",
+        "image.size=32",
+        "d_model=16",
+        "trainer.max_epochs=1",
+    ]
+    done = _script(
+        "train", "-m", "dataset=custom", "seed=0,1", f"hydra.sweep.dir={sweep}", "wandb.mode=offline", *small
+    )
+    assert done.returncode == 0, done.stderr
+    folders = sorted(sweep.glob("*_seed*"))
+    assert [f.name for f in folders] == ["0_custom_seed0", "1_custom_seed1"]
+    assert "test" in json.loads((folders[0] / "metrics.json").read_text())
+    assert any((folders[0] / "wandb").glob("offline-run*"))
+    done = _script("evaluate", f"run={folders[0]}", "split=valid")
+    assert done.returncode == 0 and "accuracy" in done.stdout, done.stderr
+    done = _script("predict", f"run={folders[0]}", f"input={data / 'test.parquet'}", f"output={tmp_path / 'out.csv'}")
+    assert done.returncode == 0 and (tmp_path / "out.csv").is_file(), done.stderr
+    done = _script("results", str(sweep))
+    assert done.returncode == 0 and "| data |" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_a_broken_table_is_one_line(tmp_path: Path) -> None:
+    data = write_kway(tmp_path / "data")
+    (data / "train.parquet").write_bytes((data / "train.parquet").read_bytes()[:200])
+    done = _script("train", "dataset=custom", f"dataset.path={data}", f"output={tmp_path / 'broken'}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr + done.stdout
+    assert "table train" in done.stderr
+
+
+def test_real_data_trains(data_root: Path, tmp_path: Path) -> None:
+    """The default model on the smallest real dataset, one epoch."""
+    settings = ["trainer.max_epochs=1", "image.size=64", f"output={tmp_path}"]
+    config = compose("dataset=openmoji", f"data_root={data_root}", *settings)
+    metrics = run.train(config, tmp_path / "run")
+    assert metrics["accuracy"] > 0.5

@@ -1,0 +1,126 @@
+"""``mmtab.fit`` and ``mmtab.load_run``: the scripts' path, from tables in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from toy_data import write_kway, write_pairs
+
+import mmtab
+from mmtab.config.compose import compose
+from mmtab.data.schema import ColumnType
+from mmtab.runs import run
+from mmtab.runs.folder import open_config
+from mmtab.utils.errors import ConfigError, DataError, MmtabError, RunError
+
+
+@pytest.fixture
+def small(backbone: Path) -> dict[str, Any]:
+    """Settings of a run that is small enough for a test."""
+    return {"text": {"backbone": str(backbone)}, "d_model": 16, "trainer": {"max_epochs": 2, "progress": False, "precision": "fp32"}}  # fmt: skip
+
+
+def frame_of(folder: Path, *stems: str) -> pd.DataFrame:
+    return pd.concat([pa.parquet.read_table(folder / f"{stem}.parquet").to_pandas() for stem in stems], ignore_index=True)  # fmt: skip
+
+
+def test_rows_of_any_kind_of_table(tmp_path: Path, small: dict[str, Any]) -> None:
+    data = write_kway(tmp_path / "data")
+    train, valid, test = (frame_of(data, stem) for stem in ("train", "valid", "test"))
+    types = {"title": "text", "colour": "categorical", "photo": "image"}
+    found = mmtab.fit(train, valid, test, label="label", types=types, image_root=data, output=tmp_path / "run", **small)
+    assert isinstance(found, mmtab.Run) and found.folder == tmp_path / "run"
+    assert found.schema.of_type(ColumnType.IMAGE) == ["photo"] and found.metrics["valid"]["accuracy"] >= 0
+    scores = found.evaluate()
+    assert found.metrics["test"]["accuracy"] == scores["accuracy"]
+    before = json.dumps(found.metrics)
+    assert found.evaluate(test, image_root=data) == pytest.approx(scores, abs=1e-6)
+    assert json.dumps(found.metrics) == before, "rows at hand are not the run's own test split"
+
+    rows = test.drop(columns=["label", "id"])
+    path = data / "rows.csv"  # whose pictures are found from where it lies
+    rows.to_csv(path, index=False)
+    stored = pa.parquet.read_table(tmp_path / "run" / "predictions_test.parquet")
+    for each in (rows, pl.from_pandas(rows), pa.Table.from_pandas(rows), path):
+        said = found.predict(each, image_root="." if each is path else data)
+        assert said.tolist() == stored["prediction"].to_pylist()
+    p = found.predict_proba(rows.set_index(np.arange(100, 100 + len(rows))), image_root=data)
+    assert isinstance(p, pd.DataFrame) and p.index[0] == 100 and list(p.columns) == ["kind 0", "kind 1", "kind 2"]
+    np.testing.assert_allclose(p.to_numpy().sum(1), 1, atol=1e-5)
+    assert isinstance(found.predict_proba(pl.from_pandas(rows), image_root=data), pl.DataFrame)
+    assert isinstance(found.predict_proba(pa.Table.from_pandas(rows), image_root=data), pa.Table)
+    assert any(each is None for each in found.predict(rows, image_root=data, coverage=0.5))
+    with pytest.raises(DataError, match="no labels"):
+        found.evaluate(rows, image_root=data)
+    again = mmtab.load_run(str(tmp_path / "run"))
+    assert again == found and again.facts["seed"] == 0 and len(again.dataset["train"]) == len(train)
+
+
+def test_it_is_what_the_script_does(tmp_path: Path, small: dict[str, Any]) -> None:
+    data = write_kway(tmp_path / "data")
+    found = mmtab.fit(data, output=tmp_path / "a", seed=3, fusion="mean", **small)
+    script = ["dataset=custom", f"dataset.path={data}", "recipe=frozen", "seed=3", "fusion=mean", f"text.backbone={small['text']['backbone']}",
+              "d_model=16", "trainer.max_epochs=2", "trainer.progress=false", "trainer.precision=fp32"]  # fmt: skip
+    assert run.train(compose(*script, f"output={tmp_path / 'b'}"), tmp_path / "b") == found.metrics["valid"]
+
+
+def test_a_part_of_ones_own_has_its_own_settings(tmp_path: Path, small: dict[str, Any]) -> None:
+    """Not those of the leaf that it replaces (a transformer's n_layers)."""
+    data = write_kway(tmp_path / "data", images=False)
+    own = {"_target_": "mmtab.model.fusion.MeanPoolFusion", "d_hidden": 24, "dropout": 0.0}
+    found = mmtab.fit(data, output=tmp_path / "run", fusion=own, **small)
+    kept = open_config(found.folder).fusion
+    assert kept == {"_partial_": True, "d_model": 16, **own} and "accuracy" in found.evaluate()
+    with pytest.raises(ConfigError, match=r"fusion\.n_heads: no such setting"):
+        mmtab.fit(data, output=tmp_path / "no", fusion=own | {"n_heads": 2}, **small)
+
+
+def test_one_table_is_divided(tmp_path: Path, small: dict[str, Any]) -> None:
+    data = write_kway(tmp_path / "data", n=60, images=False)
+    whole = frame_of(data, "train", "valid", "test")
+    found = mmtab.fit(whole, label="label", output=tmp_path / "run", **small)
+    assert [len(found.dataset[split]) for split in ("train", "valid", "test")] == pytest.approx([42, 6, 12], abs=2)
+    assert "accuracy" in found.evaluate()
+
+
+def test_pairs(tmp_path: Path, small: dict[str, Any]) -> None:
+    data = write_pairs(tmp_path / "data", n=60)
+    sides = {side: frame_of(data, side) for side in ("left", "right")}
+    pairs = frame_of(data, "pairs_train", "pairs_valid", "pairs_test")
+    types = {"title": "text", "colour": "categorical", "photo": "image"}
+    found = mmtab.fit(pairs, label="label", types=types, image_root=data, output=tmp_path / "run", **sides, **small)
+    assert "f1" in found.evaluate()
+    asked = pairs[["left_id", "right_id"]].head(9)
+    said = found.predict(asked, image_root=data, **sides)
+    p = found.predict_proba(asked, image_root=data, **sides)
+    assert set(said) <= {0, 1} and list(p.columns) == ["label"] and p["label"].between(0, 1).all()
+    assert (found.predict(asked, image_root=data, cost=1e9, **sides) == 0).all()
+    assert "f1" in found.evaluate(pairs.head(20), image_root=data, **sides)
+    with pytest.raises(RunError, match="left=TABLE"):
+        found.predict(asked)
+
+
+def test_mistakes_are_one_line(tmp_path: Path, small: dict[str, Any]) -> None:
+    data = write_kway(tmp_path / "data", images=False)
+    train, valid = frame_of(data, "train"), frame_of(data, "valid")
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"test": valid}, "there has to be valid"),
+        ({"left": valid, "task": "kway"}, "k-way wants neither"),
+        ({"task": "matching"}, "matching wants left and right"),
+        ({"recipe": "frozn"}, "frozn"),
+        ({"trainer": {"max_epoch": 1}}, "max_epoch"),
+        ({"label": "nothing"}, "nothing"),
+    ]
+    for number, (settings, said) in enumerate(wrong):
+        with pytest.raises((MmtabError, ConfigError), match=said):
+            mmtab.fit(train, output=tmp_path / f"run{number}", **{"label": "label"} | settings)
+    with pytest.raises(RunError, match="not a finished run"):
+        mmtab.load_run(tmp_path)

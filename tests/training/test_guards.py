@@ -1,0 +1,156 @@
+"""What stops a run says why, in one line, and leaves whole what was whole."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from toy_data import write_kway, write_pairs
+
+from mmtab.model.models import KWayModel, PairModel
+from mmtab.runs import run
+from mmtab.utils.errors import ConfigError, RunError, TrainingError
+
+TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
+QUICK = ["dataset.drop=[image,text]", "trainer.batch_size=8"]
+
+
+def script(*overrides: str, **options: Any) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, str(TRAIN), *overrides], capture_output=True, text=True, timeout=120, **options
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def corrupt(monkeypatch: pytest.MonkeyPatch, model: Any, step: int, change: Any) -> None:
+    """Change what the model makes of its ``step``-th training batch, which is given too."""
+    forward, n = model.forward, 0
+
+    def changed(self: Any, batch: Any) -> Any:
+        nonlocal n
+        scores = forward(self, batch)
+        n += self.training
+        return change(scores, batch) if self.training and n == step else scores
+
+    monkeypatch.setattr(model, "forward", changed)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e7])
+@pytest.mark.parametrize("write", [write_kway, write_pairs])
+def test_a_loss_that_is_no_loss_names_the_rows(
+    tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch, write: Any, value: float
+) -> None:
+    data, seen = write(tmp_path / "data"), []
+
+    def change(scores: Any, batch: Any) -> Any:
+        seen.extend(batch.row.tolist())
+        tensor = scores.bias if write is write_kway else scores.logits
+        tensor.data.fill_(value)
+        tensor.data[..., :1] = -value
+        return scores
+
+    corrupt(monkeypatch, KWayModel if write is write_kway else PairModel, 3, change)
+    stem = "train" if write is write_kway else "pairs_train"
+    with pytest.raises(TrainingError, match=r"the loss is .* in epoch 1, after step 2.*lower trainer\.lr") as error:
+        run.train(configure(data, *QUICK), tmp_path / "run")
+    rows = pyarrow.parquet.read_table(data / f"{stem}.parquet").take(pa.array(seen)).to_pylist()
+    assert len(rows) == 8
+    for row in rows:
+        assert (row["id"] if write is write_kway else f"{row['left_id']} and {row['right_id']}") in str(error.value)
+    assert not (tmp_path / "run" / "provenance.json").exists()
+
+
+def test_a_gradient_that_is_no_number_names_the_rows_of_its_step(
+    tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of that step is fine; weights that it spoilt are not kept."""
+
+    def change(scores: Any, batch: Any) -> Any:
+        scores.x.register_hook(lambda gradient: gradient * float("nan"))
+        return scores
+
+    corrupt(monkeypatch, KWayModel, 3, change)
+    config = configure(write_kway(tmp_path / "data"), *QUICK, "trainer.checkpoint_seconds=0")
+    with pytest.raises(TrainingError, match=r"the length of the gradient is nan in epoch 1, after step 3, .*train-"):
+        run.train(config, tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.isfinite(x).all() for x in state.values())
+
+
+def test_out_of_memory_says_what_to_lower_or_halves_the_batch(
+    tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for memory: more than four rows in a batch do not fit."""
+    data, forward = write_kway(tmp_path / "data"), KWayModel.forward
+
+    def limited(self: Any, batch: Any) -> Any:
+        if self.training and batch.table.n_rows > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, batch)
+
+    monkeypatch.setattr(KWayModel, "forward", limited)
+    with pytest.raises(TrainingError, match=r"out of memory with trainer\.batch_size=16 .*trainer\.on_oom=halve"):
+        run.train(configure(data, *QUICK, "trainer.batch_size=16"), tmp_path / "stops")
+    halving = configure(data, *QUICK, "trainer.batch_size=16", "trainer.on_oom=halve")
+    with pytest.warns(UserWarning, match=r"beginning anew with trainer\.batch_size=4 trainer\.accumulate=4"):
+        halved = run.train(halving, tmp_path / "halved")
+    settings = run.open_config(tmp_path / "halved").trainer
+    assert (settings.batch_size, settings.accumulate) == (4, 4)
+    small = configure(data, *QUICK, "trainer.batch_size=4", "trainer.accumulate=4")
+    assert run.train(small, tmp_path / "small") == halved  # as if it had been asked for
+    with pytest.raises(ConfigError, match=r"trainer\.on_oom=halve: several processes"):
+        configure(data, "trainer.on_oom=halve", "trainer.devices=2")
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line(tmp_path: Path, backbone: Path) -> None:
+    """No file may be larger than the first checkpoint of the run is going to be."""
+    data = write_kway(tmp_path / "data")
+    status, output = script(
+        "dataset=custom", f"dataset.path={data}", f"text.backbone={backbone}", "text.max_length=16", "d_model=64",
+        "dataset.drop=[image]", "trainer.checkpoint_seconds=0", f"output={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)),
+    )  # fmt: skip
+    assert status == 1 and "Traceback" not in output, output
+    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+    assert "File too large. What was whole before still is; make room" in line
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+    assert not list((tmp_path / "run" / "checkpoints").glob(".writing*"))
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder in which not even root may write")
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+    data = write_kway(tmp_path / "data")
+    for setting in ("output=/sys/kernel/run", "cache=/sys/kernel/cache"):
+        status, output = script("dataset=custom", f"dataset.path={data}", *QUICK, f"output={tmp_path / 'run'}", setting)
+        assert status == 1 and "Traceback" not in output, output
+        assert "error:" in output and "/sys/kernel" in output
+
+
+def test_a_checkpoint_that_wants_to_run_something_does_not(tmp_path: Path, configure: Any) -> None:
+    data, folder = write_kway(tmp_path / "data"), tmp_path / "run"
+    run.train(configure(data, *QUICK), folder)
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "done"),)
+
+    for place in ("best.ckpt", "last.ckpt"):
+        torch.save({"state_dict": {}, "callbacks": Evil()}, folder / "checkpoints" / place)
+    with pytest.raises(RunError, match=r"best\.ckpt"):
+        run.evaluate(folder)
+    (folder / "provenance.json").unlink()
+    with pytest.raises(RunError, match=r"last\.ckpt is damaged"):
+        run.train(configure(data, *QUICK), folder)
+    assert not (tmp_path / "done").exists()
+    with pytest.raises(FileExistsError):  # it would have
+        pickle.loads(pickle.dumps(Evil())), pickle.loads(pickle.dumps(Evil()))
