@@ -29,6 +29,7 @@ from mmtab.training.metrics import best_threshold
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, DataError
 from mmtab.utils.machine import native_bf16, usable_cores
+from mmtab.utils.optional import require
 
 Features = Callable[[str], Any]  # of a split: [n, f], dense or sparse
 RULES = CategoryRules(max_values=1_000, n_hash=256)  # so that one-hot stays narrow enough to be dense
@@ -367,7 +368,7 @@ def _score(metric: str, label: np.ndarray, p: np.ndarray) -> float:
 def _boosted(question: Question, features: Features, n_categorical: int = 0) -> Model:
     """LightGBM that stops early by its loss on valid; of TREES those with the best metric of the dataset there.
     ``n_categorical``: so many of the first features are numbers of categories."""
-    import lightgbm
+    lightgbm = require("lightgbm", extra="benchmark")
 
     fixed: dict[str, Any] = {
         "objective": "multiclass" if question.kway else "binary", "learning_rate": 0.1, "max_bin": 63, "min_data_in_leaf": 10,
