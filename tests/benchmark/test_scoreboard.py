@@ -20,7 +20,7 @@ from sklearn.metrics import f1_score
 
 from mmtab.benchmark import scoreboard
 from mmtab.benchmark.statistics import standings
-from mmtab.benchmark.types import Board, Contest, Entry, Failure, Score
+from mmtab.benchmark.types import Board, Entry, Failure, RankedDataset, Score
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = "<script>window.broken = 1</script> \"'&<img src=x onerror=alert(2)> | `x` $y$ ]]>\x00"
@@ -37,8 +37,8 @@ def example(systems: list[tuple[str, str, str, float, int]], n: int = 400, witho
     rng = np.random.default_rng(0)
     label = {d: rng.integers(0, 5, (n, 1)) if d in KWAY else (rng.random((n, 1)) < 0.2).astype(int) for d in LEVEL}
     facts = {"licence": "CC BY 4.0", "rows": f"{n:,}"}
-    contests = {
-        d: Contest(d, d.replace("_", " ").title(), "kway" if d in KWAY else "matching", "accuracy" if d in KWAY else "f1",
+    datasets = {
+        d: RankedDataset(d, d.replace("_", " ").title(), "kway" if d in KWAY else "matching", "accuracy" if d in KWAY else "f1",
                    label[d], facts, {"Ditto": 0.99} if d == "abt_buy" else {})
         for d in LEVEL
     }  # fmt: skip
@@ -57,7 +57,7 @@ def example(systems: list[tuple[str, str, str, float, int]], n: int = 400, witho
                     Score(d, seed, float(value), 10 * (2 + skill) ** 5 + seed, 900.0, 2048.0, 1_500_000, said)
                 )
         entries.append(Entry(name, title, kind, f"about {title}", scores))
-    return Board("Toys", {"k-way": list(KWAY), "matching": list(MATCHING)}, contests, entries, facts={"machine": "2 cores"})  # fmt: skip
+    return Board("Toys", {"k-way": list(KWAY), "matching": list(MATCHING)}, datasets, entries, facts={"machine": "2 cores"})  # fmt: skip
 
 
 SYSTEMS = [
@@ -116,7 +116,7 @@ def test_nothing_from_names_breaks_the_page(written: Path, board: Board) -> None
     seen = Seen(text)
     assert len(seen.having("script")) == 1 and seen.text.count("<script>window.broken") >= 10 and "\x00" not in text
     assert not any(name.startswith("on") for _, attributes in seen.tags for name in attributes)
-    evil = Contest(EVIL, EVIL, EVIL, EVIL, None, {EVIL: EVIL}, {EVIL: 0.5})
+    evil = RankedDataset(EVIL, EVIL, EVIL, EVIL, None, {EVIL: EVIL}, {EVIL: 0.5})
     entries = [Entry(EVIL + e, EVIL, EVIL, EVIL, [Score(EVIL, 0, v, 1.0)]) for e, v in (("1", 0.2), ("2", 0.4))]
     whole = Board(EVIL, {EVIL: [EVIL]}, {EVIL: evil}, entries, [Failure(EVIL, EVIL, 0, EVIL)], {EVIL: EVIL})
     seen = Seen(scoreboard.page(whole, standings(whole)))
@@ -185,14 +185,14 @@ def test_csv_has_a_line_an_entry_and_dataset(written: Path, board: Board) -> Non
         there = [line for line in lines if line["dataset"] == dataset]
         better = [1 + sum(float(o["mean"]) > float(x["mean"]) for o in there) for x in there]
         assert [int(x["rank"]) for x in there] == better
-    formula = Board("x", {"t": ["a"]}, {"a": Contest("a", "a", "kway", "accuracy")}, [Entry("=1+1", "@x", "team", "", [Score("a", 0, 0.5)])])  # fmt: skip
+    formula = Board("x", {"t": ["a"]}, {"a": RankedDataset("a", "a", "kway", "accuracy")}, [Entry("=1+1", "@x", "team", "", [Score("a", 0, 0.5)])])  # fmt: skip
     assert "'=1+1,'@x,team" in scoreboard.table(formula, standings(formula))
 
 
 def test_boards_of_next_to_nothing_make_pages_too(tmp_path: Path) -> None:
-    contest = Contest("a", "A", "matching", "pr_auc", np.zeros((3, 1), np.int64))
+    dataset = RankedDataset("a", "A", "matching", "pr_auc", np.zeros((3, 1), np.int64))
     for entries in ([], [Entry("x", "x", "team", "", [Score("a", 0, 0.5)])], [Entry(n, n, "rival", "", [Score("a", 0, 0.5, 0.0)]) for n in "xy"]):  # fmt: skip
-        scoreboard.write_scoreboard(Board("Few", {"t": ["a"]}, {"a": contest}, entries), tmp_path)
+        scoreboard.write_scoreboard(Board("Few", {"t": ["a"]}, {"a": dataset}, entries), tmp_path)
         text = (tmp_path / "scoreboard.html").read_text(encoding="utf-8")
         assert "</body></html>" in text and "nan" not in re.sub(r"<script>.*", "", text[text.index("<body>") :], flags=re.S)  # fmt: skip
         assert "nan" not in (tmp_path / "scoreboard.md").read_text(encoding="utf-8")

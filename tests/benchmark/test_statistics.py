@@ -11,7 +11,7 @@ import scipy.stats
 from sklearn.metrics import accuracy_score, f1_score
 
 from mmtab.benchmark import statistics
-from mmtab.benchmark.types import Board, Contest, Entry, Score
+from mmtab.benchmark.types import Board, Entry, RankedDataset, Score
 from mmtab.training import metrics
 
 
@@ -152,7 +152,7 @@ def made(right: float, label: np.ndarray, rng: np.random.Generator, seeds: Seque
 def board() -> Board:
     rng = np.random.default_rng(0)
     label = {name: rng.integers(0, 3, (300, 1)) for name in "abc"}
-    contests = {name: Contest(name, name, "kway", "accuracy", label[name]) for name in "abc"}
+    datasets = {name: RankedDataset(name, name, "kway", "accuracy", label[name]) for name in "abc"}
 
     def entry(name: str, kind: str, right: float, seeds: Sequence[int] = (0,), datasets: str = "abc") -> Entry:
         return Entry(name, name, kind, "", [s for d in datasets for s in made(right, label[d], rng, seeds, d)])
@@ -162,7 +162,7 @@ def board() -> Board:
         entry("twin", "rival", 0.8), entry("partial", "rival", 0.95, datasets="ab"), Entry("none", "none", "team"),
         entry("less", "rival", 0.9, datasets="a"),
     ]  # fmt: skip
-    return Board("toys", {"t": ["a", "b", "c"]}, contests, entries)
+    return Board("toys", {"t": ["a", "b", "c"]}, datasets, entries)
 
 
 def test_entries_with_all_datasets_are_ranked_and_others_listed(board: Board) -> None:
@@ -194,11 +194,11 @@ def test_intervals_hold_the_average_and_tell_what_is_noise(board: Board) -> None
 def test_seeds_are_noise_too(board: Board) -> None:
     good = next(entry for entry in board.entries if entry.name == "good")
     drawn = statistics.draws(board)["a"]["good"]
-    rows = board.contests["a"].label
+    rows = board.datasets["a"].label
     assert rows is not None
     scores = good.of("a")
     wide = [Score("a", i, v, prediction=p) for i, (v, p) in enumerate([(1.0, rows), (0.0, rows + 1)])]
-    apart = Board("x", {"t": ["a"]}, {"a": board.contests["a"]}, [Entry("good", "good", "mmtab", "", wide)])
+    apart = Board("x", {"t": ["a"]}, {"a": board.datasets["a"]}, [Entry("good", "good", "mmtab", "", wide)])
     values = statistics.draws(apart)["a"]["good"]
     assert set(values) == {0.0, 0.5, 1.0}  # the rows say the same; which seeds were drawn does not
     assert values.mean() == pytest.approx(0.5, abs=0.05) and drawn.mean() == pytest.approx(np.mean([s.value for s in scores]), abs=0.01)  # fmt: skip
@@ -206,15 +206,15 @@ def test_seeds_are_noise_too(board: Board) -> None:
 
 
 def test_a_track_of_all_is_made_of_several(board: Board) -> None:
-    split = Board("toys", {"x": ["a"], "y": ["b", "c"]}, board.contests, board.entries)
+    split = Board("toys", {"x": ["a"], "y": ["b", "c"]}, board.datasets, board.entries)
     assert [(s.name, s.datasets) for s in statistics.standings(split, 50)] == [("all", ["a", "b", "c"]), ("x", ["a"]), ("y", ["b", "c"])]  # fmt: skip
-    same = Board("toys", {"x": ["a"], "every": ["a", "b", "c"]}, board.contests, board.entries)
+    same = Board("toys", {"x": ["a"], "every": ["a", "b", "c"]}, board.datasets, board.entries)
     assert [s.name for s in statistics.standings(same, 50)] == ["x", "every"]
 
 
 def test_without_predictions_there_are_ranks_but_no_intervals(board: Board) -> None:
     entries = [Entry(e.name, e.title, e.kind, "", [Score(s.dataset, s.seed, s.value) for s in e.scores]) for e in board.entries]  # fmt: skip
-    bare = Board("toys", board.tracks, board.contests, entries)
+    bare = Board("toys", board.tracks, board.datasets, entries)
     (found,) = statistics.standings(bare)
     (full,) = statistics.standings(board, 20)
     assert found.no_interval() == ["a", "b", "c"] and np.isnan(found.average_interval).all()
@@ -224,11 +224,11 @@ def test_without_predictions_there_are_ranks_but_no_intervals(board: Board) -> N
 
 def test_nothing_to_rank(board: Board) -> None:
     assert statistics.standings(Board("x", {}, {}, [])) == []
-    (found,) = statistics.standings(Board("x", {"t": ["a"]}, board.contests, []))
+    (found,) = statistics.standings(Board("x", {"t": ["a"]}, board.datasets, []))
     assert found.n_ranked == 0 and found.scores.shape == (0, 1) and found.critical is None
     broken = [Entry("e", "e", "team", "", [Score("a", 0, math.nan)])]
-    (found,) = statistics.standings(Board("x", {"t": ["a"]}, board.contests, broken))
+    (found,) = statistics.standings(Board("x", {"t": ["a"]}, board.datasets, broken))
     assert not found.entries
-    one = Board("x", {"t": ["a"]}, board.contests, board.entries[-1:])
+    one = Board("x", {"t": ["a"]}, board.datasets, board.entries[-1:])
     (found,) = statistics.standings(one)
     assert found.n_ranked == 1 and found.groups == [] and found.friedman is None and found.place.tolist() == [1]

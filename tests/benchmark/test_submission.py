@@ -714,11 +714,11 @@ def test_the_best_public_submission_counts(tmp_path: Path, challenge: Challenge)
     for final, wanted in ((False, {"Overfit": 1.0, "Honest": 0.5}), (True, {"Overfit": 0.1, "Honest": 0.5})):
         board, rows = standings(challenge.folder, final), private if final else public
         assert {entry.name: entry.scores[0].value for entry in board.entries} == pytest.approx(wanted)
-        contest = board.contests["toys"]
-        assert contest.label is not None and (contest.label == truth.label[rows]).all()
+        dataset = board.datasets["toys"]
+        assert dataset.label is not None and (dataset.label == truth.label[rows]).all()
         for entry in board.entries:
             said = entry.scores[0].prediction
-            assert said is not None and (said == contest.label).mean() == pytest.approx(wanted[entry.name])
+            assert said is not None and (said == dataset.label).mean() == pytest.approx(wanted[entry.name])
         assert [entry.name for _, entry, _ in ranked(board, "kway")] == sorted(wanted, key=lambda name: -wanted[name])
         assert ranked(board, "matching") == []
     assert (board.title, {entry.kind for entry in board.entries}) == ("Toys & pairs: final standings", {"team"})
@@ -909,9 +909,9 @@ def test_nothing_for_participants_tells_private_scores(tmp_path: Path, monkeypat
         assert "<script>alert(1)</script>" not in text or not name.endswith(".html")
     assert all(f"{max(line[0] for line in lines[i : i + 2]):.6f}" in seen[0]["scoreboard.csv"] for i in (0, 2, 4))
     board = standings(folders[0])
-    for contest in board.contests.values():
-        n = len(challenge.rows(contest.name, True))
-        assert contest.label is not None and len(contest.label) == n < len(challenge.truth(contest.name))
-        assert all(len(s.prediction) == n for e in board.entries for s in e.of(contest.name) if s.prediction is not None)  # fmt: skip
+    for dataset in board.datasets.values():
+        n = len(challenge.rows(dataset.name, True))
+        assert dataset.label is not None and len(dataset.label) == n < len(challenge.truth(dataset.name))
+        assert all(len(s.prediction) == n for e in board.entries for s in e.of(dataset.name) if s.prediction is not None)  # fmt: skip
     for path in (folders[0] / "handout").rglob("*.parquet"):
         assert "test" not in path.name or "label" not in pa.parquet.read_schema(path).names

@@ -19,7 +19,7 @@ import pyarrow as pa
 import yaml
 
 from mmtab.benchmark.job import Cell, command_of, dropped_types, is_done
-from mmtab.benchmark.types import Board, Contest, Entry, Failure, Score
+from mmtab.benchmark.types import Board, Entry, Failure, RankedDataset, Score
 from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
 from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig
@@ -292,8 +292,8 @@ def collect(
                 result["peak_memory_mib"], result["n_parameters"], _columns(answers, "prediction_"),
             )
         )  # fmt: skip
-    contests = {
-        name: Contest(
+    datasets = {
+        name: RankedDataset(
             name, source.schema.title or name, str(source.schema.task), source.schema.metric, labels.get(name),
             card_of(source), references.get(str(source.schema.task), {}).get(name, {}),
         )
@@ -312,7 +312,7 @@ def collect(
         Entry(name, about[name].title, about[name].kind, about[name].about, scores) for name, scores in entries.items()
     ]
     title = " and ".join(track.title for track in config.track.values())
-    return Board(title, tracks, contests, known, failures, facts)
+    return Board(title, tracks, datasets, known, failures, facts)
 
 
 def card_of(source: Source) -> dict[str, str]:

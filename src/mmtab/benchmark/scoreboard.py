@@ -15,7 +15,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from mmtab.benchmark.statistics import ALPHA, Standing, pareto, smallest_p, standings
-from mmtab.benchmark.types import Board, Contest, Entry
+from mmtab.benchmark.types import Board, Entry, RankedDataset
 from mmtab.reports import html
 from mmtab.reports.html import printable, safe, short
 from mmtab.utils.atomic import write_text
@@ -48,7 +48,7 @@ def table(board: Board, found: Sequence[Standing]) -> str:
     done = set()
     for standing in found:
         for j, name in enumerate(standing.datasets):
-            contest = board.contests[name]
+            dataset = board.datasets[name]
             if name in done:
                 continue
             done.add(name)
@@ -62,7 +62,7 @@ def table(board: Board, found: Sequence[Standing]) -> str:
                 ]
                 figures = [column[i], standing.spread[i, j], low, high]
                 writer.writerow(
-                    [*map(_cell, (entry.name, entry.title, entry.kind, name, contest.task, contest.metric)),
+                    [*map(_cell, (entry.name, entry.title, entry.kind, name, dataset.task, dataset.metric)),
                      *("" if math.isnan(x) else f"{x:.6f}" for x in figures), standing.n_seeds[i, j],
                      *(f"{np.mean(known):.6g}" if known else "" for known in costs), 1 + int((column > column[i]).sum())]
                 )  # fmt: skip
@@ -114,7 +114,7 @@ def _table_of(board: Board, standing: Standing, whole: bool) -> str:
         seconds, rate = standing.cost[i].train_seconds, standing.cost[i].predict_rows_per_second
         lines.append([*first, str(standing.wins[i]), _amount(None if seconds is None else seconds / 60), _amount(rate), *cells])  # fmt: skip
     for name in _references(board, standing) if whole else []:
-        figures = [board.contests[x].references.get(name) for x in names]
+        figures = [board.datasets[x].references.get(name) for x in names]
         lines.append(["", f"*{_plain(name)}, published*", *[""] * 5, *("" if x is None else f"*{x:.3f}*" for x in figures)])  # fmt: skip
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -156,7 +156,7 @@ def sentences(board: Board, standing: Standing, quote: Callable[[str], str], str
             f"{quote(name)} on {quote(x)} ({value:.3f} against {mine[j]:.3f})"
             for name in _references(board, standing)
             for j, x in enumerate(standing.datasets)
-            if (value := board.contests[x].references.get(name)) is not None and value > mine[j]
+            if (value := board.datasets[x].references.get(name)) is not None and value > mine[j]
         ]
         if above:
             said.append(f"Published figures above {names[own]}: {_listed(above)}.")
@@ -377,7 +377,7 @@ def _matrix(board: Board, standing: Standing) -> str:
     for name in standing.datasets:
         shown = safe(name).replace("_", "_<wbr>")
         card = f'<button type="button" class="open" data-card="{safe(name)}">{shown}</button>'
-        heads.append(_sorting(f'<span class="heard">sort by {safe(name)}</span>', note=board.contests[name].metric, more=card))  # fmt: skip
+        heads.append(_sorting(f'<span class="heard">sort by {safe(name)}</span>', note=board.datasets[name].metric, more=card))  # fmt: skip
     lines = []
     for i, entry in enumerate(standing.entries):
         cells = []
@@ -389,7 +389,7 @@ def _matrix(board: Board, standing: Standing) -> str:
         lines.append(f"{_row(entry)}{_entry(entry)}{''.join(cells)}</tr>")
     others = []
     for name in _references(board, standing):
-        figures = [board.contests[x].references.get(name) for x in standing.datasets]
+        figures = [board.datasets[x].references.get(name) for x in standing.datasets]
         cells = ["<td></td>" if x is None else f"<td>{x:.3f}</td>" for x in figures]
         others.append(f'<tr><th scope="row">{safe(name)} <small>published</small></th>{"".join(cells)}</tr>')
     published = f'<tbody class="published">{"".join(others)}</tbody>' if others else ""
@@ -436,10 +436,10 @@ def _cards(board: Board, found: Sequence[Standing]) -> Iterable[str]:
         for j, name in enumerate(standing.datasets):
             if name not in done:
                 done.add(name)
-                yield _card(board.contests[name], standing, j)
+                yield _card(board.datasets[name], standing, j)
 
 
-def _card(contest: Contest, standing: Standing, j: int) -> str:
+def _card(dataset: RankedDataset, standing: Standing, j: int) -> str:
     bars = []
     for i in np.flatnonzero(~np.isnan(standing.scores[:, j])):
         entry, value, (low, high) = standing.entries[i], standing.scores[i, j], standing.interval[i, j]
@@ -449,14 +449,14 @@ def _card(contest: Contest, standing: Standing, j: int) -> str:
             value,
             f"{_row(entry)}{_entry(entry)}<td><span class=\"bar {entry.kind if entry.kind in KINDS else 'team'}\"><i style=\"width:{100 * max(value, 0):.1f}%\"></i>{range_}</span></td><td>{value:.3f}<small>{seeds}</small></td></tr>",
         ))  # fmt: skip
-    for name, value in contest.references.items():
+    for name, value in dataset.references.items():
         bars.append((value, f'<tr class="published"><th scope="row">{safe(name)} <small>published</small></th><td><span class="bar"><i style="width:{100 * min(max(value, 0), 1):.1f}%"></i></span></td><td>{value:.3f}</td></tr>'))  # fmt: skip
-    facts = {"task": contest.task, "metric": contest.metric, **contest.facts}
+    facts = {"task": dataset.task, "metric": dataset.metric, **dataset.facts}
     lines = "".join(f"<div><dt>{safe(key)}</dt><dd>{safe(fact)}</dd></div>" for key, fact in facts.items())
     rows = "".join(bar for _, bar in sorted(bars, key=lambda bar: -bar[0]))
     return (
-        f'<dialog data-card="{safe(contest.name)}" aria-label="{safe(contest.title)}"><header><h2>{safe(contest.title)}</h2>'
-        f'<button type="button" class="close" aria-label="close">✕</button></header><p class="legend">{safe(contest.name)}</p>'
+        f'<dialog data-card="{safe(dataset.name)}" aria-label="{safe(dataset.title)}"><header><h2>{safe(dataset.title)}</h2>'
+        f'<button type="button" class="close" aria-label="close">✕</button></header><p class="legend">{safe(dataset.name)}</p>'
         f'<dl class="facts">{lines}</dl><table class="bars"><tbody>{rows}</tbody></table></dialog>'
     )
 
@@ -629,7 +629,7 @@ def _svg(figure: Any, name: str, about: str) -> str:
 
 
 def _references(board: Board, standing: Standing) -> list[str]:
-    return list(dict.fromkeys(name for x in standing.datasets for name in board.contests[x].references))
+    return list(dict.fromkeys(name for x in standing.datasets for name in board.datasets[x].references))
 
 
 def _figure(value: float) -> str:

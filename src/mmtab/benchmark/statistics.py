@@ -34,17 +34,17 @@ def draws(board: Board, n_draws: int = N_DRAWS, seed: int = 0) -> Draws:
     same for all entries) and its seeds too (for each entry by itself). Seeds of three understate what a fourth would bring,
     and one seed says nothing of it. Entries without predictions have none."""
     found: dict[str, dict[str, np.ndarray]] = {}
-    for name, contest in board.contests.items():
+    for name, dataset in board.datasets.items():
         found[name] = {}
         of = {entry.name: [x for x in finite(entry.of(name))] for entry in board.entries}
         of = {entry: scores for entry, scores in of.items() if scores and all(x.prediction is not None for x in scores)}
-        if contest.label is None or not of:
+        if dataset.label is None or not of:
             continue
         said = np.stack(
             [score.prediction for scores in of.values() for score in scores if score.prediction is not None]
         )
-        n_classes = int(max(contest.label.max(initial=0), said.max(initial=0))) + 1
-        drawn = bootstrap(contest.label, said, contest.metric, n_classes, n_draws, zlib.crc32(name.encode()) + seed)
+        n_classes = int(max(dataset.label.max(initial=0), said.max(initial=0))) + 1
+        drawn = bootstrap(dataset.label, said, dataset.metric, n_classes, n_draws, zlib.crc32(name.encode()) + seed)
         if drawn is None:
             continue
         start = 0

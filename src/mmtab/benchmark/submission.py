@@ -37,7 +37,7 @@ import yaml
 
 from mmtab.benchmark.scoring import MAX_BYTES_A_ROW, Answers, Truth, metrics, ranked_by, read_answers, without_labels
 from mmtab.benchmark.statistics import places
-from mmtab.benchmark.types import Board, Contest, Entry, Score
+from mmtab.benchmark.types import Board, Entry, RankedDataset, Score
 from mmtab.data import files as tables
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.table import find_table
@@ -408,11 +408,11 @@ def standings(folder: Path, final: bool = False) -> Board:
     challenge knows nothing of the others."""
     challenge = Challenge.read(folder)
     rows = {dataset: challenge.rows(dataset, public=not final) for dataset in challenge.datasets}
-    contests, part = {}, "private" if final else "public"
+    datasets, part = {}, "private" if final else "public"
     for dataset in challenge.datasets:
         truth = challenge.truth(dataset)
         facts = {"scored on": f"{len(rows[dataset]):,} {part} rows of {len(truth):,} of the test split"}
-        contests[dataset] = Contest(
+        datasets[dataset] = RankedDataset(
             dataset, truth.schema.title or dataset, str(truth.schema.task), truth.schema.metric,
             label=truth.label[rows[dataset]], facts=facts,
         )  # fmt: skip
@@ -426,7 +426,7 @@ def standings(folder: Path, final: bool = False) -> Board:
         told = "select team, count(*), max(time) from attempts where status = 'scored' group by team"
         about = {key: f"{n} attempt{'s' * (n > 1)}, the last {_shown(last)}" for key, n, last in database.execute(told)}
     for key, dataset, public, private, sha256, suffix in counting:
-        if dataset in contests:  # challenge.yaml may have been edited
+        if dataset in datasets:  # challenge.yaml may have been edited
             said = _prediction(challenge, dataset, sha256, suffix)[rows[dataset]]
             scores.setdefault(key, []).append(Score(dataset, 0, private if final else public, prediction=said))
     facts = {
@@ -436,7 +436,7 @@ def standings(folder: Path, final: bool = False) -> Board:
         "as of": _shown(_now(None)),
     }
     entries = [Entry(teams[key], teams[key], "team", about[key], some) for key, some in sorted(scores.items())]
-    return Board(f"{challenge.title}{': final standings' if final else ''}", challenge.tracks, contests, entries, facts=facts)  # fmt: skip
+    return Board(f"{challenge.title}{': final standings' if final else ''}", challenge.tracks, datasets, entries, facts=facts)  # fmt: skip
 
 
 def ranked(board: Board, track: str) -> list[tuple[int | None, Entry, float | None]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Score:
-    """Of one entry on one dataset with one seed. ``prediction`` [n, r] int64 in the order of ``Contest.label``. Seconds are
+    """Of one entry on one dataset with one seed. ``prediction`` [n, r] int64 in the order of ``RankedDataset.label``. Seconds are
     those of training, preparing included; figures that are not known are None."""
 
     dataset: str
@@ -38,7 +38,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Contest:
+class RankedDataset:
     """A dataset to be ranked on. ``label`` [n, r] int64 of the test rows, as ``Truth.label``; None where only scores are
     known. ``facts`` are those of its card; ``references`` what others reached on the same test split, by name."""
 
@@ -65,7 +65,7 @@ class Board:
 
     title: str
     tracks: Mapping[str, Sequence[str]]
-    contests: Mapping[str, Contest]
+    datasets: Mapping[str, RankedDataset]
     entries: Sequence[Entry]
     failures: Sequence[Failure] = ()
     facts: Mapping[str, str] = field(default_factory=dict)

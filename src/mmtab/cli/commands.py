@@ -275,7 +275,7 @@ def _plain(text: str) -> Any:
 # --- scripts/submit.py -----------------------------------------------------------------------------------------------
 
 submit_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-Contest = Annotated[Path, typer.Argument(help="the folder of a challenge", show_default=False)]
+ChallengeFolder = Annotated[Path, typer.Argument(help="the folder of a challenge", show_default=False)]
 Team = Annotated[str, typer.Argument(help="its name", show_default=False)]
 
 
@@ -318,7 +318,7 @@ def open_(
 
 @submit_app.command(name="check")
 def check_submission(
-    folder: Contest, dataset: str, file: Annotated[Path, typer.Argument(help="predictions, .parquet or .csv")]
+    folder: ChallengeFolder, dataset: str, file: Annotated[Path, typer.Argument(help="predictions, .parquet or .csv")]
 ) -> None:
     """Whether a predictions file would be accepted. Scores nothing and counts for nothing."""
     from mmtab.benchmark.submission import check
@@ -329,7 +329,7 @@ def check_submission(
 
 @submit_app.command()
 def send(
-    folder: Contest, team: Team,
+    folder: ChallengeFolder, team: Team,
     files: Annotated[Path, typer.Argument(help="predictions, or a folder of <dataset>.parquet or .csv", show_default=False)],
     dataset: Annotated[str | None, typer.Option(help="of one file; by default its name says it")] = None,
 ) -> None:  # fmt: skip
@@ -345,7 +345,7 @@ def send(
 
 @submit_app.command()
 def standings(
-    folder: Contest,
+    folder: ChallengeFolder,
     final: Annotated[bool, typer.Option("--final", help="private scores, once the challenge is over")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="where to write the scoreboard")] = None,
 ) -> None:
@@ -368,7 +368,7 @@ def standings(
 
 
 @submit_app.command()
-def history(folder: Contest, team: Team) -> None:
+def history(folder: ChallengeFolder, team: Team) -> None:
     """All attempts of a team, with their public scores."""
     from mmtab.benchmark.submission import history
 
