@@ -117,7 +117,7 @@ class Run:
         or of a match for each relation. Of more than 1,000 classes the likeliest ten, as in prediction files."""
         found, schema = self._predicted(data, image_root, tables), self.schema
         if schema.task is TaskKind.MATCHING:
-            names = {f"probability{'' if len(schema.ignored) == 1 else f'_{r}'}": r for r in schema.ignored}
+            names = {f"probability{'' if len(schema.relations) == 1 else f'_{r}'}": r for r in schema.relations}
         else:
             names = {name: name.removeprefix("p_") for name in found.column_names if name.startswith("p_")}
             names = names or {name: name for name in ("top", "top_probability")}

@@ -126,11 +126,11 @@ PAIRS = {"task": "matching", "label": ...}
 
 def test_relations_and_what_they_ignore(tmp_path: Path) -> None:
     plain = read(tmp_path, **PAIRS)
-    assert plain.relations == {} and plain.ignored == {"label": ()}
+    assert plain.relations == {"label": ()} and plain.to_dict()["relations"] == {}
     short = read(tmp_path, **PAIRS, ignore=["size"])
-    assert short.ignored == {"label": ("size",)}
+    assert short.relations == {"label": ("size",)}
     two = read(tmp_path, **PAIRS, relations={"duplicate": {}, "variant": {"ignore": ["size", "title"]}})
-    assert two.ignored == {"duplicate": (), "variant": ("size", "title")}
+    assert two.relations == {"duplicate": (), "variant": ("size", "title")}
     for schema in (short, two):
         assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
         schema.write(tmp_path)
@@ -141,15 +141,15 @@ def test_choosing_relations_leaves_out_what_all_of_them_ignore(tmp_path: Path) -
     two = read(tmp_path, **PAIRS, relations={"duplicate": {}, "variant": {"ignore": ["size"]}})
     assert two.choose([], []) == two
     one = two.choose(["variant"], [])
-    assert [c.name for c in one.columns] == ["title", "photo"] and one.ignored == {"variant": ()}
-    assert two.choose(["duplicate"], []).ignored == {"duplicate": ()}
+    assert [c.name for c in one.columns] == ["title", "photo"] and one.relations == {"variant": ()}
+    assert two.choose(["duplicate"], []).relations == {"duplicate": ()}
     fewer = two.choose([], ["photo"])
     assert [c.name for c in fewer.columns] == ["title", "size"]
-    assert fewer.ignored == {"duplicate": (), "variant": ("size",)}
-    assert two.without(["size"]).ignored == {"duplicate": (), "variant": ()}
+    assert fewer.relations == {"duplicate": (), "variant": ("size",)}
+    assert two.without(["size"]).relations == {"duplicate": (), "variant": ()}
     plain = read(tmp_path, **PAIRS)
-    assert plain.choose([], ["size"]).ignored == {"label": ()}
-    assert plain.choose([], []).relations == {}
+    assert plain.choose([], ["size"]).relations == {"label": ()}
+    assert plain.choose([], []) == plain
 
 
 @pytest.mark.parametrize(

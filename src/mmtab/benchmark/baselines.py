@@ -77,7 +77,7 @@ class Question:
 
     @property
     def relation(self) -> str:
-        return next(iter(self.schema.ignored))
+        return next(iter(self.schema.relations))
 
     def table(self, split: str) -> Table:
         if split not in self._tables:
@@ -139,7 +139,7 @@ class Question:
 
     @property
     def _name(self) -> str:
-        return f"dataset {self.schema.name}" + (f", relation {self.relation}" if self.schema.relations else "")
+        return f"dataset {self.schema.name}" + (f", relation {self.relation}" if self.schema.names_relations else "")
 
 
 def run_baseline(name: str, data: Path, output: Path, seed: int, cache: Path, keep: Sequence[str] = ()) -> Fit:
@@ -149,7 +149,7 @@ def run_baseline(name: str, data: Path, output: Path, seed: int, cache: Path, ke
         raise ConfigError(f"no control {name!r}; expected one of {', '.join(BASELINES)}")
     schema, store = _kept(Schema.read(data), keep), Store(cache)
     kway = schema.task is TaskKind.KWAY
-    schemas = [schema] if kway else [_of_relation(schema, relation) for relation in schema.ignored]
+    schemas = [schema] if kway else [_of_relation(schema, relation) for relation in schema.relations]
     train_seconds, predict_seconds, n_parameters = 0.0, 0.0, list[int | None]()
     found: dict[str, list[np.ndarray]] = {"valid": [], "test": []}
     thresholds = list[float]()
@@ -185,10 +185,10 @@ def _kept(schema: Schema, keep: Sequence[str]) -> Schema:
 
 def _of_relation(schema: Schema, relation: str) -> Schema:
     """With one relation, without the columns that it ignores: as if the dataset asked nothing else."""
-    ignored = schema.ignored[relation]
+    ignored = schema.relations[relation]
     if len(ignored) == len(schema.columns):
         raise ConfigError(f"dataset {schema.name}, relation {relation}: it ignores all columns that were kept ({_listed(ignored)})")  # fmt: skip
-    return schema.choose([relation], []) if schema.relations else schema
+    return schema.choose([relation], [])
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -326,7 +326,7 @@ def card_of(source: Source) -> dict[str, str]:
     facts = {
         "rows" if schema.task is TaskKind.KWAY else "pairs": " / ".join(counts) + " (train / valid / test)",
         "columns": ", ".join(f"{n} {kind}" for kind, n in kinds.items()),
-        "relations": ", ".join(schema.relations),
+        "relations": ", ".join(schema.relations if schema.names_relations else ()),
         "source": schema.source,
         "licence": schema.licence,
         "ceiling": f"{schema.ceiling:.3f}" if schema.ceiling is not None else "",

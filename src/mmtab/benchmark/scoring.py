@@ -63,7 +63,7 @@ class Truth:
 
     @property
     def relations(self) -> list[str]:
-        return list(self.schema.ignored)
+        return list(self.schema.relations)
 
     @cached_property
     def keys(self) -> list[tuple[str, ...]]:
@@ -85,9 +85,9 @@ class Truth:
         path = find_table(folder, schema, f"pairs_{split}")
         ids = {name: _cells(path, schema, name).to_pylist() for name in PAIR}
         if not labelled:
-            return Truth(schema, split, ids, [], np.full((len(ids[PAIR[0]]), len(schema.ignored)), -1, np.int64))
+            return Truth(schema, split, ids, [], np.full((len(ids[PAIR[0]]), len(schema.relations)), -1, np.int64))
         pairs = Table(schema.name, path.stem, folder, pa.nulls(len(ids[PAIR[0]]), pa.string()), {})
-        label = [pair_labels(pairs, relation, _cells(path, schema, relation)) for relation in schema.ignored]
+        label = [pair_labels(pairs, relation, _cells(path, schema, relation)) for relation in schema.relations]
         return Truth(schema, split, ids, [], np.stack(label, 1).astype(np.int64))
 
     def write(self, folder: Path) -> None:
@@ -320,7 +320,7 @@ def without_labels(source: Path, target: Path, split: str = "test", copy: bool =
     schema = Schema.read(source)
     kway = schema.task is TaskKind.KWAY
     path = find_table(source, schema, split if kway else f"pairs_{split}")
-    labels = [schema.label] if kway else list(schema.ignored)
+    labels = [schema.label] if kway else list(schema.relations)
     target.mkdir(parents=True, exist_ok=True)
     replace(schema, ceilings={}).write(target)
     tables = training_files(source, schema)[1:]

@@ -246,7 +246,7 @@ def _check_columns(source: Path, schema: Schema) -> None:
     known = {schema.id, *(column.name for column in schema.columns)}
     allowed = {stem: known for stem in ("left", "right", "records") if not kway and tables.exists(source, stem)}
     stem = "test" if kway else "pairs_test"
-    allowed[stem] = known | {schema.label or ""} if kway else {"left_id", "right_id", *schema.ignored}
+    allowed[stem] = known | {schema.label or ""} if kway else {"left_id", "right_id", *schema.relations}
     for stem, names in allowed.items():
         if odd := [n for n in tables.header(find_table(source, schema, stem), schema.name).names if n not in names]:
             raise DataError(

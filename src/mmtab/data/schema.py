@@ -43,9 +43,9 @@ class Schema:
     """``ceilings``, where known, gives the best reachable score for modality subsets such as ``image+text``. ``split``
     records how the splits were made. ``storage`` says how columns were stored in parquet, should they be in csv now.
 
-    ``relations`` (matching only): what may hold between two records, each with the columns in which the two may differ all
-    the same, such as ``{"duplicate": (), "variant": ("colour", "size")}``. Each is a 0/1 column of the pairs. Empty: the
-    one relation of the column ``label``.
+    ``relations``: what may hold between two records, each with the columns it ignores (in which the two may differ), such
+    as ``{"duplicate": (), "variant": ("colour", "size")}``. Each is a 0/1 column of the pairs. None given: the one relation
+    of the column ``label``; of a k-way dataset there are none.
     """
 
     name: str
@@ -62,19 +62,23 @@ class Schema:
     storage: dict[str, str] = field(default_factory=dict)
     relations: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.task is TaskKind.MATCHING and not self.relations:
+            object.__setattr__(self, "relations", {LABEL: ()})
+
     @property
-    def ignored(self) -> dict[str, tuple[str, ...]]:
-        """The label columns of pairs, and the columns that each leaves out of account."""
-        return self.relations or {LABEL: ()}
+    def names_relations(self) -> bool:
+        """Whether dataset.yaml lists relations; without, a matching dataset has the one of the column ``label``."""
+        return self.relations not in ({}, {LABEL: ()})
 
     @property
     def ignored_by_some(self) -> set[str]:
-        """Columns that at least one relation leaves out of account."""
-        return {name for names in self.ignored.values() for name in names}
+        """Columns that at least one relation ignores."""
+        return {name for names in self.relations.values() for name in names}
 
     @property
     def written(self) -> list[str]:
-        """Text and categories that every relation minds."""
+        """Text and categories that no relation ignores."""
         return [n for n in self.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL) if n not in self.ignored_by_some]
 
     def of_type(self, *types: ColumnType) -> list[str]:
@@ -110,18 +114,34 @@ class Schema:
     def choose(self, relations: list[str], ignore: list[str]) -> Schema:
         """The schema with some of its relations, all if none are named, which ignore further columns. Columns that every
         relation ignores are left out."""
-        if (relations or ignore) and self.task is not TaskKind.MATCHING:
-            raise DataError(self.name, "relations and ignored columns are for matching", fix="correct dataset.relations or dataset.ignore")  # fmt: skip
-        known = self.ignored
+        if self.task is not TaskKind.MATCHING:
+            if relations or ignore:
+                fix = "correct dataset.relations or dataset.ignore"
+                raise DataError(self.name, "relations and ignored columns are for matching", fix=fix)
+            return self
         for name in relations:
-            if name not in known:
-                raise DataError(self.name, "no such relation", expected=f"one of {list(known)}", found=name, fix="correct dataset.relations")  # fmt: skip
+            if name not in self.relations:
+                raise DataError(
+                    self.name,
+                    "no such relation",
+                    expected=f"one of {list(self.relations)}",
+                    found=name,
+                    fix="correct dataset.relations",
+                )
         for name in ignore:
             if name not in {c.name for c in self.columns}:
-                raise DataError(self.name, "an ignored column is none of the dataset's", column=name, expected=f"one of {[c.name for c in self.columns]}", fix="correct dataset.ignore")  # fmt: skip
-        chosen = {name: tuple(dict.fromkeys([*known[name], *ignore])) for name in (relations or known)}
+                raise DataError(
+                    self.name,
+                    "an ignored column is none of the dataset's",
+                    column=name,
+                    expected=f"one of {[c.name for c in self.columns]}",
+                    fix="correct dataset.ignore",
+                )
+        chosen = {
+            name: tuple(dict.fromkeys([*self.relations[name], *ignore])) for name in (relations or self.relations)
+        }
         everywhere = [c.name for c in self.columns if all(c.name in ignored for ignored in chosen.values())]
-        schema = replace(self, relations={} if list(chosen) == [LABEL] and not chosen[LABEL] else chosen)
+        schema = replace(self, relations=chosen)
         return schema.without(everywhere) if everywhere else schema
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,7 +149,8 @@ class Schema:
         raw = asdict(self)
         raw["task"] = str(self.task)
         raw["columns"] = {column.name: str(column.type) for column in self.columns}
-        raw["relations"] = {name: {"ignore": list(ignored)} for name, ignored in self.relations.items()}
+        relations = self.relations if self.names_relations else {}
+        raw["relations"] = {name: {"ignore": list(ignored)} for name, ignored in relations.items()}
         return raw
 
     @staticmethod

@@ -236,7 +236,7 @@ def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
                 fix="correct the id, or add the record",
             )
     relations = {}
-    for name in schema.ignored:
+    for name in schema.relations:
         if name not in raw.column_names or raw[name].null_count == raw.num_rows:
             continue
         relations[name] = pair_labels(table, name, _names(table, raw, name))
@@ -265,7 +265,7 @@ def bits(names: pa.Array) -> pa.Array:
 def has_labels(folder: Path, schema: Schema, split: str) -> bool:
     """Whether a split is there and says the answers."""
     kway = schema.task is TaskKind.KWAY
-    stem, labels = (split, [schema.label or ""]) if kway else (f"pairs_{split}", list(schema.ignored))
+    stem, labels = (split, [schema.label or ""]) if kway else (f"pairs_{split}", list(schema.relations))
     if not files.exists(folder, stem):
         return False
     path = find_table(folder, schema, stem)

@@ -140,7 +140,7 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Result:
                 "n_clusters": len(np.unique(clusters[r])),
                 "n_clusters_of_several": int((np.bincount(clusters[r]) > 1).sum()),
             }
-            for r, name in enumerate(session.schema.ignored)
+            for r, name in enumerate(session.schema.relations)
         },
         "clustering": config.clustering,
     }
@@ -355,7 +355,7 @@ class _Job:
 
     def score(self, shelf: _Shelf, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """[n, r] probabilities of the candidates."""
-        n_relations = len(self.session.schema.ignored)
+        n_relations = len(self.session.schema.relations)
         logits = self._sharded("scores", shelf, left, right, self._logits, n_relations, "pairs")
         return self.session.task.probabilities(logits.astype(np.float64))
 
@@ -363,7 +363,7 @@ class _Job:
         """For each match the log-odds that each column adds: those of the pair less those without the column [r, columns]."""
         shown = [place for places in result.samples(self.config.n_shown).values() for place in places]
         chosen = np.union1d(np.flatnonzero((result.together | result.called).any(1)), np.array(shown, np.int64))
-        shape = (len(self.session.schema.ignored), len(self.columns))
+        shape = (len(self.session.schema.relations), len(self.columns))
         ends = result.left[chosen], result.right[chosen]
         flat = self._sharded("reasons", shelf, *ends, self._reasons, shape[0] * shape[1], "reasons")
         return {int(i): reasons.reshape(shape) for i, reasons in zip(chosen, flat, strict=True)}
@@ -432,7 +432,7 @@ class _Job:
         column: str | None = None,
     ) -> np.ndarray:
         """[n, r] float32. ``hidden``: token places left out, those of ``column``."""
-        device, out = self.session.device, [np.zeros((0, len(self.session.schema.ignored)), np.float32)]
+        device, out = self.session.device, [np.zeros((0, len(self.session.schema.relations)), np.float32)]
         hidden = None if hidden is None else hidden.to(device)
         with self.session.evaluating():
             for start in range(0, len(left), BATCH):
@@ -528,7 +528,7 @@ def _scores(path: Path, result: Result) -> dict[str, float]:
         place = np.searchsorted(keys, asked, sorter=order)
         place = order[np.minimum(place, len(keys) - 1)] if len(keys) else np.zeros(len(asked), np.int64)
         blocked = keys[place] == asked if len(keys) else np.zeros(len(asked), bool)
-        for r, name in enumerate(schema.ignored):
+        for r, name in enumerate(schema.relations):
             if name not in pairs.relations:
                 continue
             label, prefix = np.asarray(pairs.relations[name]), "" if name == LABEL else f"{name}/"
@@ -540,14 +540,14 @@ def _scores(path: Path, result: Result) -> dict[str, float]:
                 metrics = pair_metrics(value, label, float(threshold))
                 found |= {f"{prefix}{kind}_{m}": metrics[m] for m in ("f1", "precision", "recall")}
         return found
-    columns = [name for name in ("entity", *schema.ignored) if name in names]
+    columns = [name for name in ("entity", *schema.relations) if name in names]
     if schema.id not in names or not columns:
         raise RunError(f"truth={path}: expected left_id, right_id and labels, or {schema.id} and an entity for each relation; found {names}")  # fmt: skip
     raw = files.read(path, schema.name)
     place = pc.index_in(records.table.ids, value_set=pc.cast(raw[schema.id].combine_chunks(), records.table.ids.type))
     if len(pc.unique(records.table.ids)) < len(records.table):
         raise RunError(f"truth={path}: an id names a record on either side, so entities by id are unclear; give labelled pairs")  # fmt: skip
-    for r, name in enumerate(schema.ignored):
+    for r, name in enumerate(schema.relations):
         column = name if name in names else "entity"
         if column not in names:
             continue
@@ -591,7 +591,7 @@ def _write(result: Result, output: Path) -> None:
     kept = np.flatnonzero((together | result.called).any(1))
     left, right = result.left[kept], result.right[kept]
     columns: dict[str, pa.Array] = {"left_id": ids.take(pa.array(left)), "right_id": ids.take(pa.array(right))}
-    relations = list(result.schema.ignored)
+    relations = list(result.schema.relations)
     for r, name in enumerate(relations):
         end = "" if len(relations) == 1 else f"_{name}"
         columns[f"probability{end}"] = pa.array(result.probability[kept, r])

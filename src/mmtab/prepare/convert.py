@@ -144,7 +144,7 @@ class Conversion:
                 wanted[name] = [pa.int64(), pa.float64()]
             elif recorded is None and roles.get(name) is ColumnType.DATETIME:
                 wanted[name] = [pa.date32(), pa.timestamp("s"), pa.timestamp("us")]
-            elif recorded is None and name in self.schema.ignored and stem.startswith("pairs"):
+            elif recorded is None and name in self.schema.relations and stem.startswith("pairs"):
                 wanted[name] = [pa.int64()]
         if not wanted:
             return {}

@@ -72,7 +72,7 @@ def write_page(
 def write_result(config: MatchConfig, progress: Progress = progress_of) -> dict[str, dict[str, Any]]:
     """Match as configured and write the page beside the output; returns figures to print, by relation."""
     result, output = match(config, progress), Path(config.output)
-    report, relations = result.report, list(result.schema.ignored)
+    report, relations = result.report, list(result.schema.relations)
     shown = [
         _shown(result, place, group) for group, places in result.samples(config.n_shown).items() for place in places
     ]
@@ -99,13 +99,13 @@ def write_result(config: MatchConfig, progress: Progress = progress_of) -> dict[
 
 
 def _shown(result: Result, place: int, group: str) -> Shown:
-    relations, records = list(result.schema.ignored), result.records.table
+    relations, records = list(result.schema.relations), result.records.table
     left, right = int(result.left[place]), int(result.right[place])
     reasons: dict[str, dict[str, float]] = {}
     if place in result.reasons:
         for name, row in zip(relations, result.reasons[place], strict=True):
             said = {name_of(c): float(v) for c, v in zip(result.columns, row, strict=True)}
-            reasons[name] = {c: v for c, v in said.items() if c not in result.schema.ignored[name]}
+            reasons[name] = {c: v for c, v in said.items() if c not in result.schema.relations[name]}
     together = result.together[place]
     return Shown(
         (html.one_row(records, left), 0),
@@ -207,7 +207,7 @@ def _line_head(schema: Schema, pair: Shown, name: str, relations: Sequence[str],
         title = f'<span class="relation">{safe(relation)}</span>' if len(relations) > 1 else ""
         said = pair.reasons.get(relation, {}).get(name)
         if said is None or np.isnan(said):
-            if name not in schema.ignored.get(relation, ()):
+            if name not in schema.relations.get(relation, ()):
                 continue
             inside = '<span class="free">may differ</span>'
         else:

@@ -155,7 +155,7 @@ def read_outcomes(folder: Path, split: str) -> list[Outcome]:
     schema, facts = Schema.from_dict(read_run_file(folder, "schema.yaml")), read_facts(folder)
     table = files.read(folder / f"predictions_{split}.parquet", schema.name)
     if schema.task is TaskKind.MATCHING:
-        return [_of_pairs(table, schema, split, r, facts) for r in range(len(schema.ignored))]
+        return [_of_pairs(table, schema, split, r, facts) for r in range(len(schema.relations))]
     names = [name for name in table.column_names if name.startswith("p_")]
     classes = [name.removeprefix("p_") for name in names] or list(
         read_run_file(folder, "fitted.json")["preprocessor"]["labels_"]["classes_"]
@@ -184,8 +184,8 @@ def read_outcomes(folder: Path, split: str) -> list[Outcome]:
 
 
 def _of_pairs(table: pa.Table, schema: Schema, split: str, r: int, facts: dict[str, Any]) -> Outcome:
-    relation = list(schema.ignored)[r]
-    suffix = "" if len(schema.ignored) == 1 else f"_{relation}"
+    relation = list(schema.relations)[r]
+    suffix = "" if len(schema.relations) == 1 else f"_{relation}"
     known = np.flatnonzero(np.asarray(pc.is_valid(table[f"label{suffix}"])))
     table = table.take(known)
     match = table[f"probability{suffix}"].to_numpy().astype(np.float64)
@@ -194,7 +194,7 @@ def _of_pairs(table: pa.Table, schema: Schema, split: str, r: int, facts: dict[s
     bound = min(max(t, 1e-12), 1 - 1e-12)
     sure = np.where(match >= t, (match - bound) / (1 - bound), (bound - match) / bound)
     ids = [f"{a} and {b}" for a, b in zip(*(table[x].cast(pa.string()).to_pylist() for x in ("left_id", "right_id")), strict=True)]  # fmt: skip
-    n = len(schema.ignored)
+    n = len(schema.relations)
     temperature, bias = facts.get("temperatures", [1.0] * n)[r], facts.get("biases", [0.0] * n)[r]
     return Outcome(schema, split, suffix.removeprefix("_") or None, known, ids, ["no match", "match"], label, said,
                    p[rows, said], p[rows, label], sure, p, temperature, bias, t)  # fmt: skip

@@ -254,7 +254,7 @@ def prepare(config: RunConfig) -> Prepared:
     records = tables.read_records(data, schema, bad)  # type: ignore[arg-type]
     train_pairs, valid_pairs = (tables.read_pairs(data, schema, split, records) for split in ("train", "valid"))
     for pairs in (train_pairs, valid_pairs):
-        for name in schema.ignored:
+        for name in schema.relations:
             told = pairs.relations.get(name)
             problem = "no labels" if told is None else "only one class" if len(told.unique()) < 2 else ""
             if problem:

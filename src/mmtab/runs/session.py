@@ -84,8 +84,8 @@ class Session:
 
     def pairs(self, records: Records, encoded: EncodedTable, pairs: Pairs, training: bool = False) -> PairBatches:
         """Batches over pairs of the records."""
-        head, labels = self.config.pair_head, np.full((len(pairs), len(self.schema.ignored)), -1)
-        for r, name in enumerate(self.schema.ignored):
+        head, labels = self.config.pair_head, np.full((len(pairs), len(self.schema.relations)), -1)
+        for r, name in enumerate(self.schema.relations):
             if name in pairs.relations:
                 labels[:, r] = np.asarray(pairs.relations[name])
         return PairBatches(

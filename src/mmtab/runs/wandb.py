@@ -253,7 +253,7 @@ def mistakes(config: RunConfig, folder: Path, data: Path, split: str) -> dict[st
             records = (Records(b, None) for b in tables.read_batches(path, schema, folder=data, bad_cells=bad))
     else:
         sides = {"left ": "left_id", "right ": "right_id"}
-        suffixes = [""] if len(schema.ignored) == 1 else [f"_{relation}" for relation in schema.ignored]
+        suffixes = [""] if len(schema.relations) == 1 else [f"_{relation}" for relation in schema.relations]
         records = [tables.read_records(data, schema, bad)]
     names = [*sides.values(), "label", "prediction", "probability"]
     columns = [f"{side}{column.name}" for column in schema.columns for side in sides]

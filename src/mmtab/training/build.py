@@ -104,7 +104,7 @@ def cross_columns(config: RunConfig, schema: Schema) -> list[str]:
 def _pair_model(
     config: RunConfig, schema: Schema, fitted: Fitted, tokenizer: RowTokenizer, fusion: nn.Module, folder: Path | None
 ) -> nn.Module:
-    head, relations = config.pair_head, schema.ignored
+    head, relations = config.pair_head, schema.relations
     columns = encoded_columns(schema, fitted.preprocessor, tuple(config.text.get("also") or ()))
     owners = [
         name
@@ -144,7 +144,7 @@ def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.nda
             )
         counts = np.bincount(labels, minlength=k) if labels is not None and head.class_weights else None
         return KWayTask(k, head.label_smoothing, counts, schema.metric, head.n_sampled)
-    return PairTask(list(schema.ignored), config.pair_head.pos_weight, schema.metric)
+    return PairTask(list(schema.relations), config.pair_head.pos_weight, schema.metric)
 
 
 def encoder_of(model: nn.Module, kind: str) -> Any:
