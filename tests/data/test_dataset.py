@@ -9,10 +9,10 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import toy_data
 from PIL import Image
 
 import mmtab
-import toy_data
 from mmtab.data.dataset import Picture
 from mmtab.utils.errors import DataError, MmtabError
 

@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from toy_data import draw_picture, write_kway
 
 from mmtab.data import pictures as images
-from mmtab.utils.errors import DataError
 from mmtab.data.pictures import Fit, ImageSpec, Pictures, load_pictures
 from mmtab.data.schema import Schema
-from mmtab.utils.cache import Store
 from mmtab.data.table import Table, read_split
-from toy_data import draw_picture, write_kway
+from mmtab.utils.cache import Store
+from mmtab.utils.errors import DataError
 
 SIZE = 16
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mmtab.utils.errors import DataError
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
+from mmtab.utils.errors import DataError
 
 GOOD: dict[str, Any] = {
     "name": "toys",

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from toy_data import change_cell, read_rows, write_kway, write_pairs, write_table
 
-from mmtab.utils.errors import DataError
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.table import (
     Table,
@@ -28,7 +28,7 @@ from mmtab.data.table import (
     read_split,
     read_table,
 )
-from toy_data import change_cell, read_rows, write_kway, write_pairs, write_table
+from mmtab.utils.errors import DataError
 
 SUFFIXES = [".parquet", ".csv"]
 COLUMNS = {"title": "text", "size": "numeric", "colour": "categorical", "photo": "image", "made": "datetime"}

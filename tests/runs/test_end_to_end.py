@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-
-from mmtab.runs import run
-from mmtab.config.compose import compose
-from mmtab.utils.errors import ConfigError, DataError, RunError
 from toy_data import write_kway, write_pairs
+
+from mmtab.config.compose import compose
+from mmtab.runs import run
+from mmtab.utils.errors import ConfigError, DataError, RunError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from mmtab.runs import run
-from mmtab.config.types import ReproduceConfig
-from mmtab.utils.errors import RunError
-from mmtab.runs.reproduce import reproduce
 from toy_data import write_kway, write_pairs
+
+from mmtab.config.types import ReproduceConfig
+from mmtab.runs import run
+from mmtab.runs.reproduce import reproduce
+from mmtab.utils.errors import RunError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 QUICK = ["dataset.drop=[image]", "trainer.batch_size=8", "text.n_tuned_layers=0"]

@@ -15,12 +15,12 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 import torch
+from toy_data import write_kway, write_pairs
 
+from mmtab.config.compose import compose
 from mmtab.runs import run
 from mmtab.training.checkpoints import Checkpoints
-from mmtab.config.compose import compose
 from mmtab.utils.errors import RunError
-from toy_data import write_kway, write_pairs
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from toy_data import read_rows, write_kway, write_pairs
 
-from mmtab.utils import distributed as ranks
+from mmtab.config.types import RunConfig
 from mmtab.runs import run
 from mmtab.runs import wandb as wandb_log
-from mmtab.training.checkpoints import Checkpoints
-from mmtab.config.types import RunConfig
-from toy_data import read_rows, write_kway, write_pairs
 from mmtab.runs.wandb import group_of, surest_mistakes, wandb_loggers
+from mmtab.training.checkpoints import Checkpoints
+from mmtab.utils import distributed as ranks
 
 SMALL = ["dataset.drop=[text]", "trainer.max_epochs=2", "trainer.batch_size=8"]
 QUICK = [*SMALL, "dataset.drop=[text,image]"]

@@ -8,7 +8,14 @@ from typing import Any
 
 from omegaconf import MISSING
 
-CONFIGS = Path(__file__).parents[3] / "configs"
+
+def _configs() -> Path:
+    """The repository's ``configs/``, or the copy that an installed package carries."""
+    checkout = Path(__file__).parents[3]
+    return checkout / "configs" if (checkout / "pyproject.toml").is_file() else Path(__file__).parents[1] / "configs"
+
+
+CONFIGS = _configs()
 PRECISIONS = {"auto": "", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 

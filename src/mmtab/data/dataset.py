@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 import yaml
 
-from mmtab.data import files
 from mmtab.config.types import CONFIGS, DatasetConfig, GenerateConfig
+from mmtab.data import files
 from mmtab.data.files import table_stems
-from mmtab.utils.errors import ConfigError, DataError
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.utils.cache import Store
 from mmtab.data.table import ImageSource, Table, image_sources, read_batches
+from mmtab.utils.cache import Store
+from mmtab.utils.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mmtab.utils.machine import usable_cores
-from mmtab.utils.cache import Appended, Arrays, Store
 from mmtab.data.table import BadCells, ImageSource, Stream, Table, image_sources
+from mmtab.utils.cache import Appended, Arrays, Store
+from mmtab.utils.machine import usable_cores
 
 MAX_PIXELS = 64_000_000
 ROWS_AT_ONCE = 256

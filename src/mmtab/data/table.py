@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 
 from mmtab.data import files
 from mmtab.data.digests import Digest, digest_of
-from mmtab.utils.errors import DataError
 from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.utils.errors import DataError
 
 BadCells = Literal["error", "missing"]
 OnError = Callable[[DataError], None]

@@ -17,14 +17,14 @@ import yaml
 from omegaconf import OmegaConf
 from torch import nn
 
-from mmtab.utils.atomic import write_json, write_text
 from mmtab.config.types import RunConfig
-from mmtab.utils.errors import RunError
 from mmtab.data.files import write_table
 from mmtab.features.fitted import Fitted
-from mmtab.training.checkpoints import BEST, LAST
+from mmtab.training.checkpoints import LAST
 from mmtab.training.sharding import load_state
 from mmtab.training.tasks import PairTask, Predictions, Task
+from mmtab.utils.atomic import write_json, write_text
+from mmtab.utils.errors import RunError
 
 FORMAT = 2
 # Settings that leave the numbers of a run as they are

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from mmtab.runs import provenance
-from mmtab.runs import run
-from mmtab.data import table as tables
-from mmtab.utils.atomic import write_json
 from mmtab.config.types import PRECISIONS, ReproduceConfig
+from mmtab.data import table as tables
 from mmtab.data.dataset import dataset_folder
-from mmtab.utils.errors import RunError
-from mmtab.runs.folder import open_config, read_facts, read_run_file
 from mmtab.data.schema import Schema
+from mmtab.runs import provenance, run
+from mmtab.runs.folder import open_config, read_facts, read_run_file
 from mmtab.runs.session import cache_of
+from mmtab.utils.atomic import write_json
+from mmtab.utils.errors import RunError
 
 SURROUNDINGS = ("git_commit", "git_dirty", "python", "hardware", "precision", "device", "n_processes", "n_threads")
 

@@ -25,30 +25,39 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-from mmtab.runs import provenance
-from mmtab.utils import distributed as ranks
-from mmtab.data import table as tables
-from mmtab.utils.atomic import write_json, write_text
-from mmtab.training.build import build_model, build_task, check_settings, encoder_of
-from mmtab.training.callbacks import BeforeValidation, EpochLines, EveryEpochs, MetricsFile, progress_bar
-from mmtab.training.checkpoints import AtomicIO, Checkpoints, find_last
 from mmtab.config.compose import settle
 from mmtab.config.types import Hardware, RunConfig, TrainerConfig
-from mmtab.features.encoded import KWayBatches, loader, text_columns
+from mmtab.data import table as tables
 from mmtab.data.dataset import dataset_folder
-from mmtab.utils.errors import DataError, RunError, TrainingError
 from mmtab.data.files import FORMATS
+from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.table import Stream, Table
+from mmtab.features.encoded import KWayBatches, loader, text_columns
 from mmtab.features.fitted import Fitted
-from mmtab.training.checkpoints import LAST
-from mmtab.runs.folder import FORMAT, differences, load_weights, open_config, read_facts, read_run_file, write_config, write_metrics, write_predictions
+from mmtab.runs import provenance
+from mmtab.runs.folder import (
+    FORMAT,
+    differences,
+    load_weights,
+    open_config,
+    read_facts,
+    read_run_file,
+    write_config,
+    write_metrics,
+    write_predictions,
+)
+from mmtab.runs.session import Batches, Session, cache_of, labels_of, open_run, pair_ids, quieten, row_ids
+from mmtab.runs.wandb import log_results, wandb_loggers
+from mmtab.training.build import build_model, build_task, check_settings, encoder_of
+from mmtab.training.callbacks import BeforeValidation, EpochLines, EveryEpochs, MetricsFile, progress_bar
+from mmtab.training.checkpoints import LAST, AtomicIO, Checkpoints, find_last
+from mmtab.training.module import BadLoss, Module
+from mmtab.training.tasks import PairTask
+from mmtab.utils import distributed as ranks
+from mmtab.utils.atomic import write_json, write_text
+from mmtab.utils.errors import DataError, RunError, TrainingError
 from mmtab.utils.locks import alone_in
 from mmtab.utils.machine import prepare_process, usable_cores
-from mmtab.training.module import BadLoss, Module
-from mmtab.data.schema import Schema, TaskKind
-from mmtab.runs.session import Batches, Session, cache_of, labels_of, open_run, pair_ids, quieten, row_ids
-from mmtab.data.table import Stream, Table
-from mmtab.training.tasks import PairTask
-from mmtab.runs.wandb import log_results, wandb_loggers
 
 PERCENT = np.linspace(0, 1, 101)
 

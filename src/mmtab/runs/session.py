@@ -16,24 +16,24 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from mmtab.training import mining
-from mmtab.utils import distributed as ranks
-from mmtab.data import table as tables
-from mmtab.training.build import build_model, build_task, cross_columns, encoder_of
 from mmtab.config.types import PRECISIONS, Hardware, RunConfig
-from mmtab.features.encoded import EncodedTable, KWayBatches, PairBatches, encode_table, loader
-from mmtab.utils.errors import RunError
-from mmtab.features.fitted import Fitted
-from mmtab.training.checkpoints import BEST
-from mmtab.runs.folder import load_weights, open_config, read_facts, read_run_file
+from mmtab.data import table as tables
 from mmtab.data.pictures import no_progress
-from mmtab.utils.machine import native_bf16, prepare_process
-from mmtab.training.module import Module
 from mmtab.data.schema import Schema, TaskKind
-from mmtab.utils.cache import Store
 from mmtab.data.table import Pairs, Records, Stream, Table
-from mmtab.training.tasks import PairTask, Predictions, Task, gather
 from mmtab.features.batches import Rows
+from mmtab.features.encoded import EncodedTable, KWayBatches, PairBatches, encode_table, loader
+from mmtab.features.fitted import Fitted
+from mmtab.runs.folder import load_weights, open_config, read_facts, read_run_file
+from mmtab.training import mining
+from mmtab.training.build import build_model, build_task, cross_columns, encoder_of
+from mmtab.training.checkpoints import BEST
+from mmtab.training.module import Module
+from mmtab.training.tasks import PairTask, Predictions, Task, gather
+from mmtab.utils import distributed as ranks
+from mmtab.utils.cache import Store
+from mmtab.utils.errors import RunError
+from mmtab.utils.machine import native_bf16, prepare_process
 
 ROWS_IN_MEMORY = 1 << 30
 Batches = KWayBatches | PairBatches

@@ -28,21 +28,21 @@ import pyarrow.compute as pc
 from PIL import Image
 from pytorch_lightning.loggers import Logger
 
-from mmtab.data import files
-from mmtab.utils import distributed as ranks
-from mmtab.data import table as tables
-from mmtab.utils.atomic import write_json
-from mmtab.training.callbacks import MetricsLogger
 from mmtab.config.types import RunConfig
+from mmtab.data import files
+from mmtab.data import table as tables
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.digests import digest_of
-from mmtab.utils.errors import DataError
-from mmtab.training.checkpoints import BEST, LAST
-from mmtab.runs.folder import APART, deciding, read_run_file
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
-from mmtab.runs.session import cache_of
 from mmtab.data.table import Records, Table, image_sources
+from mmtab.runs.folder import APART, deciding, read_run_file
+from mmtab.runs.session import cache_of
+from mmtab.training.callbacks import MetricsLogger
+from mmtab.training.checkpoints import BEST, LAST
+from mmtab.utils import distributed as ranks
+from mmtab.utils.atomic import write_json
+from mmtab.utils.errors import DataError
 
 RUN = "wandb_run.json"
 KEPT = ("config.yaml", "schema.yaml", "fitted.json", "text_backbone/*", "cross_backbone/*", str(BEST), "metrics.csv",
