@@ -1,4 +1,4 @@
-"""A table of runs beside published and floor scores: python scripts/results.py RUN_FOLDER [RUN_FOLDER …] [--refresh README.md]
+"""A table of runs beside published and floor scores: python scripts/results.py RUN_FOLDER [RUN_FOLDER …] [--refresh RESULTS.md]
 
 Reads metrics.json and provenance.json of every run folder given (or found below), averages over seeds, and prints
 Markdown; --refresh FILE puts it between the marks <!-- results --> and <!-- /results --> of a file (--mark: another name).

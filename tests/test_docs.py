@@ -1,0 +1,108 @@
+"""The documentation names only files, modules and commands that exist, with settings that exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from mmtab.config.compose import register
+from mmtab.config.types import CONFIGS
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("configs", "notebooks", "scripts", "src", "tests")
+FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.*"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *(path for path in FILES if path.suffix == ".md")]
+CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which also names what is no longer there
+HYDRA = {"train", "evaluate", "predict", "report", "match", "sweep", "benchmark", "reproduce"}
+SCRIPTS = {"prepare_data": "prepare", "submit": "challenge"}  # the other scripts have the name of their command
+
+
+def ids(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def slug(heading: str) -> str:
+    """The anchor that code hosts give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        assert path.is_relative_to(ROOT), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(slug, headings), target
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=ids)
+def test_paths_exist(page: Path) -> None:
+    """Paths from the root of the repository, and modules by the end of their path; NAME and PACKAGE stand for any."""
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w/.$~-])((?:src/mmtab|configs|scripts|tests|notebooks)/[\w./-]*)", text):
+        assert "NAME" in name or "PACKAGE" in name or (ROOT / name.rstrip(".")).exists(), name
+    for name in re.findall(r"`([\w/]+\.(?:py|ipynb|toml))`", text):
+        assert "PACKAGE" in name or any(path.match(name) for path in FILES), name
+
+
+def test_modules_exist() -> None:
+    """``mmtab.package.module.name``, without importing what is heavy: a file defines the name."""
+    names = {name for page in CURRENT for name in re.findall(r"\bmmtab(?:\.[A-Za-z_]\w*)+", page.read_text("utf-8"))}
+    assert names
+    for name in names:
+        path, parts = ROOT / "src", name.split(".")
+        while parts and (path / parts[0]).is_dir():
+            path /= parts.pop(0)
+        path = path / f"{parts.pop(0)}.py" if parts and (path / f"{parts[0]}.py").exists() else path / "__init__.py"
+        assert path.exists() and (not parts or re.search(rf"\b{parts[0]}\b", path.read_text("utf-8"))), name
+
+
+def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """(command, arguments) of each example: indented, or between back-ticks."""
+    text = page.read_text(encoding="utf-8")
+    lines = re.findall(r"^    (.*)$", text, re.MULTILINE) + re.findall(r"`([^`\n]+)`", text)
+    for line in lines:
+        match = re.search(
+            r"(?:mmtab (?=[a-z])|scripts/)(\w+)(?:\.py)?((?: .*)?)$", line.split(" # ")[0].split("   #")[0]
+        )
+        if match and "…" not in match[2]:
+            yield SCRIPTS.get(match[1], match[1]), shlex.split(match[2])
+
+
+EXAMPLES = [(command, arguments) for page in PAGES for command, arguments in commands(page)]
+
+
+def test_examples_name_every_command() -> None:
+    assert {command for command, _ in EXAMPLES} >= HYDRA | {
+        "prepare",
+        "challenge",
+        "cache",
+        "results",
+        "benchmark_speed",
+    }
+
+
+def overrides_of(arguments: list[str]) -> tuple[str, ...]:
+    """Without those of Hydra's own; the first of several values of a multirun."""
+    overrides = [
+        a for a in arguments if "=" in a and "NAME" not in a and not a.startswith(("-", "hydra.", "launcher="))
+    ]
+    return tuple(re.sub(r"=([^\[,]+),.*$", r"=\1", o) if "-m" in arguments else o for o in overrides)
+
+
+def test_settings_of_examples_compose() -> None:
+    register()
+    GlobalHydra.instance().clear()
+    examples = {(command, overrides_of(arguments)) for command, arguments in EXAMPLES if command in HYDRA}
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for command, overrides in sorted(examples):
+            hydra.compose(command, list(overrides))
