@@ -6,7 +6,6 @@ Where many runs are needed, a program of a few lines stands in for scripts/train
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -30,7 +29,6 @@ from mmtab.sweep.ledger import Ledger, records_of
 from mmtab.sweep.plan import Plan, read_plan
 from mmtab.sweep.space import SPACES, read_space, settings_of
 from mmtab.sweep.work import run_campaign
-from mmtab.utils.children import Child, environment, visible_gpus
 from mmtab.utils.errors import ConfigError, MmtabError, RunError
 
 SWEEP = Path(__file__).parents[2] / "scripts" / "sweep.py"
@@ -482,52 +480,6 @@ def test_a_signal_stops_in_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     assert Counter(trial["state"] for trial in bench.findings()) == {"finished": 4}
 
 
-def test_children_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    child = (
-        "import os, time\nfrom mmtab.utils.processes import follow_parent\nfollow_parent()\nprint(os.getpid(), flush=True)\n"
-        "assert 'MMTAB_WITH_PARENT' not in os.environ\ntime.sleep(60)\n"
-    )
-    parent = (
-        "import os, subprocess, sys, time\n"
-        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.PIPE, env=os.environ | {{'MMTAB_WITH_PARENT': '1'}})\n"
-        "time.sleep(60)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    number = int(process.stdout.readline())
-    process.kill()
-    process.wait()
-    _wait_for(lambda: not _is_alive(number))
-    process.stdout.close()
-
-
-def test_a_child_waits_for_the_lock_of_its_folder(tmp_path: Path) -> None:
-    from filelock import FileLock
-
-    done = tmp_path / "done"
-    command = [sys.executable, "-S", "-c", f"open({str(done)!r}, 'w')"]
-    with FileLock(tmp_path / ".lock"):
-        child = Child(command, tmp_path, done.exists, environment(0, 1, []))
-        time.sleep(0.2)
-        assert child.poll() is None and child.process is None
-    _wait_for(lambda: child.poll() == 0)
-    assert done.exists() and child.process is not None
-    again = Child(command, tmp_path, done.exists, environment(0, 1, []))
-    assert again.poll() == 0 and again.process is None, "somebody else has done it in the meantime"
-
-
-def test_what_a_child_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
-    gpus = visible_gpus()
-    given = [environment(place, 2, gpus) for place in range(2)]
-    assert [env["CUDA_VISIBLE_DEVICES"] for env in given] == ["3,7", "5"]
-    assert [environment(place, 4, gpus)["CUDA_VISIBLE_DEVICES"] for place in range(4)] == ["3", "5", "7", "3"]
-    assert {env["OMP_NUM_THREADS"] for env in given} == {"4"} and given[0]["MMTAB_WITH_PARENT"] == "1"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert visible_gpus() == []
-
-
 # --- with real runs --------------------------------------------------------------------------------------------------
 
 
@@ -588,11 +540,3 @@ def _wait_for(condition: Any, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
-
-
-def _is_alive(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    return True

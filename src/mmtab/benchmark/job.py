@@ -30,12 +30,11 @@ from mmtab.data.schema import Schema
 from mmtab.runs import provenance
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
-from mmtab.utils.children import last_words
 from mmtab.utils.errors import ConfigError, RunError
 from mmtab.utils.exits import friendly
 from mmtab.utils.locks import alone_in
 from mmtab.utils.machine import usable_cores
-from mmtab.utils.processes import follow_parent
+from mmtab.utils.processes import follow_parent, last_error
 
 SPLITS = ("valid", "test")
 FOREIGN = Path(__file__).parent / "foreign"
@@ -202,7 +201,7 @@ def _call(cell: Cell, folder: Path, predictions: Path) -> Cost:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent, check=False)
     seconds = time.perf_counter() - began
     if done.returncode:
-        said = last_words(log, offset) if log.exists() else ""
+        said = last_error(log, offset) if log.exists() else ""
         raise RunError(f"{cell.system} on {cell.dataset} ended with status {done.returncode}: {said}")
     facts = json.loads((predictions / "facts.json").read_text()) if (predictions / "facts.json").exists() else {}
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10

@@ -1,30 +1,95 @@
-"""Keeping so many processes at work, each in a folder of its own, and ending them in order."""
+"""Keeps a fixed number of child processes at work, each in a folder of its own, and ends them in order."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from mmtab.utils.children import Child, environment, visible_gpus
 from mmtab.utils.errors import Stopped
+from mmtab.utils.locks import is_held
+from mmtab.utils.machine import usable_cores
+from mmtab.utils.processes import WITH_PARENT, last_error
 
 TICK = 0.02  # seconds between two looks at the children
-PAUSE = 1.0  # seconds until a process with nothing to do looks again for something that somebody left
+PAUSE = 1.0  # seconds until a process with nothing to do looks again for work that another one left
+PATIENCE = 120.0  # seconds in which the child of a killed process notices that and leaves its folder
 
 
 @dataclass
 class Task:
-    """Something for a child to do in a folder; ``ended`` is told how long that took, and why it failed if it did."""
+    """A command to run in a folder."""
 
     command: list[str]
-    folder: Path
-    done: Callable[[], bool]
-    ended: Callable[[float, str], None]
+    folder: Path  # gets the command's output, at the end of log.txt
+    done: Callable[[], bool]  # whether the folder holds the result
+    ended: Callable[[float, str], None]  # called at the end with the seconds it took and the reason of failure, or ""
+
+
+class Child:
+    """The process of a task. It starts as soon as no other process holds the lock of the folder, and not at all if the
+    task is done by then."""
+
+    def __init__(self, task: Task, environment: dict[str, str]) -> None:
+        self.task, self.environment = task, environment
+        self.log = task.folder / "log.txt"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.began = time.monotonic()
+        self.offset = 0
+        task.folder.mkdir(parents=True, exist_ok=True)
+
+    def poll(self) -> int | None:
+        """Its exit status; None while it runs or waits."""
+        if self.process is None:
+            if is_held(self.task.folder / ".lock") and time.monotonic() - self.began < PATIENCE:
+                return None
+            if self.task.done():
+                return 0
+            self.process = self._start()
+        code = self.process.poll()
+        if code is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+        return code
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def report(self, code: int) -> None:
+        """Tell the task how it ended."""
+        failure = "" if code == 0 and self.task.done() else self._failure(code)
+        self.task.ended(time.monotonic() - self.began, failure)
+
+    def _failure(self, code: int) -> str:
+        """The reason in one line."""
+        number = -code if code < 0 else code - 128  # a run that saves itself on a signal ends with 128 and its number
+        reason = f"exit status {code}" if code else "exit status 0, but nothing finished"
+        if number in set(signal.Signals):
+            reason = f"ended by {signal.Signals(number).name}"
+            reason += " (out of memory?)" if number == signal.SIGKILL else ""
+        error = last_error(self.log, self.offset)
+        return f"{reason}: {error}" if error else reason
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.began = time.monotonic()
+        with self.log.open("ab") as log:
+            self.offset = log.tell()
+            # A session of its own, so that Ctrl-C reaches the parent alone, which then stops its children in order.
+            # They also end when the parent is killed, because the pipe to their standard input then closes.
+            return subprocess.Popen(
+                self.task.command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,
+            )
 
 
 class Pool:
@@ -32,24 +97,23 @@ class Pool:
 
     def __init__(self, n_jobs: int, tell: Callable[[str], None], tick: Callable[[], None] = lambda: None) -> None:
         self.n_jobs, self.tell, self.tick = n_jobs, tell, tick
-        self.children: dict[int, tuple[Child, Task]] = {}  # by their places
+        self.children: dict[int, Child] = {}  # by place
         self.gpus = visible_gpus()
         self.signals: list[int] = []
 
     def drive(self, next_task: Callable[[], Task | None], is_over: Callable[[], bool] = lambda: True) -> None:
-        """Keep the children at work until ``next_task`` has no more and it is over. Raises Stopped after a signal."""
+        """Keep the children at work until ``next_task`` has no more and ``is_over``. Raises Stopped after a signal."""
         while True:
-            for place, (child, task) in list(self.children.items()):
+            for place, child in list(self.children.items()):
                 code = child.poll()
                 if code is not None:
                     del self.children[place]
-                    task.ended(child.seconds, "" if code == 0 and task.done() else child.failure(code))
+                    child.report(code)
             for place in set(range(self.n_jobs)) - self.children.keys():
-                new = None if self.signals else next_task()
-                if new is None:
+                task = None if self.signals else next_task()
+                if task is None:
                     break
-                given = environment(place, self.n_jobs, self.gpus)
-                self.children[place] = Child(new.command, new.folder, new.done, given), new
+                self.children[place] = Child(task, environment(place, self.n_jobs, self.gpus))
             self.check()
             if not self.children and is_over():
                 return
@@ -58,7 +122,7 @@ class Pool:
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:
-        """Signals are noted, not raised; whatever happens, no child is left."""
+        """Signals are noted, not raised; in the end no child is left, whatever happens."""
 
         def note(number: int, frame: FrameType | None) -> None:
             self.signals.append(number)
@@ -72,7 +136,7 @@ class Pool:
                 signal.signal(number, handler)
 
     def check(self) -> None:
-        """Stop in order where a signal has asked for it."""
+        """Stop in order if a signal has asked for it."""
         if self.signals:
             self.tell(f"stopping: waiting for {len(self.children)} runs to save; once more to stop at once")
             self.end_children()
@@ -80,12 +144,37 @@ class Pool:
 
     def end_children(self) -> None:
         """Ask them to save and end, and wait; a second signal ends them at once."""
-        for child, _ in self.children.values():
+        for child in self.children.values():
             child.stop()
-        while any(child.process is not None and child.poll() is None for child, _ in self.children.values()):
+        while any(child.process is not None and child.poll() is None for child in self.children.values()):
             if len(self.signals) > 1:
-                for child, _ in self.children.values():
+                for child in self.children.values():
                     child.stop(signal.SIGKILL)
             self.tick()
             time.sleep(TICK)
         self.children.clear()
+
+
+def environment(place: int, n_jobs: int, gpus: list[str]) -> dict[str, str]:
+    """For the child at one of ``n_jobs`` places: its share of cores and GPUs."""
+    changes = {
+        WITH_PARENT: "1",
+        "OMP_NUM_THREADS": str(max(1, usable_cores() // n_jobs)),
+        "PYTHONUNBUFFERED": "1",  # else output and errors are out of order in the log
+        "HYDRA_FULL_ERROR": "1",
+    }
+    if gpus:
+        changes["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[place::n_jobs] or [gpus[place % len(gpus)]])
+    return os.environ | changes
+
+
+def visible_gpus() -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them; listed without torch, which takes seconds and memory."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if names is not None:
+        return [name.strip() for name in names.split(",") if name.strip() not in ("", "-1")]
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(i) for i in range(sum(line.startswith("GPU ") for line in listing.splitlines()))]

@@ -1,18 +1,24 @@
-"""How a process that another one started ends when that one does, also when it is killed. Imports nothing but Python."""
+"""Parents and children among processes: a child ends with its parent, also when that is killed, and its log says why it
+failed. Imports nothing but Python."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
+from pathlib import Path
 
 WITH_PARENT = "MMTAB_WITH_PARENT"  # in the environment of a child whose standard input is a pipe from its parent
+TAIL = 1 << 16  # bytes at the end of a log in which an error is looked for
 
 
 def follow_parent() -> None:
-    """Where the parent asked for it, take its death for a SIGTERM: the pipe to standard input then comes to its end."""
-    if os.environ.pop(WITH_PARENT, None) is not None:  # taken out, for what this process starts has another parent
+    """If the parent asked for it, take its death for a SIGTERM: the pipe to standard input then comes to its end."""
+    if (
+        os.environ.pop(WITH_PARENT, None) is not None
+    ):  # removed, because processes started from here have another parent
         threading.Thread(target=_stop_at_end_of_input, name="follow-parent", daemon=True).start()
 
 
@@ -22,3 +28,16 @@ def _stop_at_end_of_input() -> None:
         while os.read(0, 4096):
             pass
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def last_error(log: Path, offset: int) -> str:
+    """The error in what was written to a log from ``offset`` on, or else the last line."""
+    with log.open("rb") as file:
+        file.seek(max(offset, log.stat().st_size - TAIL))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    lines = [line for line in lines if re.search(r"\w", line)]
+    for pattern in (r"error: ", r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Iteration)\b"):
+        for line in reversed(lines):
+            if re.match(pattern, line):
+                return line
+    return lines[-1] if lines else ""
