@@ -21,9 +21,9 @@ from mmtab.config.overrides import written
 from mmtab.config.types import PARTS
 from mmtab.data import dataset as datasets
 from mmtab.data import files, table
+from mmtab.data.cells import image_sources
 from mmtab.data.dataset import dataset_folder, find_dataset
 from mmtab.data.schema import ColumnType, Schema, TaskKind
-from mmtab.data.table import image_sources
 from mmtab.prepare.convert import PICTURE
 from mmtab.prepare.frames import as_arrow, from_frames
 from mmtab.runs import run

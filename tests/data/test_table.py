@@ -16,18 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from toy_data import change_cell, read_rows, write_kway, write_pairs, write_table
 
+from mmtab.data.cells import image_sources
+from mmtab.data.pairs import read_pairs, read_pairs_file, read_records
 from mmtab.data.schema import ColumnType, Schema, TaskKind
-from mmtab.data.table import (
-    Table,
-    fingerprint,
-    has_labels,
-    image_sources,
-    read_pairs,
-    read_pairs_file,
-    read_records,
-    read_split,
-    read_table,
-)
+from mmtab.data.table import Table, fingerprint, has_labels, read_split, read_table
 from mmtab.utils.errors import DataError
 
 SUFFIXES = [".parquet", ".csv"]

@@ -20,7 +20,8 @@ from mmtab.config.types import CategoryRules
 from mmtab.data import files
 from mmtab.data import pictures as images
 from mmtab.data.schema import Schema
-from mmtab.data.table import Stream, Table, read_split
+from mmtab.data.streams import Stream
+from mmtab.data.table import Table, read_split
 from mmtab.features import encoded as datamodule
 from mmtab.features.encoded import EncodedTable, KWayBatches, LengthBatches, encode_table
 from mmtab.features.preprocess import Preprocessor

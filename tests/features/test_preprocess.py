@@ -13,8 +13,9 @@ import pytest
 from toy_data import write_kway
 
 from mmtab.config.types import CategoryRules
+from mmtab.data.pairs import read_records
 from mmtab.data.schema import Schema, TaskKind
-from mmtab.data.table import Table, read_records, read_split
+from mmtab.data.table import Table, read_split
 from mmtab.features.preprocess import (
     MISSING,
     N_SPECIAL_IDS,

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 from toy_data import write_pairs
 
+from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.table import Pairs, Records, Table, read_pairs, read_records
+from mmtab.data.table import Table
 from mmtab.features.similarity import (
     EVERYTHING,
     IMAGE_FEATURES,

@@ -19,8 +19,9 @@ from toy_data import tiny_text_backbone
 
 from mmtab.config.compose import compose
 from mmtab.config.types import CONFIGS, AugmentConfig, CategoryRules, RunConfig
+from mmtab.data.pairs import Pairs
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
-from mmtab.data.table import Pairs, Table
+from mmtab.data.table import Table
 from mmtab.features.backbones import EFFICIENTNET, image_backbone, text_backbone
 from mmtab.features.batches import TensorTable, Tokens
 from mmtab.features.encoded import EncodedTable, KWayBatches, PairBatches, encode_table, loader, text_columns

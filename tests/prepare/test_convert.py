@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmtab.data import files
+from mmtab.data.cells import image_sources
 from mmtab.data.files import table_stems
 from mmtab.data.pictures import read_picture
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.table import image_sources, read_table
+from mmtab.data.table import read_table
 from mmtab.prepare.convert import convert
 from mmtab.utils.errors import ConfigError, DataError
 

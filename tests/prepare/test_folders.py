@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmtab.data import files
+from mmtab.data.pairs import read_pairs, read_records
 from mmtab.data.schema import Schema
-from mmtab.data.table import read_pairs, read_records, read_split
+from mmtab.data.table import read_split
 from mmtab.prepare.check import check
 from mmtab.prepare.folders import propose, split
 from mmtab.utils.errors import ConfigError, DataError, MmtabError

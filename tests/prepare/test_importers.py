@@ -22,8 +22,9 @@ import yaml
 from PIL import Image
 from toy_data import draw_picture
 
+from mmtab.data.pairs import read_pairs, read_records
 from mmtab.data.schema import METRICS, ColumnType, Schema, TaskKind
-from mmtab.data.table import Table, read_pairs, read_records, read_split
+from mmtab.data.table import Table, read_split
 from mmtab.prepare import importers
 from mmtab.prepare.importers import DownloadError, import_dataset, recipes
 from mmtab.prepare.importers.download import ALGORITHMS

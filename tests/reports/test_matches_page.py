@@ -16,8 +16,9 @@ import pytest
 import toy_data
 from pages import Seen
 
+from mmtab.data.pairs import read_records
 from mmtab.data.schema import Schema
-from mmtab.data.table import Table, read_records
+from mmtab.data.table import Table
 from mmtab.reports.html import one_row
 from mmtab.reports.matches import Shown, write_page
 

@@ -21,8 +21,9 @@ import scipy.sparse as sp
 
 from mmtab.benchmark.scoring import Truth, write_answers
 from mmtab.config.types import CategoryRules
+from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
 from mmtab.data.schema import ColumnType, Schema, TaskKind
-from mmtab.data.table import Pairs, Records, Table, read_pairs, read_records, read_split
+from mmtab.data.table import Table, read_split
 from mmtab.features.preprocess import LabelCoder, Preprocessor, numeric_columns
 from mmtab.features.similarity import Comparison
 from mmtab.training.metrics import best_threshold

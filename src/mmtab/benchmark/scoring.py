@@ -20,20 +20,10 @@ import pyarrow.compute as pc
 import yaml
 
 from mmtab.data import files
+from mmtab.data.cells import bits, canonical, first, image_sources, join
+from mmtab.data.pairs import pair_labels
 from mmtab.data.schema import ColumnType, Schema, TaskKind
-from mmtab.data.table import (
-    Table,
-    bits,
-    canonical,
-    find_table,
-    first,
-    has_labels,
-    image_sources,
-    join,
-    pair_labels,
-    read_column,
-    training_files,
-)
+from mmtab.data.table import Table, find_table, has_labels, read_column, training_files
 from mmtab.features.preprocess import LabelCoder
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import DataError

@@ -14,10 +14,11 @@ import yaml
 
 from mmtab.config.types import CONFIGS, DatasetConfig, GenerateConfig
 from mmtab.data import files
+from mmtab.data.cells import ImageSource, image_sources
 from mmtab.data.files import table_stems
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.table import ImageSource, Table, image_sources, read_batches
+from mmtab.data.table import Table, read_batches
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, DataError
 
@@ -44,7 +45,7 @@ class Picture:
 class Rows:
     """One table of a dataset, read when asked.
 
-    Iterating gives a dict a row, of the cells in canonical form (``mmtab.data.table``; image cells are lists of ``Picture``),
+    Iterating gives a dict a row, of the cells in canonical form (``mmtab.data.cells``; image cells are lists of ``Picture``),
     and holds a bounded number of rows in memory.
     """
 

@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mmtab.data.table import BadCells, ImageSource, Stream, Table, image_sources
+from mmtab.data.cells import ImageSource, image_sources
+from mmtab.data.streams import Stream
+from mmtab.data.table import BadCells, Table
 from mmtab.utils.cache import Appended, Arrays, Store
 from mmtab.utils.machine import usable_cores
 

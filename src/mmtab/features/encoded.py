@@ -24,7 +24,8 @@ from mmtab.config.types import AugmentConfig
 from mmtab.data.digests import digest_of
 from mmtab.data.pictures import Pictures, Progress, load_pictures, no_progress
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.table import BadCells, Stream, Table
+from mmtab.data.streams import Stream
+from mmtab.data.table import BadCells, Table
 from mmtab.features.batches import ImageBatch, KWayBatch, PairBatch, Rows, TensorTable, TextBatch
 from mmtab.features.preprocess import Preprocessor
 from mmtab.model.encoders.image import ImageEncoder

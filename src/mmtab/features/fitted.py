@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from mmtab.config.types import CategoryRules
+from mmtab.data.pairs import Pairs
 from mmtab.data.schema import Schema
-from mmtab.data.table import Pairs, Table
+from mmtab.data.table import Table
 from mmtab.features.preprocess import Preprocessor, QuantileScaler
 from mmtab.features.similarity import Comparison
 

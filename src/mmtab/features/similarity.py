@@ -15,8 +15,9 @@ import numpy as np
 from rapidfuzz import fuzz, process
 from rapidfuzz.distance import JaroWinkler
 
+from mmtab.data.pairs import Pairs
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.table import Pairs, Table
+from mmtab.data.table import Table
 
 TEXT_FEATURES = (
     "ratio", "token_set_ratio", "token_sort_ratio", "partial_ratio", "jaro_winkler",

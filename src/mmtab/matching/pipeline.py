@@ -26,9 +26,10 @@ from mmtab.data import files
 from mmtab.data import table as tables
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.digests import digest_of
+from mmtab.data.pairs import Records, read_pairs, read_pairs_file, read_records
 from mmtab.data.pictures import Progress
 from mmtab.data.schema import LABEL, ColumnType, Schema, TaskKind
-from mmtab.data.table import Records, Table
+from mmtab.data.table import Table
 from mmtab.features.batches import Rows, Tokens
 from mmtab.features.encoded import Sequences, cross_sequences, without_text
 from mmtab.features.similarity import EVERYTHING
@@ -331,8 +332,8 @@ class _Job:
         dataset, fallback = session.config.dataset, Choice(max_k, max_k, None)
         try:
             data = dataset_folder(dataset, session.config.data_root, cache_of(session.config))
-            records = tables.read_records(data, session.schema, dataset.bad_cells)  # type: ignore[arg-type]
-            known = tables.read_pairs(data, session.schema, "valid", records)
+            records = read_records(data, session.schema, dataset.bad_cells)  # type: ignore[arg-type]
+            known = read_pairs(data, session.schema, "valid", records)
         except MmtabError as error:
             print(f"k={max_k}, since the valid pairs of the run's dataset cannot be read to choose it ({error})")
             return fallback
@@ -487,7 +488,7 @@ def _read(config: MatchConfig, session: Session) -> tuple[Records, list[Path]]:
     if places:
         return session.read_records(**places), list(places.values())
     data = dataset_folder(session.config.dataset, session.config.data_root, cache_of(session.config))
-    records = tables.read_records(data, session.schema, session.config.dataset.bad_cells)  # type: ignore[arg-type]
+    records = read_records(data, session.schema, session.config.dataset.bad_cells)  # type: ignore[arg-type]
     stems = ["records"] if records.n_left is None else ["left", "right"]
     return records, [tables.find_table(data, session.schema, stem) for stem in stems]
 
@@ -520,7 +521,7 @@ def _scores(path: Path, result: Result) -> dict[str, float]:
     names = files.header(path, schema.name).names
     found: dict[str, float] = {}
     if "left_id" in names:
-        pairs = tables.read_pairs_file(path, schema, records)
+        pairs = read_pairs_file(path, schema, records)
         keys, asked = (
             _keys(*ends, len(records.table)) for ends in ((result.left, result.right), (pairs.left, pairs.right))
         )

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.data import files
+from mmtab.data.cells import ImageSource, image_sources
 from mmtab.data.files import table_stems
 from mmtab.data.pictures import read_picture
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.table import ImageSource, Table, image_sources
+from mmtab.data.table import Table
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, DataError
 

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.data import files
+from mmtab.data.cells import first, hashes
 from mmtab.data.files import table_stems
+from mmtab.data.pairs import read_pairs_file, read_records
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.splits import FRACTIONS, SPLITS, assign, components
-from mmtab.data.table import Table, first, hashes, read_column, read_pairs_file, read_records
+from mmtab.data.table import Table, read_column
 from mmtab.prepare.convert import Conversion
 from mmtab.prepare.infer import Proposal, infer
 from mmtab.utils.cache import Store

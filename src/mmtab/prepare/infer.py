@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.data import files
+from mmtab.data.cells import canonical, hashes, image_sources
 from mmtab.data.schema import METRICS, Column, ColumnType, Schema, TaskKind
-from mmtab.data.table import canonical, hashes, image_sources
 from mmtab.utils.errors import DataError
 
 IGNORE, ID, LABEL = "ignore", "id", "label"

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmtab.data import table as tables
+from mmtab.data.pairs import Records, read_records
 from mmtab.data.pictures import Progress, no_progress
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.table import Records, Table
+from mmtab.data.table import Table
 from mmtab.features.encoded import KWayBatches, PairBatches
 from mmtab.features.similarity import EVERYTHING, Comparison
 from mmtab.runs.session import Batches, Session
@@ -155,7 +155,7 @@ class _Work:
             chosen = chosen[batches.labels[chosen] >= 0]
             return _Work(session, KWayBatches(batches.table, batches.labels, chosen), None, n)
         bad: Any = session.config.dataset.bad_cells
-        return _Work(session, batches.some(chosen), tables.read_records(folder, session.schema, bad), n)
+        return _Work(session, batches.some(chosen), read_records(folder, session.schema, bad), n)
 
     def all_of(self, columns: Iterable[str]) -> Gone:
         return {name: np.ones(self.n_rows_of_table, bool) for name in columns}

@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.data import files
+from mmtab.data.cells import image_sources
+from mmtab.data.pairs import read_pairs, read_records
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.splits import SPLITS
-from mmtab.data.table import Table, image_sources, read_batches, read_pairs, read_records
+from mmtab.data.table import Table, read_batches
 from mmtab.reports.html import document, one_row, plain_table, row_list, safe, short, uri
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import DataError

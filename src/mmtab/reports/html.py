@@ -13,9 +13,10 @@ import io
 import numpy as np
 import pyarrow as pa
 
+from mmtab.data.cells import ImageSource, image_sources
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.table import ImageSource, Table, image_sources
+from mmtab.data.table import Table
 from mmtab.utils.errors import DataError
 
 THUMBNAIL = 120

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from mmtab.config.types import MatchConfig
+from mmtab.data.cells import image_sources
 from mmtab.data.pictures import Progress
 from mmtab.data.schema import LABEL, Column, ColumnType, Schema
-from mmtab.data.table import Table, image_sources
+from mmtab.data.table import Table
 from mmtab.matching.pipeline import Result, match, name_of
 from mmtab.reports import html
 from mmtab.reports.html import safe, words

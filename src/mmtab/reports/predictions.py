@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.data import files
+from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
 from mmtab.data.schema import ColumnType, Schema, TaskKind
-from mmtab.data.table import Pairs, Records, Stream, Table, find_table, read_pairs, read_records
+from mmtab.data.streams import Stream
+from mmtab.data.table import Table, find_table
 from mmtab.runs.folder import read_facts, read_run_file
 from mmtab.training.metrics import unscaled
 from mmtab.utils.errors import RunError

@@ -30,8 +30,10 @@ from mmtab.config.types import Hardware, RunConfig, TrainerConfig
 from mmtab.data import table as tables
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.files import FORMATS
+from mmtab.data.pairs import read_pairs, read_pairs_file, read_records
 from mmtab.data.schema import Schema, TaskKind
-from mmtab.data.table import Stream, Table
+from mmtab.data.streams import Stream
+from mmtab.data.table import Table
 from mmtab.features.encoded import KWayBatches, loader, text_columns
 from mmtab.features.fitted import Fitted
 from mmtab.runs import provenance
@@ -260,8 +262,8 @@ def prepare(config: RunConfig) -> Prepared:
             return [str(ids[row]) for row in rows]
 
         return Prepared(session, batches[0], batches[1], row_ids(valid), tables.training_files(data, schema), names)
-    records = tables.read_records(data, schema, bad)  # type: ignore[arg-type]
-    train_pairs, valid_pairs = (tables.read_pairs(data, schema, split, records) for split in ("train", "valid"))
+    records = read_records(data, schema, bad)  # type: ignore[arg-type]
+    train_pairs, valid_pairs = (read_pairs(data, schema, split, records) for split in ("train", "valid"))
     for pairs in (train_pairs, valid_pairs):
         for name in schema.relations:
             told = pairs.relations.get(name)
@@ -423,7 +425,7 @@ def predict(
         batches, ids = session.kway(table), row_ids(table)
     else:
         found = session.read_records(left=left, right=right, records=records)
-        pairs = tables.read_pairs_file(input, session.schema, found)
+        pairs = read_pairs_file(input, session.schema, found)
         batches, ids = session.pairs(found, session.encode(found.table), pairs), pair_ids(pairs)
     predictions, _ = session.predictions(batches)
     if ranks.is_first():

@@ -18,9 +18,12 @@ from torch import nn
 
 from mmtab.config.types import PRECISIONS, Hardware, RunConfig
 from mmtab.data import table as tables
+from mmtab.data.cells import join
+from mmtab.data.pairs import Pairs, Records, read_pairs, read_records, stack_sides
 from mmtab.data.pictures import no_progress
 from mmtab.data.schema import Schema, TaskKind
-from mmtab.data.table import Pairs, Records, Stream, Table
+from mmtab.data.streams import Stream
+from mmtab.data.table import Table
 from mmtab.features.batches import Rows
 from mmtab.features.encoded import EncodedTable, KWayBatches, PairBatches, encode_table, loader
 from mmtab.features.fitted import Fitted
@@ -75,7 +78,7 @@ class Session:
         if left.resolve().parent != right.resolve().parent:
             raise RunError("left and right must lie in one folder, where the paths of their pictures start")
         sides = [tables.read_table(side, self.schema, bad_cells=bad, partial=True) for side in (left, right)]
-        return tables.stack_sides(sides[0], sides[1], self.schema)
+        return stack_sides(sides[0], sides[1], self.schema)
 
     @property
     def cross_columns(self) -> list[str]:
@@ -166,8 +169,8 @@ class Session:
             path = tables.find_table(folder, self.schema, split)
             table = Stream(path, self.schema, folder, self.config.dataset.bad_cells)  # type: ignore[arg-type]
             return self.kway(table), row_ids(table), [path]
-        records = tables.read_records(folder, self.schema, self.config.dataset.bad_cells)  # type: ignore[arg-type]
-        pairs = tables.read_pairs(folder, self.schema, split, records)
+        records = read_records(folder, self.schema, self.config.dataset.bad_cells)  # type: ignore[arg-type]
+        pairs = read_pairs(folder, self.schema, split, records)
         path = tables.find_table(folder, self.schema, f"pairs_{split}")
         return self.pairs(records, self.encode(records.table), pairs), pair_ids(pairs), [path]
 
@@ -265,7 +268,7 @@ def labels_of(fitted: Fitted, table: Table | Stream, schema: Schema) -> np.ndarr
 
 
 def row_ids(table: Stream) -> pa.Table:
-    return pa.table({table.schema.id: tables.join([batch.ids for batch in table.batches()])})
+    return pa.table({table.schema.id: join([batch.ids for batch in table.batches()])})
 
 
 def pair_ids(pairs: Pairs) -> pa.Table:

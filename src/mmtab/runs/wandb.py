@@ -31,11 +31,13 @@ from pytorch_lightning.loggers import Logger
 from mmtab.config.types import RunConfig
 from mmtab.data import files
 from mmtab.data import table as tables
+from mmtab.data.cells import image_sources
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.digests import digest_of
+from mmtab.data.pairs import Records, read_records
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
-from mmtab.data.table import Records, Table, image_sources
+from mmtab.data.table import Table
 from mmtab.runs.folder import APART, deciding, read_run_file
 from mmtab.runs.session import cache_of
 from mmtab.training.callbacks import MetricsLogger
@@ -254,7 +256,7 @@ def mistakes(config: RunConfig, folder: Path, data: Path, split: str) -> dict[st
     else:
         sides = {"left ": "left_id", "right ": "right_id"}
         suffixes = [""] if len(schema.relations) == 1 else [f"_{relation}" for relation in schema.relations]
-        records = [tables.read_records(data, schema, bad)]
+        records = [read_records(data, schema, bad)]
     names = [*sides.values(), "label", "prediction", "probability"]
     columns = [f"{side}{column.name}" for column in schema.columns for side in sides]
     found = {}

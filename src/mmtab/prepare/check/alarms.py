@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmtab.data.cells import ImageSource, hashes, image_sources
 from mmtab.data.pictures import open_picture, read_picture
 from mmtab.data.schema import ColumnType
-from mmtab.data.table import ImageSource, Table, hashes, image_sources
+from mmtab.data.table import Table
 from mmtab.utils.errors import DataError
 
 T = TypeVar("T")

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from mmtab.data import files
+from mmtab.data.cells import hashes
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.splits import SPLITS
-from mmtab.data.table import Table, find_table, hashes, read_batches, read_column
+from mmtab.data.table import Table, find_table, read_batches, read_column
 from mmtab.prepare.check.alarms import (
     N_EXAMPLES,
     Alarm,

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from mmtab.data import files
+from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.splits import SPLITS, components
-from mmtab.data.table import Pairs, Records, Table, find_table, read_batches, read_pairs, read_records
+from mmtab.data.table import Table, find_table, read_batches
 from mmtab.prepare.check.alarms import (
     N_EXAMPLES,
     Alarm,

@@ -24,8 +24,9 @@ from rich.console import Console
 
 from mmtab.data import splits
 from mmtab.data.files import write_table
+from mmtab.data.pairs import read_pairs, read_records
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
-from mmtab.data.table import read_pairs, read_records, read_split
+from mmtab.data.table import read_split
 from mmtab.prepare.importers.archives import is_archive
 from mmtab.prepare.importers.download import DownloadError, download
 from mmtab.prepare.importers.forms import FORMS, Tables

@@ -1,0 +1,132 @@
+"""The records and pairs of a matching dataset: pairs are row numbers into the records, with labels by relation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmtab.data import files
+from mmtab.data.cells import bits, first, join
+from mmtab.data.schema import Schema
+from mmtab.data.table import BadCells, Table, find_table, names_in, read_split, read_table
+from mmtab.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs as row numbers into ``Records.table``. ``relations``: for each label column that the file fills, 1 where the
+    relation holds and 0 where not."""
+
+    name: str
+    left: np.ndarray  # [n] int64
+    right: np.ndarray  # [n] int64
+    left_ids: pa.Array
+    right_ids: pa.Array
+    relations: dict[str, pa.Array]  # int8
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    @property
+    def labels(self) -> pa.Array | None:
+        """Those of the first relation that has any."""
+        return next(iter(self.relations.values()), None)
+
+
+@dataclass(frozen=True)
+class Records:
+    """The rows that pairs are made of: ``left`` and ``right`` stacked, or the one ``records`` table."""
+
+    table: Table
+    n_left: int | None  # None: one table, either side
+
+    def row_of(self, ids: pa.Array, side: str) -> pa.Array:
+        """Row numbers of ids on one side ("left" or "right"), null where the id is unknown."""
+        start, stop = 0, len(self.table)
+        if self.n_left is not None:
+            start, stop = (0, self.n_left) if side == "left" else (self.n_left, stop)
+        places = pc.index_in(ids, value_set=self.table.ids.slice(start, stop - start))
+        return pc.add(pc.cast(places, pa.int64()), start)
+
+
+def read_records(folder: Path, schema: Schema, bad_cells: BadCells = "error") -> Records:
+    """The record table(s) of a matching dataset."""
+    if files.exists(folder, "records"):
+        return Records(read_split(folder, schema, "records", bad_cells), None)
+    left, right = (
+        read_table(find_table(folder, schema, side), schema, folder=folder, bad_cells=bad_cells, partial=True)
+        for side in ("left", "right")
+    )
+    unseen = [c.name for c in schema.columns if not any(c.name in side.columns for side in (left, right))]
+    if unseen:
+        raise DataError(schema.name, "column of dataset.yaml is in neither left nor right", column=unseen[0])
+    return stack_sides(left, right, schema)
+
+
+def stack_sides(left: Table, right: Table, schema: Schema) -> Records:
+    """Left rows over right rows. A column that one side lacks is missing in all rows of that side."""
+    columns: dict[str, pa.Array] = {}
+    for column in schema.columns:
+        parts = [side.columns.get(column.name) for side in (left, right)]
+        kind = next((part.type for part in parts if part is not None), pa.null())
+        sides = zip(parts, (left, right), strict=True)
+        columns[column.name] = join([pa.nulls(len(side), kind) if part is None else part for part, side in sides])
+    ids = join([left.ids, right.ids])
+    table = Table(
+        schema.name, "left+right", left.folder, ids, columns, n_bad_cells=left.n_bad_cells + right.n_bad_cells
+    )
+    return Records(table, len(left))
+
+
+def read_pairs(folder: Path, schema: Schema, split: str, records: Records) -> Pairs:
+    """``pairs_<split>`` with both ids found in the records."""
+    return read_pairs_file(find_table(folder, schema, f"pairs_{split}"), schema, records)
+
+
+def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
+    """Read left_id, right_id and, where present, the labels of the relations.
+
+    Raises DataError naming an unknown id or label.
+    """
+    raw = files.read(path, schema.name)
+    table = Table(schema.name, path.stem, path.parent, pa.nulls(raw.num_rows, pa.string()), {})
+    if raw.num_rows == 0:
+        raise table.error("the table is empty", fix="give it at least one pair")
+    rows, ids = {}, {}
+    for side in ("left", "right"):
+        key = f"{side}_id"
+        if key not in raw.column_names:
+            raise table.error("the file lacks this column", column=key, found=f"columns {raw.column_names}")
+        ids[side] = names_in(table, raw, key)
+        rows[side] = records.row_of(ids[side], side)
+        if rows[side].null_count:
+            row = first(pc.is_null(rows[side]))
+            raise table.error(
+                "a pair names an unknown id",
+                row=row,
+                column=key,
+                expected=f"an id of {'records' if records.n_left is None else side}",
+                found=ids[side][row].as_py(),
+                fix="correct the id, or add the record",
+            )
+    relations = {}
+    for name in schema.relations:
+        if name not in raw.column_names or raw[name].null_count == raw.num_rows:
+            continue
+        relations[name] = pair_labels(table, name, names_in(table, raw, name))
+    return Pairs(path.stem, np.asarray(rows["left"]), np.asarray(rows["right"]), ids["left"], ids["right"], relations)
+
+
+def pair_labels(table: Table, column: str, names: pa.Array) -> pa.Array:
+    """[n] int8 of a relation's column as strings; raises DataError for one that is no label, or missing."""
+    labels = bits(names)
+    if labels.null_count:
+        row = first(pc.is_null(labels))
+        fix = "correct the label; a test table may leave the whole column empty"
+        cell = names[row].as_py()
+        raise table.error("not a pair label", row=row, column=column, expected="0 or 1", found=cell, fix=fix)
+    return labels
