@@ -292,7 +292,7 @@ def open_(
 ) -> None:  # fmt: skip
     """Open a challenge: secret labels, and the handout for participants. Without --track a track for each task."""
     from mmtab.api import load_dataset
-    from mmtab.benchmark.submission import HANDOUT, open_challenge
+    from mmtab.benchmark.challenge import HANDOUT, open_challenge
 
     folders: dict[str, Path] = {}
     tracks: dict[str, list[str]] = {}
@@ -321,7 +321,7 @@ def check_submission(
     folder: ChallengeFolder, dataset: str, file: Annotated[Path, typer.Argument(help="predictions, .parquet or .csv")]
 ) -> None:
     """Whether a predictions file would be accepted. Scores nothing and counts for nothing."""
-    from mmtab.benchmark.submission import check
+    from mmtab.benchmark.challenge import check
 
     answers = check(folder, dataset, file)
     _say(f"{file}: {len(answers.prediction):,} rows of {dataset}, {'without' if answers.probability is None else 'with'} probabilities; would be accepted")  # fmt: skip
@@ -334,7 +334,7 @@ def send(
     dataset: Annotated[str | None, typer.Option(help="of one file; by default its name says it")] = None,
 ) -> None:  # fmt: skip
     """Check, score and keep predictions: all of a folder or none. Prints a receipt with the public score."""
-    from mmtab.benchmark.submission import files_in, submit
+    from mmtab.benchmark.challenge import files_in, submit
 
     if files.is_dir() and dataset is not None:
         raise ConfigError("--dataset is for one file; those of a folder are called <dataset>.parquet or <dataset>.csv")
@@ -350,7 +350,7 @@ def standings(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="where to write the scoreboard")] = None,
 ) -> None:
     """Who leads, by the public scores; with --final who won, by the private ones of the same submissions."""
-    from mmtab.benchmark.submission import ranked, standings
+    from mmtab.benchmark.challenge import ranked, standings
 
     board = standings(folder, final)
     for track, members in board.tracks.items():
@@ -370,7 +370,7 @@ def standings(
 @submit_app.command()
 def history(folder: ChallengeFolder, team: Team) -> None:
     """All attempts of a team, with their public scores."""
-    from mmtab.benchmark.submission import history
+    from mmtab.benchmark.challenge import history
 
     attempts = history(folder, team)
     rows = [(a.time, a.dataset, a.status, str(a.attempt or ""), "" if a.public is None else f"{a.public:.6f}", a.reason) for a in attempts]  # fmt: skip

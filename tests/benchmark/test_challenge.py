@@ -28,20 +28,20 @@ from sklearn import metrics as sk
 from toy_data import change_cell, write_kway, write_pairs, write_table
 from typer.testing import CliRunner
 
-from mmtab.benchmark import submission
-from mmtab.benchmark.scoring import Truth
-from mmtab.benchmark.submission import (
+from mmtab.benchmark.challenge import (
     Challenge,
     check,
-    divide,
     files_in,
     history,
     open_challenge,
     ranked,
     standings,
     submit,
-    team_name,
+    untrusted,
 )
+from mmtab.benchmark.challenge.folder import divide
+from mmtab.benchmark.challenge.submissions import team_name
+from mmtab.benchmark.scoring import Truth
 from mmtab.cli.commands import submit_app
 from mmtab.data import files
 from mmtab.data.schema import Schema
@@ -178,7 +178,7 @@ def test_what_cannot_be_opened(tmp_path: Path, sources: dict[str, Path], challen
     told = write_kway(tmp_path / "told", n=60, images=False)
     table = files.read(told / "test.parquet", "told")
     write_table(told / "test.parquet", table.append_column("kind", table["label"]))
-    refused("told, table test, column kind: a column that dataset.yaml does not know", {"told": told})
+    refused("told, table test, column kind: a column that dataset.yaml does not list", {"told": told})
 
 
 def test_what_is_no_challenge(tmp_path: Path, challenge: Challenge) -> None:
@@ -311,7 +311,7 @@ def test_the_daily_limit(tmp_path: Path, challenge: Challenge) -> None:
     for i, path in enumerate(made[:3]):
         with pytest.raises(DataError):
             submit(challenge.folder, "A", {"toys": wrong}, DAY)  # does not count
-        with pytest.raises(DataError, match=r"A handed in this very file before|not one row") as caught:
+        with pytest.raises(DataError, match=r"A submitted this very file before|not one row") as caught:
             submit(challenge.folder, "A", {"toys": made[0] if i else wrong}, DAY)  # nor this
         receipt = submit(challenge.folder, " a ", {"toys": path}, DAY)[0]
         assert (receipt.attempt, receipt.left_today, receipt.team) == (i + 1, 2 - i, "A")
@@ -328,7 +328,7 @@ def test_the_daily_limit(tmp_path: Path, challenge: Challenge) -> None:
         ("rejected", None), ("rejected", None), ("scored", 1), ("rejected", None), ("scored", 2), ("rejected", None), ("scored", 3), ("scored", 4),
     ]  # fmt: skip
     assert "not one row for each of the split" in lines[0].reason and lines[0].public is None
-    with pytest.raises(ConfigError, match="Nobody has handed in nothing"):
+    with pytest.raises(ConfigError, match="Nobody has submitted nothing"):
         history(challenge.folder, "Nobody")
     with pytest.raises(ValueError, match="time zone"):
         submit(challenge.folder, "A", {"toys": made[4]}, datetime(2025, 1, 1))
@@ -338,7 +338,7 @@ SENDS = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from mmtab.benchmark.submission import submit
+from mmtab.benchmark.challenge import submit
 from mmtab.utils.errors import DataError
 import sklearn.metrics
 print("ready", flush=True)
@@ -392,7 +392,7 @@ def test_a_folder_is_scored_whole_or_not_at_all(tmp_path: Path, challenge: Chall
     assert [(r.dataset, r.attempt, r.left_today, r.again) for r in again] == [("pairs", 2, 1, False), ("toys", 1, 2, True)]  # fmt: skip
     assert again[1].public == receipts[1].public
     handed(folder, challenge, "toys", "toys.parquet")
-    with pytest.raises(ConfigError, match=r"toys was handed in twice, as toys.csv and toys.parquet"):
+    with pytest.raises(ConfigError, match=r"toys was submitted twice, as toys.csv and toys.parquet"):
         files_in(challenge.folder, folder)
     (folder / "toys.csv").rename(folder / "toyz.csv")
     with pytest.raises(ConfigError, match=r"toyz.csv: no dataset of this challenge has this name"):
@@ -405,20 +405,20 @@ KILLED = """
 import os, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from mmtab.benchmark import submission
+from mmtab.benchmark.challenge import submissions
 folder, place, *paths = sys.argv[1:]
-whole = getattr(submission, place)
+whole = getattr(submissions, place)
 calls = []
 def dies(*arguments):
     if calls: os.kill(os.getpid(), signal.SIGKILL)
     calls.append(1)
     return whole(*arguments)
-setattr(submission, place, dies)
-submission.submit(Path(folder), "A", {Path(p).stem: Path(p) for p in paths}, datetime(2025, 3, 1, 12, tzinfo=UTC))
+setattr(submissions, place, dies)
+submissions.submit(Path(folder), "A", {Path(p).stem: Path(p) for p in paths}, datetime(2025, 3, 1, 12, tzinfo=UTC))
 """
 
 
-@pytest.mark.parametrize("place", ["_scored", "replacing", "_keep"])
+@pytest.mark.parametrize("place", ["_score", "replacing", "write_array"])
 def test_killed_in_the_middle(tmp_path: Path, challenge: Challenge, place: str) -> None:
     paths = [handed(tmp_path, challenge, name, f"{name}.parquet", right=0.5) for name in ("toys", "pairs")]
     done = subprocess.run([sys.executable, "-c", KILLED, str(challenge.folder), place, *map(str, paths)], timeout=60)
@@ -632,7 +632,7 @@ def test_wrong_pairs(tmp_path: Path, challenge: Challenge) -> None:
 def test_a_small_file_that_unfolds_to_much(
     tmp_path: Path, challenge: Challenge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submission, "MEMORY", 256 << 20)
+    monkeypatch.setattr(untrusted, "MEMORY", 256 << 20)
     once = pa.DictionaryArray.from_arrays(pa.array([0] * 120, pa.int8()), pa.array(["a" * (20 << 20)]))
     path = tmp_path / "toys.parquet"
     pa.parquet.write_table(pa.table({"id": once, "prediction": ["kind 0"] * 120}), path, compression="zstd")
@@ -644,14 +644,14 @@ def test_a_small_file_that_unfolds_to_much(
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path, challenge: Challenge, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """What is checked, scored and kept is one and the same copy."""
     path = handed(tmp_path, challenge, "toys", right=0.5)
-    before, fetch = path.read_bytes(), submission._fetch
+    before, fetch = path.read_bytes(), untrusted.fetch
 
     def changes(source: Path, target: Path, truth: Truth) -> tuple[Path, str]:
         found = fetch(source, target, truth)
         handed(tmp_path, challenge, "toys", path.name, right=1.0)
         return found
 
-    monkeypatch.setattr(submission, "_fetch", changes)
+    monkeypatch.setattr(untrusted, "fetch", changes)
     receipt = submit(challenge.folder, "A", {"toys": path}, DAY)[0]
     assert receipt.public < 1 and path.read_bytes() != before
     assert (challenge.folder / "files" / f"{receipt.sha256}.parquet").read_bytes() == before
@@ -690,7 +690,7 @@ def test_sql_in_names_is_text(tmp_path: Path, challenge: Challenge) -> None:
         submit(challenge.folder, name, {"toys": handed(tmp_path, challenge, "toys")}, DAY)
         assert len(history(challenge.folder, name)) == 1
     assert {entry.name for entry in standings(challenge.folder).entries} == set(names)
-    with pytest.raises(ConfigError, match="has handed in nothing"):
+    with pytest.raises(ConfigError, match="has submitted nothing"):
         history(challenge.folder, "' or 1=1 --")
 
 
@@ -843,7 +843,7 @@ def test_the_commands(tmp_path: Path, sources: dict[str, Path], monkeypatch: pyt
     with pytest.raises(ConfigError, match=r"--track nowhere: configs/track has .*; or name a yaml file"):
         called("open", tmp_path / "n", "--track", "nowhere")
     with pytest.raises(ConfigError, match="is of none of the tracks kway"):
-        monkeypatch.setattr("mmtab.data.dataset.load_dataset", _stub(sources))
+        monkeypatch.setattr("mmtab.api.load_dataset", _stub(sources))
         called("open", tmp_path / "n", "--track", track, "--dataset", sources["pairs"])
     called("open", tmp_path / "n", "--track", track)
     assert Challenge.read(tmp_path / "n").tracks == {"kway": ["catalogue"]}
@@ -884,7 +884,7 @@ def told(folder: Path, mine: Path, output: Path, monkeypatch: pytest.MonkeyPatch
         said += [*submit(folder, team, {name: path}, DAY), *history(folder, team)]
         check(folder, name, path)
     with monkeypatch.context() as patch:  # the time that the page says
-        patch.setattr(submission, "_shown", lambda _: "now")
+        patch.setattr("mmtab.benchmark.challenge.leaderboard.shown", lambda _: "now")
         printed = called("standings", folder, "-o", output).replace(str(output), "OUTPUT")
     pages = {path.name: path.read_text(encoding="utf-8") for path in output.iterdir()}
     return pages | {"receipts and history": repr(said), "standings": printed}

@@ -1,0 +1,205 @@
+"""The folder of a challenge: its settings, the secret labels, and how one is opened."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from mmtab.benchmark.challenge import database
+from mmtab.benchmark.challenge.untrusted import one_line
+from mmtab.benchmark.scoring import Truth, without_labels
+from mmtab.data import files as tables
+from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.table import find_table
+from mmtab.utils.atomic import WRITING, write_text
+from mmtab.utils.errors import ConfigError, DataError, RunError
+
+SETTINGS, SECRET, HANDOUT, FILES = "challenge.yaml", "secret", "handout", "files"
+NAME = re.compile(r"[^\W_][\w.-]{0,63}")  # of a dataset or a track: also the name of a folder
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """A challenge folder. ``tracks``: names of datasets by the name of the track."""
+
+    folder: Path
+    title: str
+    tracks: dict[str, list[str]]
+    per_day: int
+    public_share: float
+    created: str
+
+    @staticmethod
+    def read(folder: Path) -> Challenge:
+        """Raises RunError for what is no challenge folder."""
+        path = folder / SETTINGS
+        if not path.is_file():
+            fix = f"python scripts/submit.py open {folder} --dataset NAME"
+            raise RunError(f"no challenge in {folder}: it has no {SETTINGS}. Fix: {fix}")
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+            challenge = Challenge(
+                folder,
+                title=str(raw["title"]),
+                tracks={str(name): [str(dataset) for dataset in datasets] for name, datasets in raw["tracks"].items()},
+                per_day=int(raw["per_day"]),
+                public_share=float(raw["public_share"]),
+                created=str(raw["created"]),
+            )
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise RunError(one_line(f"{path} cannot be read ({type(error).__name__}: {error})")) from error
+        for dataset in challenge.datasets:
+            if not (folder / SECRET / dataset / "truth.parquet").is_file():
+                raise RunError(f"{path} names dataset {dataset}, but {folder / SECRET / dataset} holds no labels")
+        return challenge
+
+    @property
+    def datasets(self) -> list[str]:
+        return list(dict.fromkeys(dataset for datasets in self.tracks.values() for dataset in datasets))
+
+    def truth(self, dataset: str) -> Truth:
+        """Raises DataError for a dataset that is not of this challenge."""
+        if dataset not in self.datasets:
+            expected = f"one of {', '.join(self.datasets)}"
+            raise DataError(one_line(dataset), "not a dataset of this challenge", expected=expected)
+        return self._secret(dataset)[0]
+
+    def rows(self, dataset: str, public: bool) -> np.ndarray:
+        """Numbers of the public rows of test, or of the private ones."""
+        return np.flatnonzero(self._secret(dataset)[1] == public)
+
+    def _secret(self, dataset: str) -> tuple[Truth, np.ndarray]:
+        folder = self.folder.absolute() / SECRET / dataset
+        return _secret(folder, (folder / "public.npy").stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _secret(folder: Path, changed: int) -> tuple[Truth, np.ndarray]:
+    """Labels, and [n] bool which rows are public; read once for many files. ``changed``, the time of the last change,
+    makes the cache forget a challenge that lay in the same place before."""
+    return Truth.kept(folder), np.load(folder / "public.npy", allow_pickle=False)
+
+
+def open_challenge(
+    folder: Path,
+    datasets: Mapping[str, Path],
+    tracks: Mapping[str, Sequence[str]],
+    *,
+    title: str,
+    public_share: float = 0.5,
+    per_day: int = 5,
+    seed: int | None = None,
+    copy: bool = False,
+) -> Challenge:
+    """Make the folder of a new challenge, complete or not at all. ``datasets``: their folders by name. ``seed``
+    determines which rows are public and is a secret; by default it comes from the system's entropy and is not kept.
+    ``copy``: the handout holds copies instead of hard links.
+
+    Raises ConfigError for a folder that exists and for settings that do not fit, DataError for a dataset whose test has
+    no labels, has a column that dataset.yaml does not list (it may reveal the labels), or is too small to be divided.
+    """
+    _check_settings(folder, datasets, tracks, public_share, per_day)
+    rng = np.random.default_rng(seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=WRITING, dir=folder.parent) as scratch:
+        root = Path(scratch) / "challenge"
+        for place in (SECRET, FILES):  # files: a team's submissions are no other team's concern
+            (root / place).mkdir(mode=0o700, parents=True)
+        for name, source in datasets.items():
+            truth = Truth.read(source, "test")
+            _check_columns(source, truth.schema)
+            truth = replace(truth, schema=replace(truth.schema, name=name))  # as errors shall call it
+            truth.write(root / SECRET / name)
+            np.save(root / SECRET / name / "public.npy", divide(truth, public_share, rng), allow_pickle=False)
+            without_labels(source, root / HANDOUT / name, copy=copy)
+        database.create(root)
+        settings = {
+            "title": title,
+            "tracks": {name: list(members) for name, members in tracks.items()},
+            "per_day": per_day,
+            "public_share": public_share,
+            "created": database.timestamp(),
+        }
+        write_text(root / SETTINGS, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        try:
+            root.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise ConfigError(f"{folder} exists: another process opened a challenge there") from error
+    return Challenge.read(folder)
+
+
+def _check_settings(
+    folder: Path,
+    datasets: Mapping[str, Path],
+    tracks: Mapping[str, Sequence[str]],
+    public_share: float,
+    per_day: int,
+) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists: a challenge is opened once, in a new folder")
+    if not 0 < public_share < 1 or per_day < 1:
+        expected = "expected a share between 0 and 1, and at least one a day"
+        raise ConfigError(f"public_share={public_share}, per_day={per_day}: {expected}")
+    for name in [*datasets, *tracks]:
+        if not NAME.fullmatch(name):
+            expected = "expected letters, digits, '.', '-', '_'"
+            raise ConfigError(one_line(f"{name!r} cannot name a dataset or track: {expected}"))
+    if not datasets:
+        raise ConfigError("a challenge needs a dataset")
+    if odd := {dataset for members in tracks.values() for dataset in members} ^ set(datasets):
+        raise ConfigError(f"dataset {min(odd)} stands in no track, or in a track but not among the datasets")
+
+
+def divide(truth: Truth, share: float, rng: np.random.Generator) -> np.ndarray:
+    """[n] bool, which rows are public: of the rows with each label that share, give or take one. Raises DataError where
+    the metric would not be defined on both parts."""
+    label = truth.label
+    kinds = np.unique(label, axis=0, return_inverse=True)[1].reshape(-1)
+    order = rng.permutation(len(label))
+    order = order[np.argsort(kinds[order], kind="stable")]
+    public = np.zeros(len(label), bool)
+    public[order] = np.diff(np.floor(np.arange(len(label) + 1) * share + rng.random())) > 0
+    for part, name in ((label[public], "public"), (label[~public], "private")):
+        for r in range(label.shape[1]):
+            if len(np.unique(part[:, r])) < 2:
+                kway = truth.schema.task is TaskKind.KWAY
+                raise DataError(
+                    truth.dataset,
+                    f"its test split is too small to be divided: the {name} part would lack a class",
+                    table=truth.split,
+                    column=truth.schema.label if kway else truth.relations[r],
+                    expected="two classes or more" if kway else "pairs that match and pairs that do not",
+                    found=f"{len(part)} of {len(label)} rows",
+                    fix="use more test rows, or another public share",
+                )
+    return public
+
+
+def _check_columns(source: Path, schema: Schema) -> None:
+    kway = schema.task is TaskKind.KWAY
+    listed = {schema.id, *(column.name for column in schema.columns)}
+    allowed = {stem: listed for stem in ("left", "right", "records") if not kway and tables.exists(source, stem)}
+    if kway:
+        allowed["test"] = listed | {schema.label or ""}
+    else:
+        allowed["pairs_test"] = {"left_id", "right_id", *schema.relations}
+    for stem, names in allowed.items():
+        for column in tables.header(find_table(source, schema, stem), schema.name).names:
+            if column not in names:
+                raise DataError(
+                    schema.name,
+                    "a column that dataset.yaml does not list, which may reveal the labels to participants",
+                    table=stem,
+                    column=column,
+                    fix="take it out of the table, or list it under columns",
+                )

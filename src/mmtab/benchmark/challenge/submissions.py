@@ -1,0 +1,198 @@
+"""Submitting: predictions files are checked, scored and stored, all files of a call or none of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import sqlite3
+import tempfile
+import time
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from mmtab.benchmark.challenge import database, untrusted
+from mmtab.benchmark.challenge.folder import FILES, Challenge
+from mmtab.benchmark.challenge.stored import write_array
+from mmtab.benchmark.challenge.untrusted import one_line
+from mmtab.benchmark.scoring import Answers, Truth, metrics, ranked_by
+from mmtab.data import files as tables
+from mmtab.utils.atomic import WRITING, leftovers, replacing
+from mmtab.utils.errors import ConfigError, DataError
+
+DAY = 86_400.0  # seconds; after so long a scratch folder is what a killed process left
+# Characters that take no room, so that two names with and without them look the same (Default_Ignorable_Code_Point)
+UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+
+REJECT = "insert into attempts (team, dataset, time, status, sha256, reason) values (?, ?, ?, 'rejected', ?, ?)"
+ACCEPT = """
+insert into attempts (team, dataset, time, status, attempt, sha256, suffix, public, private, metrics)
+values (?, ?, ?, 'scored', ?, ?, ?, ?, ?, ?)
+"""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a team gets back. ``again``: the very file was scored before, and this time counted for nothing."""
+
+    team: str
+    dataset: str
+    time: str
+    attempt: int
+    left_today: int
+    metric: str
+    public: float
+    sha256: str
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class _Submission:
+    """A file that was copied, checked and scored; ``metrics``: all metrics of both parts, as json."""
+
+    dataset: str
+    copy: Path
+    sha256: str
+    answers: Answers
+    metric: str
+    public: float
+    private: float
+    metrics: str
+
+
+def submit(folder: Path, team: str, files: Mapping[str, Path], now: datetime | None = None) -> list[Receipt]:
+    """Check, score and store predictions files, by dataset: all of them or none. Of several, those that were scored
+    before are not counted again (``Receipt.again``).
+
+    Raises ConfigError for a team name, and DataError for a file that cannot be scored (which is logged with its reason
+    and does not count), one that was scored before, or one too many for the day (in UTC); the limit holds also when
+    several processes submit at once. A process killed meanwhile has recorded all of it or nothing."""
+    challenge = Challenge.read(folder)
+    name, key = team_name(team)
+    when = database.timestamp(now)
+    if not files:
+        raise ConfigError("no predictions file was submitted")
+    truths = {dataset: challenge.truth(dataset) for dataset in files}
+    _remove_leftovers(folder / FILES)
+    with tempfile.TemporaryDirectory(prefix=WRITING, dir=folder / FILES) as scratch:
+        submissions: list[_Submission] = []
+        faults: list[tuple[str, str | None, DataError]] = []
+        for dataset, source in files.items():
+            sha256 = None
+            try:
+                copy, sha256 = untrusted.fetch(source, Path(scratch) / dataset, truths[dataset])
+                submissions.append(_score(challenge, truths[dataset], copy, sha256))
+            except DataError as error:
+                faults.append((dataset, sha256, error))
+        with database.writing(folder) as db:
+            db.execute("insert or ignore into teams values (?, ?)", (key, name))
+            name = db.execute("select name from teams where key = ?", (key,)).fetchone()[0]
+            for dataset, sha256, fault in faults:
+                db.execute(REJECT, (key, dataset, when, sha256, str(fault)))
+            receipts = [] if faults else _record(db, challenge, key, name, when, submissions)
+    if faults:
+        first, more = faults[0][2], len(faults) - 1
+        first.args = (f"{first}{f' (and {more} more of the {len(files)} files are wrong)' if more else ''}",)
+        raise first
+    return receipts
+
+
+def check(folder: Path, dataset: str, source: Path) -> Answers:
+    """What ``submit`` checks; nothing is scored, counted or stored. Raises DataError."""
+    truth = Challenge.read(folder).truth(dataset)
+    with tempfile.TemporaryDirectory(prefix=WRITING) as scratch:
+        answers = untrusted.read(untrusted.fetch(source, Path(scratch) / "file", truth)[0], truth)
+        ranked_by(truth, metrics(truth, answers))  # raises where the metric cannot be computed; its value stays secret
+        return answers
+
+
+def files_in(folder: Path, source: Path) -> dict[str, Path]:
+    """The ``<dataset>.parquet`` and ``<dataset>.csv`` of a submitted folder; what is no table is left alone.
+    Raises ConfigError for a table of another name, or two of one dataset."""
+    datasets, paths = Challenge.read(folder).datasets, dict[str, Path]()
+    expected = f"expected <dataset>.parquet or <dataset>.csv of {', '.join(datasets)}"
+    for path in sorted(source.iterdir()):
+        if path.suffix not in tables.FORMATS:
+            continue
+        if path.stem not in datasets:
+            raise ConfigError(one_line(f"{path.name}: no dataset of this challenge has this name; {expected}"))
+        if path.stem in paths:
+            raise ConfigError(f"{path.stem} was submitted twice, as {paths[path.stem].name} and {path.name}")
+        paths[path.stem] = path
+    if not paths:
+        raise ConfigError(f"{source} holds no predictions: {expected}")
+    return paths
+
+
+def team_name(text: str) -> tuple[str, str]:
+    """A team's name as it is shown, and as it is compared: names that differ only in case, width, accents' encoding or
+    in invisible characters are the same team. Letters of other scripts that look alike are not. Raises ConfigError."""
+    name = unicodedata.normalize("NFC", text.strip())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", UNSEEN.sub("", name)).casefold())
+    key = " ".join(UNSEEN.sub("", folded).split())
+    # A spreadsheet takes what begins with one of these for a formula
+    if not 1 <= len(name) <= 40 or not name.isprintable() or not key or key[0] in "=+-@":
+        expected = "expected 1 to 40 printable characters that do not begin with = + - @"
+        raise ConfigError(one_line(f"{text[:80]!r} cannot name a team: {expected}"))
+    return name, key
+
+
+def _remove_leftovers(store: Path) -> None:
+    for path in leftovers(store):
+        with contextlib.suppress(OSError):  # another process was first
+            if path.stat().st_mtime < time.time() - DAY:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _score(challenge: Challenge, truth: Truth, copy: Path, sha256: str) -> _Submission:
+    dataset, answers = truth.dataset, untrusted.read(copy, truth)
+    parts = {name: metrics(truth, answers, challenge.rows(dataset, name == "public")) for name in ("public", "private")}
+    public, private = (ranked_by(truth, values) for values in parts.values())
+    return _Submission(dataset, copy, sha256, answers, truth.schema.metric, public, private, json.dumps(parts))
+
+
+def _record(
+    db: sqlite3.Connection,
+    challenge: Challenge,
+    key: str,
+    name: str,
+    when: str,
+    submissions: Sequence[_Submission],
+) -> list[Receipt]:
+    """Within a transaction, so that its counts stay true. Files are written before the rows that refer to them."""
+    receipts: list[Receipt] = []
+    for new in submissions:
+        mine = (key, new.dataset)
+        rows = "from attempts where team = ? and dataset = ? and status = 'scored'"
+        used = db.execute(f"select count(*) {rows} and substr(time, 1, 10) = ?", (*mine, when[:10])).fetchone()[0]
+        left = max(challenge.per_day - used, 0)
+        earlier = db.execute(f"select time, attempt, public {rows} and sha256 = ?", (*mine, new.sha256)).fetchone()
+        if earlier:
+            time_, attempt, public = earlier
+            receipts.append(
+                Receipt(name, new.dataset, time_, attempt, left, new.metric, public, new.sha256, again=True)
+            )
+            if len(receipts) == len(submissions) and all(receipt.again for receipt in receipts):
+                raise DataError(
+                    new.dataset,
+                    f"{name} submitted this very file before, and it is scored already",
+                    found=f"attempt {attempt} of {time_}, public {new.metric} {public:.6f}",
+                )
+            continue
+        if not left:
+            problem = f"{name} has used its {challenge.per_day} submissions of {when[:10]} (UTC)"
+            raise DataError(new.dataset, problem, fix="submit it on another day")
+        attempt = db.execute(f"select coalesce(max(attempt), 0) {rows}", mine).fetchone()[0] + 1
+        target = challenge.folder / FILES / f"{new.sha256}{new.copy.suffix}"
+        if not target.exists():
+            with replacing(target) as scratch:
+                shutil.copyfile(new.copy, scratch)
+        write_array(challenge, new.dataset, new.sha256, new.answers.prediction)
+        file = (attempt, new.sha256, new.copy.suffix)
+        db.execute(ACCEPT, (*mine, when, *file, new.public, new.private, new.metrics))
+        receipts.append(Receipt(name, new.dataset, when, attempt, left - 1, new.metric, new.public, new.sha256))
+    return receipts
