@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmtab.matching import blocking
-from mmtab.matching.blocking import Blocker, Choice, Side, choose, pairs, word_vectors, words_of
+from mmtab.matching import search
+from mmtab.matching.blocking import Neighbourhood, candidate_pairs, choose_neighbourhood
+from mmtab.matching.search import Searcher, Side, word_vectors, words_of
 from mmtab.training.mining import hard_negatives, passes
 from mmtab.utils import neighbours
 from mmtab.utils.neighbours import Index
@@ -63,7 +64,7 @@ def test_neighbours_by_words_are_those_of_brute_force() -> None:
     vocabulary = [f"w{i}" for i in range(40)]
     texts = [" ".join(rng.choice(vocabulary, 6)) for _ in range(60)]
     left, right = side(texts[:25]), side(texts[25:])
-    found, _ = Blocker(left, right).neighbours(4)
+    found, _ = Searcher(left, right).neighbours(4)
     used = np.unique(np.concatenate([left.words.indices, right.words.indices]))
     a, b = (part.words[:, used].toarray() for part in (left, right))
     idf = np.log((1 + 60) / (1 + a.sum(0) + b.sum(0))) + 1
@@ -79,9 +80,9 @@ def test_neighbours_by_words_are_those_of_brute_force() -> None:
 
 
 def test_a_word_of_many_records_makes_no_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocking, "MAX_RECORDS", 5)
+    monkeypatch.setattr(search, "MAX_RECORDS", 5)
     common = [f"the only{i}" for i in range(10)]
-    found, _ = Blocker(side(common), side([*common[:3], *(f"the other{i}" for i in range(7))])).neighbours(3)
+    found, _ = Searcher(side(common), side([*common[:3], *(f"the other{i}" for i in range(7))])).neighbours(3)
     assert found[:3, 0].tolist() == [0, 1, 2] and (found[3:] == -1).all() and (found[:3, 1:] == -1).all()
 
 
@@ -89,7 +90,7 @@ def test_in_one_table_no_record_is_its_own_neighbour() -> None:
     texts = ["red lamp one", "red lamp one", "blue chair", "blue chair two"]
     vectors = unit(np.random.default_rng(0), 4)
     vectors[1] = vectors[0]
-    by_words, by_vectors = Blocker(side(texts, vectors)).neighbours(3)
+    by_words, by_vectors = Searcher(side(texts, vectors)).neighbours(3)
     for found in (by_words, by_vectors):
         assert found.shape == (4, 3) and (found != np.arange(4)[:, None]).all()
     assert by_words[:, 0].tolist() == [1, 0, 3, 2] and by_vectors[:2, 0].tolist() == [1, 0]
@@ -100,11 +101,11 @@ def test_in_one_table_no_record_is_its_own_neighbour() -> None:
 
 def test_candidates_are_the_union_each_once() -> None:
     words, vectors = np.array([[1, 2], [0, -1]]), np.array([[1, 3], [2, 0]])
-    a, b = pairs(words, vectors, Choice(1, 1, 1.0))
+    a, b = candidate_pairs(words, vectors, Neighbourhood(1, 1, 1.0))
     assert list(zip(a.tolist(), b.tolist(), strict=True)) == [(0, 1), (1, 0), (1, 2)]
-    a, b = pairs(words, vectors, Choice(2, 2, 1.0), same=True)
+    a, b = candidate_pairs(words, vectors, Neighbourhood(2, 2, 1.0), same=True)
     assert list(zip(a.tolist(), b.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3), (1, 2)]
-    assert all(len(x) == 0 for x in pairs(words, vectors, Choice(0, 0, 0.0)))
+    assert all(len(x) == 0 for x in candidate_pairs(words, vectors, Neighbourhood(0, 0, 0.0)))
 
 
 def test_places_say_where_a_partner_is_found_or_would_be() -> None:
@@ -112,28 +113,28 @@ def test_places_say_where_a_partner_is_found_or_would_be() -> None:
     texts = [f"thing{i % 20} kind{i % 7} n{i}" for i in range(80)]
     whole = side(texts, unit(rng, 80))
     left, right = whole[np.arange(30)], whole[np.arange(30, 80)]
-    blocker = Blocker(left, right)
+    searcher = Searcher(left, right)
     asked, partner = np.arange(30), rng.integers(0, 50, 30)
-    places = blocker.places(left, right[partner], 5)
-    for kind, found in enumerate(blocker.neighbours(5)):
+    ranks = searcher.partner_ranks(left, right[partner], 5)
+    for kind, found in enumerate(searcher.neighbours(5)):
         hit = found == partner[:, None]
         assert (
-            np.where(hit.any(1), hit.argmax(1), 5) >= places[:, kind]
+            np.where(hit.any(1), hit.argmax(1), 5) >= ranks[:, kind]
         ).all()  # at most as far, for ties share a place
-        assert ((places[:, kind] < 5) >= hit.any(1)).all()
+        assert ((ranks[:, kind] < 5) >= hit.any(1)).all()
     # without the partner among the others it has the place that it would have
     others = np.setdiff1d(np.arange(50), [0])
-    fewer = Blocker(left, right[others]).places(left[asked[:3]], right[np.zeros(3, np.int64)], 5)
-    assert np.array_equal(fewer[:, 1], blocker.places(left[asked[:3]], right[np.zeros(3, np.int64)], 5)[:, 1])
+    fewer = Searcher(left, right[others]).partner_ranks(left[asked[:3]], right[np.zeros(3, np.int64)], 5)
+    assert np.array_equal(fewer[:, 1], searcher.partner_ranks(left[asked[:3]], right[np.zeros(3, np.int64)], 5)[:, 1])
 
 
 def test_the_fewest_neighbours_that_reach_the_recall() -> None:
-    places = np.array([[0, 5], [1, 5], [5, 0], [5, 5]])
-    assert choose(places[:3], 5, 1.0) == Choice(2, 1, 1.0)
-    assert choose(places[:2], 5, 1.0) == Choice(2, 0, 1.0)
-    assert choose(places, 5, 0.5) == Choice(2, 0, 0.5)
-    assert choose(places, 5, 1.0) == Choice(2, 1, 0.75)  # more does not help
-    assert choose(places[:0], 3, 0.9).recall == 0
+    ranks = np.array([[0, 5], [1, 5], [5, 0], [5, 5]])
+    assert choose_neighbourhood(ranks[:3], 5, 1.0) == Neighbourhood(2, 1, 1.0)
+    assert choose_neighbourhood(ranks[:2], 5, 1.0) == Neighbourhood(2, 0, 1.0)
+    assert choose_neighbourhood(ranks, 5, 0.5) == Neighbourhood(2, 0, 0.5)
+    assert choose_neighbourhood(ranks, 5, 1.0) == Neighbourhood(2, 1, 0.75)  # more does not help
+    assert choose_neighbourhood(ranks[:0], 3, 0.9).recall == 0
 
 
 # --- mining ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Entities from scored pairs: links that agree hold together, doubtful ones give way, and the scores are the known ones."""
+"""Clusters from scored pairs: consistent links stay together, doubtful ones are cut, and scores equal known ones."""
 
 from __future__ import annotations
 

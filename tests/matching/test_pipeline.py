@@ -18,7 +18,7 @@ from toy_data import read_rows, write_kway, write_pairs, write_table
 
 from mmtab.config.compose import compose
 from mmtab.config.types import CONFIGS, MatchConfig
-from mmtab.matching import pipeline
+from mmtab.matching import encoding, pipeline
 from mmtab.reports.matches import write_result
 from mmtab.runs import run
 from mmtab.training.metrics import unscaled
@@ -121,8 +121,8 @@ def test_scores_are_those_of_predict(trained: Path, two_tables: Path, tmp_path: 
 def test_a_killed_run_goes_on_where_it_stopped(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pipeline.match(settings(trained, tmp_path / "whole.parquet", k=3))
     encoded = []
-    encode = pipeline._Job._encode
-    monkeypatch.setattr(pipeline._Job, "_encode", lambda job, first, _: encoded.append(first) or encode(job, first, _))
+    encode = encoding.encode_shard
+    monkeypatch.setattr(encoding, "encode_shard", lambda c, start, _: encoded.append(start) or encode(c, start, _))
     for kill in ("records", "pairs", "reasons"):
 
         def killed(steps: Iterator[Any], total: int, title: str, kill: str = kill) -> Iterator[Any]:
@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_where_it_stopped(trained: Path, tmp_path: Path, mo
                     raise KeyboardInterrupt
                 yield step
 
-        monkeypatch.setattr(pipeline, "BATCH", 8)
+        monkeypatch.setattr(encoding, "BATCH", 8)
         with pytest.raises(KeyboardInterrupt):
             pipeline.match(settings(trained, tmp_path / "m.parquet", k=3, shard=4), killed)
         assert not (tmp_path / "m.parquet").exists() and (tmp_path / "m.parquet.parts").is_dir()
@@ -218,8 +218,8 @@ def test_a_model_without_towers_and_one_that_crosses_text_match_too(
 ) -> None:
     trained = train(two_tables, "pair_head=cross", "trainer.max_epochs=2", "pair_head.cross.n_tuned_layers=1")
     result = pipeline.match(settings(trained, tmp_path / "m.parquet", k=2))
-    assert len(result.left) > 100 and result.reasons
-    assert any(abs(reasons[:, result.columns.index("title")]).max() > 1e-4 for reasons in result.reasons.values())
+    assert len(result.left) > 100 and result.contributions
+    assert any(abs(reasons[:, result.columns.index("title")]).max() > 1e-4 for reasons in result.contributions.values())
 
 
 def test_elsewhere_without_the_dataset_k_is_its_greatest(

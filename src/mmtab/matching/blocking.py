@@ -1,169 +1,143 @@
-"""Blocking: which pairs of records are worth scoring. Two kinds of neighbours, whose union is scored: records that share
-rare words, and records whose vectors lie near each other."""
+"""Blocking: which pairs of records are worth scoring, as the union of two kinds of nearest neighbours."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.sparse as sp
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from mmtab.utils.machine import usable_cores
-from mmtab.utils.neighbours import Index
-
-WORD = re.compile(r"\w+")
-CODE = re.compile(r"\w[\w\-/.]*\w")
-MAX_RECORDS = 1_000  # a word in more records of a side than this tells too little for what its block would cost
-N_WORDS = 1 << 22  # hashed
-
-
-def words_of(text: str) -> Iterator[str]:
-    """Words, neighbouring words together, and codes without their punctuation ("MX-450/B" and "mx450b" are one)."""
-    text = text.lower()
-    words = WORD.findall(text)
-    yield from words
-    yield from map(" ".join, pairwise(words))
-    for code in CODE.findall(text):
-        if any(c.isdigit() for c in code) and not code.isalnum():
-            yield "".join(WORD.findall(code))
-
-
-def word_vectors(texts: list[str]) -> sp.csr_matrix:
-    """[n, N_WORDS] float32, 1 for each word that a text has."""
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    hashing = HashingVectorizer(analyzer=words_of, n_features=N_WORDS, norm=None, alternate_sign=False, binary=True, dtype=np.float32)  # fmt: skip
-    return hashing.transform(texts)
+from mmtab.data.dataset import dataset_folder
+from mmtab.data.digests import digest_of
+from mmtab.data.pairs import Records, read_pairs, read_records
+from mmtab.data.schema import Schema
+from mmtab.data.table import Table
+from mmtab.matching.encoding import Context, EncodedRecords, encode_records, take_rows
+from mmtab.matching.search import Searcher, Side, word_vectors
+from mmtab.runs.session import cache_of
+from mmtab.utils.cache import Arrays
+from mmtab.utils.errors import MmtabError
 
 
 @dataclass(frozen=True)
-class Side:
-    """Records of one side as blocking sees them: ``words`` [n, N_WORDS], ``vectors`` [n, d] of length 1."""
-
-    words: sp.csr_matrix
-    vectors: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def __getitem__(self, rows: np.ndarray) -> Side:
-        return Side(self.words[rows], self.vectors[rows])
-
-
-class Blocker:
-    """Finds for each ``asking`` record its nearest among the ``others``, or in its own table where there are no others.
-
-    By words: the cosine of tf-idf over the words that at most MAX_RECORDS records of a side have, so that the time grows
-    with the records and not with their square. By vectors: cosine, through ``neighbours.Index``.
-    """
-
-    def __init__(self, asking: Side, others: Side | None = None) -> None:
-        self.asking, self.same = asking, others is None
-        self.others = asking if others is None else others
-        sides = [asking] if others is None else [asking, others]
-        counts = [np.bincount(side.words.indices, minlength=N_WORDS) for side in sides]
-        known = np.all([(n > (1 if self.same else 0)) & (n <= MAX_RECORDS) for n in counts], 0)
-        self._columns = np.where(known, known.cumsum() - 1, -1)
-        n_records = sum(map(len, sides))
-        self._idf = (np.log((1 + n_records) / (1 + np.sum(counts, 0)[known])) + 1).astype(np.float32)
-        self._words = self._weighted(self.others.words).T.tocsr()
-        self._index = Index(self.others.vectors)
-
-    def neighbours(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """By words and by vectors, the nearest first: [n, k] row numbers, -1 where there are no more."""
-        parts = []
-        for found in (self._by_words(self.asking, k + self.same)[0], self._by_vectors(self.asking, k + self.same)[0]):
-            if self.same:  # itself goes last, wherever it stands
-                own = found == np.arange(len(found))[:, None]
-                found = np.take_along_axis(np.where(own, -1, found), np.argsort(own, axis=1, kind="stable"), 1)
-            parts.append(found[:, :k])
-        return parts[0], parts[1]
-
-    def places(self, asking: Side, partner: Side, k: int, own: np.ndarray | None = None) -> np.ndarray:
-        """[n, 2]: the place, by words and by vectors, that each asking record's partner would have (or has) among the
-        others; ``k`` where it would not be among the first so many. ``own``: the asking records' own row numbers in the
-        table, where they are in it. This tells how many neighbours these tables need, though the pairs be of smaller ones.
-        """
-        out = []
-        a, b = self._weighted(asking.words), self._weighted(partner.words)
-        scores = [np.asarray(a.multiply(b).sum(1)).ravel(), (asking.vectors * partner.vectors).sum(1)]
-        for search, score in zip((self._by_words, self._by_vectors), scores, strict=True):
-            found, near = search(asking, k + 1)
-            nearer = (found >= 0) & (near > score[:, None] + 1e-6)
-            if own is not None:
-                nearer &= found != own[:, None]
-            # sharing no word at all, it would never be found
-            out.append(np.where(score > 0, np.minimum(nearer.sum(1), k), k))
-        return np.stack(out, 1)
-
-    def _by_words(self, asking: Side, k: int) -> tuple[np.ndarray, np.ndarray]:
-        from sparse_dot_topn import sp_matmul_topn
-
-        near = sp_matmul_topn(self._weighted(asking.words), self._words, top_n=k, sort=True, n_threads=usable_cores())
-        row = np.repeat(np.arange(len(asking)), np.diff(near.indptr))
-        place = np.arange(len(row)) - near.indptr[row]
-        found, score = np.full((len(asking), k), -1, np.int64), np.zeros((len(asking), k), np.float32)
-        found[row, place], score[row, place] = near.indices, near.data
-        return found, score
-
-    def _by_vectors(self, asking: Side, k: int) -> tuple[np.ndarray, np.ndarray]:
-        found, score = np.full((len(asking), k), -1, np.int64), np.zeros((len(asking), k), np.float32)
-        for start in range(0, len(asking), 8192):
-            rows = slice(start, start + 8192)
-            numbers, similarity = self._index.search(asking.vectors[rows], k)
-            found[rows, : numbers.shape[1]], score[rows, : numbers.shape[1]] = numbers, similarity
-        return found, score
-
-    def _weighted(self, words: sp.csr_matrix) -> sp.csr_matrix:
-        """Only the words that count, weighted, with rows of length 1."""
-        from sklearn.preprocessing import normalize
-
-        kept = self._columns[words.indices] >= 0
-        before = np.concatenate([[0], kept.cumsum()])
-        indices = self._columns[words.indices[kept]]
-        shape = (words.shape[0], len(self._idf))
-        return normalize(sp.csr_matrix((self._idf[indices], indices, before[words.indptr]), shape=shape))
-
-
-def pairs(
-    by_words: np.ndarray, by_vectors: np.ndarray, choice: Choice, same: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """The union of the first so many neighbours of both kinds: asking and other row numbers, each pair once, in order."""
-    parts = [by_words[:, : choice.k_words], by_vectors[:, : choice.k_vectors]]
-    a = np.concatenate([np.repeat(np.arange(len(part)), part.shape[1]) for part in parts])
-    b = np.concatenate([part.ravel() for part in parts])
-    a, b = a[b >= 0], b[b >= 0]
-    if same:
-        a, b = np.minimum(a, b), np.maximum(a, b)
-    n = int(b.max(initial=0)) + 1
-    both = np.unique(a.astype(np.int64) * n + b)
-    return both // n, both % n
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How many neighbours of each kind, and the recall that they reach on the matches they were chosen with, if any."""
+class Neighbourhood:
+    """How many neighbours of each kind a record gets; ``recall``: the share of known matches that they retrieve, None
+    where there are none to choose by."""
 
     k_words: int
     k_vectors: int
     recall: float | None
 
 
-def choose(places: np.ndarray, max_k: int, wanted: float) -> Choice:
-    """The fewest neighbours in all that reach the wanted recall of known matches, or else those that reach most.
-    ``places`` [n, 2]: see ``Blocker.places``. Among as many, the better recall, then more by words, which cost less."""
+def block(context: Context, encoded: EncodedRecords) -> tuple[Neighbourhood, np.ndarray, np.ndarray]:
+    """The size of the neighbourhood, and the candidates as left and right row numbers, sorted, each pair once.
 
-    def recall(k_words: int, k_vectors: int) -> float:
-        return float(((places[:, 0] < k_words) | (places[:, 1] < k_vectors)).mean()) if len(places) else 0.0
+    The smaller side asks: each of its records gets the nearest of the other side.
+    """
+    sides, n_left = _side(context, encoded), context.records.n_left
+    rows = np.arange(len(sides))
+    if n_left is None:
+        searcher, query_rows, other_rows, left_asks = Searcher(sides), rows, rows, True
+    else:
+        query_rows, other_rows = sorted((rows[:n_left], rows[n_left:]), key=len)
+        searcher, left_asks = Searcher(sides[query_rows], sides[other_rows]), int(query_rows[0]) == 0
+    if context.config.k is not None:
+        size = Neighbourhood(context.config.k, context.config.k, None)
+    else:
+        size = _choose_on_valid(context, searcher, left_asks)
+
+    def build(_: object) -> Arrays:
+        nearest = searcher.neighbours(max(size.k_words, size.k_vectors, 1))
+        queries, others = candidate_pairs(*nearest, size, n_left is None)
+        queries, others = query_rows[queries], other_rows[others]
+        left, right = (queries, others) if left_asks else (others, queries)
+        order = np.lexsort((right, left))  # so that a shard of pairs needs few shards of records
+        return {"left": left[order], "right": right[order]}
+
+    key = {"key": context.key, "k_words": size.k_words, "k_vectors": size.k_vectors}
+    candidates = context.store.arrays("candidates", key, build)
+    return size, np.array(candidates["left"]), np.array(candidates["right"])
+
+
+def candidate_pairs(
+    by_words: np.ndarray, by_vectors: np.ndarray, size: Neighbourhood, same: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The union of both kinds of neighbours [n, k] as query and other row numbers, each pair once, in order.
+
+    ``same``: both are rows of one table, so that (a, b) and (b, a) are one pair.
+    """
+    parts = [by_words[:, : size.k_words], by_vectors[:, : size.k_vectors]]
+    a = np.concatenate([np.repeat(np.arange(len(part)), part.shape[1]) for part in parts])
+    b = np.concatenate([part.ravel() for part in parts])
+    a, b = a[b >= 0], b[b >= 0]
+    if same:
+        a, b = np.minimum(a, b), np.maximum(a, b)
+    n = int(b.max(initial=0)) + 1
+    pairs = np.unique(a.astype(np.int64) * n + b)
+    return pairs // n, pairs % n
+
+
+def choose_neighbourhood(ranks: np.ndarray, max_k: int, recall: float) -> Neighbourhood:
+    """The smallest neighbourhood that retrieves the share ``recall`` of the known matches, or else the most of them.
+
+    ``ranks`` [n, 2]: of known partners, by words and by vectors (``Searcher.partner_ranks``). Among neighbourhoods of
+    one size the better recall wins, then more neighbours by words, which cost less.
+    """
+
+    def recall_of(k_words: int, k_vectors: int) -> float:
+        return float(((ranks[:, 0] < k_words) | (ranks[:, 1] < k_vectors)).mean()) if len(ranks) else 0.0
 
     ks = range(max_k + 1)
-    options = [(recall(words, vectors), words, vectors) for words in ks for vectors in ks]
-    reached = [option for option in options if option[0] >= wanted]
-    best = max(r for r, *_ in options)
-    r, words, vectors = min(
-        reached or [option for option in options if option[0] == best], key=lambda o: (o[1] + o[2], -o[0], o[2])
-    )
-    return Choice(words, vectors, r)
+    options = [(recall_of(words, vectors), words, vectors) for words in ks for vectors in ks]
+    best = max(reached for reached, *_ in options)
+    sufficient = [option for option in options if option[0] >= min(recall, best)]
+    reached, words, vectors = min(sufficient, key=lambda option: (option[1] + option[2], -option[0], option[2]))
+    return Neighbourhood(words, vectors, reached)
+
+
+def _side(context: Context, encoded: EncodedRecords) -> Side:
+    table = context.records.table
+    if encoded.has("vector"):
+        vectors = encoded.read("vector")
+    else:  # no bi-encoder: the mean of the row's tokens, untrained for this but better than nothing
+        shards = np.array_split(np.arange(len(table)), len(encoded.shards))
+        means = [encoded.take("tokens", rows).astype(np.float32).mean(1) for rows in shards]
+        vectors = np.concatenate([x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in means])
+    return Side(word_vectors(_texts(table, context.session.schema)), vectors)
+
+
+def _choose_on_valid(context: Context, searcher: Searcher, left_asks: bool) -> Neighbourhood:
+    """By the valid matches of the run's dataset: the ranks that their partners would have among the records at hand."""
+    session, max_k = context.session, context.config.max_k
+    dataset = session.config.dataset
+    try:
+        folder = dataset_folder(dataset, session.config.data_root, cache_of(session.config))
+        records = read_records(folder, session.schema, dataset.bad_cells)  # type: ignore[arg-type]
+        pairs = read_pairs(folder, session.schema, "valid", records)
+    except MmtabError as error:
+        print(f"k={max_k}, since the valid pairs of the run's dataset cannot be read to choose it ({error})")
+        return Neighbourhood(max_k, max_k, None)
+    is_match = np.any([np.asarray(labels) == 1 for labels in pairs.relations.values()], 0)
+    left, right = pairs.left[is_match], pairs.right[is_match]
+    rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+    matched = Records(take_rows(records.table, rows), None)
+    valid = replace(context, records=matched, key=digest_of(f"{context.key} valid"))
+    side = _side(valid, encode_records(valid))
+    queries, partners = places[: len(left)], places[len(left) :]
+    query_rows = None
+    if searcher.same:  # in a table that holds both, a record is not its own neighbour
+        query_rows = pc.index_in(matched.table.ids.take(pa.array(queries)), value_set=context.records.table.ids)
+        query_rows = np.asarray(pc.fill_null(query_rows, -1)).astype(np.int64)
+    if not left_asks:
+        queries, partners = partners, queries
+    ranks = searcher.partner_ranks(side[queries], side[partners], max_k, query_rows)
+    return choose_neighbourhood(ranks, max_k, context.config.recall)
+
+
+def _texts(table: Table, schema: Schema) -> list[str]:
+    """All text of each row, without the columns that some relation ignores."""
+    if not schema.written:
+        return [""] * len(table)
+    cells = [pc.fill_null(table.columns[name].cast(pa.large_string()), "") for name in schema.written]
+    return pc.binary_join_element_wise(*cells, pa.scalar(" ", pa.large_string())).to_pylist()

@@ -43,18 +43,17 @@ def correlation(
 ) -> np.ndarray:
     """[n_records] int64 cluster numbers: correlation clustering (Bansal, Blum and Chawla 2004).
 
-    A pair weighs logit(probability) - logit(threshold), at most 10 either way, and one that was no candidate weighs
-    -``absent``. What is sought is the clustering whose clusters hold the most weight, inside each cluster of
-    ``components``: by greedy contraction (GAEC, Keuper et al. 2015), then by moving single records. The result may not
-    be the best, but holds no less than the components whole (joining clusters loses for each two) or all apart. Of a
-    pair that comes twice, in either order, the higher probability counts, as it does for ``components``; a record with
-    itself is ignored.
+    A pair weighs logit(probability) - logit(threshold), at most 10 either way; a pair that was no candidate weighs
+    -``absent``. Inside each cluster of ``components`` the weight within clusters is maximised: by greedy contraction
+    (GAEC, Keuper et al. 2015), then by moving single records. The result may not be the optimum, but never weighs less
+    than the component as one cluster or as single records. A pair that comes twice, in either order, counts with its
+    higher probability, as in ``components``; a record paired with itself is ignored.
 
-    ``absent`` is the evidence in that blocking did not propose a pair. Where blocking finds the share r of the matches
-    and little else, that is a likelihood ratio of 1 - r: -1.6 in log-odds for r = 0.8. But its misses come together, as
-    where it gives each record its k nearest and the entity is larger; counted in full, they tear such entities apart.
-    So the default is less, 0.5. At threshold 0.5 a record then joins a pair by one link of 0.63 or more, and two groups of
-    three join by one of 0.983. Raise it where blocking finds nearly all matches and entities are small.
+    ``absent`` is the evidence that lies in blocking not proposing a pair. If blocking finds the share r of the matches
+    and little else, the likelihood ratio is 1 - r: -1.6 in log-odds for r = 0.8. Its misses are correlated, though (an
+    entity may be larger than k), and counted in full they would tear such entities apart, so the default is 0.5. At
+    threshold 0.5 a record then joins a pair by one link of 0.63 or more, and two groups of three join by one of 0.983.
+    Raise it where blocking finds nearly all matches and entities are small.
     """
     left, right, probability = _checked(n_records, left, right, probability, threshold)
     if not 0 < absent < np.inf:

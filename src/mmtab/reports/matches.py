@@ -15,7 +15,9 @@ from mmtab.data.cells import image_sources
 from mmtab.data.pictures import Progress
 from mmtab.data.schema import LABEL, Column, ColumnType, Schema
 from mmtab.data.table import Table
-from mmtab.matching.pipeline import Result, match, name_of
+from mmtab.matching.explain import column_title
+from mmtab.matching.pipeline import match
+from mmtab.matching.result import Matches
 from mmtab.reports import html
 from mmtab.reports.html import safe, words
 from mmtab.runs.session import progress_of
@@ -99,13 +101,13 @@ def write_result(config: MatchConfig, progress: Progress = progress_of) -> dict[
     return columns
 
 
-def _shown(result: Result, place: int, group: str) -> Shown:
+def _shown(result: Matches, place: int, group: str) -> Shown:
     relations, records = list(result.schema.relations), result.records.table
     left, right = int(result.left[place]), int(result.right[place])
     reasons: dict[str, dict[str, float]] = {}
-    if place in result.reasons:
-        for name, row in zip(relations, result.reasons[place], strict=True):
-            said = {name_of(c): float(v) for c, v in zip(result.columns, row, strict=True)}
+    if place in result.contributions:
+        for name, row in zip(relations, result.contributions[place], strict=True):
+            said = {column_title(c): float(v) for c, v in zip(result.columns, row, strict=True)}
             reasons[name] = {c: v for c, v in said.items() if c not in result.schema.relations[name]}
     together = result.together[place]
     return Shown(

@@ -1,0 +1,110 @@
+"""What matching gives: candidates with their probabilities, and the clusters of the records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mmtab.data import files
+from mmtab.data.pairs import Records
+from mmtab.data.schema import Schema
+from mmtab.matching.explain import contributions_text
+from mmtab.utils.atomic import write_json
+
+
+@dataclass
+class Matches:
+    """Candidates, scored and clustered.
+
+    schema, records: of the tables that were matched
+    left, right: [n] row numbers of the candidates
+    probability: [n, r] of each candidate, by relation
+    clusters: [r, n_records] the cluster of each record
+    thresholds: [r] probabilities from which on a pair counts as a match
+    columns: what ``contributions`` are given for
+    contributions: place among the candidates -> [r, columns] log-odds
+    report: counts, blocking, seconds, memory and, given truth, scores
+    """
+
+    schema: Schema
+    records: Records
+    left: np.ndarray
+    right: np.ndarray
+    probability: np.ndarray
+    clusters: np.ndarray
+    thresholds: np.ndarray
+    columns: list[str]
+    contributions: dict[int, np.ndarray] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def together(self) -> np.ndarray:
+        """[n, r] bool: candidates whose records are in one cluster."""
+        return (self.clusters[:, self.left] == self.clusters[:, self.right]).T
+
+    @property
+    def above_threshold(self) -> np.ndarray:
+        """[n, r] bool: candidates that score as matches."""
+        return self.probability >= self.thresholds
+
+    def samples(self, n: int, seed: int = 0) -> dict[str, list[int]]:
+        """Candidates worth a person's look, by group, ``n`` in all where there are enough; each stands in one group."""
+        rng, groups = np.random.default_rng(seed), dict[str, list[int]]()
+        above, margin = self.above_threshold, (self.probability - self.thresholds).T
+        below_lists, doubtful_lists, parted_lists = [], [], []
+        for r, of_relation in enumerate(margin):
+            below, matching = np.flatnonzero(~above[:, r]), np.flatnonzero(above[:, r])
+            below_lists.append(below[np.argsort(-of_relation[below])])
+            doubtful_lists.append(matching[np.argsort(of_relation[matching])])
+            parted_lists.append(np.flatnonzero(above[:, r] & ~self.together[:, r]))
+        agreed = np.flatnonzero((self.together & above).any(1))
+        candidates = {
+            "just below the threshold": below_lists,
+            "doubtful matches": doubtful_lists,
+            "scored as a match, parted by clustering": parted_lists,
+            "matches at random": [rng.permutation(agreed)],
+        }
+        taken: set[int] = set()
+        for group, lists in candidates.items():
+            room = n // len(candidates)
+            for places in lists:
+                free = [int(place) for place in places[: 4 * room] if int(place) not in taken]
+                groups.setdefault(group, []).extend(free[: room // len(lists)])
+                taken.update(groups[group])
+        return {group: groups[group] for group in reversed(candidates) if groups[group]}
+
+    def write(self, output: Path) -> None:
+        """Write ``output`` (pairs above a threshold or in one cluster), ``<output>_clusters`` (records) and the report,
+        ``<output>.json``."""
+        output.parent.mkdir(parents=True, exist_ok=True)
+        files.write_table(output, self._pairs())
+        files.write_table(output.with_name(f"{output.stem}_clusters{output.suffix}"), self._members())
+        write_json(output.with_suffix(".json"), self.report)
+
+    def _pairs(self) -> pa.Table:
+        ids, together, relations = self.records.table.ids, self.together, list(self.schema.relations)
+        places = np.flatnonzero((together | self.above_threshold).any(1))
+        left, right = self.left[places], self.right[places]
+        columns: dict[str, pa.Array] = {"left_id": ids.take(pa.array(left)), "right_id": ids.take(pa.array(right))}
+        for r, name in enumerate(relations):
+            suffix = "" if len(relations) == 1 else f"_{name}"
+            columns[f"probability{suffix}"] = pa.array(self.probability[places, r])
+            columns[f"prediction{suffix}"] = pa.array(together[places, r].astype(np.int8))
+            columns[f"cluster{suffix}"] = pa.array(self.clusters[r][left], mask=~together[places, r])
+            if self.contributions:
+                for title, sign in (("for", 1), ("against", -1)):
+                    texts = [contributions_text(self.contributions[int(i)][r], self.columns, sign) for i in places]
+                    columns[f"spoke_{title}{suffix}"] = pa.array(texts, pa.string())
+        return pa.table(columns)
+
+    def _members(self) -> pa.Table:
+        ids, n_left, relations = self.records.table.ids, self.records.n_left, list(self.schema.relations)
+        sides = ["records"] * len(ids) if n_left is None else ["left"] * n_left + ["right"] * (len(ids) - n_left)
+        columns: dict[str, pa.Array] = {"table": pa.array(sides), self.schema.id: ids}
+        for r, name in enumerate(relations):
+            columns["cluster" if len(relations) == 1 else f"cluster_{name}"] = pa.array(self.clusters[r])
+        return pa.table(columns)
