@@ -20,7 +20,9 @@ from sklearn import metrics as sklearn_metrics
 from toy_data import write_kway, write_pairs, write_table
 
 from mmtab.benchmark.ensemble import average
-from mmtab.benchmark.runner import applies, check_system, plan_cells, read_results, run_benchmark, seeds_of
+from mmtab.benchmark.plan import applies, check_system, find_datasets, plan_jobs, seeds_of
+from mmtab.benchmark.results import read_results
+from mmtab.benchmark.runner import run_benchmark
 from mmtab.benchmark.scoring import Answers, Truth, metrics, read_answers, without_labels, write_answers
 from mmtab.config.compose import compose, register
 from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig, TrackConfig
@@ -118,17 +120,17 @@ def test_every_system_on_every_dataset(tables: Path, rival: Path, backbone: Path
 
     # One door for all scores, which agrees with scikit-learn and with what mmtab says of its own runs.
     for (name, dataset, seed), result in found.items():
-        answers = files.read(output / "cells" / name / dataset / f"seed{seed}" / "answers_test.parquet", dataset)
+        answers = files.read(output / "jobs" / name / dataset / f"seed{seed}" / "scored_test.parquet", dataset)
         label, said = (np.asarray(answers[f"{column}_0"]) for column in ("label", "prediction"))
         check = sklearn_metrics.accuracy_score if dataset == "things" else sklearn_metrics.f1_score
         assert result["value"] == pytest.approx(check(label, said), abs=1e-12)
-    own = json.loads((output / "cells" / "ours" / "things" / "seed0" / "run" / "metrics.json").read_text())
+    own = json.loads((output / "jobs" / "ours" / "things" / "seed0" / "run" / "metrics.json").read_text())
     for split in ("valid", "test"):
         for metric, value in found["ours", "things", 0]["metrics"][split].items():
             assert own[split][metric] == pytest.approx(value, abs=1e-6), f"{split} {metric}"
-    schema = yaml.safe_load((output / "cells" / "ours" / "things" / "seed0" / "run" / "schema.yaml").read_text())
+    schema = yaml.safe_load((output / "jobs" / "ours" / "things" / "seed0" / "run" / "schema.yaml").read_text())
     assert set(schema["columns"].values()) == {"text", "numeric"}
-    assert not (output / "cells" / "ours" / "things" / "seed0" / "run" / "checkpoints").exists()
+    assert not (output / "jobs" / "ours" / "things" / "seed0" / "run" / "checkpoints").exists()
 
     for suffix in ("html", "md", "csv"):
         assert "majority" in (output / f"scoreboard.{suffix}").read_text() or suffix == "md"
@@ -137,6 +139,9 @@ def test_every_system_on_every_dataset(tables: Path, rival: Path, backbone: Path
     assert {path: path.stat().st_mtime_ns for path in output.rglob("result.json")} == before, "nothing was run again"
 
     # It grows: a further seed of one system, with another one left out, shows what was there too.
+    (output / "jobs").rename(output / "cells")  # as earlier versions called them
+    for path in output.rglob("scored_test.parquet"):
+        path.rename(path.with_name("answers_test.parquet"))
     grown = run_benchmark(config_of(output, tables, {"rival": called(rival)}, seeds=[2]))
     assert {entry.name for entry in grown.entries} == set(systems) and ("rival", "things", 2) in results_of(output)
     other = called(rival)
@@ -157,7 +162,7 @@ def test_a_failure_is_named_and_the_rest_goes_on(
     assert said["both", "things"] == "its member rival failed"
     assert set(results_of(tmp_path / "bench")) == {("majority", "things", 0), ("majority", "offers", 0), ("both", "offers", 0)}  # fmt: skip
     assert "once more" in capsys.readouterr().out
-    assert "I cannot do this" in (tmp_path / "bench/cells/rival/things/seed0/log.txt").read_text()
+    assert "I cannot do this" in (tmp_path / "bench/jobs/rival/things/seed0/log.txt").read_text()
     monkeypatch.delenv("RIVAL_FAILS")
     assert not run_benchmark(config_of(tmp_path / "bench", tables, systems)).failures, "what failed is tried again"
 
@@ -291,9 +296,8 @@ def test_which_datasets_a_system_is_for(tables: Path, tmp_path: Path) -> None:
     assert not applies(system(keep=["numeric"]), numbers), "that is all it has, so it is no control"
     assert not applies(system(needs=["image"]), numbers) and applies(system(needs=["image"]), schema)
     config = config_of(tmp_path / "bench", tables, {"x": system(keep=["image"], baseline="majority")}, seeds=2)
-    from mmtab.benchmark.runner import find_datasets
 
-    assert len(plan_cells(config, find_datasets(config)[0])) == 4
+    assert len(plan_jobs(config, find_datasets(config)[0])) == 4
 
 
 # --- the door to scores ----------------------------------------------------------------------------------------------

@@ -1,31 +1,27 @@
 """One system on one dataset with one seed: a process of its own, so that its time and memory are its own.
 
-``python -m mmtab.benchmark.job FOLDER`` does what cell.json there says, and at the end writes answers_test.parquet and,
+``python -m mmtab.benchmark.job FOLDER`` runs the job.json there, and at the end writes scored_test.parquet and,
 last, result.json.
 """
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
-import os
-import resource
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from mmtab.benchmark.scoring import Answers, Truth, metrics, ranked_by, read_answers, without_labels
+from mmtab.benchmark import programs
+from mmtab.benchmark.scoring import Truth, metrics, ranked_by, read_answers, without_labels
 from mmtab.config.types import SystemConfig
-from mmtab.data.files import write_table
+from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.runs import provenance
 from mmtab.utils.atomic import write_json
@@ -34,52 +30,55 @@ from mmtab.utils.errors import ConfigError, RunError
 from mmtab.utils.exits import friendly
 from mmtab.utils.locks import alone_in
 from mmtab.utils.machine import usable_cores
-from mmtab.utils.processes import follow_parent, last_error
+from mmtab.utils.processes import follow_parent
 
 SPLITS = ("valid", "test")
-FOREIGN = Path(__file__).parent / "foreign"
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+SCORED = "scored_test.parquet"  # labels and predictions of the test rows
+SCORED_BEFORE = "answers_test.parquet"  # the name in benchmark folders of earlier versions
 
 
 @dataclass(frozen=True)
-class Cell:
-    """``place``: the overrides of train.py that say the dataset. ``data``: its folder, ``handout``: what a program that is
-    not ours gets of it. ``members``: the cells of an ensemble's members. ``fingerprint``: of the data."""
-
-    system: str
-    settings: dict[str, Any]
+class Job:
+    system: str  # its name
+    settings: dict[str, Any]  # its SystemConfig
     dataset: str
     seed: int
-    place: list[str]
-    data: str
-    handout: str
+    place: list[str]  # the overrides of train.py that choose the dataset
+    data: str  # the dataset's folder
+    handout: str  # the folder of the dataset without test labels, which baselines and programs get
     cache: str
-    fingerprint: str
-    overrides: list[str] = field(default_factory=list)
-    members: dict[str, str] = field(default_factory=dict)
-    weights: str = "none"
+    fingerprint: str  # of the data
+    overrides: list[str] = field(default_factory=list)  # of train.py
+    members: dict[str, str] = field(default_factory=dict)  # the job folders of an ensemble's members, by system
+    weights: str = "none"  # whether to keep checkpoints: all or none
 
     @property
     def config(self) -> SystemConfig:
         return SystemConfig(**self.settings)
 
     @property
+    def title(self) -> str:
+        return f"{self.system}  {self.dataset}  seed {self.seed}"
+
+    @property
     def definition(self) -> dict[str, Any]:
-        """What its numbers hang on."""
-        kept = {k: v for k, v in self.settings.items() if k not in ("title", "about", "kind", "tasks", "needs") and v}
-        return kept | {"overrides": self.overrides if self.config.train is not None else [], "data": self.fingerprint}
+        """The settings that its numbers depend on."""
+        described = ("title", "about", "kind", "tasks", "needs")
+        settings = {name: value for name, value in self.settings.items() if name not in described and value}
+        overrides = self.overrides if self.config.train is not None else []
+        return settings | {"overrides": overrides, "data": self.fingerprint}
 
     def write(self, folder: Path) -> None:
-        write_json(folder / "cell.json", dataclasses.asdict(self))
+        write_json(folder / "job.json", dataclasses.asdict(self))
 
     @staticmethod
-    def read(folder: Path) -> Cell:
-        return Cell(**json.loads((folder / "cell.json").read_text(encoding="utf-8")))
+    def read(folder: Path) -> Job:
+        return Job(**json.loads((folder / "job.json").read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of training with whatever goes before it; None where nothing tells."""
+    """Seconds of training include preparing; None where a figure is not known."""
 
     train_seconds: float
     predict_rows_per_second: float | None = None
@@ -91,87 +90,102 @@ def is_done(folder: Path) -> bool:
     return (folder / "result.json").exists()
 
 
-def run_cell(folder: Path) -> None:
+def run_job(folder: Path) -> None:
     """Train, predict valid and test, score both. What was finished is not done again."""
-    cell = Cell.read(folder)
+    job = Job.read(folder)
     with alone_in(folder):
         if is_done(folder):
             return
-        config, predictions = cell.config, folder / "predictions"
+        config, predictions = job.config, _predictions(folder)
         if config.train is not None:
-            predictions, cost = folder / "run", _train(cell, folder / "run")
+            predictions, cost = folder / "run", _train(job, folder / "run")
         elif config.baseline is not None:
-            from mmtab.benchmark.baselines import run_baseline
-
-            fit = run_baseline(
-                config.baseline, _handed_out(cell), predictions, cell.seed, Path(cell.cache), config.keep
-            )
-            cost = Cost(fit.train_seconds, fit.predict_rows_per_second, fit.n_parameters)
+            cost = _baseline(job, config.baseline, predictions)
         elif config.command is not None:
-            cost = _call(cell, folder, predictions)
+            cost = _program(job, folder, predictions)
         else:
-            cost = _ensemble(cell, predictions)
+            cost = _ensemble(job, predictions)
         if cost.peak_memory_mib is None:
             cost = dataclasses.replace(cost, peak_memory_mib=provenance.peak_memory_mib())
-        _score(cell, folder, predictions, cost)
-        if cell.weights == "none":
+        _score(job, folder, predictions, cost)
+        if job.weights == "none":
             shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
 
 
-def _score(cell: Cell, folder: Path, predictions: Path, cost: Cost) -> None:
-    found, value = {}, 0.0
+def _predictions(folder: Path) -> Path:
+    """Where the predictions of a job's folder are."""
+    return folder / "run" if (folder / "run").exists() else folder / "predictions"
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def _score(job: Job, folder: Path, predictions: Path, cost: Cost) -> None:
+    scores: dict[str, dict[str, float]] = {}
     for split in SPLITS:
-        path = next((p for p in (predictions / f"predictions_{split}{suffix}" for suffix in (".parquet", ".csv")) if p.exists()), None)  # fmt: skip
+        paths = [predictions / f"predictions_{split}{suffix}" for suffix in (".parquet", ".csv")]
+        path = next((path for path in paths if path.exists()), None)
         if path is None:
-            raise RunError(f"{cell.system} on {cell.dataset} wrote no predictions_{split}.parquet or .csv")
-        truth = Truth.read(Path(cell.data), split)
+            raise RunError(f"{job.system} on {job.dataset} wrote no predictions_{split}.parquet or .csv")
+        truth = Truth.read(Path(job.data), split)
         answers = read_answers(path, truth)
-        found[split] = metrics(truth, answers)
-        value = ranked_by(truth, found[split])
-    n = range(truth.label.shape[1])
-    columns = {f"label_{r}": truth.label[:, r] for r in n} | {f"prediction_{r}": answers.prediction[:, r] for r in n}
-    write_table(folder / "answers_test.parquet", pa.table(columns))
-    write_json(
-        folder / "result.json",
-        {
-            "system": cell.system,
-            "dataset": truth.dataset,
-            "seed": cell.seed,
-            "task": str(truth.schema.task),
-            "metric": truth.schema.metric,
-            "value": value,
-            "metrics": found,
-            **dataclasses.asdict(cost),
-            **{key: value for key, value in provenance.facts().items() if key in ("time", "git_commit", "git_dirty", "hardware")},
-            "n_threads": usable_cores(),
-            "data_fingerprint": cell.fingerprint,
-            "definition": cell.definition,
-        },
-    )  # fmt: skip
+        scores[split] = metrics(truth, answers)
+    columns = {f"label_{r}": column for r, column in enumerate(truth.label.T)}
+    columns |= {f"prediction_{r}": column for r, column in enumerate(answers.prediction.T)}
+    files.write_table(folder / SCORED, pa.table(columns))
+    facts = provenance.facts()
+    result = {
+        "system": job.system,
+        "dataset": truth.dataset,
+        "seed": job.seed,
+        "task": str(truth.schema.task),
+        "metric": truth.schema.metric,
+        "value": ranked_by(truth, scores["test"]),
+        "metrics": scores,
+        **dataclasses.asdict(cost),
+        **{name: facts[name] for name in ("time", "git_commit", "git_dirty", "hardware")},
+        "n_threads": usable_cores(),
+        "data_fingerprint": job.fingerprint,
+        "definition": job.definition,
+    }
+    write_json(folder / "result.json", result)
+
+
+def read_scored(folder: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
+    """Label and prediction, [n, r] each, of the test rows that a finished job was scored on."""
+    path = folder / SCORED if (folder / SCORED).exists() else folder / SCORED_BEFORE
+    table = files.read(path, dataset)
+
+    def columns(prefix: str) -> np.ndarray:
+        return np.stack([np.asarray(table[name]) for name in table.column_names if name.startswith(prefix)], 1)
+
+    return columns("label_"), columns("prediction_")
 
 
 # --- what a system may be --------------------------------------------------------------------------------------------
 
 
-def _train(cell: Cell, folder: Path) -> Cost:
+def _train(job: Job, folder: Path) -> Cost:
     """A recipe of mmtab. Training never opens test; its predictions are made once the model is fixed."""
     from mmtab.config.compose import compose
     from mmtab.config.overrides import written
     from mmtab.runs import run
 
-    schema = Schema.read(Path(cell.data))
-    dropped = dropped_types(schema, cell.config.keep)
-    places = {"dataset.path": cell.data, "cache": cell.cache, "output": str(folder)}
-    settings = [*(f"{name}={written(place)}" for name, place in places.items()), f"seed={cell.seed}", "test=false"]
-    settings += ["trainer.progress=false", *([f"dataset.drop={written(dropped)}"] if dropped else [])]
-    run.train(compose(*cell.place, *(cell.config.train or []), *cell.overrides, *settings), folder)
+    settings: dict[str, Any] = {"dataset.path": job.data, "cache": job.cache, "output": str(folder)}
+    if dropped := dropped_types(Schema.read(Path(job.data)), job.config.keep):
+        settings["dataset.drop"] = dropped
+    overrides = [*job.place, *(job.config.train or []), *job.overrides]
+    overrides += [f"{name}={written(value)}" for name, value in settings.items()]
+    run.train(compose(*overrides, f"seed={job.seed}", "test=false", "trainer.progress=false"), folder)
     if "test" not in json.loads((folder / "metrics.json").read_text()):
-        run.evaluate(folder, "test", Path(cell.data))
+        run.evaluate(folder, "test", Path(job.data))
     facts, scores = (json.loads((folder / name).read_text()) for name in ("provenance.json", "metrics.json"))
     return Cost(
-        facts["seconds"]["prepare"] + facts["seconds"]["train"], scores["test"]["predict_rows_per_second"],
-        facts["n_parameters"], facts["peak_memory_mib"],
-    )  # fmt: skip
+        train_seconds=facts["seconds"]["prepare"] + facts["seconds"]["train"],
+        predict_rows_per_second=scores["test"]["predict_rows_per_second"],
+        n_parameters=facts["n_parameters"],
+        peak_memory_mib=facts["peak_memory_mib"],
+    )
 
 
 def dropped_types(schema: Schema, keep: list[str]) -> list[str]:
@@ -179,92 +193,63 @@ def dropped_types(schema: Schema, keep: list[str]) -> list[str]:
     return sorted({str(column.type) for column in schema.columns} - set(keep)) if keep else []
 
 
-def _handed_out(cell: Cell) -> Path:
-    """The dataset without the labels of test, made once for all."""
-    target = Path(cell.handout)
-    return Store(target.parents[1]).named(target.parent.name, target.name, lambda scratch: without_labels(Path(cell.data), scratch))  # fmt: skip
+def _handout(job: Job) -> Path:
+    """The dataset without the labels of test, made once for all jobs."""
+    target, data = Path(job.handout), Path(job.data)
+    store = Store(target.parents[1])
+    return store.named(target.parent.name, target.name, lambda scratch: without_labels(data, scratch))
 
 
-def _call(cell: Cell, folder: Path, predictions: Path) -> Cost:
-    """A program that reads a dataset folder and writes predictions_valid and predictions_test. It may say what it cost in
-    facts.json (train_seconds, predict_rows_per_second, n_parameters), else the whole call counts as training."""
-    if cell.config.keep:
-        raise ConfigError(f"system.{cell.system}: keep is for mmtab's own systems; a command drops columns itself")
-    handout = _handed_out(cell)
+def _baseline(job: Job, name: str, predictions: Path) -> Cost:
+    from mmtab.benchmark.baselines import run_baseline
+
+    fit = run_baseline(name, _handout(job), predictions, job.seed, Path(job.cache), job.config.keep)
+    return Cost(fit.train_seconds, fit.predict_rows_per_second, fit.n_parameters)
+
+
+def _program(job: Job, folder: Path, predictions: Path) -> Cost:
+    """A program that reads a dataset folder and writes predictions_valid and predictions_test. It may report its cost
+    in facts.json (train_seconds, predict_rows_per_second, n_parameters), else the whole call counts as training."""
+    if job.config.keep:
+        raise ConfigError(f"system.{job.system}: keep is for mmtab's own systems; a command drops columns itself")
+    handout = _handout(job)
     shutil.rmtree(predictions, ignore_errors=True)
     predictions.mkdir()
-    command = command_of(cell.system, cell.config.command or [], handout, predictions, cell.seed)
-    log = folder / "log.txt"  # where our own output goes, and so the program's
-    began, offset = time.perf_counter(), log.stat().st_size if log.exists() else 0
-    # It shares our process group, which ends as a whole; of our own sudden death Linux tells it.
-    signal.signal(signal.SIGTERM, _end_group)
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent, check=False)
-    seconds = time.perf_counter() - began
-    if done.returncode:
-        said = last_error(log, offset) if log.exists() else ""
-        raise RunError(f"{cell.system} on {cell.dataset} ended with status {done.returncode}: {said}")
+    command = programs.fill_in(job.system, job.config.command or [], handout, predictions, job.seed)
+    seconds, memory = programs.call(command, folder / "log.txt", f"{job.system} on {job.dataset}")
     facts = json.loads((predictions / "facts.json").read_text()) if (predictions / "facts.json").exists() else {}
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
     return Cost(
-        facts.get("train_seconds", seconds), facts.get("predict_rows_per_second"), facts.get("n_parameters"),
-        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // unit,
-    )  # fmt: skip
+        facts.get("train_seconds", seconds), facts.get("predict_rows_per_second"), facts.get("n_parameters"), memory
+    )
 
 
-def command_of(system: str, words: list[str], data: Path, output: Path, seed: int) -> list[str]:
-    """A command with what stands for something filled in; raises ConfigError for a variable that is not set."""
-    known = {"{data}": str(data), "{output}": str(output), "{seed}": str(seed), "{threads}": str(usable_cores()), "{python}": sys.executable, "{foreign}": str(FOREIGN)}  # fmt: skip
-    filled = []
-    for word in words:
-        if word.startswith("$"):
-            if not os.environ.get(word[1:]):
-                raise ConfigError(f"system.{system}: the environment variable {word[1:]} is not set; see CONTRIBUTING.md, Add a system")  # fmt: skip
-            word = os.environ[word[1:]]
-        for name, value in known.items():
-            word = word.replace(name, value)
-        filled.append(word)
-    return filled
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-
-
-def _end_group(number: int, frame: FrameType | None) -> None:
-    os.killpg(os.getpgid(0), signal.SIGKILL)
-
-
-def _ensemble(cell: Cell, predictions: Path) -> Cost:
+def _ensemble(job: Job, predictions: Path) -> Cost:
     from mmtab.benchmark.ensemble import average
 
-    folders = {name: Path(folder) for name, folder in cell.members.items()}
+    began, data = time.perf_counter(), Path(job.data)
+    folders = {name: Path(folder) for name, folder in job.members.items()}
     results = {name: json.loads((folder / "result.json").read_text()) for name, folder in folders.items()}
-    began = time.perf_counter()
-    answers: dict[str, dict[str, Answers]] = {}
-    valid = Truth.read(Path(cell.data), "valid")
-    test = Truth.read(Path(cell.data), "test", labelled=False)
-    for split in SPLITS:
-        truth = valid if split == "valid" else test
-        for name, folder in folders.items():
-            place = folder / "run" if (folder / "run").exists() else folder / "predictions"
-            answers.setdefault(name, {})[split] = read_answers(place / f"predictions_{split}.parquet", truth)
-    weights = average(valid, test, answers, predictions)
+    truths = (Truth.read(data, "valid"), Truth.read(data, "test", labelled=False))
+    answers = {
+        name: {t.split: read_answers(_predictions(folder) / f"predictions_{t.split}.parquet", t) for t in truths}
+        for name, folder in folders.items()
+    }
+    weights = average(*truths, answers, predictions)
     write_json(predictions / "weights.json", weights)
     used = [results[name] for name, weight in weights.items() if weight]
     rates = [result["predict_rows_per_second"] for result in used]
     return Cost(
-        sum(result["train_seconds"] for result in results.values()) + time.perf_counter() - began,
-        1 / sum(1 / rate for rate in rates) if all(rates) else None,
-        sum(result["n_parameters"] or 0 for result in used) or None,
-        max(result["peak_memory_mib"] or 0 for result in results.values()),
+        train_seconds=sum(result["train_seconds"] for result in results.values()) + time.perf_counter() - began,
+        predict_rows_per_second=1 / sum(1 / rate for rate in rates) if all(rates) else None,
+        n_parameters=sum(result["n_parameters"] or 0 for result in used) or None,
+        peak_memory_mib=max(result["peak_memory_mib"] or 0 for result in results.values()),
     )
 
 
 def main() -> None:
     with friendly():
         follow_parent()
-        run_cell(Path(sys.argv[1]))
+        run_job(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,135 @@
+"""The results of a benchmark's finished jobs: a table of all, and what the scoreboard shows of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+
+from mmtab.benchmark.job import read_scored
+from mmtab.benchmark.plan import JOBS, Source
+from mmtab.benchmark.types import Board, Entry, Failure, RankedDataset, Score
+from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig
+from mmtab.data import files, table
+from mmtab.data.schema import TaskKind
+from mmtab.utils.atomic import write_json
+from mmtab.utils.errors import RunError
+
+# The columns of results.parquet
+SCORE = ["system", "dataset", "task", "seed", "split", "metric", "value", "ranked_by"]
+SHARED = ["train_seconds", "predict_rows_per_second", "peak_memory_mib", "n_parameters", "n_threads", "git_commit"]
+COLUMNS = [*SCORE, *SHARED, "data_fingerprint", "time"]
+
+
+def read_results(output: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The result.json of every finished job of a benchmark, with its folder."""
+    paths = sorted((output / JOBS).glob("*/*/seed*/result.json"))
+    return [(path.parent, json.loads(path.read_text())) for path in paths]
+
+
+def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
+    """A table with a row for each system, dataset, seed, split and metric."""
+    rows = [
+        result | {"split": split, "metric": metric, "value": value, "ranked_by": metric == result["metric"]}
+        for result in results
+        for split, values in result["metrics"].items()
+        for metric, value in values.items()
+    ]
+    files.write_table(path, pa.Table.from_pylist([{name: row[name] for name in COLUMNS} for row in rows]))
+
+
+def collect(
+    output: Path,
+    config: BenchmarkConfig,
+    sources: Mapping[str, Source],
+    tracks: Mapping[str, Sequence[str]],
+    failures: Sequence[Failure],
+) -> Board:
+    """The scoreboard of all finished jobs in a benchmark's folder, also those of earlier calls with other systems."""
+    results = read_results(output)
+    if not results:
+        raise RunError(f"nothing was finished: {failures[0].error}" if failures else f"no result in {output}")
+    write_results(output / "results.parquet", [result for _, result in results])
+    labels: dict[str, np.ndarray] = {}
+    scores: dict[str, list[Score]] = {}
+    for folder, result in results:
+        name = result["dataset"]
+        if name in sources and result["data_fingerprint"] == sources[name].fingerprint:
+            labels[name], prediction = read_scored(folder, name)
+            scores.setdefault(result["system"], []).append(
+                Score(
+                    dataset=name,
+                    seed=result["seed"],
+                    value=result["value"],
+                    train_seconds=result["train_seconds"],
+                    predict_rows_per_second=result["predict_rows_per_second"],
+                    peak_memory_mib=result["peak_memory_mib"],
+                    n_parameters=result["n_parameters"],
+                    prediction=prediction,
+                )
+            )
+    references = yaml.safe_load((CONFIGS / "reference.yaml").read_text(encoding="utf-8"))
+    datasets = {
+        name: RankedDataset(
+            name,
+            title=source.schema.title or name,
+            task=str(source.schema.task),
+            metric=source.schema.metric,
+            label=labels.get(name),
+            facts=card_of(source),
+            references=references.get(str(source.schema.task), {}).get(name, {}),
+        )
+        for name, source in sources.items()
+    }
+    systems = _all_systems(output, config)
+    entries = [
+        Entry(name, systems[name].title, systems[name].kind, systems[name].about, of) for name, of in scores.items()
+    ]
+    title = " and ".join(track.title for track in config.track.values())
+    return Board(title, tracks, datasets, entries, failures, _facts([result for _, result in results]))
+
+
+def _facts(results: Sequence[dict[str, Any]]) -> dict[str, str]:
+    hardware = results[-1]["hardware"]
+    commits = {(result["git_commit"] or "unknown")[:8] + ("+" if result["git_dirty"] else "") for result in results}
+    threads = sorted({result["n_threads"] for result in results})
+    return {
+        "machine": f"{hardware['cpu']}, {hardware['cores']} cores" + "".join(f", {gpu}" for gpu in hardware["gpus"]),
+        "threads a run": ", ".join(map(str, threads)),
+        "runs": f"{len(results)}, {results[0]['time'][:10]} to {max(result['time'] for result in results)[:10]}",
+        "code": ", ".join(sorted(commits)),
+    }
+
+
+def card_of(source: Source) -> dict[str, str]:
+    """The facts of a dataset's card."""
+    schema = source.schema
+    stems = ["train", "valid", "test"] if schema.task is TaskKind.KWAY else ["pairs_train", "pairs_valid", "pairs_test"]
+    counts = [f"{files.count(table.find_table(source.folder, schema, stem), schema.name):,}" for stem in stems]
+    types = Counter(str(column.type) for column in schema.columns)
+    facts = {
+        "rows" if schema.task is TaskKind.KWAY else "pairs": " / ".join(counts) + " (train / valid / test)",
+        "columns": ", ".join(f"{n} {kind}" for kind, n in types.items()),
+        "relations": ", ".join(schema.relations if schema.names_relations else ()),
+        "source": schema.source,
+        "licence": schema.licence,
+        "ceiling": f"{schema.ceiling:.3f}" if schema.ceiling is not None else "",
+        "data fingerprint": source.fingerprint,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _all_systems(output: Path, config: BenchmarkConfig) -> dict[str, SystemConfig]:
+    """Of this call and of earlier ones, as systems.json remembers them."""
+    path = output / "systems.json"
+    systems = json.loads(path.read_text()) if path.exists() else {}
+    systems |= {name: dataclasses.asdict(system) for name, system in config.system.items()}
+    write_json(path, systems)
+    return {name: SystemConfig(**system) for name, system in systems.items()}
