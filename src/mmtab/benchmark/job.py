@@ -136,7 +136,7 @@ def _score(job: Job, folder: Path, predictions: Path, cost: Cost) -> None:
     facts = provenance.facts()
     result = {
         "system": job.system,
-        "dataset": truth.dataset,
+        "dataset": job.dataset,  # as the track names it: dataset.yaml may have another name
         "seed": job.seed,
         "task": str(truth.schema.task),
         "metric": truth.schema.metric,
