@@ -23,8 +23,22 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.naive_bayes import CategoricalNB
 from sklearn.neighbors import KNeighborsClassifier
 
-from mmtab.data import synthetic as catalogue
-from mmtab.data.synthetic import MODALITIES, TASKS, Channel, Ints, Recipe, ceilings, relation_ceilings, write_catalogue
+from mmtab.data import synthetic
+from mmtab.data.synthetic import (
+    MODALITIES,
+    TASKS,
+    Channel,
+    Recipe,
+    attributes,
+    ceilings,
+    descriptions,
+    photographs,
+    relation_ceilings,
+    write,
+    write_catalogue,
+)
+from mmtab.data.synthetic.recipe import Ints
+from mmtab.data.synthetic.write import COLUMNS
 
 # So noisy that a slip in the enumeration shows.
 ROUGH = Recipe(
@@ -86,14 +100,14 @@ def model_of(row: Row) -> str | None:
 def use_of(row: Row) -> int | None:
     if row["title"] is None:
         return None
-    uses = [u for u, phrases in enumerate(catalogue.USE_PHRASES) if any(p in words_of(row) for p in phrases)]
+    uses = [u for u, phrases in enumerate(descriptions.USE_PHRASES) if any(p in words_of(row) for p in phrases)]
     (use,) = uses
     return use
 
 
 def named_of(row: Row) -> int:
     words = set(re.findall(r"[a-z]+", words_of(row)))
-    named = [s for s, nouns in enumerate(catalogue.SHAPE_NOUNS) if words & set(nouns)]
+    named = [s for s, nouns in enumerate(descriptions.SHAPE_NOUNS) if words & set(nouns)]
     assert len(named) <= 1
     return named[0] if named else -1
 
@@ -111,15 +125,15 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Rough catalogues of 3000 rows with flat photographs, each written once."""
     folders: dict[str, Path] = {}
 
-    def write(task: str) -> Path:
+    def written(task: str) -> Path:
         if task not in folders:
             folders[task] = tmp_path_factory.mktemp(task)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(catalogue, "_photograph", flat_photograph)
+                patch.setattr(write, "photograph", flat_photograph)
                 write_catalogue(folders[task], task, n_rows=3000, seed=3, image_size=16, recipe=ROUGH)
         return folders[task]
 
-    return write
+    return written
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +205,7 @@ def test_the_mean_of_the_relations_is_the_ceiling() -> None:
 
 
 def test_the_docstring_states_the_ceilings() -> None:
-    doc = catalogue.__doc__ or ""
+    doc = synthetic.__doc__ or ""
     stated = re.findall(r"^    ([a-z+]+) +(0\.\d{3}) +(0\.\d{3}) +(0\.\d{3})$", doc, re.MULTILINE)
     types, duplicates, variants, offers = (ceilings(task) for task in TASKS)
     assert [name for name, *_ in stated] == list(types)
@@ -216,7 +230,7 @@ def test_types_are_told_as_well_as_the_ceilings_say(flat: Callable[[str], Path])
         signal[1] = 0 if use is None else 2 + 5 * use + named_of(row)
         signal[2] = 0 if row["weight"] is None else 1 + (row["weight"] > 750)
         department = row["department"]
-        signal[3] = 0 if department is None else 1 + (catalogue.DEPARTMENTS.index(department) >= 4)
+        signal[3] = 0 if department is None else 1 + (attributes.DEPARTMENTS.index(department) >= 4)
     labels = np.array([row["product_type"] for row in rows])
     scores = ceilings("product_type", ROUGH)
     for subset in SUBSETS:
@@ -281,10 +295,10 @@ def alone(folder: Path, row: Row) -> list[float]:
     """All that one record shows; without the other side, none of it tells the label."""
     word, number = (model_of(row) or "- nan").split()
     photo = shown_in_photo(folder, row) or (np.nan, np.nan, np.nan)
-    brand = catalogue.BRANDS.index(row["brand"]) if row["brand"] else np.nan
-    department = catalogue.DEPARTMENTS.index(row["department"]) if row["department"] else np.nan
+    brand = attributes.BRANDS.index(row["brand"]) if row["brand"] else np.nan
+    department = attributes.DEPARTMENTS.index(row["department"]) if row["department"] else np.nan
     numbers = [np.nan if row[name] is None else row[name] for name in ("price", "weight", "length")]
-    missing = [row[name] is None for name in catalogue.COLUMNS]
+    missing = [row[name] is None for name in COLUMNS]
     lengths = [len(words_of(row)), len(row["title"] or ""), len(word)]
     return [
         int(row["id"][1:]),
@@ -309,7 +323,7 @@ def together(folder: Path, left: Row, right: Row, task: str) -> list[float]:
         int(left["id"][1:]) - int(right["id"][1:]),
     ]
     compared += [left["department"] == right["department"], use_of(left) == use_of(right)]
-    compared += [sum(row[name] is None for row in (left, right)) for name in catalogue.COLUMNS]
+    compared += [sum(row[name] is None for row in (left, right)) for name in COLUMNS]
     signals = {fact for facts in ASPECTS[task] for fact in facts}
     for name in (n for n in ("price", "weight", "length") if n not in signals):
         missing = left[name] is None or right[name] is None
@@ -399,7 +413,7 @@ def test_dataset_yaml(task: str, real: dict[str, Path]) -> None:
 def check_records(folder: Path, table: pa.Table, image_size: int) -> None:
     rows = table.to_pylist()
     assert len({row["id"] for row in rows}) == len(rows)
-    for name, kind in catalogue.COLUMNS.items():
+    for name, kind in COLUMNS.items():
         assert table.schema.field(name).type == (pa.float64() if kind == "numeric" else pa.string())
     for row in rows:
         assert "" not in row.values()  # missing is null
@@ -415,8 +429,8 @@ def test_kway_tables(real: dict[str, Path]) -> None:
     assert [table.num_rows for table in tables.values()] == [84, 12, 24]
     everything = pa.concat_tables(tables.values())
     check_records(folder, everything, 40)
-    assert everything.column_names == ["id", *catalogue.COLUMNS, "product_type"]
-    assert set(tables["train"]["product_type"].to_pylist()) == set(catalogue.TYPE_NAMES)
+    assert everything.column_names == ["id", *COLUMNS, "product_type"]
+    assert set(tables["train"]["product_type"].to_pylist()) == set(attributes.TYPE_NAMES)
     photos = {path for path in everything["image"].to_pylist() if path is not None}
     assert photos == {f"images/{path.name}" for path in (folder / "images").iterdir()}
 
@@ -462,9 +476,9 @@ def test_the_labels_of_offers_agree_with_each_other_and_with_the_entities(flat: 
 
 
 def test_the_number_of_processes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "CHUNK", 17)
+    monkeypatch.setattr(write, "CHUNK", 17)
     for n_cores in (1, 2):
-        monkeypatch.setattr(catalogue, "_n_cores", lambda n_cores=n_cores: n_cores)
+        monkeypatch.setattr(write, "_n_cores", lambda n_cores=n_cores: n_cores)
         write_catalogue(tmp_path / str(n_cores), "offers", n_rows=60, image_size=16)
     assert digest(tmp_path / "1") == digest(tmp_path / "2")
     left = rows_of(tmp_path / "1" / "left.parquet")
@@ -487,7 +501,7 @@ def test_shapes_can_be_told_from_real_photographs() -> None:
     silhouettes = []
     for shape in shapes:
         pattern, colour = int(rng.integers(6)), int(rng.integers(10))
-        photo = catalogue._photograph(int(shape), pattern, colour, 48, rng)
+        photo = photographs.photograph(int(shape), pattern, colour, 48, rng)
         pixels = np.asarray(photo, dtype=float)
         off = np.abs(pixels - np.median(pixels[[0, -1]], axis=(0, 1))).max(axis=2).clip(0, 60)
         silhouettes.append(off.reshape(16, 3, 16, 3).mean(axis=(1, 3)).ravel())
@@ -496,22 +510,24 @@ def test_shapes_can_be_told_from_real_photographs() -> None:
 
 
 def test_vocabularies_are_told_apart() -> None:
-    assert len(set(catalogue.TYPE_NAMES)) == 48
-    assert len(set(catalogue.MODEL_WORDS)) == 120
+    assert len(set(attributes.TYPE_NAMES)) == 48
+    assert len(set(descriptions.MODEL_WORDS)) == 120
     one_word = [
-        m + s * catalogue.N_MODELS for s in range(catalogue.MODEL_SERIES) for m in range(catalogue.MODEL_NUMBERS)
+        m + s * descriptions.N_MODELS
+        for s in range(descriptions.MODEL_SERIES)
+        for m in range(descriptions.MODEL_NUMBERS)
     ]
-    assert [catalogue._model_name(model) for model in one_word] == [f"Alba {number}" for number in range(100, 10_000)]
-    assert len(set(catalogue.BRANDS)) == 20 and len(set(catalogue.DEPARTMENTS)) == 8
-    colours = np.array(list(catalogue.COLOURS.values()), dtype=float)
+    assert [descriptions.model_name(model) for model in one_word] == [f"Alba {number}" for number in range(100, 10_000)]
+    assert len(set(attributes.BRANDS)) == 20 and len(set(attributes.DEPARTMENTS)) == 8
+    colours = np.array(list(attributes.COLOURS.values()), dtype=float)
     apart = [np.linalg.norm(a - b) for a, b in combinations(colours, 2)]
     assert min(apart) > 75
-    phrases = [phrase for phrases in catalogue.USE_PHRASES for phrase in phrases]
+    phrases = [phrase for phrases in descriptions.USE_PHRASES for phrase in phrases]
     assert not any(a in b for a in phrases for b in phrases if a != b)
-    others = " ".join([*catalogue.FILLERS, *phrases, *catalogue.GENERIC_NOUNS]).lower()
-    assert not set(re.findall("[a-z]+", others)) & {n for nouns in catalogue.SHAPE_NOUNS for n in nouns}
-    for floor, following in pairwise(catalogue.BAND_FLOOR):
-        assert floor * catalogue.BAND_SPAN < following
+    others = " ".join([*descriptions.FILLERS, *phrases, *descriptions.GENERIC_NOUNS]).lower()
+    assert not set(re.findall("[a-z]+", others)) & {n for nouns in descriptions.SHAPE_NOUNS for n in nouns}
+    for floor, following in pairwise(attributes.BAND_FLOOR):
+        assert floor * attributes.BAND_SPAN < following
 
 
 # Errors.

@@ -15,7 +15,7 @@ from mmtab.data import files
 from mmtab.data.files import table_stems
 from mmtab.data.schema import Schema
 from mmtab.data.table import read_table
-from mmtab.prepare import infer as module
+from mmtab.prepare import facts
 from mmtab.prepare.convert import convert
 from mmtab.prepare.infer import Proposal, infer
 from mmtab.utils.errors import DataError
@@ -239,8 +239,8 @@ def test_sides_that_differ_are_told(tmp_path: Path) -> None:
 
 def test_what_is_kept_of_a_table_does_not_grow_with_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many batches, more distinct values than are kept: estimates are near, and the id is still exactly unique."""
-    monkeypatch.setattr(module, "MAX_HASHES", 1000)
-    monkeypatch.setattr(module, "MAX_VALUES", 50)
+    monkeypatch.setattr(facts, "MAX_HASHES", 1000)
+    monkeypatch.setattr(facts, "MAX_VALUES", 50)
     n, n_batches = 2000, 10
     kept: list[int] = []
     batches = [
@@ -253,20 +253,20 @@ def test_what_is_kept_of_a_table_does_not_grow_with_its_rows(tmp_path: Path, mon
         for k in range(n_batches)
     ]  # fmt: skip
     files.write_table(tmp_path / "rows.parquet", batches)
-    add = module._Facts.add
+    add = facts.Facts.add
 
-    def watched(facts: Any, cells: Any, root: Path) -> None:
+    def watched(column: Any, cells: Any, root: Path) -> None:
         for start in range(0, len(cells), n):
-            add(facts, cells.slice(start, n), root)
-            kept.append(len(facts.values) + len(facts.smallest))
+            add(column, cells.slice(start, n), root)
+            kept.append(len(column.values) + len(column.smallest))
 
-    monkeypatch.setattr(module._Facts, "add", watched)
+    monkeypatch.setattr(facts.Facts, "add", watched)
     proposal = infer({"rows": tmp_path / "rows.parquet"}, name="toys")
     assert len(kept) == 4 * n_batches and max(kept) <= 1050
     assert proposal.schema.id == "id" and {g.name: g.role for g in proposal.guesses}["price"] == "numeric"
-    facts = module._look(tmp_path / "rows.parquet", "toys", files.STANDARD, tmp_path)
-    assert facts["id"].n_distinct == pytest.approx(n * n_batches, rel=0.15)
-    assert not module._is_unique(facts["almost"], tmp_path / "rows.parquet", "toys", files.STANDARD)
+    columns = facts.facts_of(tmp_path / "rows.parquet", "toys", files.STANDARD, tmp_path)
+    assert columns["id"].n_distinct == pytest.approx(n * n_batches, rel=0.15)
+    assert not facts.is_unique(columns["almost"], tmp_path / "rows.parquet", "toys", files.STANDARD)
 
 
 def test_pairs_make_it_matching_and_sides_agree(tmp_path: Path) -> None:

@@ -160,19 +160,19 @@ def dataset_folder(dataset: DatasetConfig, data_root: str, cache: Path) -> Path:
 
 
 def _generated(dataset: DatasetConfig, cache: Path) -> Path:
-    from mmtab.data import synthetic as catalogue
+    from mmtab.data import synthetic
 
-    wanted = dataset.generate
-    assert wanted is not None
-    if wanted.task not in catalogue.TASKS:
-        raise ConfigError(f"dataset.generate.task={wanted.task}: expected one of {', '.join(catalogue.TASKS)}")
-    recipe = hashlib.blake2b(
-        Path(catalogue.__file__).read_bytes(), digest_size=4
-    ).hexdigest()  # a new generator, new data
-    name = f"{wanted.task}-{wanted.n_rows}-{wanted.seed}-{recipe}"
+    settings = dataset.generate
+    assert settings is not None
+    if settings.task not in synthetic.TASKS:
+        raise ConfigError(f"dataset.generate.task={settings.task}: expected one of {', '.join(synthetic.TASKS)}")
+    # The generator's own source is part of the name: a new generator makes new data.
+    source = b"".join(path.read_bytes() for path in sorted(Path(synthetic.__file__).parent.glob("*.py")))
+    digest = hashlib.blake2b(source, digest_size=4).hexdigest()
+    name = f"{settings.task}-{settings.n_rows}-{settings.seed}-{digest}"
 
     def write(scratch: Path) -> None:
-        catalogue.write_catalogue(scratch, wanted.task, wanted.n_rows, wanted.seed)
+        synthetic.write_catalogue(scratch, settings.task, settings.n_rows, settings.seed)
 
     try:
         return Store(cache).named("catalogue", name, write)
