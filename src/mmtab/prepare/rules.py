@@ -227,8 +227,11 @@ class Rule(NamedTuple):
 
 def _when(condition: Callable[[Evidence], bool], *rules: Rule) -> Iterator[Rule]:
     """The rules, which apply only where the condition holds too."""
-    for rule in rules:
-        yield rule._replace(applies=lambda c, applies=rule.applies: condition(c) and applies(c))
+
+    def narrowed(rule: Rule) -> Rule:
+        return rule._replace(applies=lambda c: condition(c) and rule.applies(c))
+
+    return map(narrowed, rules)
 
 
 def _always(c: Evidence) -> bool:
