@@ -80,13 +80,22 @@ def test_the_shipped_catalogue_loads_by_name(monkeypatch: pytest.MonkeyPatch, tm
     assert str(dataset.schema.task) == "matching" and "pairs_train" in dataset.tables
 
 
-@pytest.mark.parametrize("make, says", [
-    (lambda: mmtab.load_dataset("no_such_thing"), "no folder"),
-    (lambda: mmtab.load_dataset("wine_reviews"), "prepare_data.py import wine_reviews"),
-    (lambda: mmtab.Dataset.from_frame(pd.DataFrame({"x": [1, "a", {}], "y": list("aba")}), label="y"), "column x: the column mixes"),
-    (lambda: mmtab.Dataset.from_frame(pd.DataFrame([[1, 2]], columns=["x", "x"]), label="x"), "names a column twice"),
-    (lambda: mmtab.Dataset.from_frame(pd.DataFrame({"x": [1], "y": [2]}), label="z"), "z"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda: mmtab.load_dataset("no_such_thing"), "no folder"),
+        (lambda: mmtab.load_dataset("wine_reviews"), "prepare_data.py import wine_reviews"),
+        (
+            lambda: mmtab.Dataset.from_frame(pd.DataFrame({"x": [1, "a", {}], "y": list("aba")}), label="y"),
+            "column x: the column mixes",
+        ),
+        (
+            lambda: mmtab.Dataset.from_frame(pd.DataFrame([[1, 2]], columns=["x", "x"]), label="x"),
+            "names a column twice",
+        ),
+        (lambda: mmtab.Dataset.from_frame(pd.DataFrame({"x": [1], "y": [2]}), label="z"), "z"),
+    ],
+)
 def test_mistakes_are_named(make: Any, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMTAB_DATA", str(tmp_path))
     with pytest.raises(MmtabError, match=says):

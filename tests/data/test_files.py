@@ -61,17 +61,20 @@ def test_any_bytes_as_csv_are_read_faithfully_or_refused_by_name(data: bytes) ->
         assert found == [row or [""] for row in rows[1:]]
 
 
-@pytest.mark.parametrize("data, says", [
-    (b"", "the file is empty"),
-    (b"a,,c\n1,2,3\n", "column 2 has no name"),
-    (b"a,b,a\n1,2,3\n", "column a: the header names a column twice"),
-    (b"a,b\n1,2\n1,2,3\n", "row 2: ragged row; expected 2 cells; found 3"),
-    (b'a,b\n1,"x\n2,y\n', "the quotes of line 3 do not match"),
-    (b'a,b\n1,"x"y\n', "the quotes of line 2 do not match"),
-    (b"a,b\n1,2\n3,\xe9\n", "row 2, column b: the cell is not UTF-8"),
-    (b"a\xe9,b\n1,2\n", "the header is not UTF-8"),
-    ("a,b\n1,2\n".encode("utf-16"), "--encoding utf-16"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data, says",
+    [
+        (b"", "the file is empty"),
+        (b"a,,c\n1,2,3\n", "column 2 has no name"),
+        (b"a,b,a\n1,2,3\n", "column a: the header names a column twice"),
+        (b"a,b\n1,2\n1,2,3\n", "row 2: ragged row; expected 2 cells; found 3"),
+        (b'a,b\n1,"x\n2,y\n', "the quotes of line 3 do not match"),
+        (b'a,b\n1,"x"y\n', "the quotes of line 2 do not match"),
+        (b"a,b\n1,2\n3,\xe9\n", "row 2, column b: the cell is not UTF-8"),
+        (b"a\xe9,b\n1,2\n", "the header is not UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), "--encoding utf-16"),
+    ],
+)
 def test_a_faulty_csv_is_refused_by_name(tmp_path: Path, data: bytes, says: str) -> None:
     (tmp_path / "rows.csv").write_bytes(data)
     with pytest.raises(DataError) as caught:

@@ -181,8 +181,11 @@ def test_text_in_a_numeric_column(tmp_path: Path) -> None:
     told(
         lambda: read_table(path, SCHEMA),
         "dataset toys, table train, row 2 (id b), column size: 2 cell(s) are not numeric",
-        "expected a number", "found 1.5 kg", "Fix: correct the cells", "dataset.bad_cells=missing",
-    )  # fmt: skip
+        "expected a number",
+        "found 1.5 kg",
+        "Fix: correct the cells",
+        "dataset.bad_cells=missing",
+    )
     table = read_table(path, SCHEMA, bad_cells="missing")
     assert table.columns["size"].to_pylist() == [1.0, None, None, None] and table.n_bad_cells == 2
 
@@ -203,8 +206,10 @@ def test_text_in_a_numeric_column_of_either_format(tmp_path: Path, suffix: str) 
 def test_not_a_moment(tmp_path: Path, text: str) -> None:
     told(
         lambda: one_column(tmp_path, "datetime", ["2024-05-18", text]),
-        "row 2 (id i1), column x: 1 cell(s) are not datetime", "expected a date or time, such as 2024-05-18", text[:20],
-    )  # fmt: skip
+        "row 2 (id i1), column x: 1 cell(s) are not datetime",
+        "expected a date or time, such as 2024-05-18",
+        text[:20],
+    )
     assert one_column(tmp_path, "datetime", ["2024-05-18", text], bad_cells="missing").n_bad_cells == 1
 
 
@@ -250,9 +255,11 @@ def test_a_column_of_the_schema_that_the_file_lacks(tmp_path: Path, suffix: str)
     folder = write_kway(tmp_path / "toys", suffix=suffix, columns=COLUMNS | {"weight": "numeric"})
     told(
         lambda: read_split(folder, Schema.read(folder), "valid"),
-        "dataset toys, table valid, column weight: the file lacks this column", "expected a numeric column",
-        "found columns ['id', 'title'", "Fix: add the column, or take it out of dataset.yaml",
-    )  # fmt: skip
+        "dataset toys, table valid, column weight: the file lacks this column",
+        "expected a numeric column",
+        "found columns ['id', 'title'",
+        "Fix: add the column, or take it out of dataset.yaml",
+    )
 
 
 def test_no_id_column(tmp_path: Path) -> None:
@@ -266,9 +273,11 @@ def test_ids_missing_or_twice(tmp_path: Path, suffix: str) -> None:
     change_cell(path, 6, "id", "train-2")
     told(
         lambda: read_split(folder, schema, "train"),
-        "dataset toys, table train, row 7 (id train-2), column id: duplicate id", "expected ids that name one row each",
-        "found 'train-2', also in row 3", "Fix: make the ids unique",
-    )  # fmt: skip
+        "dataset toys, table train, row 7 (id train-2), column id: duplicate id",
+        "expected ids that name one row each",
+        "found 'train-2', also in row 3",
+        "Fix: make the ids unique",
+    )
     change_cell(path, 6, "id", None)
     told(lambda: read_split(folder, schema, "train"), "table train, row 7, column id: a row without an id", "Fix:")
 
@@ -300,8 +309,9 @@ def test_empty_parquet(tmp_path: Path) -> None:
 def test_a_ragged_row(tmp_path: Path, rows: list[str], number: int, n_cells: int) -> None:
     told(
         lambda: read_table(csv(tmp_path, *rows), SCHEMA),
-        f"dataset toys, table train, row {number}: ragged row; expected 7 cells; found {n_cells}: ", "Fix: quote cells",
-    )  # fmt: skip
+        f"dataset toys, table train, row {number}: ragged row; expected 7 cells; found {n_cells}: ",
+        "Fix: quote cells",
+    )
 
 
 def test_a_quote_left_open(tmp_path: Path) -> None:
@@ -369,8 +379,10 @@ def test_a_pair_that_names_an_unknown_id(tmp_path: Path, side: str, suffix: str)
     told(
         lambda: read_pairs(folder, schema, "valid", records),
         f"dataset toys, table pairs_valid, row 3, column {side}_id: a pair names an unknown id",
-        f"expected an id of {side}", f"found {other_side}", "Fix: correct the id, or add the record",
-    )  # fmt: skip
+        f"expected an id of {side}",
+        f"found {other_side}",
+        "Fix: correct the id, or add the record",
+    )
     change_cell(folder / f"pairs_valid{suffix}", 2, f"{side}_id", None)
     told(lambda: read_pairs(folder, schema, "valid", records), f"row 3, column {side}_id")
 
@@ -383,9 +395,11 @@ def test_a_bad_pair_label(tmp_path: Path, suffix: str, value: Any) -> None:
     change_cell(folder / f"pairs_train{suffix}", 4, "label", value)
     told(
         lambda: read_pairs(folder, schema, "train", read_records(folder, schema)),
-        "dataset toys, table pairs_train, row 5, column label: not a pair label", "expected 0 or 1", "Fix: ",
+        "dataset toys, table pairs_train, row 5, column label: not a pair label",
+        "expected 0 or 1",
+        "Fix: ",
         "" if value is None else f"found {value}",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

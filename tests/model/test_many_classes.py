@@ -27,7 +27,7 @@ from mmtab.config.compose import compose
 from mmtab.config.types import RunConfig
 from mmtab.model.heads import ClassScores, KWayHead
 from mmtab.prepare.check import check
-from mmtab.prepare.check.kway import _by_number
+from mmtab.prepare.check.leaks import by_number
 from mmtab.runs import run
 from mmtab.training import tasks
 from mmtab.training.tasks import DENSE_CLASSES, N_BEST, KWayTask
@@ -273,7 +273,7 @@ def test_checking_many_classes(many: Path, recwarn: pytest.WarningsRecorder) -> 
 def test_a_number_that_says_which_of_many_classes() -> None:
     label = np.random.default_rng(0).permutation(np.arange(6_000) % 2_000)
     held = [1_234.3, 17.0, -5.0, 1e9, math.nan]
-    assert _by_number(label.astype(float).tolist(), label, held, 3).tolist() == [1_234, 17, 0, 1_999, 3]
+    assert by_number(label.astype(float).tolist(), label, held, 3).tolist() == [1_234, 17, 0, 1_999, 3]
 
 
 def test_a_linear_layer_learns_from_drawn_classes_what_it_learns_from_all() -> None:

@@ -11,7 +11,7 @@ import pytest
 import toy_data
 import yaml
 
-from mmtab.prepare.check import Alarm, Severity, check, kway
+from mmtab.prepare.check import Alarm, Severity, check, reader
 from mmtab.prepare.check.near import NearIndex
 
 Rows = list[dict[str, Any]]
@@ -163,7 +163,10 @@ def test_missing_labels(toys: Path) -> None:
 def copy_rows(folder: Path, n: int, **changes: Any) -> None:
     """The first rows of train also as the first of test, with other ids."""
     train = toy_data.read_rows(folder / "train.parquet")
-    edit(folder / "test.parquet", lambda rows: [t | {"id": r["id"]} | changes for r, t in zip(rows, train[:n], strict=False)] + rows[n:])  # fmt: skip
+    edit(
+        folder / "test.parquet",
+        lambda rows: [t | {"id": r["id"]} | changes for r, t in zip(rows, train[:n], strict=False)] + rows[n:],
+    )
 
 
 def test_duplicates_across_splits(toys: Path) -> None:
@@ -221,8 +224,10 @@ def test_near_index_finds_what_comparing_all_finds() -> None:
     for i, row in enumerate(asked):
         index.ask(("train", i), -1, row)
     near = {
-        i for i, a in enumerate(base) if len(a) >= 10 and any(len(b) >= 10 and 10 * len(a & b) >= 9 * len(a | b) for b in asked)
-    }  # fmt: skip
+        i
+        for i, a in enumerate(base)
+        if len(a) >= 10 and any(len(b) >= 10 and 10 * len(a & b) >= 9 * len(a | b) for b in asked)
+    }
     assert set(index.found) == near and 10 < len(near) < 60
 
 
@@ -231,8 +236,8 @@ def test_big_tables_are_sampled_and_say_so(tmp_path: Path, monkeypatch: pytest.M
     copy = [f"{' '.join(f'x{i}y{j}' for j in range(30))}" for i in range(200)]
     edit(folder / "train.parquet", lambda rows: [r | {"t": t} for r, t in zip(rows, copy, strict=True)])
     edit(folder / "test.parquet", lambda rows: [r | {"t": t + " z"} for r, t in zip(rows, copy, strict=True)])
-    monkeypatch.setattr(kway, "NEAR_HELD_OUT", 50)
-    monkeypatch.setattr(kway, "SAMPLE_ROWS", 40)
+    monkeypatch.setattr(reader, "NEAR_HELD_OUT", 50)
+    monkeypatch.setattr(reader, "SAMPLE_ROWS", 40)
     assert "an estimate from 50 rows" in one(folder, "near_duplicate_across_splits").message
     assert one(folder, "label_given_away").column == "c"
     assert check(folder) == check(folder)
@@ -309,7 +314,10 @@ def test_labels_that_train_lacks_small_and_large_classes(toys: Path) -> None:
     toy_data.change_cell(toys / "valid.parquet", 1, "label", "kind new")
     alarm = one(toys, "label_not_in_train")
     assert (alarm.severity, alarm.table, alarm.rows) == (ERROR, "valid", ("valid row 2 (id valid-1), label kind new",))
-    edit(toys / "train.parquet", lambda rows: [r | {"label": "kind 1" if i > 2 else "kind new"} for i, r in enumerate(rows)])  # fmt: skip
+    edit(
+        toys / "train.parquet",
+        lambda rows: [r | {"label": "kind 1" if i > 2 else "kind new"} for i, r in enumerate(rows)],
+    )
     assert one(toys, "small_class").severity is NOTE
     assert one(toys, "imbalance").severity is NOTE
     edit(toys / "train.parquet", lambda rows: [r | {"label": "kind 1"} for r in rows])
@@ -400,7 +408,9 @@ def test_swapped_pairs_chains_and_equal_records(tmp_path: Path) -> None:
         },
         ["a b", "a c", "a d", "e", "Same", " same", "f", "g", "h", "i", "h"],
     )
-    assert one(folder, "pair_in_two_splits").rows == ("pairs_test row 1 (r1, r0), label 1 = pairs_train row 1 (r0, r1), label 1",)  # fmt: skip
+    assert one(folder, "pair_in_two_splits").rows == (
+        "pairs_test row 1 (r1, r0), label 1 = pairs_train row 1 (r0, r1), label 1",
+    )
     alarm = one(folder, "transitivity")
     assert alarm.severity is SEVERE  # one of the three non-matches
     chain = "records row 3 (id r2) = records row 2 (id r1) = records row 1 (id r0)"

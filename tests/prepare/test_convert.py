@@ -38,9 +38,14 @@ CELLS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
     "truth": (pa.bool_(), st.booleans()),
     "day": (pa.date32(), st.dates(datetime.date(1, 1, 1))),
     "moment": (pa.timestamp("us"), st.datetimes(datetime.datetime(1700, 1, 1))),
-    "there": (pa.timestamp("ms", tz="Europe/Berlin"), st.datetimes(datetime.datetime(1950, 1, 1), datetime.datetime(2050, 1, 1)).map(lambda d: d.replace(microsecond=0, tzinfo=datetime.UTC))),
+    "there": (
+        pa.timestamp("ms", tz="Europe/Berlin"),
+        st.datetimes(datetime.datetime(1950, 1, 1), datetime.datetime(2050, 1, 1)).map(
+            lambda d: d.replace(microsecond=0, tzinfo=datetime.UTC)
+        ),
+    ),
     "money": (pa.decimal128(12, 2), st.integers(-(10**9), 10**9).map(lambda i: Decimal(i) / 100)),
-}  # fmt: skip
+}
 
 
 @st.composite
@@ -94,9 +99,13 @@ def test_parquet_to_csv_and_back_keeps_types_nulls_and_values(table: pa.Table) -
 def test_every_way_round_gives_the_same_rows_and_pictures(tmp_path: Path, write: Callable[..., Path]) -> None:
     first = write(tmp_path / "toys")
     steps: list[tuple[str, str, str]] = [
-        ("csv", "csv", "keep"), ("parquet", "parquet", "keep"), ("one", "parquet", "embed"),
-        ("apart", "csv", "keep"), ("again", "parquet", "embed"), ("files", "parquet", "files"),
-    ]  # fmt: skip
+        ("csv", "csv", "keep"),
+        ("parquet", "parquet", "keep"),
+        ("one", "parquet", "embed"),
+        ("apart", "csv", "keep"),
+        ("again", "parquet", "embed"),
+        ("files", "parquet", "files"),
+    ]
     folder = first
     for name, to, images in steps:
         folder = convert(folder, tmp_path / name, to, images)  # type: ignore[arg-type]

@@ -54,13 +54,16 @@ def test_one_command_makes_a_dataset_of_a_raw_csv(tmp_path: Path) -> None:
     assert "photo" in done.stdout and "image" in done.stdout  # a reason for each column
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (["infer", "none.csv", "-o", "x"], "no file none.csv"),
-    (["split", "none"], "no dataset.yaml in none"),
-    (["check", "none"], "no dataset.yaml"),
-    (["convert", "none", "-o", "x"], "no dataset.yaml"),
-    (["import", "nothing", "-o", "x"], "no recipe 'nothing'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["infer", "none.csv", "-o", "x"], "no file none.csv"),
+        (["split", "none"], "no dataset.yaml in none"),
+        (["check", "none"], "no dataset.yaml"),
+        (["convert", "none", "-o", "x"], "no dataset.yaml"),
+        (["import", "nothing", "-o", "x"], "no recipe 'nothing'"),
+    ],
+)
 def test_mistakes_on_the_command_line_are_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:
     done = run(*arguments)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -103,9 +106,10 @@ def raw_dataset(folder: Path, **columns: list[Any]) -> Path:
 def test_grouped_and_timed_splits_hold_and_are_recorded(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     columns: dict[str, list[Any]] = {
-        "brand": [f"b{i}" for i in rng.integers(0, 60, 600)], "year": rng.integers(1990, 2020, 600).tolist(),
+        "brand": [f"b{i}" for i in rng.integers(0, 60, 600)],
+        "year": rng.integers(1990, 2020, 600).tolist(),
         "label": [f"k{i}" for i in rng.integers(0, 4, 600)],
-    }  # fmt: skip
+    }
     grouped = split(raw_dataset(tmp_path / "g", **columns), method="grouped", by="brand", seed=5)
     assert grouped.split == {"method": "grouped", "by": "brand", "fractions": [0.7, 0.1, 0.2], "seed": 5}
     parts = [
@@ -119,13 +123,16 @@ def test_grouped_and_timed_splits_hold_and_are_recorded(tmp_path: Path) -> None:
         split(tmp_path / "g")
 
 
-@pytest.mark.parametrize("options, says", [
-    ({"method": "grouped"}, "needs column"),
-    ({"method": "component"}, "expected one of random"),
-    ({"method": "grouped", "by": "none"}, "column none: the file lacks"),
-    ({"method": "random", "fractions": (0.9, 0.2, 0.1)}, "do not sum to 1"),
-    ({"method": "time", "by": "brand"}, "row 1, column brand: the cell is not datetime"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"method": "grouped"}, "needs column"),
+        ({"method": "component"}, "expected one of random"),
+        ({"method": "grouped", "by": "none"}, "column none: the file lacks"),
+        ({"method": "random", "fractions": (0.9, 0.2, 0.1)}, "do not sum to 1"),
+        ({"method": "time", "by": "brand"}, "row 1, column brand: the cell is not datetime"),
+    ],
+)
 def test_splits_that_cannot_be_are_refused(tmp_path: Path, options: dict[str, Any], says: str) -> None:
     folder = raw_dataset(tmp_path / "raw", brand=["x", "y"] * 10, label=["a", "b"] * 10)
     with pytest.raises(MmtabError, match=says):
@@ -207,11 +214,14 @@ def test_check_reports_any_bytes_instead_of_raising(data: bytes) -> None:
         assert any(alarm.severity == "error" for alarm in alarms) or read_split(folder, Schema.read(folder), "train")
 
 
-@pytest.mark.parametrize("names, stems", [
-    (["train.csv", "val.csv", "test.csv"], {"train", "valid", "test"}),
-    (["train.csv"], {"rows"}),
-    (["part-0.csv", "part-1.csv"], {"rows"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names, stems",
+    [
+        (["train.csv", "val.csv", "test.csv"], {"train", "valid", "test"}),
+        (["train.csv"], {"rows"}),
+        (["part-0.csv", "part-1.csv"], {"rows"}),
+    ],
+)
 def test_a_folder_is_taken_as_its_tables_or_as_shards(tmp_path: Path, names: list[str], stems: set[str]) -> None:
     for name in names:
         cells = {"colour": ["red", "blue"] * 20, "kind": ["a", "b"] * 20}

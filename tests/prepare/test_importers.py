@@ -155,11 +155,19 @@ def test_the_suites_are_complete() -> None:
 
 
 GOOD: dict[str, Any] = {
-    "name": "toys", "title": "Toys", "task": "kway", "metric": "accuracy", "licence": "CC0", "source": "http://a.org",
-    "form": "table", "files": {"a.csv": {"url": "http://a.org/a.csv", "sha256": None}}, "label": "kind",
-    "columns": {"size": "numeric"}, "tables": {"all": "a.csv"},
+    "name": "toys",
+    "title": "Toys",
+    "task": "kway",
+    "metric": "accuracy",
+    "licence": "CC0",
+    "source": "http://a.org",
+    "form": "table",
+    "files": {"a.csv": {"url": "http://a.org/a.csv", "sha256": None}},
+    "label": "kind",
+    "columns": {"size": "numeric"},
+    "tables": {"all": "a.csv"},
     "split": {"of": "all", "fractions": {"train": 0.6, "valid": 0.2, "test": 0.2}},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -252,10 +260,21 @@ def test_the_same_seed_gives_the_same_split(tmp_path: Path) -> None:
 def test_parquet_with_a_target_cut_into_classes(imported: Callable[..., Path], tmp_path: Path) -> None:
     def rows(n: int) -> Rows:
         return [
-            {"name": f"thing {i}", "category_name": "a/b", "item_description": None, "item_condition_id": 1 + i % 2,
-             "brand_name": None, "shipping": 0, "cat1": "a", "cat2": "b", "cat3": None, "log_price": i / 10, "train_id": i}
+            {
+                "name": f"thing {i}",
+                "category_name": "a/b",
+                "item_description": None,
+                "item_condition_id": 1 + i % 2,
+                "brand_name": None,
+                "shipping": 0,
+                "cat1": "a",
+                "cat2": "b",
+                "cat3": None,
+                "log_price": i / 10,
+                "train_id": i,
+            }
             for i in range(n)
-        ]  # fmt: skip
+        ]
 
     write_parquet(tmp_path / "raw" / "train.pq", rows(200))
     write_parquet(tmp_path / "raw" / "test.pq", rows(50))
@@ -266,9 +285,17 @@ def test_parquet_with_a_target_cut_into_classes(imported: Callable[..., Path], t
     assert len(edges) == 4 and tables["test"]["test-0"]["label"] == f"under {edges[0]}"
     assert {row["label"] for row in tables["test"].values()} <= {*train}
     assert tables["test"]["test-1"] | {"label": ""} == {
-        "name": "thing 1", "category_name": "a/b", "item_description": None, "item_condition_id": "2", "brand_name": None,
-        "shipping": "0", "cat1": "a", "cat2": "b", "cat3": None, "label": "",
-    }  # fmt: skip
+        "name": "thing 1",
+        "category_name": "a/b",
+        "item_description": None,
+        "item_condition_id": "2",
+        "brand_name": None,
+        "shipping": "0",
+        "cat1": "a",
+        "cat2": "b",
+        "cat3": None,
+        "label": "",
+    }
 
 
 def test_targets_that_are_mostly_one_value(tmp_path: Path) -> None:
@@ -308,10 +335,21 @@ def mug(folder: Path, absent: str | None = None) -> Path:
                 if name != absent:
                     archive.write(picture, name)
                 rows.append(
-                    {"id": i, "SkinName": f"skin {i}", "Price": "$ 1,350.50" if i else "free", "Concept": " High Noon",
-                     "Model": "new", "Particles": "new", "Animations": None, "Sounds": "new", "Release date": "04/05/2019",
-                     "Sold ingame?": "Yes", "Image Path": name, "Category": ["Epic Skin ", "Mythic Skin"][i % 2]}
-                )  # fmt: skip
+                    {
+                        "id": i,
+                        "SkinName": f"skin {i}",
+                        "Price": "$ 1,350.50" if i else "free",
+                        "Concept": " High Noon",
+                        "Model": "new",
+                        "Particles": "new",
+                        "Animations": None,
+                        "Sounds": "new",
+                        "Release date": "04/05/2019",
+                        "Sold ingame?": "Yes",
+                        "Image Path": name,
+                        "Category": ["Epic Skin ", "Mythic Skin"][i % 2],
+                    }
+                )
         write_csv(folder / f"{split}.csv", rows)
         assert isinstance(buffer, io.BytesIO)
         (folder / f"{split}_images.zip").write_bytes(buffer.getvalue())
@@ -351,10 +389,19 @@ PETS += ["Dewormed", "Sterilized", "Health", "State"]
 def pets(n: int, **more: Any) -> Rows:
     numbers = {"Age": 3, "Quantity": 1, "Fee": 0, "VideoAmt": 0}
     return [
-        {"PetID": f"p{i}", "Name": None, "Description": f"a pet,\nno. {i}", "AdoptionSpeed": i % 5, "RescuerID": f"r{i // 3}"}
-        | dict.fromkeys(PETS, i % 2) | numbers | {"PhotoAmt": float(i % 3)} | {k: v(i) for k, v in more.items()}
+        {
+            "PetID": f"p{i}",
+            "Name": None,
+            "Description": f"a pet,\nno. {i}",
+            "AdoptionSpeed": i % 5,
+            "RescuerID": f"r{i // 3}",
+        }
+        | dict.fromkeys(PETS, i % 2)
+        | numbers
+        | {"PhotoAmt": float(i % 3)}
+        | {k: v(i) for k, v in more.items()}
         for i in range(n)
-    ]  # fmt: skip
+    ]
 
 
 def test_petfinder_of_autogluon(imported: Callable[..., Path], tmp_path: Path) -> None:
@@ -394,11 +441,22 @@ def test_petfinder_of_kaggle(imported: Callable[..., Path], tmp_path: Path) -> N
 
 def openmoji(folder: Path) -> Path:
     emoji = [
-        {"emoji": "x", "hexcode": f"1F{600 + i}", "group": ["food-drink", "objects", "flags"][i % 3], "subgroups": "s",
-         "annotation": f"thing {i}", "tags": "a, b", "openmoji_tags": "", "openmoji_author": "Ann", "openmoji_date": "2018-04-18",
-         "skintone": "" if i % 10 else 1, "unicode": ["", "?", 0.6, 13][i % 4], "order": i}
+        {
+            "emoji": "x",
+            "hexcode": f"1F{600 + i}",
+            "group": ["food-drink", "objects", "flags"][i % 3],
+            "subgroups": "s",
+            "annotation": f"thing {i}",
+            "tags": "a, b",
+            "openmoji_tags": "",
+            "openmoji_author": "Ann",
+            "openmoji_date": "2018-04-18",
+            "skintone": "" if i % 10 else 1,
+            "unicode": ["", "?", 0.6, 13][i % 4],
+            "order": i,
+        }
         for i in range(60)
-    ]  # fmt: skip
+    ]
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "openmoji.json").write_text(json.dumps(emoji), encoding="utf-8")
     for kind in ("color", "black"):
@@ -530,18 +588,25 @@ def test_a_bad_line_of_ditto(tmp_path: Path, line: str, message: str) -> None:
 
 def offer(i: int) -> dict[str, Any]:
     return {
-        "id": i, "brand": None, "title": f"offer {i}", "description": "d", "price": "1,299.00" if i % 2 else None,
-        "priceCurrency": "EUR", "specTableContent": None, "cluster_id": i // 2,
-    }  # fmt: skip
+        "id": i,
+        "brand": None,
+        "title": f"offer {i}",
+        "description": "d",
+        "price": "1,299.00" if i % 2 else None,
+        "priceCurrency": "EUR",
+        "specTableContent": None,
+        "cluster_id": i // 2,
+    }
 
 
 def test_wdc_products_as_pairs(imported: Callable[..., Path], tmp_path: Path) -> None:
     def pairs(numbers: list[tuple[int, int]]) -> Rows:
         return [
-            {f"{k}_left": v for k, v in offer(a).items()} | {f"{k}_right": v for k, v in offer(b).items()}
+            {f"{k}_left": v for k, v in offer(a).items()}
+            | {f"{k}_right": v for k, v in offer(b).items()}
             | {"label": int(a // 2 == b // 2), "pair_id": f"{a}#{b}", "is_hard_negative": False}
             for a, b in numbers
-        ]  # fmt: skip
+        ]
 
     raw, stem = tmp_path / "raw", "wdcproducts80cc20rnd"
     write_json_gz(raw / f"{stem}000un_train_small.json.gz", pairs([(0, 1), (1, 2)]))
@@ -573,8 +638,13 @@ def test_wdc_products_as_classes(imported: Callable[..., Path], tmp_path: Path) 
         )
     _, tables = read_kway(imported("wdc_products_multi_50_medium", tmp_path / "raw"))
     assert tables["test"]["21"] == {
-        "title": "offer 21", "description": "d", "brand": None, "priceCurrency": "EUR", "price": 1299.0, "label": "10"
-    }  # fmt: skip
+        "title": "offer 21",
+        "description": "d",
+        "brand": None,
+        "priceCurrency": "EUR",
+        "price": 1299.0,
+        "label": "10",
+    }
 
 
 # --- Amazon Berkeley Objects -----------------------------------------------------------------------------------------
@@ -600,12 +670,24 @@ def abo(folder: Path, n_families: int = 60) -> Path:
             draw_picture(folder / "images" / "small" / image["path"], family % 3)  # type: ignore[operator]
             images.append(image)
             listings.append(
-                {"item_id": item, "domain_name": "amazon.com", "brand": said("x"), "bullet_point": said("one") + said("two"),
-                 "color": said(colour), "item_name": said(f"{colour} thing no. {family}"), "main_image_id": image["image_id"],
-                 "product_type": [{"value": ["CHAIR", "SOFA"][family % 2]}], "country": "US",
-                 "item_weight": [{"normalized_value": {"unit": "pounds", "value": 1.5}, "unit": "grams", "value": 680}],
-                 "item_dimensions": {"height": {"normalized_value": {"unit": "inches", "value": 9}, "unit": "cm", "value": 23}}}
-            )  # fmt: skip
+                {
+                    "item_id": item,
+                    "domain_name": "amazon.com",
+                    "brand": said("x"),
+                    "bullet_point": said("one") + said("two"),
+                    "color": said(colour),
+                    "item_name": said(f"{colour} thing no. {family}"),
+                    "main_image_id": image["image_id"],
+                    "product_type": [{"value": ["CHAIR", "SOFA"][family % 2]}],
+                    "country": "US",
+                    "item_weight": [
+                        {"normalized_value": {"unit": "pounds", "value": 1.5}, "unit": "grams", "value": 680}
+                    ],
+                    "item_dimensions": {
+                        "height": {"normalized_value": {"unit": "inches", "value": 9}, "unit": "cm", "value": 23}
+                    },
+                }
+            )
     listings.append(
         {"item_id": "rare", "item_name": said("One of a kind"), "product_type": "VASE", "main_image_id": "gone"}
     )
@@ -625,10 +707,23 @@ def test_abo_product_type(imported: Callable[..., Path], tmp_path: Path) -> None
     every = tables["train"] | tables["valid"] | tables["test"]
     assert len(every) == 180 and {row["label"] for row in every.values()} == {"CHAIR", "SOFA"}, "VASE has too few rows"
     assert every["i7-D"] == {
-        "name": "Deep Blue thing no. 7", "bullets": "one\ntwo", "brand": "x", "color": "Deep Blue", "material": None,
-        "style": None, "pattern": None, "fabric_type": None, "finish_type": None, "country": "US", "weight": 1.5,
-        "height": 9.0, "width": None, "length": None, "image": "images/small/07/07D.jpg", "label": "SOFA",
-    }  # fmt: skip
+        "name": "Deep Blue thing no. 7",
+        "bullets": "one\ntwo",
+        "brand": "x",
+        "color": "Deep Blue",
+        "material": None,
+        "style": None,
+        "pattern": None,
+        "fabric_type": None,
+        "finish_type": None,
+        "country": "US",
+        "weight": 1.5,
+        "height": 9.0,
+        "width": None,
+        "length": None,
+        "image": "images/small/07/07D.jpg",
+        "label": "SOFA",
+    }
     families = [{i.split("-")[0] for i in rows} for rows in tables.values()]
     assert not families[0] & families[1] and not (families[0] | families[1]) & families[2]
     assert (folder / "images/small/07/07D.jpg").is_file() and schema.split["group"] == "family"

@@ -107,14 +107,20 @@ def test_what_the_user_says_wins(tmp_path: Path) -> None:
     assert [note.split(":")[0] for note in proposal.notes if "bad_cells=missing" in note] == ["with currency"]
 
 
-@pytest.mark.parametrize("options, says", [
-    ({"label": "none"}, r"dataset toys, table rows, column none: no table has this column; found columns \['id', .*Fix: "),
-    ({"id": "none"}, "column none: no table has this column"),
-    ({"types": {"none": "text"}}, "column none: no table has this column"),
-    ({"types": {"flag": "number"}}, "column flag: unknown column type"),
-    ({"task": "regression"}, "expected kway or matching"),
-    ({"label": "id", "id": "id"}, "the id cannot be the label"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (
+            {"label": "none"},
+            r"dataset toys, table rows, column none: no table has this column; found columns \['id', .*Fix: ",
+        ),
+        ({"id": "none"}, "column none: no table has this column"),
+        ({"types": {"none": "text"}}, "column none: no table has this column"),
+        ({"types": {"flag": "number"}}, "column flag: unknown column type"),
+        ({"task": "regression"}, "expected kway or matching"),
+        ({"label": "id", "id": "id"}, "the id cannot be the label"),
+    ],
+)
 def test_what_cannot_be_is_refused_by_name(tmp_path: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(DataError, match=says):
         propose(tmp_path, **options)
@@ -171,15 +177,35 @@ def roles_of(folder: Path, table: dict[str, Any], **options: Any) -> dict[str, s
 
 def test_the_types_of_parquet_are_evidence(tmp_path: Path) -> None:
     day = datetime(2024, 5, 18)
-    roles = roles_of(tmp_path, {
-        "stored": pa.array(["a", "b"] * 50).dictionary_encode(), "at": [day] * 100, "date": [day.date()] * 100,
-        "yes": [True, False] * 50, "real": [1.5, 2.0] * 50, "list": [[1.0]] * 100, "lapse": [timedelta(1)] * 100,
-        "bytes": [b"abc"] * 100, "null": pa.nulls(100), "zip": [10115.0, None] * 50, "label": [0, 1] * 50,
-    })  # fmt: skip
+    roles = roles_of(
+        tmp_path,
+        {
+            "stored": pa.array(["a", "b"] * 50).dictionary_encode(),
+            "at": [day] * 100,
+            "date": [day.date()] * 100,
+            "yes": [True, False] * 50,
+            "real": [1.5, 2.0] * 50,
+            "list": [[1.0]] * 100,
+            "lapse": [timedelta(1)] * 100,
+            "bytes": [b"abc"] * 100,
+            "null": pa.nulls(100),
+            "zip": [10115.0, None] * 50,
+            "label": [0, 1] * 50,
+        },
+    )
     assert roles == {
-        "stored": "categorical", "at": "datetime", "date": "datetime", "yes": "categorical", "real": "numeric",
-        "list": "ignore", "lapse": "ignore", "bytes": "ignore", "null": "ignore", "zip": "categorical", "label": "label",
-    }  # fmt: skip
+        "stored": "categorical",
+        "at": "datetime",
+        "date": "datetime",
+        "yes": "categorical",
+        "real": "numeric",
+        "list": "ignore",
+        "lapse": "ignore",
+        "bytes": "ignore",
+        "null": "ignore",
+        "zip": "categorical",
+        "label": "label",
+    }
     proposal = infer({"rows": tmp_path / "rows.parquet"}, name="toys")
     numbered = files.read(tmp_path / "rows.parquet", "toys").append_column("id", pa.array(map(str, range(100))))
     assert read_table(toy_data.write_table(tmp_path / "again.parquet", numbered), proposal.schema).n_bad_cells == 0
@@ -226,7 +252,11 @@ def test_splits_are_judged_together_and_a_test_may_lack_the_label(tmp_path: Path
 
 
 def test_sides_that_differ_are_told(tmp_path: Path) -> None:
-    cells = {"id": [f"r{i}" for i in range(60)], "price": [f"{i}.5" for i in range(60)], "title": [sentence(5) for _ in range(60)]}  # fmt: skip
+    cells = {
+        "id": [f"r{i}" for i in range(60)],
+        "price": [f"{i}.5" for i in range(60)],
+        "title": [sentence(5) for _ in range(60)],
+    }
     left = toy_data.write_table(tmp_path / "left.csv", cells)
     right = toy_data.write_table(tmp_path / "right.csv", {"id": cells["id"], "price": [f"${i}.5" for i in range(60)]})
     proposal = infer({"left": left, "right": right}, name="toys")
@@ -244,14 +274,16 @@ def test_what_is_kept_of_a_table_does_not_grow_with_its_rows(tmp_path: Path, mon
     n, n_batches = 2000, 10
     kept: list[int] = []
     batches = [
-        pa.record_batch({
-            "id": [f"r{i}" for i in range(k * n, (k + 1) * n)],
-            "almost": [f"r{max(i, 1)}" for i in range(k * n, (k + 1) * n)],  # one cell repeats another
-            "price": [f"{i}.25" for i in range(k * n, (k + 1) * n)],
-            "label": ["a", "b"] * (n // 2),
-        })
+        pa.record_batch(
+            {
+                "id": [f"r{i}" for i in range(k * n, (k + 1) * n)],
+                "almost": [f"r{max(i, 1)}" for i in range(k * n, (k + 1) * n)],  # one cell repeats another
+                "price": [f"{i}.25" for i in range(k * n, (k + 1) * n)],
+                "label": ["a", "b"] * (n // 2),
+            }
+        )
         for k in range(n_batches)
-    ]  # fmt: skip
+    ]
     files.write_table(tmp_path / "rows.parquet", batches)
     add = facts.Facts.add
 

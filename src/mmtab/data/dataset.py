@@ -131,7 +131,7 @@ def find_dataset(name: str | Path, data_root: str | Path | None = None) -> Path:
         generate = GenerateConfig(**raw["generate"]) if raw.get("generate") else None
         dataset = DatasetConfig(name=raw["name"], path=raw.get("path"), generate=generate)
     try:
-        return dataset_folder(dataset, root, Path(os.environ.get("MMTAB_CACHE", "~/.cache/mmtab")).expanduser())  # fmt: skip
+        return dataset_folder(dataset, root, Path(os.environ.get("MMTAB_CACHE", "~/.cache/mmtab")).expanduser())
     except DataError as error:
         if (CONFIGS / "import" / f"{name}.yaml").is_file():
             fix = f"python scripts/prepare_data.py import {name} -o {root}/{name}"

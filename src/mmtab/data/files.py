@@ -43,10 +43,12 @@ def find(folder: Path, dataset: str, stem: str) -> Path:
     found = _candidates(folder, stem)
     if len(found) != 1:
         raise DataError(
-            dataset, "the table is missing" if not found else "the table exists twice", table=stem,
+            dataset,
+            "the table is missing" if not found else "the table exists twice",
+            table=stem,
             expected=f"one of {stem}.parquet, {stem}.csv, or a folder {stem}/ of either, in {folder}",
             found=[path.name for path in found],
-        )  # fmt: skip
+        )
     return found[0]
 
 
@@ -69,9 +71,12 @@ def parts(path: Path, dataset: str) -> list[Path]:
             raise DataError(dataset, f"no shards in {path}", table=path.name, expected="*.parquet or *.csv")
         if len({shard.suffix for shard in shards}) > 1:
             raise DataError(
-                dataset, "shards of two formats", table=path.name, expected="all .parquet or all .csv",
+                dataset,
+                "shards of two formats",
+                table=path.name,
+                expected="all .parquet or all .csv",
                 found=[shard.name for shard in shards[:5]],
-            )  # fmt: skip
+            )
         return shards
     if not path.is_file():
         raise DataError(dataset, f"no file {path}", table=path.stem)
@@ -98,9 +103,13 @@ def header(path: Path, dataset: str, dialect: Dialect = STANDARD) -> pa.Schema:
         elif set(schema.names) != set(whole.names):
             odd = sorted(set(schema.names) ^ set(whole.names))
             raise DataError(
-                dataset, f"shard {part.name} has other columns than those before it", table=path.stem, column=odd[0],
-                expected=f"columns {whole.names}", found=f"columns {schema.names}",
-            )  # fmt: skip
+                dataset,
+                f"shard {part.name} has other columns than those before it",
+                table=path.stem,
+                column=odd[0],
+                expected=f"columns {whole.names}",
+                found=f"columns {schema.names}",
+            )
     assert whole is not None
     return whole
 
@@ -163,17 +172,21 @@ class _readable:
             raise DataError(
                 self.dataset,
                 f"{self.path.name} is not a readable {self.path.suffix[1:]} file ({' '.join(str(error).split())[:200]})",
-                table=self.path.stem, fix="it may be cut short or damaged: write or copy it again",
-            ) from error  # fmt: skip
+                table=self.path.stem,
+                fix="it may be cut short or damaged: write or copy it again",
+            ) from error
 
 
 def _check_names(names: list[str], path: Path, dataset: str) -> None:
     for number, name in enumerate(names, 1):
         if not name.strip():
             raise DataError(
-                dataset, f"column {number} has no name", table=path.stem, found=f"columns {names}",
+                dataset,
+                f"column {number} has no name",
+                table=path.stem,
+                found=f"columns {names}",
                 fix="name it in the header (pandas: to_csv(index=False) leaves its row numbers out)",
-            )  # fmt: skip
+            )
         if "\0" in name:  # which some libraries take for the name's end
             raise DataError(
                 dataset,
@@ -255,9 +268,12 @@ def _csv_names(path: Path, dataset: str, dialect: Dialect) -> list[str]:
 def _wrong_encoding(path: Path, dataset: str, dialect: Dialect, utf16: bool = False, **where: object) -> DataError:
     likely = "utf-16" if utf16 else "cp1252"
     return DataError(
-        dataset, f"the {'cell' if where else 'header'} is not {dialect.encoding.upper()}", table=path.stem,
-        fix=f"save the file as UTF-8, or prepare it with the encoding it has, such as --encoding {likely}", **where,  # type: ignore[arg-type]
-    )  # fmt: skip
+        dataset,
+        f"the {'cell' if where else 'header'} is not {dialect.encoding.upper()}",
+        table=path.stem,
+        fix=f"save the file as UTF-8, or prepare it with the encoding it has, such as --encoding {likely}",
+        **where,  # type: ignore[arg-type]
+    )
 
 
 def _row_too_long(error: pa.ArrowInvalid, block: int, size: int) -> bool:
@@ -291,10 +307,12 @@ def _scan_csv(
     fault = _quoting_fault(path, dialect, stat.st_size, stat.st_mtime_ns)
     if fault:
         raise DataError(
-            dataset, f"the quotes of line {fault[0]} do not match ({fault[1]})", table=path.stem,
-            expected='a cell in quotes ends with a quote before the comma, and quotes inside it are doubled',
+            dataset,
+            f"the quotes of line {fault[0]} do not match ({fault[1]})",
+            table=path.stem,
+            expected="a cell in quotes ends with a quote before the comma, and quotes inside it are doubled",
             fix="quote the cell anew; most csv writers do it right",
-        )  # fmt: skip
+        )
     done, block = 0, CSV_BLOCK
     while True:
         seen = 0
@@ -344,10 +362,14 @@ def _csv_batches(
                 bad = ragged[0]
                 place = None if bad.number is None else bad.number - 1 + first_row
                 raise DataError(
-                    dataset, "ragged row", table=path.stem, row=place,
-                    expected=f"{bad.expected_columns} cells", found=f"{bad.actual_columns}: {' '.join(bad.text.split())}",
+                    dataset,
+                    "ragged row",
+                    table=path.stem,
+                    row=place,
+                    expected=f"{bad.expected_columns} cells",
+                    found=f"{bad.actual_columns}: {' '.join(bad.text.split())}",
                     fix="quote cells that hold commas or line breaks",
-                )  # fmt: skip
+                )
             if batch is None:
                 return
             cells = [_decoded(batch.column(name), path, dataset, dialect, name, row) for name in columns]
@@ -440,9 +462,13 @@ def _writer(scratch: Path, path: Path, schema: pa.Schema) -> pa.parquet.ParquetW
     for field in schema:
         if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
             raise DataError(
-                path.parent.name, "a csv cannot hold these cells", table=path.stem, column=field.name,
-                found=str(field.type), fix="write parquet, or put pictures into files first",
-            )  # fmt: skip
+                path.parent.name,
+                "a csv cannot hold these cells",
+                table=path.stem,
+                column=field.name,
+                found=str(field.type),
+                fix="write parquet, or put pictures into files first",
+            )
     return pa.csv.CSVWriter(scratch, schema, write_options=pa.csv.WriteOptions(quoting_style="needed"))
 
 

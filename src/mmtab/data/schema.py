@@ -165,7 +165,9 @@ class Schema:
         if "ignore" in raw:  # short for the one relation
             if raw.get("relations"):
                 raise DataError(name, "dataset.yaml: ignore stands beside relations", fix="say it in each relation")
-            raw = {key: value for key, value in raw.items() if key != "ignore"} | {"relations": {LABEL: {"ignore": raw["ignore"]}}}  # fmt: skip
+            raw = {key: value for key, value in raw.items() if key != "ignore"} | {
+                "relations": {LABEL: {"ignore": raw["ignore"]}}
+            }
         unknown = set(raw) - set(Schema.__dataclass_fields__)
         if unknown:
             raise DataError(
@@ -260,7 +262,12 @@ def _relations(raw: Any, columns: list[str], dataset: str, task: TaskKind) -> di
             raise DataError(dataset, f"dataset.yaml: relations: {relation}", expected=form, found=entry)
         for column in ignored:
             if str(column) not in columns:
-                raise DataError(dataset, f"dataset.yaml: relation {relation} ignores a column that is not there", column=str(column), expected=f"some of {columns}")  # fmt: skip
+                raise DataError(
+                    dataset,
+                    f"dataset.yaml: relation {relation} ignores a column that is not there",
+                    column=str(column),
+                    expected=f"some of {columns}",
+                )
         if len(ignored) == len(columns):
             raise DataError(dataset, f"dataset.yaml: relation {relation} ignores all columns", fix="leave it some")
         found[str(relation)] = tuple(map(str, ignored))

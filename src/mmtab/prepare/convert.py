@@ -26,7 +26,14 @@ from mmtab.utils.errors import ConfigError, DataError
 
 Images = Literal["keep", "embed", "files"]
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}  # fmt: skip
+SUFFIXES = {
+    b"\x89PNG": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+}
 ORDINARY = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -45,8 +52,10 @@ def convert(folder: Path, output: Path, to: Literal["parquet", "csv"], images: I
     schema = Schema.read(folder)
     stems = table_stems(folder)
     embedded = [
-        name for stem in stems for name in _nested(files.header(files.find(folder, schema.name, stem), schema.name), schema)
-    ]  # fmt: skip
+        name
+        for stem in stems
+        for name in _nested(files.header(files.find(folder, schema.name, stem), schema.name), schema)
+    ]
     if to == "csv" and images == "embed":
         raise ConfigError("a csv cannot hold embedded pictures; embed them in parquet")
     if to == "csv" and embedded and images == "keep":
@@ -57,7 +66,11 @@ def convert(folder: Path, output: Path, to: Literal["parquet", "csv"], images: I
 
 def _nested(header: pa.Schema, schema: Schema) -> list[str]:
     """Image columns whose cells hold bytes."""
-    return [name for name in schema.of_type(ColumnType.IMAGE) if name in header.names and not _is_text(header.field(name).type)]  # fmt: skip
+    return [
+        name
+        for name in schema.of_type(ColumnType.IMAGE)
+        if name in header.names and not _is_text(header.field(name).type)
+    ]
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -123,7 +136,11 @@ class Conversion:
         def batches() -> Iterator[pa.RecordBatch]:
             row = 0
             for batch in files.scan(path, self.schema.name):
-                ids = pc.cast(batch[self.schema.id], pa.large_string()) if self.schema.id in batch.schema.names else pa.nulls(batch.num_rows)  # fmt: skip
+                ids = (
+                    pc.cast(batch[self.schema.id], pa.large_string())
+                    if self.schema.id in batch.schema.names
+                    else pa.nulls(batch.num_rows)
+                )
                 table = Table(self.schema.name, stem, self.folder, ids, {}, first_row=row)
                 row += batch.num_rows
                 cells = [changes[name](table, batch[name]) if name in changes else batch[name] for name in fields]
@@ -168,9 +185,12 @@ class Conversion:
     def _filed(self, table: Table, name: str, cells: pa.Array) -> pa.Array:
         rows = enumerate(cells.to_pylist())
         return pa.array(
-            [";".join(self._file(table, source, row, name) for source in image_sources(cell)) or None for row, cell in rows],
+            [
+                ";".join(self._file(table, source, row, name) for source in image_sources(cell)) or None
+                for row, cell in rows
+            ],
             pa.string(),
-        )  # fmt: skip
+        )
 
     def copied(self, table: Table, name: str, cells: pa.Array) -> pa.Array:
         """The cells as they are, their pictures copied beside them."""

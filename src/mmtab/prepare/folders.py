@@ -24,7 +24,14 @@ from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, DataError
 
 Method = Literal["auto", "random", "stratified", "grouped", "time", "component"]
-ALIASES = {"val": "valid", "validation": "valid", "dev": "valid", "pairs_val": "pairs_valid", "tableA": "left", "tableB": "right"}  # fmt: skip
+ALIASES = {
+    "val": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "pairs_val": "pairs_valid",
+    "tableA": "left",
+    "tableB": "right",
+}
 STEMS = {"rows", *SPLITS, "left", "right", "records", "pairs", *(f"pairs_{split}" for split in SPLITS)}
 
 
@@ -163,9 +170,12 @@ def split(
     for number, target in enumerate(targets):
         if not (place == number).any():
             raise DataError(
-                schema.name, f"no row would be in {target}", table=stem, found=f"{len(place)} rows, fractions {fractions}",
+                schema.name,
+                f"no row would be in {target}",
+                table=stem,
+                found=f"{len(place)} rows, fractions {fractions}",
                 fix="give more rows, other fractions, or another method",
-            )  # fmt: skip
+            )
     header = files.header(path, schema.name)
     for number, target in enumerate(targets):
         suffix = files.parts(path, schema.name)[0].suffix
@@ -206,10 +216,13 @@ def _column(path: Path, schema: Schema, name: str, kind: ColumnType) -> np.ndarr
     for row, cells in read_column(path, schema.name, name, kind):
         if cells.null_count:
             raise DataError(
-                schema.name, "a row without this cell cannot be placed", table=path.stem,
-                row=row + first(pc.is_null(cells)) + 1, column=name,
+                schema.name,
+                "a row without this cell cannot be placed",
+                table=path.stem,
+                row=row + first(pc.is_null(cells)) + 1,
+                column=name,
                 fix="fill the cell, leave the row out, or divide by another column",
-            )  # fmt: skip
+            )
         found.append(hashes(cells) if kind is ColumnType.CATEGORICAL else np.asarray(cells))
     values = np.concatenate(found)
     if kind is not ColumnType.CATEGORICAL:

@@ -70,7 +70,10 @@ def as_arrow(frame: Any, dataset: str, stem: str) -> pa.Table:
             columns.append(values.to_arrow() if hasattr(values, "to_arrow") else pa.array(values, from_pandas=True))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise DataError(
-                dataset, f"the column mixes kinds of values ({' '.join(str(error).split())[:160]})", table=stem,
-                column=name, fix="make it one kind, for instance with .astype(str)",
-            ) from error  # fmt: skip
+                dataset,
+                f"the column mixes kinds of values ({' '.join(str(error).split())[:160]})",
+                table=stem,
+                column=name,
+                fix="make it one kind, for instance with .astype(str)",
+            ) from error
     return pa.table(columns, names=names)

@@ -131,11 +131,16 @@ class Cells:
         """The pictures at fault so far, an alarm for each column of each table."""
         return [
             Alarm(
-                Severity.ERROR, "picture", f"{count} picture(s) cannot be used, the first: {first}", table, column,
-                tuple(rows), count,
+                Severity.ERROR,
+                "picture",
+                f"{count} picture(s) cannot be used, the first: {first}",
+                table,
+                column,
+                tuple(rows),
+                count,
             )
             for (table, column), (first, rows, count) in self._faulty.items()
-        ]  # fmt: skip
+        ]
 
     def _pictures(self, table: Table, column: str) -> np.ndarray:
         cells = [image_sources(cell) for cell in table.columns[column].to_pylist()]

@@ -168,7 +168,9 @@ def _repeated(data: _Data) -> Iterator[Alarm]:
         again = np.flatnonzero(first[place] != np.arange(len(keys)))
         if len(again):
             share = len(again) / len(keys)
-            rows = tuple(f"{data.pair(split, int(r))} = {data.pair(split, int(first[place[r]]))}" for r in again[:N_EXAMPLES])  # fmt: skip
+            rows = tuple(
+                f"{data.pair(split, int(r))} = {data.pair(split, int(first[place[r]]))}" for r in again[:N_EXAMPLES]
+            )
             message = (
                 f"{len(again):,} pairs of {table} ({percent(share)}) are there twice, as such or swapped: keep one"
             )
@@ -214,7 +216,7 @@ def _noise(data: _Data) -> Iterator[Alarm]:
         ways.setdefault(key, {}).setdefault(label, row)
     both = [rows for rows in ways.values() if len(rows) > 1]
     if both:
-        rows = tuple(f"{data.pair(*names[pair[1]])} = {data.pair(*names[pair[0]])}" for pair in both[:N_EXAMPLES])  # fmt: skip
+        rows = tuple(f"{data.pair(*names[pair[1]])} = {data.pair(*names[pair[0]])}" for pair in both[:N_EXAMPLES])
         message = (
             f"{len(both):,} pairs ({percent(len(both) / n)} of all) are labelled both 1 and 0: look which is meant"
         )
@@ -260,7 +262,12 @@ def _chain(near: dict[int, set[int]], start: int, end: int) -> list[int]:
     before = {start: start}
     edge = [start]
     while edge and end not in before:
-        edge = [other for row in edge for other in sorted(near.get(row, ())) if before.setdefault(other, row) == row and other != row]  # fmt: skip
+        edge = [
+            other
+            for row in edge
+            for other in sorted(near.get(row, ()))
+            if before.setdefault(other, row) == row and other != row
+        ]
     chain = [end]
     while chain[-1] != start:
         chain.append(before[chain[-1]])
@@ -284,13 +291,25 @@ def _record_duplicates(data: _Data) -> Iterator[Alarm]:
         again = np.flatnonzero(first[place] != np.arange(len(keys)))
         if len(again):
             share = len(again) / len(keys)
-            rows = tuple(f"{data.record(start + int(r))} = {data.record(start + int(first[place[r]]))}" for r in again[:N_EXAMPLES])  # fmt: skip
+            rows = tuple(
+                f"{data.record(start + int(r))} = {data.record(start + int(first[place[r]]))}"
+                for r in again[:N_EXAMPLES]
+            )
             message = (
                 f"{len(again):,} records of {side.name} ({percent(share)}) repeat the content of an earlier one: only their"
                 " ids tell them apart"
             )
             table = None if side.name == "left+right" else side.name
-            yield Alarm(grade(share, (NOISE_WARNING, WARNING), otherwise=NOTE), "duplicate_record", message, table, None, rows, len(again), share)  # fmt: skip
+            yield Alarm(
+                grade(share, (NOISE_WARNING, WARNING), otherwise=NOTE),
+                "duplicate_record",
+                message,
+                table,
+                None,
+                rows,
+                len(again),
+                share,
+            )
         start += len(side)
     used = np.zeros(len(whole), bool)
     for pairs in data.pairs.values():
@@ -317,7 +336,9 @@ def _leaks(data: _Data) -> Iterator[Alarm]:
         if data.types[column] in (ColumnType.NUMERIC, ColumnType.DATETIME):
             numbers = data.records.table.columns[column].to_numpy(zero_copy_only=False).astype(float)
             limit = _threshold(np.abs(numbers[train.left] - numbers[train.right]), y)
-            options.append((f"a difference of at most {limit:.6g}", np.abs(numbers[valid.left] - numbers[valid.right]) <= limit))  # fmt: skip
+            options.append(
+                (f"a difference of at most {limit:.6g}", np.abs(numbers[valid.left] - numbers[valid.right]) <= limit)
+            )
         for name, said in options:
             score = 2 * int((said & truth).sum()) / max(int(said.sum() + truth.sum()), 1)
             if score > best:
@@ -329,7 +350,9 @@ def _leaks(data: _Data) -> Iterator[Alarm]:
                 " which the pairs were made, take it out; if not, the task is that easy"
             )
             severity = SEVERE if best >= LEAK_SEVERE and truth.sum() >= LEAK_MATCHES else WARNING
-            yield Alarm(severity, "label_given_away", message, "pairs_valid", column, rows, int((answers & truth).sum()), best)  # fmt: skip
+            yield Alarm(
+                severity, "label_given_away", message, "pairs_valid", column, rows, int((answers & truth).sum()), best
+            )
 
 
 def _ids(data: _Data) -> Iterator[Alarm]:
@@ -376,7 +399,16 @@ def _balance(data: _Data) -> Iterator[Alarm]:
             what = "match" if share else "do not match"
             rows = tuple(data.pair(split, row) for row in range(min(N_EXAMPLES, len(labels))))
             severity = WARNING if split == "test" else ERROR
-            yield Alarm(severity, "one_class", f"all pairs of {table} {what}: mmtab needs both kinds", table, None, rows, len(labels), 1.0)  # fmt: skip
+            yield Alarm(
+                severity,
+                "one_class",
+                f"all pairs of {table} {what}: mmtab needs both kinds",
+                table,
+                None,
+                rows,
+                len(labels),
+                1.0,
+            )
     if not shares:
         return
     text = ", ".join(f"{percent(share)} of pairs_{split}" for split, share in shares.items())
@@ -387,7 +419,16 @@ def _balance(data: _Data) -> Iterator[Alarm]:
         message = f"the share of matches differs: {text}. A threshold chosen on valid may not suit test"
         yield Alarm(WARNING, "matches_differ", message, None, None, (), n, spread)
     elif odd:
-        yield Alarm(NOTE, "imbalance", f"matches are {text}: accuracy would tell little, F1 or pr_auc more", None, None, (), n, odd[0])  # fmt: skip
+        yield Alarm(
+            NOTE,
+            "imbalance",
+            f"matches are {text}: accuracy would tell little, F1 or pr_auc more",
+            None,
+            None,
+            (),
+            n,
+            odd[0],
+        )
 
 
 def _entities(data: _Data, schema: Schema) -> Iterator[Alarm]:
@@ -420,10 +461,22 @@ def _entities(data: _Data, schema: Schema) -> Iterator[Alarm]:
             message = (
                 f"{len(spans):,} entities (records joined by matches) span splits; {len(touches):,} pairs of pairs_{split}"
                 f" ({percent(share)}) have a record of an entity that train also has"
-                + (", though dataset.yaml says split by component: split again" if promised else
-                   ": scores say little of new entities (scripts/prepare_data.py split keeps them apart)")
-            )  # fmt: skip
-            yield Alarm(SEVERE if promised else WARNING, "entity_spans_splits", message, f"pairs_{split}", None, rows, len(touches), share)  # fmt: skip
+                + (
+                    ", though dataset.yaml says split by component: split again"
+                    if promised
+                    else ": scores say little of new entities (scripts/prepare_data.py split keeps them apart)"
+                )
+            )
+            yield Alarm(
+                SEVERE if promised else WARNING,
+                "entity_spans_splits",
+                message,
+                f"pairs_{split}",
+                None,
+                rows,
+                len(touches),
+                share,
+            )
         known = seen_record[pairs.left].astype(int) + seen_record[pairs.right]
         seen = np.flatnonzero(known > 0)
         if len(seen):

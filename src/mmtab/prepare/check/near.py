@@ -25,7 +25,9 @@ MAX_COMPARISONS = 3_000_000
 MAX_TOKENS = 1_500_000
 
 
-def row_tokens(table: Table, rows: np.ndarray, types: dict[str, ColumnType], cells: dict[str, np.ndarray]) -> list[set[int]]:  # fmt: skip
+def row_tokens(
+    table: Table, rows: np.ndarray, types: dict[str, ColumnType], cells: dict[str, np.ndarray]
+) -> list[set[int]]:
     """Of each row: its words with their column, and its other cells as a token each. ``cells``: hashes of columns."""
     out: list[set[int]] = [set() for _ in rows]
     for number, column in enumerate(table.columns):

@@ -141,9 +141,17 @@ class _Standard:
             self.split = {"method": "grouped by family", "seed": self.seed, "fractions": recipe.split.fractions}
         columns = tuple(Column(c.name, c.type) for c in recipe.columns if c.name in self.present)
         return Schema(
-            recipe.name, recipe.task, columns, "id", recipe.label, recipe.metric, recipe.title, recipe.licence,
-            self.source, split=self.split,
-        )  # fmt: skip
+            recipe.name,
+            recipe.task,
+            columns,
+            "id",
+            recipe.label,
+            recipe.metric,
+            recipe.title,
+            recipe.licence,
+            self.source,
+            split=self.split,
+        )
 
     def _read_back(self) -> None:
         """What cannot be read as the standard says must not be left behind."""
@@ -194,8 +202,10 @@ class _Standard:
         )
         self.split = {
             "method": "grouped" if split.group else "random" if recipe.bins else "stratified",
-            "of": split.of, "seed": self.seed, "fractions": split.fractions,
-        } | ({"group": split.group} if split.group else {})  # fmt: skip
+            "of": split.of,
+            "seed": self.seed,
+            "fractions": split.fractions,
+        } | ({"group": split.group} if split.group else {})
         return tables | {stem: table.filter(pa.array(places == i)) for i, stem in enumerate(split.fractions)}
 
     def _binned(self, tables: Tables) -> Tables:

@@ -90,12 +90,21 @@ class _Unpacking:
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise self._refuse("two members for one place", "a file or a folder", str(error.filename)) from error
         except (
-            zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, ValueError,
-        ) as error:  # fmt: skip
+            zipfile.BadZipFile,
+            tarfile.TarError,
+            zlib.error,
+            lzma.LZMAError,
+            EOFError,
+            NotImplementedError,
+            OSError,
+            ValueError,
+        ) as error:
             raise DataError(
-                self.dataset, f"{self.archive.name} cannot be unpacked ({' '.join(str(error).split())[:200]})",
-                expected="a whole zip or tar file (.7z: unpack it yourself)", fix="fetch it again",
-            ) from error  # fmt: skip
+                self.dataset,
+                f"{self.archive.name} cannot be unpacked ({' '.join(str(error).split())[:200]})",
+                expected="a whole zip or tar file (.7z: unpack it yourself)",
+                fix="fetch it again",
+            ) from error
 
     def _members(self) -> Iterator[_Member]:
         if zipfile.is_zipfile(self.archive):
@@ -134,9 +143,12 @@ class _Unpacking:
 
     def _refuse(self, problem: str, expected: str, found: str | None = None) -> DataError:
         return DataError(
-            self.dataset, f"{self.archive.name} was not unpacked: {problem}", expected=expected, found=found,
+            self.dataset,
+            f"{self.archive.name} was not unpacked: {problem}",
+            expected=expected,
+            found=found,
             fix="do not trust this archive; fetch it again from its source",
-        )  # fmt: skip
+        )
 
 
 class _Metered(io.RawIOBase):

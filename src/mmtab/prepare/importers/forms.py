@@ -63,17 +63,26 @@ def ditto(recipe: Recipe, raw: Raw, seed: int) -> Tables:
             cells = line.rstrip("\r").split("\t")
             if len(cells) != 3 or cells[2].strip() not in ("0", "1"):
                 raise DataError(
-                    recipe.name, "not a line of Ditto's form", table=path.name, row=number,
-                    expected="LEFT, tab, RIGHT, tab, 0 or 1", found=line,
-                )  # fmt: skip
+                    recipe.name,
+                    "not a line of Ditto's form",
+                    table=path.name,
+                    row=number,
+                    expected="LEFT, tab, RIGHT, tab, 0 or 1",
+                    found=line,
+                )
             pair: Row = {"label": cells[2].strip()}
             for side, text in zip(sides, cells, strict=False):
                 parts = field.split(text)
                 if len(parts) == 1:
                     raise DataError(
-                        recipe.name, f"the {side} record has none of the columns", table=path.name, row=number,
-                        expected=f"COL {recipe.columns[0].raw} VAL ...", found=text, fix="correct columns in the recipe",
-                    )  # fmt: skip
+                        recipe.name,
+                        f"the {side} record has none of the columns",
+                        table=path.name,
+                        row=number,
+                        expected=f"COL {recipe.columns[0].raw} VAL ...",
+                        found=text,
+                        fix="correct columns in the recipe",
+                    )
                 known = sides[side]
                 values = dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
                 pair[f"{side}_id"] = known.setdefault(text, {"id": f"{side[0]}{len(known)}"} | values)["id"]
@@ -206,14 +215,23 @@ def _abo_listings(recipe: Recipe, raw: Raw) -> list[Row]:
             stem = " ".join(word for word in re.findall(r"\w+", name.lower()) if word not in said)
             picture = paths.get(item.get("main_image_id", ""))
             listings[item["item_id"]] = {
-                "id": item["item_id"], "product_type": str(kind), "family": f"{brand}|{kind}|{stem}", "name": name,
-                "bullets": _english(item.get("bullet_point"), "\n"), "keywords": _english(item.get("item_keywords"), " "),
-                "brand": brand, "color": color, "country": item.get("country"),
-                **{key: _english(item.get(key)) for key in ("material", "style", "pattern", "fabric_type", "finish_type")},
+                "id": item["item_id"],
+                "product_type": str(kind),
+                "family": f"{brand}|{kind}|{stem}",
+                "name": name,
+                "bullets": _english(item.get("bullet_point"), "\n"),
+                "keywords": _english(item.get("item_keywords"), " "),
+                "brand": brand,
+                "color": color,
+                "country": item.get("country"),
+                **{
+                    key: _english(item.get(key))
+                    for key in ("material", "style", "pattern", "fabric_type", "finish_type")
+                },
                 "weight": _measure((item.get("item_weight") or [{}])[0]),
                 **{key: _measure(size.get(key) or {}) for key in ("height", "width", "length")},
                 "image": f"small/{picture}" if picture else None,
-            }  # fmt: skip
+            }
     return list(listings.values())
 
 

@@ -50,9 +50,11 @@ class Raw:
         found.sort(key=lambda path: len(path.parts))
         if len(found) > 1 and len(found[0].parts) == len(found[1].parts):
             raise DataError(
-                self.dataset, f"{name} is there {len(found)} times", found=", ".join(map(str, found[:3])),
+                self.dataset,
+                f"{name} is there {len(found)} times",
+                found=", ".join(map(str, found[:3])),
                 fix="give the folder of this dataset alone as source=PATH",
-            )  # fmt: skip
+            )
         return found[0] if found else None
 
     def find(self, name: str) -> Path:
@@ -61,10 +63,12 @@ class Raw:
         if path is None:
             some = sorted(self._index)
             raise DataError(
-                self.dataset, f"the raw files lack {name}", expected=f"{name}, at any depth",
+                self.dataset,
+                f"the raw files lack {name}",
+                expected=f"{name}, at any depth",
                 found=f"{len(some)} names, such as {some[:8]}",
                 fix="give the right folder or archive as source=PATH; if the source has changed, correct the recipe",
-            )  # fmt: skip
+            )
         return path
 
     def match(self, pattern: str) -> list[Path]:
@@ -98,9 +102,10 @@ class Raw:
             return pa.parquet.read_table(path, columns=wanted)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
-                self.dataset, f"{path.name} is not a readable parquet file ({' '.join(str(error).split())[:200]})",
+                self.dataset,
+                f"{path.name} is not a readable parquet file ({' '.join(str(error).split())[:200]})",
                 fix="fetch it again",
-            ) from error  # fmt: skip
+            ) from error
 
     def _wanted(self, header: list[str], name: str, columns: list[str] | None, optional: Collection[str]) -> list[str]:
         for column in columns or []:
@@ -111,9 +116,13 @@ class Raw:
     def lacks(self, column: str, name: str, found: list[str]) -> DataError:
         """The error of a table without a column that the recipe names."""
         return DataError(
-            self.dataset, "the raw file lacks this column", table=name, column=column, found=f"columns {found}",
+            self.dataset,
+            "the raw file lacks this column",
+            table=name,
+            column=column,
+            found=f"columns {found}",
             fix="give the right folder or archive as source=PATH; if the source has changed, correct the recipe",
-        )  # fmt: skip
+        )
 
     def json_lines(self, path: Path) -> Iterator[dict[str, Any]]:
         """The objects of a file with one in each line; raises DataError for any other."""

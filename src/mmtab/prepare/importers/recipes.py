@@ -206,9 +206,13 @@ def _column(name: str, spec: Any, where: str) -> RawColumn:
     if kind not in list(ColumnType):
         raise entries.error(f"type: expected one of {[str(t) for t in ColumnType]}", kind)
     column = RawColumn(
-        name, ColumnType(kind), entries.take("from", str, name), entries.take("clean", str, None),
-        entries.take("optional", bool, False), entries.take("most", int, None),
-    )  # fmt: skip
+        name,
+        ColumnType(kind),
+        entries.take("from", str, name),
+        entries.take("clean", str, None),
+        entries.take("optional", bool, False),
+        entries.take("most", int, None),
+    )
     entries.done()
     if column.clean not in (None, *CLEANINGS):
         raise entries.error(f"clean: expected one of {CLEANINGS}", column.clean)

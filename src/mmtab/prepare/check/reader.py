@@ -1,0 +1,127 @@
+"""Tables of a k-way dataset, each read once as a stream; what is kept of a row are a few numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from mmtab.data import files
+from mmtab.data.cells import hashes
+from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.splits import SPLITS
+from mmtab.data.table import Table, find_table, read_batches
+from mmtab.prepare.check.alarms import N_EXAMPLES, Alarm, Cells, Severity, Usage, attempt, fault, mix, name_row, strings
+from mmtab.prepare.check.findings import Split
+from mmtab.prepare.check.near import NearIndex, row_tokens
+
+# Bounds on what is looked at in big data; ordinary tables are below them and so looked at in full.
+SAMPLE_ROWS, SAMPLE_CHARACTERS, NEAR_HELD_OUT, NEAR_TRAIN = 20_000, 1_000, 5_000, 200_000
+TOKEN_ROWS = 1024  # whose words are in memory at once
+
+
+class SplitReader:
+    """Reads tables into splits and notes what is wrong with them on the way."""
+
+    def __init__(self, folder: Path, schema: Schema, seed: int, images: bool, alarms: list[Alarm]) -> None:
+        self.folder, self.schema, self.seed, self.alarms = folder, schema, seed, alarms
+        self.cells = Cells(images)
+        self.types = {column.name: column.type for column in schema.columns}
+        self.classes: dict[str, int] = {}
+        self.near = NearIndex()
+        self.n_near: dict[str, int] = {}
+
+    def read(self, name: str) -> Split | None:
+        """None, and an alarm, where the file cannot be read to its end."""
+        return attempt(self.alarms, lambda: self._read(name))
+
+    def _read(self, name: str) -> Split | None:
+        path = find_table(self.folder, self.schema, name)
+        n = files.count(path, self.schema.name)
+        rng = np.random.default_rng([self.seed, SPLITS.index(name)])
+        sampled = _choose(rng, n, SAMPLE_ROWS)
+        near = _choose(rng, n, NEAR_TRAIN if name == "train" else NEAR_HELD_OUT)
+        self.n_near[name] = 0
+        keys, ids, labels = [], [], []
+        usage = {column: Usage() for column in self.types}
+        sample: dict[str, list] = {column: [] for column, kind in self.types.items() if kind is not ColumnType.IMAGE}
+        has_labels = False
+        for batch in read_batches(
+            path, self.schema, folder=self.folder, on_error=lambda error: self.alarms.append(fault(error))
+        ):
+            hashed: dict[str, np.ndarray] = {}
+            for column in batch.columns:
+                hashed[column], present = self.cells.hashes(batch, column, self.types[column])
+                usage[column].add(hashed[column], present)
+            zero = np.zeros(len(batch), np.int64)  # a column that the file lacks is missing in all rows
+            key = mix([hashed.get(column, zero) for column in self.types])
+            keys.append(key)
+            ids.append(np.where(np.asarray(batch.ids.is_null()), 0, hashes(batch.ids)))
+            has_labels |= batch.labels is not None
+            labels.append(self._codes(batch))
+            self._sample(batch, _inside(sampled, batch), sample)
+            self._look_up(name, batch, _inside(near, batch), key, hashed)
+        if not sum(map(len, keys)):
+            return None
+        whole = np.concatenate(labels)
+        self._label_faults(name, has_labels, whole)
+        usage = {column: use for column, use in usage.items() if use.n}
+        return Split(name, np.concatenate(keys), np.concatenate(ids), whole, usage, sample, sampled, whole[sampled])
+
+    def _look_up(
+        self, name: str, batch: Table, rows: np.ndarray, key: np.ndarray, hashed: dict[str, np.ndarray]
+    ) -> None:
+        for start in range(0, len(rows), TOKEN_ROWS):
+            some = rows[start : start + TOKEN_ROWS]
+            for row, tokens in zip(some.tolist(), row_tokens(batch, some, self.types, hashed), strict=True):
+                to = self.near.ask if name == "train" else self.near.add
+                self.n_near[name] += to((name, batch.first_row + row), int(key[row]), tokens)
+
+    def _codes(self, batch: Table) -> np.ndarray:
+        if batch.labels is None:
+            return np.full(len(batch), -1, np.int32)
+        coded = batch.labels.dictionary_encode()
+        codes = [self.classes.setdefault(value, len(self.classes)) for value in coded.dictionary.to_pylist()]
+        return np.array([*codes, -1], np.int32)[coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+
+    def _sample(self, batch: Table, rows: np.ndarray, sample: dict[str, list]) -> None:
+        for column, out in sample.items():
+            if column not in batch.columns:
+                out += [None] * len(rows)
+                continue
+            values: pa.Array = batch.columns[column].take(rows)
+            text = self.types[column] is ColumnType.TEXT
+            out += strings(values, SAMPLE_CHARACTERS) if text else values.to_pylist()
+
+    def _label_faults(self, name: str, has_labels: bool, labels: np.ndarray) -> None:
+        n_missing = int((labels < 0).sum())
+        if not n_missing or (name == "test" and n_missing == len(labels)):
+            return
+        what = f"{n_missing:,} of {len(labels):,} rows have no label" if has_labels else "the file has no label column"
+        may = ", or empty the whole column" if name == "test" else ""
+        rows = tuple(name_row(name, row, None) for row in np.flatnonzero(labels < 0)[:N_EXAMPLES].tolist())
+        message = f"{name}: {what}: fill {self.schema.label} in, or leave these rows out{may}"
+        column = self.schema.label
+        self.alarms.append(
+            Alarm(
+                Severity.ERROR,
+                "missing_labels",
+                message,
+                name,
+                column,
+                rows if has_labels else (),
+                n_missing,
+                n_missing / len(labels),
+            )
+        )
+
+
+def _choose(rng: np.random.Generator, n: int, most: int) -> np.ndarray:
+    return np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
+
+
+def _inside(rows: np.ndarray, batch: Table) -> np.ndarray:
+    """Which of these row numbers of the table are in the batch, as rows of the batch."""
+    start, stop = np.searchsorted(rows, [batch.first_row, batch.first_row + len(batch)])
+    return rows[start:stop] - batch.first_row
