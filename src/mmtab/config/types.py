@@ -315,7 +315,7 @@ class SystemConfig:
     """Something that is ranked. ``kind``: mmtab, control or rival. ``tasks``: those it can do. ``keep``: the column types it
     gets to see, all if none are named; datasets that lack one of them are left out, and so are those that lack one of
     ``needs``. ``deterministic``: one seed says it all. Just one of these says what it is: ``train``, overrides of
-    train.py; ``baseline``, a name of benchmark/baselines.py; ``command``, a program with its arguments; ``members``, other
+    train.py; ``baseline``, a name of benchmark/baselines/; ``command``, a program with its arguments; ``members``, other
     systems of which an ensemble is made."""
 
     title: str = MISSING

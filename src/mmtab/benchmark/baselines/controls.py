@@ -1,0 +1,160 @@
+"""The controls by name, each a function of a problem that returns a fitted model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from mmtab.benchmark.baselines.features import (
+    Directions,
+    FrozenVectors,
+    Tfidf,
+    differences,
+    raw_numbers,
+    similarities,
+    sparse_plain,
+    standardised,
+)
+from mmtab.benchmark.baselines.learners import Model, gradient_boosting, logistic_regression
+from mmtab.benchmark.baselines.problem import NOT_IMAGE, Problem
+from mmtab.data.schema import ColumnType
+from mmtab.utils.errors import ConfigError
+from mmtab.utils.machine import usable_cores
+
+N_COMPONENTS = 64  # at most, of a text or picture vector for trees, which read each number on its own; N_TOPICS of all
+N_TOPICS = 240  # of tf-idf for trees: of all text columns together
+PENALTIES = (0.001, 0.01, 0.1, 1.0)  # C of a logistic regression on standardised features
+SPARSE_PENALTIES = (1.0, 10.0, 100.0)  # and on tf-idf, whose numbers are small
+VECTOR_LENGTH = 3.0  # of all standardised vectors of a row together, which stand beside ones and zeros of categories
+VECTOR_PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)  # C with such vectors
+
+
+def majority(problem: Problem) -> Model:
+    """The shares of the classes among the training rows, or that of matches among the training pairs, for every row."""
+    label = problem.label("train")
+    share = np.bincount(label) / len(label) if problem.kway else label.mean()
+
+    def predict(split: str) -> np.ndarray:
+        n = len(problem.table(split) if problem.kway else problem.pairs(split))
+        return np.tile(share, (n, 1)) if problem.kway else np.full(n, share)
+
+    return Model(predict("valid"), lambda: predict("test"))
+
+
+def tfidf_linear(problem: Problem) -> Model:
+    """K-way: logistic regression on tf-idf of words and of parts of words, categories one-hot, numbers by rank.
+    Matching: on the similarities that ``Comparison`` has without pictures."""
+    problem.needs(*NOT_IMAGE)
+    if not problem.kway:
+        return logistic_regression(problem, standardised(similarities(problem)), PENALTIES)
+    texts = Tfidf(problem)
+
+    def features(split: str) -> sp.csr_array:
+        table = problem.table(split)
+        return sp.csr_array(sp.hstack([*texts(table), *sparse_plain(problem, table)], "csr", np.float32))
+
+    return logistic_regression(problem, features, SPARSE_PENALTIES)
+
+
+def tfidf_gbm(problem: Problem) -> Model:
+    """K-way: LightGBM on the main directions of tf-idf, categories, numbers. Matching: on what ``tfidf_linear``
+    reads."""
+    from sklearn.decomposition import TruncatedSVD
+
+    problem.needs(*NOT_IMAGE)
+    if not problem.kway:
+        return gradient_boosting(problem, similarities(problem))
+    texts = Tfidf(problem)
+    reducers: list[Any] = []
+    for block in (blocks := texts(problem.table("train"))):
+        n = min(N_TOPICS // len(blocks), *(side - 1 for side in block.shape))
+        reducers.append(TruncatedSVD(max(n, 1), random_state=problem.seed).fit(block))
+
+    def features(split: str) -> np.ndarray:
+        table = problem.table(split)
+        topics = [reducer.transform(block) for reducer, block in zip(reducers, texts(table), strict=True)]
+        return np.concatenate([problem.plain.categorical(table), *topics, raw_numbers(table, problem.schema)], 1)
+
+    return gradient_boosting(problem, features, len(problem.plain.coders_))
+
+
+def fuzzy(problem: Problem) -> Model:
+    """How alike the text and categories of two records are as strings, and nothing else; matching only."""
+    from rapidfuzz import fuzz, process
+
+    if problem.kway:
+        raise ConfigError(f"dataset {problem.schema.name}: fuzzy compares two records, so it is for matching only")
+    problem.needs(ColumnType.TEXT, ColumnType.CATEGORICAL)
+    cells = zip(*(problem.records.columns[name].to_pylist() for name in problem.schema.written), strict=True)
+    texts = [" ".join(cell for cell in row if cell).lower() for row in cells]
+
+    def features(split: str) -> np.ndarray:
+        pairs = problem.pairs(split)
+        sides = ([texts[row] for row in side] for side in (pairs.left, pairs.right))
+        scores = process.cpdist(*sides, scorer=fuzz.token_set_ratio, workers=usable_cores())
+        return scores.astype(np.float64)[:, None] / 100
+
+    return logistic_regression(problem, features, (1.0,))
+
+
+def embeddings_linear(problem: Problem) -> Model:
+    """Logistic regression on vectors of frozen networks: MiniLM of text, EfficientNet-Lite0 of pictures; k-way with
+    numbers and categories beside them, matching on how the vectors of two records differ."""
+    if not problem.kway:
+        problem.needs(ColumnType.TEXT, ColumnType.CATEGORICAL, ColumnType.IMAGE)
+        vectors = FrozenVectors(problem)(problem.records)
+        return logistic_regression(
+            problem, standardised(lambda split: differences(vectors, problem.pairs(split))), PENALTIES
+        )
+    vectors_of = FrozenVectors(problem)
+
+    def side_by_side(split: str) -> np.ndarray:
+        table = problem.table(split)
+        return np.concatenate([np.zeros((len(table), 0), np.float32), *vectors_of(table)], 1)
+
+    scaled = standardised(side_by_side)
+
+    def features(split: str) -> np.ndarray:
+        others, vectors = sparse_plain(problem, problem.table(split)), scaled(split)
+        vectors *= VECTOR_LENGTH / np.sqrt(max(vectors.shape[1], 1))
+        return np.concatenate([vectors, *(part.toarray() for part in others)], 1, dtype=np.float32)
+
+    return logistic_regression(problem, features, VECTOR_PENALTIES)
+
+
+def embeddings_gbm(problem: Problem) -> Model:
+    """LightGBM on the main directions of those vectors; matching with all that ``Comparison`` has."""
+    if not problem.kway:
+        vectors = FrozenVectors(problem)(problem.records)
+        reduce = [Directions(block[problem.seen], problem.seed, N_COMPONENTS) for block in vectors]
+        short = [directions(block) for directions, block in zip(reduce, vectors, strict=True)]
+        images = problem.schema.of_type(ColumnType.IMAGE)
+        pictures = dict(zip(images, vectors[len(vectors) - len(images) :], strict=True))
+        compared = similarities(problem, pictures)
+        return gradient_boosting(
+            problem, lambda split: np.concatenate([compared(split), differences(short, problem.pairs(split))], 1)
+        )
+    vectors_of = FrozenVectors(problem)
+    blocks = vectors_of(problem.table("train"))
+    width = min(N_COMPONENTS, N_TOPICS // max(len(blocks), 1))
+    reduce = [Directions(block, problem.seed, width) for block in blocks]
+
+    def features(split: str) -> np.ndarray:
+        table = problem.table(split)
+        short = [directions(block) for directions, block in zip(reduce, vectors_of(table), strict=True)]
+        return np.concatenate([problem.plain.categorical(table), *short, raw_numbers(table, problem.schema)], 1)
+
+    return gradient_boosting(problem, features, len(problem.plain.coders_))
+
+
+BASELINES: dict[str, Callable[[Problem], Model]] = {
+    "majority": majority,
+    "fuzzy": fuzzy,
+    "tfidf_linear": tfidf_linear,
+    "tfidf_gbm": tfidf_gbm,
+    "embeddings_linear": embeddings_linear,
+    "embeddings_gbm": embeddings_gbm,
+}
