@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmtab.data import files
+from mmtab.data import csv_files, files
 from mmtab.utils.errors import DataError
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
@@ -90,7 +90,7 @@ def test_other_encodings_and_delimiters_can_be_asked_for(tmp_path: Path, encodin
 
 
 def test_rows_longer_than_a_block_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "CSV_BLOCK", 1 << 16)
+    monkeypatch.setattr(csv_files, "CSV_BLOCK", 1 << 16)
     texts = ["x\n," * (60_000 if i % 50 == 7 else 2) for i in range(200)]
     files.write_table(tmp_path / "rows.csv", pa.table({"id": [str(i) for i in range(200)], "text": texts}))
     read = files.read(tmp_path / "rows.csv", "toys")

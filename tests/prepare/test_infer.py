@@ -12,6 +12,7 @@ import pytest
 import toy_data
 
 from mmtab.data import files
+from mmtab.data.csv_files import STANDARD
 from mmtab.data.files import table_stems
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.table import read_table
@@ -296,9 +297,9 @@ def test_what_is_kept_of_a_table_does_not_grow_with_its_rows(tmp_path: Path, mon
     proposal = infer({"rows": tmp_path / "rows.parquet"}, name="toys")
     assert len(kept) == 4 * n_batches and max(kept) <= 1050
     assert proposal.schema.id == "id" and {g.name: g.role for g in proposal.guesses}["price"] == "numeric"
-    columns = facts.facts_of(tmp_path / "rows.parquet", "toys", files.STANDARD, tmp_path)
+    columns = facts.facts_of(tmp_path / "rows.parquet", "toys", STANDARD, tmp_path)
     assert columns["id"].n_distinct == pytest.approx(n * n_batches, rel=0.15)
-    assert not facts.is_unique(columns["almost"], tmp_path / "rows.parquet", "toys", files.STANDARD)
+    assert not facts.is_unique(columns["almost"], tmp_path / "rows.parquet", "toys", STANDARD)
 
 
 def test_pairs_make_it_matching_and_sides_agree(tmp_path: Path) -> None:

@@ -53,11 +53,12 @@ def infer(
     label: str | None = None, types: Types = None, encoding: Encoding = "utf-8", delimiter: str = ",",
 ) -> None:  # fmt: skip
     """Propose dataset.yaml from raw tables and write both to a new folder; edit the yaml where it errs."""
-    from mmtab.prepare.folders import propose
+    from mmtab.data.csv_files import Dialect
+    from mmtab.prepare.propose import propose
 
     proposal = propose(
         inputs, output, name=name, task=task, id=id, label=label, types=_pairs(types),
-        dialect=files.Dialect(encoding, delimiter),
+        dialect=Dialect(encoding, delimiter),
     )  # fmt: skip
     rows = [(g.name, g.role, f"{g.confidence:.0%}", g.alternatives or "", g.why) for g in proposal.guesses]
     _print(f"{proposal.schema.name}: {proposal.schema.task}", ["column", "taken as", "sure", "or", "why"], rows)
@@ -76,9 +77,9 @@ def split(
 ) -> None:
     """Divide rows (or pairs) into train, valid and test."""
     from mmtab.data.splits import SPLITS
-    from mmtab.prepare import folders as prepare
+    from mmtab.prepare import split
 
-    schema = prepare.split(folder, method=method, by=by, fractions=fractions, seed=seed)
+    schema = split.split(folder, method=method, by=by, fractions=fractions, seed=seed)
     stems = [stem if schema.label else f"pairs_{stem}" for stem in SPLITS]
     counts = [(stem, str(files.count(files.find(folder, schema.name, stem), schema.name))) for stem in stems]
     _print(f"{schema.name}: {schema.split}", ["table", "rows"], counts)

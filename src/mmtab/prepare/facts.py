@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from mmtab.data import files
 from mmtab.data.cells import canonical, hashes, image_sources
+from mmtab.data.csv_files import Dialect
 from mmtab.data.schema import ColumnType
 
 MAX_VALUES = 1000  # values of a column that are remembered with how often they come
@@ -156,7 +157,7 @@ class Facts:
             self.tally["exists"] += all(_exists(root, source.path) for source in image_sources(strings[i]))
 
 
-def facts_of(path: Path, dataset: str, dialect: files.Dialect, root: Path) -> dict[str, Facts]:
+def facts_of(path: Path, dataset: str, dialect: Dialect, root: Path) -> dict[str, Facts]:
     """By column, the facts of a table. ``root``: where paths of pictures start."""
     facts = {f.name: Facts(f.name, _stored(f.type)) for f in files.header(path, dataset, dialect)}
     for batch in files.scan(path, dataset, encoding=dialect.encoding, delimiter=dialect.delimiter):
@@ -165,7 +166,7 @@ def facts_of(path: Path, dataset: str, dialect: files.Dialect, root: Path) -> di
     return facts
 
 
-def is_unique(facts: Facts, path: Path, dataset: str, dialect: files.Dialect) -> bool:
+def is_unique(facts: Facts, path: Path, dataset: str, dialect: Dialect) -> bool:
     """Whether the column names each row once; reads it again where its distinct values were too many to count."""
     surely_fewer = facts.n_distinct < (1 - 5 / math.sqrt(MAX_HASHES)) * facts.n  # five standard errors of the estimate
     if facts.n_filled < facts.n or facts.counted or surely_fewer:

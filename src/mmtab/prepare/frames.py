@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from mmtab.data import files
 from mmtab.data.dataset import Dataset
-from mmtab.prepare import folders as prepare
+from mmtab.prepare.propose import propose
+from mmtab.prepare.split import Method, split
 from mmtab.utils.errors import DataError
 
 
@@ -24,7 +25,7 @@ def from_frames(
     id: str | None = None,
     types: Mapping[str, str] | None = None,
     image_root: Path | str = ".",
-    method: prepare.Method = "auto",
+    method: Method = "auto",
     by: str | None = None,
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     seed: int = 0,
@@ -33,9 +34,9 @@ def from_frames(
 
     ``frames``: ``rows``, or ``train``, ``valid`` and ``test``; for matching ``left`` and ``right`` (or ``records``)
     with ``pairs`` (left_id, right_id, label), or ``pairs_train`` and so on. What is not divided yet is, as
-    ``prepare.split`` says. Column types are inferred from the values; ``types`` overrules. Image cells are paths from
+    ``mmtab.prepare.split`` says. Column types are inferred from the values; ``types`` overrules. Image cells are paths from
     ``image_root``, bytes, or {bytes, path}. ``folder``: a new folder to keep it in; by default a temporary one.
-    Raises DataError or ConfigError, as ``prepare.propose`` and ``prepare.split`` do.
+    Raises DataError or ConfigError, as ``mmtab.prepare.propose`` and ``mmtab.prepare.split`` do.
     """
     target = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="mmtab-")) / name
     tables = {stem: as_arrow(frame, name, stem) for stem, frame in frames.items()}
@@ -43,11 +44,9 @@ def from_frames(
         paths = [Path(scratch) / f"{stem}.parquet" for stem in tables]
         for path, table in zip(paths, tables.values(), strict=True):
             files.write_table(path, table)
-        prepare.propose(
-            paths, target, name=name, id=id, label=label, types=dict(types or {}), image_root=Path(image_root)
-        )
+        propose(paths, target, name=name, id=id, label=label, types=dict(types or {}), image_root=Path(image_root))
     if {"rows", "pairs"} & set(tables):
-        prepare.split(target, method=method, by=by, fractions=fractions, seed=seed)
+        split(target, method=method, by=by, fractions=fractions, seed=seed)
     return Dataset.read(target)
 
 

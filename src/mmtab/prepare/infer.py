@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from mmtab.data import files
+from mmtab.data.csv_files import STANDARD, Dialect
 from mmtab.data.schema import METRICS, Column, ColumnType, Schema, TaskKind
 from mmtab.prepare.facts import Facts, facts_of, is_unique
 from mmtab.prepare.rules import ID, IGNORE, KEY_NAMES, LABEL, TRUTHS, Guess, guess_type, words_of
@@ -40,7 +40,7 @@ def infer(
     id: str | None = None,
     label: str | None = None,
     types: dict[str, str] | None = None,
-    dialect: files.Dialect = files.STANDARD,
+    dialect: Dialect = STANDARD,
     image_root: Path | None = None,
 ) -> Proposal:
     """Propose a schema for raw tables.

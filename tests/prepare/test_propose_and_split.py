@@ -18,11 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmtab.data import files
+from mmtab.data.csv_files import Dialect
 from mmtab.data.pairs import read_pairs, read_records
 from mmtab.data.schema import Schema
 from mmtab.data.table import read_split
 from mmtab.prepare.check import check
-from mmtab.prepare.folders import propose, split
+from mmtab.prepare.propose import propose
+from mmtab.prepare.split import split
 from mmtab.utils.errors import ConfigError, DataError, MmtabError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
@@ -81,7 +83,7 @@ def test_check_fails_on_a_broken_standard(tmp_path: Path) -> None:
 def test_rows_without_an_id_are_numbered_and_a_csv_is_rewritten_in_the_standard(tmp_path: Path) -> None:
     text = "naïve;kind\n" + "".join(f'"thing {i}; nice";{"ab"[i % 2]}\n' for i in range(40))
     (tmp_path / "raw.csv").write_bytes(text.encode("cp1252"))
-    propose([tmp_path / "raw.csv"], tmp_path / "out", label="kind", dialect=files.Dialect("cp1252", ";"))
+    propose([tmp_path / "raw.csv"], tmp_path / "out", label="kind", dialect=Dialect("cp1252", ";"))
     schema = Schema.read(tmp_path / "out")
     table = files.read(tmp_path / "out" / "rows.csv", "out")
     assert schema.id == "id" and table["id"].to_pylist() == [str(i) for i in range(1, 41)]

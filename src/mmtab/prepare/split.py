@@ -1,4 +1,4 @@
-"""From raw tables to a dataset folder: column types proposed, rows divided into train, valid and test."""
+"""Rows or pairs divided into train, valid and test."""
 
 from __future__ import annotations
 
@@ -13,112 +13,13 @@ import pyarrow.compute as pc
 
 from mmtab.data import files
 from mmtab.data.cells import first, hashes
-from mmtab.data.files import table_stems
 from mmtab.data.pairs import read_pairs_file, read_records
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.splits import FRACTIONS, SPLITS, assign, components
-from mmtab.data.table import Table, read_column
-from mmtab.prepare.convert import Conversion
-from mmtab.prepare.infer import Proposal, infer
-from mmtab.utils.cache import Store
+from mmtab.data.table import read_column
 from mmtab.utils.errors import ConfigError, DataError
 
 Method = Literal["auto", "random", "stratified", "grouped", "time", "component"]
-ALIASES = {
-    "val": "valid",
-    "validation": "valid",
-    "dev": "valid",
-    "pairs_val": "pairs_valid",
-    "tableA": "left",
-    "tableB": "right",
-}
-STEMS = {"rows", *SPLITS, "left", "right", "records", "pairs", *(f"pairs_{split}" for split in SPLITS)}
-
-
-def propose(
-    inputs: list[Path],
-    output: Path,
-    *,
-    name: str | None = None,
-    task: str | None = None,
-    id: str | None = None,
-    label: str | None = None,
-    types: dict[str, str] | None = None,
-    dialect: files.Dialect = files.STANDARD,
-    image_root: Path | None = None,
-) -> Proposal:
-    """Write the new dataset folder ``output`` from raw tables, with the dataset.yaml that ``mmtab.prepare.infer`` proposes.
-
-    ``inputs``: one table of rows; or tables named train, valid, test, or left, right (or records) and pairs (or
-    pairs_train …), or a folder of such. ``image_root``: where paths of pictures start; default the tables' folder. Rows without an id are numbered; pictures that cells name are copied; a csv is
-    written in the standard's dialect. Raises ConfigError for inputs that are no dataset, DataError for what is in them.
-    """
-    if output.exists():
-        raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
-    tables = _by_stem(inputs)
-    roots = {path.resolve().parent for path in tables.values()}
-    if len(roots) > 1 and image_root is None:
-        raise ConfigError(
-            f"the tables lie in {len(roots)} folders: put them into one, where the paths of pictures start"
-        )
-    root = image_root or roots.pop()
-    proposal = infer(
-        tables, name=name or output.name, task=task, id=id, label=label, types=types, dialect=dialect, image_root=root
-    )
-    schema = proposal.schema
-
-    def write(scratch: Path) -> None:
-        conversion = Conversion(root, scratch, schema, "", "keep")
-        for stem, path in tables.items():
-            header = files.header(path, schema.name, dialect)
-            numbered = schema.id not in header.names and not stem.startswith("pairs")
-            suffix = files.parts(path, schema.name)[0].suffix
-            out = pa.schema([(schema.id, pa.string()), *header]) if numbered else header
-            files.write_table(
-                scratch / f"{stem}{suffix}", _copied(conversion, schema, stem, path, dialect, numbered), out
-            )
-        schema.write(scratch)
-
-    Store.place(output, write)
-    return proposal
-
-
-def _by_stem(inputs: list[Path]) -> dict[str, Path]:
-    if len(inputs) == 1 and inputs[0].is_dir():
-        stems_inside = table_stems(inputs[0])
-        if any(ALIASES.get(stem, stem) in STEMS for stem in stems_inside):  # else it is a folder of shards
-            inputs = [files.find(inputs[0], inputs[0].name, stem) for stem in stems_inside]
-    if len(inputs) == 1:
-        return {"rows": inputs[0]}
-    stems = {ALIASES.get(path.stem, path.stem): path for path in inputs}
-    unknown = sorted(set(stems) - STEMS)
-    if unknown or len(stems) < len(inputs) or not inputs:
-        raise ConfigError(
-            f"several tables are told apart by their names, expected some of {', '.join(sorted(STEMS))}; "
-            f"found {', '.join(str(path) for path in inputs) or 'none'}. Fix: rename {unknown[0] if unknown else 'them'}"
-        )
-    return stems
-
-
-def _copied(
-    conversion: Conversion, schema: Schema, stem: str, path: Path, dialect: files.Dialect, numbered: bool
-) -> Iterator[pa.RecordBatch]:
-    images = schema.of_type(ColumnType.IMAGE)
-    row = 0
-    for batch in files.scan(path, schema.name, encoding=dialect.encoding, delimiter=dialect.delimiter):
-        names = [f"{stem}-{i}" if stem != "rows" else str(i) for i in range(row + 1, row + 1 + batch.num_rows)]
-        table = Table(schema.name, stem, conversion.folder, pa.array(names, pa.string()), {}, first_row=row)
-        row += batch.num_rows
-        for name in images:
-            if name in batch.schema.names and not pa.types.is_nested(batch[name].type):
-                conversion.copied(table, name, batch[name])
-        if numbered:
-            columns = {schema.id: table.ids} | {field.name: batch[field.name] for field in batch.schema}
-            batch = pa.record_batch(list(columns.values()), names=list(columns))
-        yield batch
-
-
-# --- splitting -------------------------------------------------------------------------------------------------------
 
 
 def split(
