@@ -1,4 +1,4 @@
-"""A campaign: datasets x seeds x a search space, as runs of scripts/train.py; it may be stopped, killed and resumed.
+"""A sweep: datasets x seeds x a search space, as runs of scripts/train.py; it may be stopped, killed and resumed.
 
 python scripts/sweep.py output=sweeps/seeds datasets=[fashion,music] seeds=[0,1,2]
 python scripts/sweep.py output=sweeps/first datasets=[fashion,music] space=optimiser n_trials=20 n_jobs=2
@@ -20,9 +20,9 @@ from mmtab.config.types import SweepConfig
 @main("sweep")
 def sweep(config: DictConfig) -> None:
     settings = SweepConfig(**OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-    from mmtab.sweep.work import run_campaign
+    from mmtab.sweep.runner import run_sweep
 
-    print(run_campaign(settings))
+    print(run_sweep(settings))
 
 
 if __name__ == "__main__":

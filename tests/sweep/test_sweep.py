@@ -1,4 +1,4 @@
-"""Campaigns: spaces, draws, the work of several processes, kills at any moment, and what is told in the end.
+"""Sweeps: spaces, draws, the work of several processes, kills at any moment, and what is told in the end.
 
 Where many runs are needed, a program of a few lines stands in for scripts/train.py; it scores by its settings alone.
 """
@@ -18,17 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from toy_data import write_kway, write_pairs
 
 from mmtab.config.overrides import split_overrides, written
 from mmtab.config.types import SweepConfig
-from mmtab.sweep import ledger as ledgers
-from mmtab.sweep.choose import draw, hopeless
-from mmtab.sweep.ledger import Ledger, records_of
-from mmtab.sweep.plan import Plan, read_plan
+from mmtab.sweep import study as study_module
+from mmtab.sweep.draws import draw, should_prune
+from mmtab.sweep.plan import OBJECTIVES, Plan, read_plan
+from mmtab.sweep.runner import run_sweep
 from mmtab.sweep.space import SPACES, read_space, settings_of
-from mmtab.sweep.work import run_campaign
+from mmtab.sweep.study import Result, Study, results_of
 from mmtab.utils.errors import ConfigError, MmtabError, RunError
 
 SWEEP = Path(__file__).parents[2] / "scripts" / "sweep.py"
@@ -38,7 +39,7 @@ settings = dict(argument.split("=", 1) for argument in sys.argv[1:])
 folder, dataset = settings["output"], settings["dataset.path"].rsplit("/", 1)[-1]
 started = os.path.join(os.path.dirname(__file__), "started.txt")
 with open(started, "a") as file:
-    file.write("/".join(folder.split("/")[-2:]) + "\\n")
+    file.write(settings["wandb.job_type"] + "/" + folder.split("/")[-1] + "\\n")
 time.sleep(float(os.environ.get("STAND_IN_SECONDS", 0)))
 rate, size = float(settings.get("trainer.lr", 1)), settings.get("trainer.batch_size", "32")
 if size == "48":
@@ -63,7 +64,7 @@ SPACE = "trainer.lr: {low: 0.001, high: 0.1, log: true}\n"
 
 
 class Bench:
-    """A folder for campaigns over stand-ins: toy datasets without a file, and the program in place of train.py."""
+    """A folder for sweeps over stand-ins: toy datasets without a file, and the program in place of train.py."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,15 +93,15 @@ class Bench:
         return SweepConfig(**(given | changes))
 
     def run(self, **changes: Any) -> str:
-        return run_campaign(self.config(**changes), train=self.train)
+        return run_sweep(self.config(**changes), train=self.train)
 
     def begin(self, **changes: Any) -> subprocess.Popen[str]:
         """The same in a process of its own."""
         path = self.folder / "begin.py"
         path.write_text(
-            "import json, sys\nfrom mmtab.sweep.work import run_campaign\nfrom mmtab.config.types import SweepConfig\n"
+            "import json, sys\nfrom mmtab.sweep.runner import run_sweep\nfrom mmtab.config.types import SweepConfig\n"
             "from mmtab.cli.main import friendly\nwith friendly():\n"
-            "    run_campaign(SweepConfig(**json.loads(sys.argv[1])), train=json.loads(sys.argv[2]))\n"
+            "    run_sweep(SweepConfig(**json.loads(sys.argv[1])), train=json.loads(sys.argv[2]))\n"
         )
         arguments = [json.dumps(vars(self.config(**changes))), json.dumps(self.train)]
         return subprocess.Popen(
@@ -112,7 +113,7 @@ class Bench:
         path = self.folder / "started.txt"
         return Counter(path.read_text().splitlines()) if path.exists() else Counter()
 
-    def findings(self, output: str = "out") -> list[dict[str, Any]]:
+    def trials(self, output: str = "out") -> list[dict[str, Any]]:
         """What is known of each trial, without what hangs on the clock."""
         trials = json.loads((self.folder / output / "summary.json").read_text())["trials"]
         return sorted(
@@ -153,9 +154,9 @@ BAD_SPACES = {
     "trainer.lr: {low: 0, high: 1, log: true}": "log wants low above 0",
     "trainer.lr: {low: 0, high: 1, step: 0.3}": "step=0.3 does not lead",
     "trainer.lr: {low: 0, high: 1, log: 3}": "expected true or false",
-    "seed: [0, 1]": "space, seed: the campaign says it",
-    "dataset.path: [a]": r"space, dataset\.path: the campaign says it",
-    "trainer.max_epochs: [1, 2]": r"space, trainer\.max_epochs: overrides say it as well",
+    "seed: [0, 1]": "space, seed: the sweep sets it",
+    "dataset.path: [a]": r"space, dataset\.path: the sweep sets it",
+    "trainer.max_epochs: [1, 2]": r"space, trainer\.max_epochs: overrides set it as well",
     "[1, 2]": "expected settings by name",
     "a: [": "cannot be read as yaml",
 }
@@ -175,7 +176,7 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"datasets": []}, r"datasets=\[\]: expected at least one"),
     ({"seeds": [1, 1]}, "each once"),
     ({"overrides": ["trainer.lrr=1"]}, r"overrides: no setting trainer\.lrr; did you mean trainer\.lr"),
-    ({"overrides": ["output=here"]}, "overrides, output: the campaign says it"),
+    ({"overrides": ["output=here"]}, "overrides, output: the sweep sets it"),
     ({"sampler": "magic"}, "sampler=magic: expected one of tpe"),
     ({"sampler": "grid"}, r"sampler=grid: trainer\.lr has no end of values"),
     ({"objectives": ["score", "beauty"]}, "objectives=beauty: expected one of score"),
@@ -184,7 +185,7 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"test": "all", "weights": "best"}, "weights=all"),
     ({"n_jobs": 0}, "n_jobs=0: expected at least 1"),
     ({"storage": "sqlite:////nowhere/study.db"}, "storage: the database cannot be used"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD_SETTINGS, ids=lambda value: str(value)[:40])
@@ -201,7 +202,10 @@ def test_two_datasets_of_one_name_are_refused(bench: Bench) -> None:
 
 
 def test_values_of_a_setting() -> None:
-    text = "a: {low: 1, high: 4}\nb: {low: 0.0, high: 0.3, step: 0.1}\nc: [0, 2, null, [x, y]]\nd: {low: 1e-4, high: 1e-2, log: true}\n"
+    text = (
+        "a: {low: 1, high: 4}\nb: {low: 0.0, high: 0.3, step: 0.1}\nc: [0, 2, null, [x, y]]\n"
+        "d: {low: 1e-4, high: 1e-2, log: true}\n"
+    )
     whole, stepped, choice, log = settings_of(yaml.safe_load(text.replace("1e-", "1.0e-")))
     places = np.linspace(0, 1, 1000, endpoint=False)
     assert Counter(whole.at(place) for place in places) == dict.fromkeys([1, 2, 3, 4], 250)
@@ -244,7 +248,7 @@ def test_values_come_through_the_command_line() -> None:
 
 
 def history(plan: Plan, n: int) -> list[FrozenTrial]:
-    """The first trials of a campaign whose score is the better the nearer trainer.lr is to 0.01."""
+    """The first trials of a sweep whose score is the better the nearer trainer.lr is to 0.01."""
     trials: list[FrozenTrial] = []
     for number in range(n):
         params, system = draw(plan, number, trials)
@@ -284,12 +288,12 @@ def test_a_pruner_ends_what_promises_little(bench: Bench, pruner: str, least: in
     for number in range(18):
         value = 0.9 - 0.01 * number
         running = create_trial(state=TrialState.RUNNING, intermediate_values={1: 0.99, 2: value})
-        over, system = hopeless(plan, [*trials, running], number, 2, value)
-        assert (over, system) == hopeless(plan, [*trials, running], number, 2, value)
+        over, system = should_prune(plan, [*trials, running], number, 2, value)
+        assert (over, system) == should_prune(plan, [*trials, running], number, 2, value)
         ended.append(over)
         trials.append(
             create_trial(
-                value=value, intermediate_values={1: 0.99, 2: value}, user_attrs={"judged": {"system": system}}
+                value=value, intermediate_values={1: 0.99, 2: value}, user_attrs={"pruning": {"system": system}}
             )
         )
     assert not ended[0] and sum(ended) >= least
@@ -300,7 +304,7 @@ def test_a_pruner_ends_what_promises_little(bench: Bench, pruner: str, least: in
 
 def test_an_empty_space_is_one_trial(bench: Bench) -> None:
     text = bench.run(space=None, datasets=bench.datasets("easy", "mild", "hard"), seeds=[0, 1], n_jobs=2)
-    (trial,) = bench.findings()
+    (trial,) = bench.trials()
     assert trial["settings"] == {} and len(bench.started()) == 6
     assert trial["valid"]["easy"]["std"] > 0 and trial["valid"]["hard"]["mean"] < trial["valid"]["easy"]["mean"]
     means = [found["mean"] for found in trial["valid"].values()]
@@ -313,7 +317,7 @@ def test_failures_are_named_and_the_rest_goes_on(bench: Bench, capfd: pytest.Cap
     sizes = bench.space("trainer.batch_size: {low: 4, high: 80, step: 4}\n")
     changes = {"space": sizes, "sampler": "grid", "n_trials": None, "datasets": bench.datasets("easy", "mild", "hard")}
     text = bench.run(**changes, n_jobs=2, retries=2)
-    assert Counter(trial["state"] for trial in bench.findings()) == {"finished": 18, "failed": 2}
+    assert Counter(trial["state"] for trial in bench.trials()) == {"finished": 18, "failed": 2}
     failures = json.loads((bench.folder / "out" / "summary.json").read_text())["failures"]
     said, killed = failures
     assert (said["trial"], said["run"], said["attempts"]) == (11, "easy-seed0", 3)
@@ -328,7 +332,7 @@ def test_failures_are_named_and_the_rest_goes_on(bench: Bench, capfd: pytest.Cap
     assert bench.started() == started, "a failed trial stays so"
     lines = capfd.readouterr().out
     assert "FAILED: exit status 1: error: no room for batches of 48; once more" in lines
-    assert (bench.folder / "out/trial-0011/easy-seed0/log.txt").read_text().count("a word before") == 3
+    assert Path(said["log"]).read_text().count("a word before") == 3
 
 
 def test_after_a_failure_the_rest_of_a_trial_is_left_out(bench: Bench) -> None:
@@ -337,46 +341,58 @@ def test_after_a_failure_the_rest_of_a_trial_is_left_out(bench: Bench) -> None:
     assert bench.started() == {"trial-0000/easy-seed0": 1, "trial-0001/easy-seed0": 1}
 
 
-def test_a_campaign_stays_what_it_is(bench: Bench) -> None:
+def test_a_sweep_stays_what_it_is(bench: Bench) -> None:
     bench.run(n_trials=2)
     started = bench.started()
     for changes, message in (
         ({"datasets": bench.datasets("easy", "mild")}, "datasets: "),
         ({"seeds": [0, 1]}, r"seeds: \[0\] there, \[0,1\] here"),
-        ({"overrides": ["trainer.max_epochs=1"], "sampler": "random"}, r"overrides: \[\] there, .*; sampler: tpe there, random here"),
+        (
+            {"overrides": ["trainer.max_epochs=1"], "sampler": "random"},
+            r"overrides: \[\] there, .*; sampler: tpe there, random here",
+        ),
         ({"objectives": ["train_seconds"]}, "objectives: "),
         ({"space": bench.space(SPACE.replace("0.1,", "0.2,"))}, r"space, trainer\.lr: .*0\.1.* there, .*0\.2"),
-    ):  # fmt: skip
-        with pytest.raises(ConfigError, match=f"out holds another campaign: {message}"):
+    ):
+        with pytest.raises(ConfigError, match=f"study out in .* is another sweep: {message}"):
             bench.run(**changes)
     bench.run(n_trials=2, n_jobs=2, retries=3, weights="best")
     assert bench.started() == started
     bench.run(n_trials=3)
     assert len(bench.started()) == 3
-    with pytest.raises(ConfigError, match="study out is another campaign: seeds"):
+    with pytest.raises(ConfigError, match=r"study out in .* is another sweep: seeds"):
         bench.run(
             output=str(bench.folder / "other" / "out"), storage=f"sqlite:///{bench.folder}/out/study.db", seeds=[5]
         )
 
 
 def test_a_folder_outlives_its_database(bench: Bench) -> None:
+    """Runs are found by what they depend on, also by another storage; other draws have other folders."""
     bench.run(n_trials=3)
-    before, started = bench.findings(), bench.started()
+    before, started = bench.trials(), bench.started()
     (bench.folder / "out" / "study.db").unlink()
     bench.run(n_trials=3)
-    assert bench.findings() == before and bench.started() == started
-    storage = f"sqlite:///{bench.folder}/other.db"
-    ledger = Ledger(read_plan(bench.config(storage=storage)))
-    ledger.settle(ledger.create(), {"trainer.lr": 0.05}, {})
-    with pytest.raises(ConfigError, match=r"trial-0000 holds runs of .*two campaigns"):
-        bench.run(storage=storage)
+    assert bench.trials() == before and bench.started() == started
+    study = Study(read_plan(bench.config(storage=f"sqlite:///{bench.folder}/other.db")))
+    study.enqueue()
+    trial_id = study.claim(0)
+    assert trial_id is not None
+    params, folder = study.draw(0, trial_id)
+    assert params == before[0]["settings"] and folder.name == before[0]["folder"]
+    assert study.plan.digest({"trainer.lr": 0.05}) not in {trial["folder"] for trial in before}
+
+
+def test_equal_draws_have_folders_of_their_own(bench: Bench) -> None:
+    bench.run(space=bench.space("trainer.lr: [0.01]\n"), sampler="random", n_trials=3)
+    first, second, third = (trial["folder"] for trial in bench.trials())
+    assert (second, third) == (f"{first}-2", f"{first}-3") and len(bench.started()) == 3
 
 
 def test_weights_of_the_best_are_kept(bench: Bench) -> None:
     bench.run(n_trials=5, weights="best")
     (best,) = json.loads((bench.folder / "out" / "summary.json").read_text())["best"]
-    kept = {path.parents[2].name for path in (bench.folder / "out").glob("trial-*/*/checkpoints/best.ckpt")}
-    assert kept == {f"trial-{best:04}"}
+    folders = {path.parents[2].name for path in (bench.folder / "out").glob("trial-*/*/checkpoints/best.ckpt")}
+    assert folders == {bench.trials()[best]["folder"]}
     assert len(list((bench.folder / "out").glob("trial-*/*/provenance.json"))) == 5
 
 
@@ -394,42 +410,75 @@ def test_several_objectives(bench: Bench) -> None:
     assert all(f"front: trial {number}, score " in text for number in front)
 
 
-def test_two_processes_share_a_campaign(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_begin_at_once_share_a_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run is done once, and there are as many trials as were asked for."""
     monkeypatch.setenv("STAND_IN_SECONDS", "0.2")
-    both = [bench.begin(n_trials=8, seeds=[0, 1]) for _ in range(2)]
-    said = [process.communicate(timeout=60)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    processes = [bench.begin(n_trials=8, seeds=[0, 1]) for _ in range(3)]
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
     assert len(bench.started()) == 16 and set(bench.started().values()) == {1}
-    assert Counter(trial["state"] for trial in bench.findings()) == {"finished": 8}
-    assert all("(2 of 2)" in text for text in said), "both had a share"
+    assert Counter(trial["state"] for trial in bench.trials()) == {"finished": 8}
+    assert sum("(2 of 2)" in output for output in outputs) >= 2, "the work was shared"
+
+
+def test_no_trial_is_claimed_twice(bench: Bench) -> None:
+    """Workers without a common lock, as on machines that share only the database, all after the same trials."""
+    code = (
+        "import json, sys\nfrom mmtab.config.types import SweepConfig\nfrom mmtab.sweep.plan import read_plan\n"
+        "from mmtab.sweep.study import Study\n"
+        "study = Study(read_plan(SweepConfig(**json.loads(sys.argv[1]))))\nprint('ready', flush=True)\ninput()\n"
+        "study.enqueue()\nprint([n for n in range(40) if study.claim(n) is not None])\n"
+    )
+    storage = f"sqlite:///{bench.folder}/shared.db"
+    workers = []
+    for name in ("a", "b", "c"):
+        config = bench.config(n_trials=40, output=str(bench.folder / name), storage=storage, study="one")
+        command = [sys.executable, "-c", code, json.dumps(vars(config))]
+        workers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    for worker in workers:
+        assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    claimed = [number for worker in workers for number in json.loads(worker.communicate(timeout=100)[0])]
+    assert sorted(claimed) == list(range(40))
 
 
 def test_a_machine_that_shares_only_the_database_takes_what_is_dead(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = {"output": str(bench.folder / "other" / "out"), "storage": f"sqlite:///{bench.folder}/out/study.db"}
-    ledger, elsewhere = (
-        Ledger(read_plan(bench.config(n_trials=1))),
-        Ledger(read_plan(bench.config(n_trials=1, **there))),
-    )
-    number = ledger.create()
-    assert ledger.own(number) and not elsewhere.own(number)
-    monkeypatch.setattr(ledgers, "STALE", 0.0)
-    monkeypatch.setattr(ledgers, "CONTEST", 0.0)
-    assert elsewhere.own(number)
-    ledger.settle(number, {"trainer.lr": 0.05}, {})
-    bench.run(n_trials=1, **there)
-    assert bench.findings("other/out")[0]["settings"] == {"trainer.lr": 0.05}
+    """Its own folder has none of the runs; scores of those that had finished are in the storage."""
+    storage = f"sqlite:///{bench.folder}/shared.db"
+    changes = {"n_trials": 2, "seeds": [0, 1], "storage": storage, "study": "one"}
+    here = Study(read_plan(bench.config(**changes)))
+    there = Study(read_plan(bench.config(**changes, output=str(bench.folder / "other"))))
+    here.enqueue()
+    trial_id = here.claim(0)
+    assert trial_id is not None and here.claim(0) == trial_id and there.claim(0) is None
+    params, _ = here.draw(0, trial_id)
+    here.record(trial_id, here.plan.runs[0], Result("", 0, 1.0, "accuracy", dict.fromkeys(OBJECTIVES, 0.5)))
+    there.enqueue()
+    assert there.claim(0) is None, "its last sign of life is recent"
+    monkeypatch.setattr(study_module, "STALE", 1)
+    time.sleep(2.5)
+    bench.run(**changes, output=str(bench.folder / "other"))
+    first, second = bench.trials("other")
+    assert first["settings"] == params and first["valid"]["easy"]["values"][0] == 0.5
+    assert (first["trial"], second["trial"]) == (0, 1) and {first["state"], second["state"]} == {"finished"}
+    assert bench.started() == {"trial-0000/easy-seed1": 1, "trial-0001/easy-seed0": 1, "trial-0001/easy-seed1": 1}
+    with pytest.raises(UpdateFinishedTrialError):
+        here.record(trial_id, here.plan.runs[1], Result("late"))
 
 
 # --- kills and signals -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_campaign_killed_again_and_again_ends_the_same(bench: Bench) -> None:
+def test_a_sweep_killed_again_and_again_ends_the_same(bench: Bench) -> None:
     changes = {"sampler": "tpe", "pruner": "halving", "seeds": [0, 1, 2], "n_trials": 13, "study": "same"}
     bench.run(**changes, output=str(bench.folder / "whole"))
-    whole = bench.findings("whole")
+    whole = bench.trials("whole")
     assert Counter(trial["state"] for trial in whole).keys() == {"finished", "pruned"}
     (bench.folder / "started.txt").unlink()
     rng = random.Random(0)
@@ -440,7 +489,7 @@ def test_a_campaign_killed_again_and_again_ends_the_same(bench: Bench) -> None:
         process.kill()
         process.wait()
     bench.run(**changes)
-    assert bench.findings() == whole
+    assert bench.trials() == whole
     assert sum(bench.started().values()) <= sum(len(t["valid"]["easy"]["values"]) for t in whole) + 4
 
 
@@ -449,19 +498,21 @@ def test_half_a_draw_is_completed(bench: Bench, steps: int) -> None:
     """Killed between the steps of asking Optuna."""
     space = bench.space(f"{SPACE}trainer.weight_decay: {{low: 0.0, high: 0.1}}\n")
     plan = read_plan(bench.config(space=space, n_trials=1, study="same"))
-    ledger = Ledger(plan)
-    number = ledger.create()
-    params, system = draw(plan, number, [])
+    study = Study(plan)
+    study.enqueue()
+    trial_id = study.claim(0)
+    assert trial_id is not None
+    params, system = draw(plan, 0, [])
     if steps:
-        ledger.note(number, "drawn", {"params": params, "system": system})
+        drawn = {"params": params, "folder": f"trial-{plan.digest(params)}", "system": system}
+        study.note(trial_id, "drawn", drawn)
     if steps > 1:
-        trial = ledger.storage.get_trial_id_from_study_id_trial_number(ledger.id, number)
         setting = plan.settings[1]
-        ledger.storage.set_trial_param(trial, setting.name, float(params[setting.name]), setting.distribution)
+        study.storage.set_trial_param(trial_id, setting.name, float(params[setting.name]), setting.distribution)
     for output in ("out", "whole"):
         bench.run(space=space, n_trials=1, study="same", output=str(bench.folder / output))
-    assert bench.findings() == bench.findings("whole")
-    assert ledger.trial(number).params == params and bench.findings()[0]["settings"] == params
+    assert bench.trials() == bench.trials("whole")
+    assert study.storage.get_trial(trial_id).params == params and bench.trials()[0]["settings"] == params
 
 
 def test_a_signal_stops_in_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,23 +524,26 @@ def test_a_signal_stops_in_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
         said = process.communicate(timeout=20)[0]
         assert process.returncode == code and "the same command goes on" in said
         (bench.folder / "started.txt").unlink()
-    records = [records_of(trial)["easy-seed0"] for trial in Ledger(read_plan(bench.config())).trials()]
-    assert [record.attempts for record in records] == [0, 0], "what the campaign stopped itself is no failure"
+    trials = Study(read_plan(bench.config())).trials()
+    states = [trial.state.name for trial in trials]
+    assert states == ["RUNNING", "RUNNING", "WAITING", "WAITING"]
+    assert not any(map(results_of, trials)), "what the sweep stopped itself is no failure"
     monkeypatch.setenv("STAND_IN_SECONDS", "0")
     bench.run()
-    assert Counter(trial["state"] for trial in bench.findings()) == {"finished": 4}
+    assert Counter(trial["state"] for trial in bench.trials()) == {"finished": 4}
 
 
 # --- with real runs --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_real_campaign_killed_while_a_run_trains(tmp_path: Path, backbone: Path) -> None:
+@pytest.mark.timeout(600)
+def test_a_real_sweep_killed_while_a_run_trains(tmp_path: Path, backbone: Path) -> None:
     """Both kinds of dataset, and a choice that cannot be trained; afterwards nothing is left to do."""
     write_kway(tmp_path / "toys", images=False)
     write_pairs(tmp_path / "twins", images=False)
     (tmp_path / "space.yaml").write_text("d_model: [16, 15]\n")
-    small = "overrides=[trainer.max_epochs=40,trainer.patience=40,dataset.drop=[text],fusion.d_hidden=32]"
+    small = "overrides=[trainer.max_epochs=12,trainer.patience=12,dataset.drop=[text],fusion.d_hidden=32]"
     datasets = f"datasets=[{tmp_path / 'toys'},{tmp_path / 'twins'}]"
 
     def begin(output: str, *more: str) -> subprocess.Popen[str]:
@@ -503,14 +557,18 @@ def test_a_real_campaign_killed_while_a_run_trains(tmp_path: Path, backbone: Pat
         command = [sys.executable, str(SWEEP), *given, small, *more]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
 
-    killed, log = begin("killed"), tmp_path / "killed/trial-0000/toys-seed0/log.txt"
-    _wait_for(lambda: log.exists() and "epoch   2" in log.read_text(), 60)
+    killed = begin("killed")
+
+    def log() -> str:
+        return "".join(path.read_text() for path in (tmp_path / "killed").glob("trial-*/toys-seed0/log.txt"))
+
+    _wait_for(lambda: "epoch   2" in log(), 100)
     killed.kill()
     killed.communicate()
     both = {"killed": begin("killed", "n_trials=1", "test=none"), "whole": begin("whole")}
-    said = {name: process.communicate(timeout=200)[0] for name, process in both.items()}
+    said = {name: process.communicate(timeout=400)[0] for name, process in both.items()}
     assert [process.returncode for process in both.values()] == [0, 0], said
-    assert log.read_text().count("epoch   1 ") == 1, "it went on where it was killed"
+    assert log().count("epoch   1 ") == 1, "it went on where it was killed"
     found = {name: json.loads((tmp_path / name / "summary.json").read_text()) for name in said}
     best, failed = found["whole"]["trials"]
     assert found["whole"]["best"] == [0] and set(best["valid"]) == set(best["test"]) == {"toys", "twins"}
@@ -525,9 +583,9 @@ def test_a_real_campaign_killed_while_a_run_trains(tmp_path: Path, backbone: Pat
     assert {path.name for path in tmp_path.iterdir()} == {"toys", "twins", "space.yaml", "killed", "whole"}
 
 
-def test_the_campaign_itself_needs_no_torch() -> None:
+def test_the_sweep_itself_needs_no_torch() -> None:
     heavy = ["torch", "pytorch_lightning", "transformers", "sklearn", "matplotlib", "scipy"]
-    code = f"import sys, mmtab.sweep.work\nprint([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, mmtab.sweep.runner\nprint([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -279,10 +279,10 @@ class SweepConfig:
     a trial whose first runs promise little: none, median, halving or hyperband. ``objectives``: score, train_seconds,
     n_parameters, peak_memory, predict_rows_per_second. ``seed``: of the draws.
 
-    These make the campaign and stay as they are; only ``n_trials`` may grow. The rest may change: ``n_jobs`` runs at a
+    These define the sweep and stay as they are; only ``n_trials`` may grow. The rest may change: ``n_jobs`` runs at a
     time; ``retries`` of a run that failed; ``test``: whose runs to score on test in the end, best, all or none;
     ``weights``: whose checkpoints to keep, all or best; ``storage``: a database URL (null: study.db in ``output``), in
-    which ``study`` (null: the name of ``output``) is the campaign's name."""
+    which ``study`` (null: the name of ``output``) is the sweep's name."""
 
     output: str = MISSING
     datasets: list[str] = MISSING

@@ -23,30 +23,30 @@ from mmtab.config.types import CONFIGS
 from mmtab.utils.errors import ConfigError
 
 SPACES = CONFIGS / "sweep"
-WANTED = "a list of choices, or {low: …, high: …} with log: true or step: …"
+EXPECTED = "a list of choices, or {low: …, high: …} with log: true or step: …"
 Value = str | int | float
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting and what it may be. A choice is kept as it stands on a command line, such as ``null`` or ``[image]``."""
+    """One setting and its values. A choice is kept as it stands on a command line, such as ``null`` or ``[image]``."""
 
     name: str
     distribution: BaseDistribution
 
-    def at(self, place: float) -> Value:
-        """The value at a place in [0, 1), such that equal shares of that interval are equally likely choices."""
+    def at(self, share: float) -> Value:
+        """The value at a share in [0, 1) of the range, such that uniform shares give uniform choices."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
-            return str(d.choices[int(place * len(d.choices))])
+            return str(d.choices[int(share * len(d.choices))])
         assert isinstance(d, FloatDistribution | IntDistribution)
         if d.log:
             half = 0.5 if isinstance(d, IntDistribution) else 0.0  # a whole number has half of what lies on either side
             low, high = math.log(d.low - half), math.log(d.high + half)
-            return self.tidy(math.exp(low + place * (high - low)))
+            return self.tidy(math.exp(low + share * (high - low)))
         if d.step is not None:
-            return self.tidy(d.low + d.step * int(place * (round((d.high - d.low) / d.step) + 1)))
-        return self.tidy(d.low + place * (d.high - d.low))
+            return self.tidy(d.low + d.step * int(share * (round((d.high - d.low) / d.step) + 1)))
+        return self.tidy(d.low + share * (d.high - d.low))
 
     def tidy(self, value: Any) -> Value:
         """A value as it is used: whole, or with few digits, and between the ends."""
@@ -63,7 +63,7 @@ class Setting:
         return f"{self.name}={value if isinstance(value, str) else written(value)}"
 
     def values(self) -> list[Value] | None:
-        """All values, in order; None where there is no end of them."""
+        """All values, in order; None if they have no end."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
             return [str(choice) for choice in d.choices]
@@ -88,24 +88,24 @@ def read_space(name: str | None) -> dict[str, Any]:
     named = SPACES / f"{name}.yaml"
     path = named if named.is_file() else Path(name).expanduser()
     if not path.is_file():
-        known = ", ".join(sorted(each.stem for each in SPACES.glob("*.yaml")))
-        raise ConfigError(f"space={name}: neither a name of configs/sweep/ ({known}) nor a yaml file")
+        names = ", ".join(sorted(path.stem for path in SPACES.glob("*.yaml")))
+        raise ConfigError(f"space={name}: neither a name of configs/sweep/ ({names}) nor a yaml file")
     try:
         space = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ConfigError(f"space {path}: it cannot be read as yaml: {' '.join(str(error).split())}") from error
     if not isinstance(space, dict) or not all(isinstance(key, str) for key in space):
-        raise ConfigError(f"space {path}: expected settings by name, each with {WANTED}")
+        raise ConfigError(f"space {path}: expected settings by name, each with {EXPECTED}")
     return space  # type: ignore[return-value]  # all keys are str
 
 
 def settings_of(space: dict[str, Any]) -> list[Setting]:
-    """Raises ConfigError, naming the setting, for a specification that says no set of values."""
+    """Raises ConfigError, naming the setting, for a specification that is no set of values."""
     return [Setting(name, _distribution(name, spec)) for name, spec in space.items()]
 
 
 def grid_size(settings: list[Setting]) -> int:
-    """How many draws a space has in all; raises ConfigError, naming the setting, where there is no end of them."""
+    """How many draws a space has in all; raises ConfigError, naming the setting, if they have no end."""
     for setting in settings:
         if setting.values() is None:
             raise ConfigError(
@@ -127,7 +127,7 @@ def _distribution(name: str, spec: Any) -> BaseDistribution:
             raise ConfigError(f"space, {name}: expected choices, each once; found {spec}")
         return CategoricalDistribution(choices)
     if not isinstance(spec, dict) or not {"low", "high"} <= spec.keys() <= {"low", "high", "log", "step"}:
-        raise ConfigError(f"space, {name}: expected {WANTED}; found {spec}")
+        raise ConfigError(f"space, {name}: expected {EXPECTED}; found {spec}")
     low, high, log, step = spec["low"], spec["high"], spec.get("log", False), spec.get("step")
     for key, value in (("low", low), ("high", high), ("step", step)):
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

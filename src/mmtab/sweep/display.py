@@ -1,0 +1,116 @@
+"""What a sweep shows while it runs: a line for what has ended, and on a terminal a table that changes below that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from statistics import mean
+from types import TracebackType
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from mmtab.sweep.plan import Plan
+from mmtab.sweep.space import Value
+from mmtab.sweep.study import objective, results_of
+
+STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+N_ROWS = 12  # of the table: all trials that are on their way, and as many of the best as there is room for
+INTERVAL = 0.5  # seconds
+
+
+class Display:
+    """``tell`` prints a line, ``show`` updates the table; the latter may be called often."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.console = Console(highlight=False)
+        self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
+        self._last = 0.0
+
+    def __enter__(self) -> Display:
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def tell(self, text: str) -> None:
+        if self.live is not None:
+            self.console.print(text, markup=False)
+        else:
+            print(text, flush=True)
+
+    def show(self, trials: Callable[[], Sequence[FrozenTrial]], busy: Mapping[int, set[str]]) -> None:
+        """``trials`` is called when it is time; ``busy``: the names of the runs on their way, by trial."""
+        if self.live is not None and time.monotonic() - self._last > INTERVAL:
+            self._last = time.monotonic()
+            self.live.update(progress(self.plan, trials(), busy), refresh=True)
+
+
+def progress(plan: Plan, trials: Sequence[FrozenTrial], busy: Mapping[int, set[str]]) -> Group:
+    """The table of trials, and how many runs are finished or not needed any more."""
+    table = Table("trial", "settings", "runs", "score", "state", title=plan.output.name, title_justify="left")
+    sign = -1 if plan.directions[0] == "maximize" else 1
+    numbered = list(enumerate(trials))
+    running = [(number, trial) for number, trial in numbered if trial.state == TrialState.RUNNING]
+    complete = [(number, trial) for number, trial in numbered if trial.state == TrialState.COMPLETE]
+    best = sorted(complete, key=lambda pair: sign * pair[1].values[0])[: max(0, N_ROWS - len(running))]
+    for number, trial in best + running:
+        results = results_of(trial)
+        score = objective(plan, results)
+        table.add_row(
+            str(number),
+            settings_text(trial.params),
+            f"{sum(result.finished for result in results.values())} of {len(plan.runs)}",
+            "" if score is None else f"{score:.4f}",
+            STATES.get(trial.state) or ", ".join(sorted(busy.get(number, set()))) or "waiting",
+        )
+    left = datasets_left(plan, trials)
+    total = plan.n_trials * len(plan.runs)
+    seconds = seconds_left(plan, trials, left)
+    remaining = "unknown" if seconds is None else str(timedelta(seconds=round(seconds)))
+    line = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=total, completed=total - len(left), width=40)
+    line.add_row(bar, f"{total - len(left)} of {total} runs, time to go: {remaining}")
+    return Group(table, line)
+
+
+def datasets_left(plan: Plan, trials: Sequence[FrozenTrial]) -> list[str]:
+    """The dataset of each run that has still to finish."""
+    results = [{} if trial.state.is_finished() else results_of(trial) for trial in trials[: plan.n_trials]]
+    left = [
+        run.dataset
+        for trial, finished in zip(trials, results, strict=False)
+        if not trial.state.is_finished()
+        for run in plan.runs
+        if run.name not in finished or not finished[run.name].finished
+    ]
+    return left + [run.dataset for run in plan.runs] * (plan.n_trials - len(results))
+
+
+def seconds_left(plan: Plan, trials: Sequence[FrozenTrial], left: Sequence[str]) -> float | None:
+    """By the mean of the finished runs of each dataset, or of all; None as long as there is none."""
+    seconds: dict[str, list[float]] = {}
+    for results in map(results_of, trials):
+        for run in plan.runs:
+            if run.name in results and results[run.name].finished:
+                seconds.setdefault(run.dataset, []).append(results[run.name].seconds)
+    if not seconds:
+        return None
+    means = {dataset: mean(values) for dataset, values in seconds.items()}
+    overall = mean(value for values in seconds.values() for value in values)
+    return sum(means.get(dataset, overall) for dataset in left) / plan.config.n_jobs
+
+
+def settings_text(params: Mapping[str, Value]) -> str:
+    values = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in params.items()}
+    return " ".join(f"{name}={value}" for name, value in values.items())
