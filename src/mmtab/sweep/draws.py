@@ -48,7 +48,7 @@ def should_prune(
     """Whether a trial ends after its first ``step`` runs, whose mean is ``value``. ``trials``: all of the sweep."""
     study = copy_study(plan, trials, pruner=_pruner(plan))
     trial = study.trials[number]
-    # Its earlier means are of fewer datasets, and the best of them, to which the median is compared, may be of the easiest.
+    # Its earlier means are of fewer datasets: the best of them, to which the median is compared, may be of the easiest.
     trial.intermediate_values = {step: value}
     return bool(study.pruner.prune(study, trial)), study.trials[number].system_attrs
 

@@ -1,8 +1,8 @@
 """The trials of a sweep and the results of their runs, in Optuna's storage, which all its processes and machines share.
 
 Who works on which trial is decided by transactions of that storage: trials are added as WAITING, and whoever turns one
-to RUNNING has it. A killed process leaves its trials RUNNING. Processes that share its folder see by the lock that it no
-longer holds that they may take them; other machines go by Optuna's heartbeats, and a retry replaces the lost trial.
+to RUNNING has it. A killed process leaves its trials RUNNING. Processes that share its folder see that they may take
+them by the lock that it no longer holds; other machines go by Optuna's heartbeats, and a retry replaces the lost trial.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ class Study:
             self.study.add_trial(create_trial(state=TrialState.WAITING))
 
     def claim(self, number: int) -> int | None:
-        """Take a trial that waits, or that a dead process left; its lock must be held. Returns its id in the storage, or
-        None if another one works on it or it has ended."""
+        """Take a trial that waits, or that a dead process left; its lock must be held. Returns its id in the storage;
+        None if another process works on it or it has ended."""
         trial = self.trials()[number]
         if trial.state == TrialState.WAITING:
             self.storage.record_heartbeat(trial._trial_id)  # first, for without one a trial is never found stale
@@ -223,7 +223,7 @@ class Study:
                 )
                 return storage, study
             except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.OptunaError) as error:
-                if attempt < TRIES - 1 and isinstance(error.__cause__ or error, DBAPIError):
+                if attempt < TRIES - 1 and any(isinstance(e, DBAPIError) for e in (error, error.__cause__)):
                     time.sleep(random.uniform(0.1, 0.5))
                     continue
                 reason = str(error.__cause__ or error).splitlines()[0]  # without the address, which may hold a password
@@ -252,8 +252,8 @@ def _open_storage(url: str) -> RDBStorage:
         return RDBStorage(url, options, heartbeat_interval=HEARTBEAT, grace_period=STALE)
     from sqlalchemy import Connection, event
 
-    # Optuna locks the row that it reads and then changes, which SQLite cannot: two processes could claim one trial. So a
-    # transaction locks the database from its beginning, and the driver begins none by itself.
+    # Optuna locks the row that it reads and then changes, which SQLite cannot: two processes could claim one trial. So
+    # a transaction locks the database from its beginning, and the driver begins none by itself.
     options = {"connect_args": {"timeout": 60, "isolation_level": None}}
     storage = RDBStorage(url, options, heartbeat_interval=HEARTBEAT, grace_period=STALE)
 
