@@ -42,7 +42,7 @@ from mmtab.benchmark.challenge import (
 from mmtab.benchmark.challenge.folder import divide
 from mmtab.benchmark.challenge.submissions import team_name
 from mmtab.benchmark.scoring import Truth
-from mmtab.cli.commands import submit_app
+from mmtab.cli.challenge import app
 from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.data.table import has_labels
@@ -814,7 +814,7 @@ def test_50_teams_with_many_submissions(memory: Path, sources: dict[str, Path]) 
 
 
 def called(*arguments: object) -> str:
-    done = CliRunner().invoke(submit_app, list(map(str, arguments)), catch_exceptions=False)
+    done = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return re.sub(r"[^\S\n]+", " ", re.sub("[│┃]", " ", done.output))
 

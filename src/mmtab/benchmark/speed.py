@@ -30,7 +30,7 @@ from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
 from mmtab.config.compose import compose
-from mmtab.config.types import CONFIGS, RunConfig
+from mmtab.config.types import RunConfig
 from mmtab.data.pictures import load_pictures
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.synthetic import write_catalogue
@@ -50,7 +50,6 @@ TUNED = ("text.n_tuned_layers=null", "image.tuned=true", "trainer.batch_size=32"
 FROZEN = ("text.n_tuned_layers=0", "image.tuned=false")
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in ("", "ra", "lo", "nim", "st")]
-SCRIPTS = CONFIGS.parent / "scripts"
 
 
 @dataclass(frozen=True)
@@ -101,12 +100,11 @@ class Bench:
 
     def startup(self) -> Iterator[Finding]:
         """What a user waits for before a run begins."""
-        script = str(SCRIPTS / "train.py")
         commands = {
             "import torch": ["-c", "import torch"],
-            "--help": [script, "--help"],
-            "a setting that does not exist": [script, "trainer.max_epoch=3"],
-            "a value that does not fit": [script, "trainer.precision=fp99"],
+            "--help": ["-m", "mmtab.cli", "train", "--help"],
+            "a setting that does not exist": ["-m", "mmtab.cli", "train", "trainer.max_epoch=3"],
+            "a value that does not fit": ["-m", "mmtab.cli", "train", "trainer.precision=fp99"],
         }
         for what, command in commands.items():
             seconds = self._median(lambda command=command: _seconds(lambda: _python(command)))  # type: ignore[misc]

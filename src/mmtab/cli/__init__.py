@@ -1,1 +1,1 @@
-"""The command line: what scripts/ call."""
+"""The command line. ``mmtab COMMAND``, ``python -m mmtab.cli COMMAND`` and scripts/ run the same functions."""

@@ -1,67 +1,72 @@
-"""How scripts begin: a Hydra command line whose mistakes are one clear line. Imports nothing heavy."""
+"""The commands by their names. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
-import os
+import difflib
+import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig
-
-from mmtab.config.compose import register
-from mmtab.config.types import CONFIGS
 from mmtab.utils.exits import friendly
-from mmtab.utils.processes import follow_parent
-
-# what a disk says that is full, or may not be written to
 
 
-def _leave() -> None:
-    if "torch" in sys.modules:
-        from mmtab.utils import distributed as ranks
+@dataclass(frozen=True)
+class Command:
+    about: str  # its line in the list of commands
+    module: str  # within mmtab.cli
+    function: str  # takes settings that Hydra composes, or is a Typer app named ``app``
 
-        ranks.leave()
-
-
-def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Like ``hydra.main`` on configs/<config_name>.yaml, within ``friendly``."""
-    import hydra
-    from hydra.errors import HydraException
-
-    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
-        def guarded(config: DictConfig) -> None:
-            with friendly():
-                function(config)
-            _leave()
-
-        register()
-        follow_parent()
-        return whole(hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded))
-
-    def whole(function: Callable[[], None]) -> Callable[[], None]:
-        def guarded() -> None:
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra would show a traceback of what is caught here
-            with friendly():
-                try:
-                    function()
-                except HydraException as error:
-                    print(error, *([error.__cause__] if error.__cause__ else []), sep="\n", file=sys.stderr, flush=True)
-                    sys.exit(1)
-
-        return guarded
-
-    return decorate
+    def load(self) -> Any:
+        return getattr(importlib.import_module(f"mmtab.cli.{self.module}"), self.function)
 
 
-def print_metrics(title: str, columns: dict[str, dict[str, Any]]) -> None:
-    """A table with a row a metric and a column a split."""
-    from rich.console import Console
-    from rich.table import Table
+COMMANDS = {
+    "train": Command("train on a dataset, then score the test split and write a report", "runs", "train"),
+    "evaluate": Command("score a run on a labelled split", "runs", "evaluate"),
+    "predict": Command("predict rows or pairs of a table with a run", "runs", "predict"),
+    "report": Command("write the report page of a run, or compare several", "runs", "report"),
+    "reproduce": Command("train a run again and compare every metric", "runs", "reproduce"),
+    "match": Command("match two tables or deduplicate one, with a run", "experiments", "match"),
+    "sweep": Command("search settings over datasets and seeds", "experiments", "sweep"),
+    "benchmark": Command("rank systems by their average over the datasets of a track", "experiments", "benchmark"),
+    "results": Command("a Markdown table of runs beside published scores", "results", "app"),
+    "prepare": Command("from raw tables to a described, checked dataset folder", "prepare", "app"),
+    "challenge": Command("score submissions against labels that participants do not have", "challenge", "app"),
+    "cache": Command("what the cache holds, and making room in it", "cache", "app"),
+    "speed": Command("how fast mmtab is on this machine", "speed", "app"),
+}
 
-    table = Table("metric", *columns, title=title)
-    for name in {name: None for values in columns.values() for name in values}:
-        found = [values.get(name) for values in columns.values()]
-        cells = ["" if x is None else f"{x:,}" if isinstance(x, int) else f"{x:.4f}" for x in found]
-        table.add_row(name, *cells)
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+
+def main() -> None:
+    """``mmtab COMMAND ARGUMENTS``."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: mmtab COMMAND [ARGUMENTS], with --help behind a command for all that it takes\n")
+        print("\n".join(f"  {command:10}  {COMMANDS[command].about}" for command in COMMANDS))
+    elif name == "--version":
+        from mmtab import __version__
+
+        print(f"mmtab {__version__}")
+    elif name in COMMANDS:
+        run(name, arguments)
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        print(f"error: mmtab has no command {name}; {hint}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run a command; ``arguments`` default to those of this process. Mistakes of the user become one line and an exit
+    status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with friendly():
+        command = COMMANDS[name].load()
+        if COMMANDS[name].function == "app":
+            command(args=list(arguments), prog_name=f"mmtab {name}")
+        else:
+            from mmtab.cli.composed import run_composed
+
+            run_composed(name, command, arguments)

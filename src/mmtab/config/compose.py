@@ -12,13 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from mmtab.config.overrides import written
+from mmtab.config.settings import resolve
 from mmtab.config.types import (
     CONFIGS,
-    PRECISIONS,
     BenchmarkConfig,
     EvaluateConfig,
     MatchConfig,
@@ -30,74 +27,26 @@ from mmtab.config.types import (
 )
 from mmtab.utils.errors import ConfigError
 
+SETTINGS: dict[str, type] = {
+    "train": RunConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "match": MatchConfig,
+    "reproduce": ReproduceConfig,
+    "report": ReportConfig,
+    "sweep": SweepConfig,
+    "benchmark": BenchmarkConfig,
+}  # by command, each composed from configs/COMMAND.yaml
+
 
 def compose(*overrides: str) -> RunConfig:
-    """The configuration that ``scripts/train.py`` has with these overrides, for programs and notebooks. It wants an
-    ``output=``, which only a script has by itself."""
+    """The configuration that ``mmtab train`` has with these overrides, for programs and notebooks. ``output=`` is
+    required; only the command line has a default for it."""
     import hydra
 
     register()
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return typed(hydra.compose("train", list(overrides)))
-
-
-def typed(config: DictConfig) -> RunConfig:
-    """Resolve and check; raises ConfigError for values that fit no type or choice."""
-    try:  # merged anew, because additions by force (+trainer.misspelt=1) stay in an open configuration unseen
-        whole = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.to_container(config, resolve=True))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    run = OmegaConf.to_object(whole)
-    assert isinstance(run, RunConfig)
-    choices = {
-        "trainer.precision": (run.trainer.precision, sorted(PRECISIONS)),
-        "dataset.bad_cells": (run.dataset.bad_cells, ["error", "missing"]),
-        "wandb.mode": (run.wandb.mode, ["disabled", "offline", "online"]),
-        "resume": (run.resume, ["auto", "never"]),
-        "trainer.strategy": (run.trainer.strategy, ["auto", "ddp", "fsdp"]),
-        "trainer.on_oom": (run.trainer.on_oom, ["stop", "halve"]),
-    }
-    for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ConfigError(f"{name}={value}: expected one of {', '.join(allowed)}")
-    for name, least in (
-        ("max_epochs", 1),
-        ("batch_size", 1),
-        ("eval_batch_size", 1),
-        ("accumulate", 1),
-        ("patience", 1),
-        ("keep", 1),
-        ("n_nodes", 1),
-        ("checkpoint_seconds", 0),
-    ):
-        value = getattr(run.trainer, name)
-        if value is not None and value < least:
-            raise ConfigError(f"trainer.{name}={value}: expected at least {least}")
-    if run.wandb.mistakes < 0:
-        raise ConfigError(f"wandb.mistakes={run.wandb.mistakes}: expected at least 0")
-    devices = run.trainer.devices
-    if run.trainer.on_oom == "halve" and (devices != 1 or run.trainer.n_nodes > 1):
-        raise ConfigError(
-            "trainer.on_oom=halve: several processes cannot begin anew together; lower trainer.batch_size"
-        )
-    if devices != "auto" and (not isinstance(devices, int) or devices < 1):
-        raise ConfigError(f"trainer.devices={devices}: expected a number from 1, or auto")
-    for name in ("cell_drop", "span_deletion", "column_shuffle"):
-        if not 0 <= getattr(run.pair_head.augment, name) < 1:
-            raise ConfigError(f"pair_head.augment.{name}={getattr(run.pair_head.augment, name)}: expected 0 to below 1")
-    if run.pair_head.hard_negatives < 0 or run.pair_head.mine_every < 1:
-        raise ConfigError("pair_head.hard_negatives: expected at least 0, and pair_head.mine_every at least 1")
-    if run.pair_head.model and not (run.pair_head.tower or run.pair_head.joint or run.pair_head.compare):
-        raise ConfigError("pair_head: tower, joint and compare are all null; expected at least one")
-    if run.pair_head.cross_text and not run.pair_head.joint:
-        raise ConfigError("pair_head.cross_text: its tokens are read by the joint view; set pair_head.joint as well")
-    if run.pair_head.tower and not run.pair_head.model.get("towers"):
-        raise ConfigError("pair_head.tower: it compares the vectors of towers; set pair_head.model.towers=true")
-    if run.pair_head.hard_negatives and not run.pair_head.model.get("towers"):
-        raise ConfigError(
-            "pair_head.hard_negatives: they are found among the vectors of towers; set pair_head.model.towers=true"
-        )
-    return run
+        return resolve(hydra.compose("train", list(overrides)), RunConfig)
 
 
 def settle(config: RunConfig, task: str, has_text: bool, n_train: int, apart: bool = False) -> RunConfig:
@@ -124,17 +73,8 @@ def register() -> None:
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    for name, node in (
-        ("run_config", RunConfig),
-        ("evaluate_config", EvaluateConfig),
-        ("predict_config", PredictConfig),
-        ("match_config", MatchConfig),
-        ("reproduce_config", ReproduceConfig),
-        ("report_config", ReportConfig),
-        ("sweep_config", SweepConfig),
-        ("benchmark_config", BenchmarkConfig),
-    ):
-        store.store(name=name, node=node)
+    for command, kind in SETTINGS.items():
+        store.store(name=f"{command}_config", node=kind)
 
 
 def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, ...]]:
@@ -149,8 +89,8 @@ def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, 
 
 
 @contextlib.contextmanager
-def _hydra_set_aside() -> Iterator[None]:
-    """A script that was started by Hydra can compose no configuration but its own, as long as Hydra knows of that one."""
+def without_hydra() -> Iterator[None]:
+    """Makes Hydra forget the configuration of the running command, beside which it composes no other."""
     from hydra.core.global_hydra import GlobalHydra
 
     instance = GlobalHydra.instance()
@@ -165,10 +105,11 @@ def _hydra_set_aside() -> Iterator[None]:
 
 
 def compose_run(where: str, place: Sequence[str], overrides: Sequence[str]) -> RunConfig:
-    """The configuration of a run on the dataset that ``place`` says; raises ConfigError, which begins with ``where``."""
+    """The configuration of a run on the dataset that the overrides ``place`` name; raises ConfigError that begins with
+    ``where``."""
     from hydra.errors import HydraException
 
-    with _hydra_set_aside():
+    with without_hydra():
         try:
             return compose(*place, *overrides, "output=unused", "test=false")
         except (HydraException, ConfigError) as error:
@@ -184,7 +125,7 @@ def _reason(error: Exception, place: Sequence[str]) -> str:
     known = sorted(set(_names(dataclasses.asdict(compose(*place, "output=unused")))))
     near = difflib.get_close_matches(missing[1], known, n=2)
     return f"no setting {missing[1]}" + (
-        f"; did you mean {' or '.join(near)}?" if near else "; train.py --help has all"
+        f"; did you mean {' or '.join(near)}?" if near else "; mmtab train --help lists all"
     )
 
 

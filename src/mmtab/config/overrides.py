@@ -26,8 +26,7 @@ def written(value: Any) -> str:
 
 
 def split_overrides(argument: str) -> str:
-    """``overrides=[a=1,b=[x,y]]`` with quotes about each override, which Hydra needs to read it and nobody likes to write;
-    any other argument as it is."""
+    """``overrides=[a=1,b=[x,y]]`` with the quotes about each override that Hydra needs; any other argument as it is."""
     name, _, inner = argument.partition("=")
     if name != "overrides" or not (inner.startswith("[") and inner.endswith("]")):
         return argument

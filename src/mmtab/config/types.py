@@ -1,12 +1,16 @@
-"""The typed top of every configuration. No torch here, so that --help and mistakes cost no waiting."""
+"""The settings of every command, each with its meaning, choices and bounds. No torch here, so that --help and mistakes
+cost no waiting."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+
+from mmtab.config.settings import setting
+from mmtab.utils.errors import ConfigError
 
 
 def _configs() -> Path:
@@ -17,66 +21,80 @@ def _configs() -> Path:
 
 CONFIGS = _configs()
 PRECISIONS = {"auto": "", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
+PARTS = ("text", "image", "numeric", "categorical", "fusion")  # groups of configs/ that are one leaf each
+STRATEGIES = ("auto", "ddp", "fsdp")
+ACCELERATOR = "what to compute on: auto, cpu, gpu or another name that Lightning has"
+DEVICES = "number of devices, which share the rows"
+DATA_ROOT = "folder of the dataset folders"
+CACHE = "folder of computed features and generated datasets"
 
 
 @dataclass
 class GenerateConfig:
-    """A task of the shipped catalogue: product_type, duplicates, variants or offers (both relations at once)."""
-
-    task: str = MISSING
-    n_rows: int = 4000
-    seed: int = 0
+    task: str = setting(
+        MISSING, "task of the shipped catalogue: product_type, duplicates, variants, or offers (both relations)"
+    )
+    n_rows: int = setting(4000, "rows to generate")
+    seed: int = setting(0, "seed of the generated rows")
 
 
 @dataclass
 class DatasetConfig:
-    """``path`` is absolute, under ``data_root``, or else from where you are. ``drop``: columns or column types to leave out. ``bad_cells``:
-    ``missing`` counts and reports cells that do not fit their column's type instead of stopping. ``relations`` (matching):
-    those to learn, where dataset.yaml names several; none: all. ``ignore``: columns in which matches may differ."""
-
-    name: str = MISSING
-    path: str | None = None
-    generate: GenerateConfig | None = None
-    drop: list[str] = field(default_factory=list)
-    bad_cells: str = "error"
-    relations: list[str] = field(default_factory=list)
-    ignore: list[str] = field(default_factory=list)
+    name: str = setting(MISSING, "name of the dataset, and of the folder of its runs")
+    path: str | None = setting(None, "dataset folder: absolute, under data_root, or else from the current folder")
+    generate: GenerateConfig | None = setting(None, "generate the shipped catalogue instead of reading a folder")
+    drop: list[str] = setting([], "columns, or types of columns, to leave out")
+    bad_cells: str = setting(
+        "error",
+        "cells that do not fit the type of their column: stop, or count, report and treat them as missing",
+        choices=("error", "missing"),
+    )
+    relations: list[str] = setting([], "matching: relations to learn of those in dataset.yaml; empty: all")
+    ignore: list[str] = setting([], "matching: columns in which matches may differ")
 
 
 @dataclass
 class TrainerConfig:
-    """``precision``: auto (bf16 where the hardware computes it natively), bf16, fp16 or fp32. ``max_epochs`` null: 12
-    with frozen text and 5 with tuned, more where they would make fewer than 500 steps. ``patience`` (null: a third of
-    the epochs, at least 3): epochs without a better valid score. ``n_threads`` 0: OMP_NUM_THREADS, or all cores.
-    ``accumulate``: batches a step. ``compile``: training steps by torch.compile, which takes a minute or two to begin.
+    max_epochs: int | None = setting(
+        None, "epochs; null: 12 with frozen text, 5 with tuned, more where they would be under 500 steps", at_least=1
+    )
+    patience: int | None = setting(
+        None, "epochs without a better valid score before training ends; null: a third of all, at least 3", at_least=1
+    )
+    batch_size: int = setting(64, "rows (or pairs) of a batch, of all processes together", at_least=1)
+    eval_batch_size: int = setting(64, "rows (or pairs) of a batch in evaluation", at_least=1)
+    lr: float = setting(7e-4, "learning rate of everything but the pretrained networks")
+    backbone_lr: float = setting(1e-4, "learning rate of the pretrained networks' layers that learn")
+    weight_decay: float = setting(0.02, "weight decay of AdamW")
+    warmup_fraction: float = setting(0.1, "share of the steps in which the learning rate rises")
+    gradient_clip: float = setting(1.0, "largest norm of a gradient")
+    accumulate: int = setting(1, "batches of a step", at_least=1)
+    compile: bool = setting(False, "training steps by torch.compile, which takes a minute or two to begin")
+    precision: str = setting(
+        "auto",
+        "number format; auto: bf16 where the hardware computes it natively, else fp32",
+        choices=tuple(PRECISIONS),
+    )
+    accelerator: str = setting("auto", ACCELERATOR)
+    devices: int | str = setting(1, "devices of a machine, a process each; auto: all", choices=("auto",), at_least=1)
+    n_nodes: int = setting(1, "machines", at_least=1)
+    strategy: str = setting("auto", "how several processes train: copies (ddp) or shards (fsdp)", choices=STRATEGIES)
+    n_workers: int = setting(0, "processes that load batches; 0: the training process does")
+    n_threads: int = setting(0, "threads; 0: OMP_NUM_THREADS, or all cores")
+    checkpoint_seconds: float = setting(60.0, "seconds between checkpoints to resume from", at_least=0)
+    keep: int = setting(1, "epochs, the best on valid, whose weights are kept", at_least=1)
+    on_oom: str = setting(
+        "stop",
+        "where memory does not suffice: stop, or halve the batch, accumulate twice as many and start again",
+        choices=("stop", "halve"),
+    )
+    progress: bool = setting(True, "show a progress bar")
 
-    ``devices`` (a number, or auto: all of a node), ``n_nodes`` and ``strategy`` (auto, ddp or fsdp) train with several
-    processes; ``batch_size`` is that of all together. ``checkpoint_seconds``: how often a run saves where it stands.
-    ``keep``: of how many epochs, the best on valid, the weights are kept. ``on_oom``: where memory does not suffice, stop,
-    or halve the batch, accumulate twice as many and begin anew."""
-
-    max_epochs: int | None = None
-    patience: int | None = None
-    batch_size: int = 64
-    eval_batch_size: int = 64
-    lr: float = 7e-4
-    backbone_lr: float = 1e-4
-    weight_decay: float = 0.02
-    warmup_fraction: float = 0.1
-    gradient_clip: float = 1.0
-    accumulate: int = 1
-    compile: bool = False
-    precision: str = "auto"
-    accelerator: str = "auto"
-    devices: int | str = 1
-    n_nodes: int = 1
-    strategy: str = "auto"
-    n_workers: int = 0
-    n_threads: int = 0
-    checkpoint_seconds: float = 60.0
-    keep: int = 1
-    on_oom: str = "stop"
-    progress: bool = True
+    def check_together(self) -> None:
+        if self.on_oom == "halve" and (self.devices != 1 or self.n_nodes > 1):
+            raise ConfigError(
+                "trainer.on_oom=halve: several processes cannot begin anew together; lower trainer.batch_size"
+            )
 
 
 @dataclass(frozen=True)
@@ -95,257 +113,241 @@ class Hardware:
 
 @dataclass
 class KWayHeadConfig:
-    """``n_tuned_text_layers`` is what text.n_tuned_layers=auto means. ``class_weights``: every class weighs the same.
-    ``n_sampled``: in training each step compares the labels with so many classes drawn at random; null: with all."""
-
-    head: dict[str, Any] = field(default_factory=dict)
-    n_tuned_text_layers: int | None = 2
-    label_smoothing: float = 0.05
-    class_weights: bool = False
-    n_sampled: int | None = None
+    head: dict[str, Any] = setting({}, "the module that turns row vectors into logits")
+    n_tuned_text_layers: int | None = setting(2, "what text.n_tuned_layers=auto means for k-way classification")
+    label_smoothing: float = setting(0.05, "share of the target that is spread over all classes")
+    class_weights: bool = setting(False, "weigh classes, not rows, equally in the loss")
+    n_sampled: int | None = setting(
+        None, "classes drawn for each training step to compare the labels with; null: all classes"
+    )
 
 
 @dataclass
 class AugmentConfig:
-    """Of training pairs, each a probability: that a cell goes missing, with what was compared of it; that a sequence of
-    two rows' text loses a span; that it has its columns in another order."""
-
-    cell_drop: float = 0.0
-    span_deletion: float = 0.0
-    column_shuffle: float = 0.0
+    cell_drop: float = setting(0.0, "probability that a cell of a pair goes missing in training", at_least=0, below=1)
+    span_deletion: float = setting(0.0, "probability that a pair's text loses a span", at_least=0, below=1)
+    column_shuffle: float = setting(0.0, "probability that a pair's columns change order", at_least=0, below=1)
 
 
 @dataclass
 class PairHeadConfig:
-    """The parts of the pair model (``models.PairModel``); null leaves one out. ``compare``: the encoder of hand-made
-    comparisons. ``cross_text``: both rows' text is also read in one sequence, by a text encoder with the settings of
-    text.yaml and, where they differ, ``cross``. ``hard_negatives``: how many mined non-matches an epoch, as a share of the training pairs,
-    renewed every ``mine_every`` epochs. ``pos_weight``: weight of a match in the loss."""
+    model: dict[str, Any] = setting({}, "the pair model")
+    tower: dict[str, Any] | None = setting(None, "head that compares two row vectors; null: none")
+    joint: dict[str, Any] | None = setting(None, "head that reads both rows' tokens together; null: none")
+    compare: dict[str, Any] | None = setting(None, "encoder of similarity features; null: none")
+    cross_text: bool = setting(False, "read both rows' text in one sequence too, by a text encoder of its own")
+    cross: dict[str, Any] = setting({}, "where the settings of that encoder differ from text")
+    n_tuned_text_layers: int | None = setting(0, "what text.n_tuned_layers=auto means for matching")
+    augment: AugmentConfig = setting(AugmentConfig, "augmentation of training pairs")
+    hard_negatives: float = setting(0.0, "mined non-matches of an epoch, as a share of the training pairs", at_least=0)
+    mine_every: int = setting(1, "epochs after which non-matches are mined again", at_least=1)
+    pos_weight: float | None = setting(None, "weight of a match in the loss; null: 1")
 
-    model: dict[str, Any] = field(default_factory=dict)
-    tower: dict[str, Any] | None = None
-    joint: dict[str, Any] | None = None
-    compare: dict[str, Any] | None = None
-    cross_text: bool = False
-    cross: dict[str, Any] = field(default_factory=dict)
-    n_tuned_text_layers: int | None = 0
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    hard_negatives: float = 0.0
-    mine_every: int = 1
-    pos_weight: float | None = None
+    def check_together(self) -> None:
+        if self.model and not (self.tower or self.joint or self.compare):
+            raise ConfigError("pair_head: tower, joint and compare are all null; expected at least one")
+        if self.cross_text and not self.joint:
+            raise ConfigError(
+                "pair_head.cross_text: its tokens are read by the joint view; set pair_head.joint as well"
+            )
+        if self.tower and not self.model.get("towers"):
+            raise ConfigError("pair_head.tower: it compares the vectors of towers; set pair_head.model.towers=true")
+        if self.hard_negatives and not self.model.get("towers"):
+            raise ConfigError(
+                "pair_head.hard_negatives: they are found among the vectors of towers; set pair_head.model.towers=true"
+            )
 
 
 @dataclass
 class WandbConfig:
-    """``mode``: disabled, offline or online. ``group`` null: one for runs that differ only in their seed. ``mistakes``: how
-    many wrong predictions to show, those that the model was surest of. ``artifact``: whether to send the run folder."""
-
-    mode: str = "disabled"
-    project: str = "mmtab"
-    group: str | None = None
-    job_type: str | None = None
-    tags: list[str] = field(default_factory=list)
-    mistakes: int = 50
-    artifact: bool = True
-
-
-PARTS = ("text", "image", "numeric", "categorical", "fusion")  # groups of configs/ that are one leaf each
+    mode: str = setting("disabled", "log to Weights & Biases", choices=("disabled", "offline", "online"))
+    project: str = setting("mmtab", "project of the run")
+    group: str | None = setting(None, "group of the run; null: that of runs which differ in the seed alone")
+    job_type: str | None = setting(None, "kind of the run, for filters")
+    tags: list[str] = setting([], "tags of the run")
+    mistakes: int = setting(50, "wrong predictions of the highest confidence to show", at_least=0)
+    artifact: bool = setting(True, "upload the run folder")
 
 
 @dataclass
 class CategoryRules:
-    """Values seen fewer than ``min_count`` times are folded into the *unseen* id, which so gets trained. Of more than
-    ``max_values`` kinds the commonest ``max_values`` keep an id of their own and the others share ``n_hash`` hashed ids."""
-
-    min_count: int = 2
-    max_values: int = 10_000
-    n_hash: int = 1_024
+    min_count: int = setting(2, "rarer values share the id of unseen ones, which is trained so")
+    max_values: int = setting(10_000, "of more values in a column, the commonest keep an id of their own")
+    n_hash: int = setting(1_024, "hashed ids which the others share")
 
 
 @dataclass
 class RunConfig:
-    """Everything a training run is made of. The untyped parts are leaves of configs/, each with its ``_target_``.
-    ``cache_gb`` bounds the cache on disk, of which the least recently used goes first; null: no bound. ``store_frozen``
-    false: frozen networks run in every step, instead of once into the cache. ``resume``: auto goes on with an unfinished run
-    of the same settings that lies in ``output``; never begins anew there."""
+    """Everything a training run is made of. The untyped parts are leaves of configs/, each with its ``_target_``."""
 
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    data_root: str = "data"
-    cache: str = "~/.cache/mmtab"
-    cache_gb: float | None = 100.0
-    store_frozen: bool = True
-    output: str = MISSING
-    resume: str = "auto"
-    seed: int = 0
-    d_model: int = 128
-    token_dropout: float = 0.1
-    categories: CategoryRules = field(default_factory=CategoryRules)
-    text: dict[str, Any] = field(default_factory=dict)
-    image: dict[str, Any] = field(default_factory=dict)
-    numeric: dict[str, Any] = field(default_factory=dict)
-    categorical: dict[str, Any] = field(default_factory=dict)
-    fusion: dict[str, Any] = field(default_factory=dict)
-    kway_head: KWayHeadConfig = field(default_factory=KWayHeadConfig)
-    pair_head: PairHeadConfig = field(default_factory=PairHeadConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-    test: bool = True  # once trained, score the test split where it has labels
-    report: bool = True  # then write FOLDER/report/report.html
+    dataset: DatasetConfig = setting(DatasetConfig, "the dataset")
+    data_root: str = setting("data", DATA_ROOT)
+    cache: str = setting("~/.cache/mmtab", CACHE)
+    cache_gb: float | None = setting(
+        100.0, "size of the cache, from which the least recently used goes first; null: no limit"
+    )
+    store_frozen: bool = setting(True, "compute frozen networks once, into the cache, instead of in every step")
+    output: str = setting(MISSING, "run folder to write")
+    resume: str = setting(
+        "auto",
+        "resume an unfinished run of the same settings in output, or never start again there",
+        choices=("auto", "never"),
+    )
+    seed: int = setting(0, "seed of weights, batches and augmentation")
+    d_model: int = setting(128, "width of tokens and row vectors")
+    token_dropout: float = setting(0.1, "probability that a token is hidden from the fusion in training")
+    categories: CategoryRules = setting(CategoryRules, "which categories get an embedding of their own")
+    text: dict[str, Any] = setting({}, "encoder of text columns")
+    image: dict[str, Any] = setting({}, "encoder of image columns")
+    numeric: dict[str, Any] = setting({}, "encoder of numeric columns")
+    categorical: dict[str, Any] = setting({}, "encoder of categorical columns")
+    fusion: dict[str, Any] = setting({}, "module that turns the tokens of a row into its vector")
+    kway_head: KWayHeadConfig = setting(KWayHeadConfig, "head and loss of k-way classification")
+    pair_head: PairHeadConfig = setting(PairHeadConfig, "heads and loss of matching")
+    trainer: TrainerConfig = setting(TrainerConfig, "how to train")
+    wandb: WandbConfig = setting(WandbConfig, "logging to Weights & Biases")
+    test: bool = setting(True, "once trained, score the test split where it has labels")
+    report: bool = setting(True, "then write the report page, FOLDER/report/report.html")
 
 
 @dataclass
 class EvaluateConfig:
-    """``path``, where given, stands in for the folder the run was trained on. ``report``: write the report page too."""
-
-    run: str = MISSING
-    split: str = "test"
-    path: str | None = None
-    report: bool = True
-    accelerator: str = "auto"
-    devices: int = 1
+    run: str = setting(MISSING, "run folder")
+    split: str = setting("test", "split to score: train, valid or test")
+    path: str | None = setting(None, "dataset folder; null: the one that the run was trained on")
+    report: bool = setting(True, "write the report page too")
+    accelerator: str = setting("auto", ACCELERATOR)
+    devices: int = setting(1, DEVICES, at_least=1)
 
 
 @dataclass
 class ReportConfig:
-    """``run``: a run folder, or several to compare. ``split``: default test, else valid. ``ablation`` scores valid again with
-    columns taken away. ``output``: of a comparison, the page to write."""
-
-    run: Any = MISSING
-    split: str | None = None
-    ablation: bool = True
-    output: str = "comparison.html"
-    accelerator: str = "auto"
-    devices: int = 1
+    run: Any = setting(MISSING, "run folder, or a list of several to compare")
+    split: str | None = setting(None, "split to report; null: test where it was scored, else valid")
+    ablation: bool = setting(True, "score valid again without each column and modality, which takes longest")
+    output: str = setting("comparison.html", "page that compares several runs")
+    accelerator: str = setting("auto", ACCELERATOR)
+    devices: int = setting(1, DEVICES, at_least=1)
 
 
 @dataclass
 class MatchConfig:
-    """``left`` and ``right``, or ``records`` to find what one table holds twice; none: the tables of the run's dataset.
-    ``k``: candidates a record of each kind of blocking; null: the fewest that reach ``recall`` on the dataset's valid
-    matches. ``clustering``: components or correlation. ``truth``: a table of pairs with labels, or of entities (id and a
-    column a relation), to score against. ``shard``: records, or pairs, worked on at a time and kept should the run be
-    killed. ``n_shown``: pairs on the page."""
+    run: str = setting(MISSING, "run folder of a matching model")
+    output: str = setting(MISSING, "table of matches to write, .csv or .parquet")
+    left: str | None = setting(None, "left table; null, with right and records: the tables of the run's dataset")
+    right: str | None = setting(None, "right table")
+    records: str | None = setting(None, "one table to deduplicate, instead of left and right")
+    truth: str | None = setting(
+        None, "table to score against: of pairs, or of entities (id and a column for each relation)"
+    )
+    k: int | None = setting(
+        None, "candidates of a record from each kind of blocking; null: the fewest that reach recall", at_least=1
+    )
+    recall: float = setting(0.99, "share of the valid matches that blocking has to retrieve", above=0, at_most=1)
+    max_k: int = setting(10, "largest k to try", at_least=1)
+    clustering: str = setting("correlation", "how pairs become clusters", choices=("components", "correlation"))
+    shard: int = setting(4096, "records, or pairs, that are computed and saved at a time", at_least=1)
+    n_shown: int = setting(60, "pairs on the page", at_least=0)
+    explain: bool = setting(True, "say for each match which columns count for and against it")
+    accelerator: str = setting("auto", ACCELERATOR)
 
-    run: str = MISSING
-    output: str = MISSING
-    left: str | None = None
-    right: str | None = None
-    records: str | None = None
-    truth: str | None = None
-    k: int | None = None
-    recall: float = 0.99
-    max_k: int = 10
-    clustering: str = "correlation"
-    shard: int = 4096
-    n_shown: int = 60
-    explain: bool = True
-    accelerator: str = "auto"
+    def check_together(self) -> None:
+        if self.records is not None and (self.left or self.right):
+            raise ConfigError("records stands beside left or right: give one table, or two")
+        if (self.left is None) != (self.right is None):
+            raise ConfigError("left and right go together; for one table give records=TABLE")
 
 
 @dataclass
 class PredictConfig:
-    """``input``: a table, or for matching a table of pairs with ``left`` and ``right`` (or one ``records``). ``coverage``:
-    leave predictions empty but for that share of rows (as on valid) which the model is surest of. ``cost`` (matching): what
-    a false match costs where a missed one costs 1; null: the threshold with the best F1 on valid."""
-
-    run: str = MISSING
-    input: str = MISSING
-    output: str = MISSING
-    left: str | None = None
-    right: str | None = None
-    records: str | None = None
-    accelerator: str = "auto"
-    devices: int = 1
-    coverage: float | None = None
-    cost: float | None = None
+    run: str = setting(MISSING, "run folder")
+    input: str = setting(MISSING, "table of rows; for matching, of pairs (left_id, right_id)")
+    output: str = setting(MISSING, "table of predictions to write, .csv or .parquet")
+    left: str | None = setting(None, "matching: table of the left records")
+    right: str | None = setting(None, "matching: table of the right records")
+    records: str | None = setting(None, "matching: table of both")
+    accelerator: str = setting("auto", ACCELERATOR)
+    devices: int = setting(1, DEVICES, at_least=1)
+    coverage: float | None = setting(
+        None, "share of the rows to predict, those of the highest confidence; null: all", above=0, at_most=1
+    )
+    cost: float | None = setting(
+        None, "matching: cost of a false match, of a missed one 1; null: the threshold of the best F1 on valid", above=0
+    )
 
 
 @dataclass
 class ReproduceConfig:
-    """``path`` and ``data_root``: where the data are now. ``tolerance``: how far a metric may be off."""
-
-    run: str = MISSING
-    output: str = MISSING
-    path: str | None = None
-    data_root: str | None = None
-    tolerance: float = 0.0
+    run: str = setting(MISSING, "run folder")
+    output: str = setting(MISSING, "new run folder")
+    path: str | None = setting(None, "dataset folder, where the data have moved")
+    data_root: str | None = setting(None, f"{DATA_ROOT}; null: as the run had it")
+    tolerance: float = setting(0.0, "largest difference of a metric that counts as reproduced", at_least=0)
 
 
 @dataclass
 class SweepConfig:
-    """``datasets``: names of configs/dataset/, or dataset folders. ``overrides``: of configs/train.yaml, for every run.
-    ``space``: a name of configs/sweep/, or a yaml file; null: nothing varies, so that there is one trial. ``n_trials``
-    null: the whole grid with sampler grid, else 20. ``sampler``: tpe, random, qmc, grid or nsgaii. ``pruner``, which ends
-    a trial whose first runs promise little: none, median, halving or hyperband. ``objectives``: score, train_seconds,
-    n_parameters, peak_memory, predict_rows_per_second. ``seed``: of the draws.
+    """The settings up to ``seed`` define the sweep: of them only ``n_trials`` may grow. The others may change."""
 
-    These define the sweep and stay as they are; only ``n_trials`` may grow. The rest may change: ``n_jobs`` runs at a
-    time; ``retries`` of a run that failed; ``test``: whose runs to score on test in the end, best, all or none;
-    ``weights``: whose checkpoints to keep, all or best; ``storage``: a database URL (null: study.db in ``output``), in
-    which ``study`` (null: the name of ``output``) is the sweep's name."""
-
-    output: str = MISSING
-    datasets: list[str] = MISSING
-    seeds: list[int] = field(default_factory=lambda: [0])
-    overrides: list[str] = field(default_factory=list)
-    space: str | None = None
-    n_trials: int | None = None
-    sampler: str = "tpe"
-    pruner: str = "none"
-    objectives: list[str] = field(default_factory=lambda: ["score"])
-    seed: int = 0
-    n_jobs: int = 1
-    retries: int = 1
-    test: str = "best"
-    weights: str = "all"
-    storage: str | None = None
-    study: str | None = None
+    output: str = setting(MISSING, "folder of the sweep")
+    datasets: list[str] = setting(MISSING, "names of configs/dataset/, or dataset folders")
+    seeds: list[int] = setting([0], "seeds of every dataset")
+    overrides: list[str] = setting([], "settings of train, for every run")
+    space: str | None = setting(None, "search space: a name of configs/sweep/ or a yaml file; null: one trial")
+    n_trials: int | None = setting(None, "trials; null: the whole grid with sampler=grid, else 20", at_least=1)
+    sampler: str = setting("tpe", "how trials are chosen", choices=("tpe", "random", "qmc", "grid", "nsgaii"))
+    pruner: str = setting(
+        "none", "rule by which a trial ends after its first runs", choices=("none", "median", "halving", "hyperband")
+    )
+    objectives: list[str] = setting(
+        ["score"],
+        "what to optimise",
+        choices=("score", "train_seconds", "n_parameters", "peak_memory", "predict_rows_per_second"),
+    )
+    seed: int = setting(0, "seed of the sampler", at_least=0)
+    n_jobs: int = setting(1, "runs at a time", at_least=1)
+    retries: int = setting(1, "retries of a run that failed", at_least=0)
+    test: str = setting("best", "trials to score on test in the end", choices=("best", "all", "none"))
+    weights: str = setting("all", "trials whose checkpoints are kept", choices=("all", "best"))
+    storage: str | None = setting(None, "database URL, for several machines; null: study.db in output")
+    study: str | None = setting(None, "name of the sweep in the database; null: the name of output")
 
 
 @dataclass
 class TrackConfig:
-    """``datasets``: names of configs/dataset/, or dataset folders; the ranking is by the average over them."""
-
-    title: str = MISSING
-    datasets: list[str] = MISSING
+    title: str = setting(MISSING, "title on the scoreboard")
+    datasets: list[str] = setting(MISSING, "names of configs/dataset/, or dataset folders; ranked by their average")
 
 
 @dataclass
 class SystemConfig:
-    """Something that is ranked. ``kind``: mmtab, control or rival. ``tasks``: those it can do. ``keep``: the column types it
-    gets to see, all if none are named; datasets that lack one of them are left out, and so are those that lack one of
-    ``needs``. ``deterministic``: one seed says it all. Just one of these says what it is: ``train``, overrides of
-    train.py; ``baseline``, a name of benchmark/baselines/; ``command``, a program with its arguments; ``members``, other
-    systems of which an ensemble is made."""
+    """Something that is ranked. One of ``train``, ``baseline``, ``command`` and ``members`` says what it is."""
 
-    title: str = MISSING
-    about: str = ""
-    kind: str = "control"
-    tasks: list[str] = field(default_factory=lambda: ["kway", "matching"])
-    keep: list[str] = field(default_factory=list)
-    needs: list[str] = field(default_factory=list)
-    deterministic: bool = False
-    train: list[str] | None = None
-    baseline: str | None = None
-    command: list[str] | None = None
-    members: list[str] | None = None
+    title: str = setting(MISSING, "title on the scoreboard")
+    about: str = setting("", "what it does, in a sentence")
+    kind: str = setting("control", "kind of the system", choices=("mmtab", "control", "rival"))
+    tasks: list[str] = setting(["kway", "matching"], "tasks it can do", choices=("kway", "matching"))
+    keep: list[str] = setting([], "column types it gets to see; empty: all. Datasets without one of them are left out")
+    needs: list[str] = setting([], "column types without which a dataset is left out")
+    deterministic: bool = setting(False, "the same for every seed, so that one is enough")
+    train: list[str] | None = setting(None, "settings of train")
+    baseline: str | None = setting(None, "name of benchmark/baselines/")
+    command: list[str] | None = setting(None, "program and its arguments")
+    members: list[str] | None = setting(None, "systems that make up an ensemble")
 
 
 @dataclass
 class BenchmarkConfig:
-    """``seeds``: how many, or a list of them. ``overrides``: of train.py, for every mmtab system, to try things quickly.
-    ``n_jobs``: so many at a time, which share cores and GPUs. ``retries`` of what failed, in this call. ``weights``: whether
-    to keep the checkpoints of mmtab's runs (all or none). ``refresh``: a Markdown file to put the ranking into, between the
-    marks <!-- scoreboard --> and <!-- /scoreboard -->."""
-
-    output: str = MISSING
-    track: dict[str, TrackConfig] = field(default_factory=dict)
-    system: dict[str, SystemConfig] = field(default_factory=dict)
-    seeds: Any = 1
-    overrides: list[str] = field(default_factory=list)
-    n_jobs: int = 1
-    retries: int = 1
-    weights: str = "none"
-    refresh: str | None = None
-    data_root: str = "data"
-    cache: str = "~/.cache/mmtab"
+    output: str = setting(MISSING, "folder of the benchmark")
+    track: dict[str, TrackConfig] = setting({}, "the tracks; track=NAME takes them from configs/track/")
+    system: dict[str, SystemConfig] = setting({}, "the systems; system=[NAME,NAME] takes them from configs/system/")
+    seeds: Any = setting(1, "number of seeds, or a list of them")
+    overrides: list[str] = setting([], "settings of train, for every mmtab system")
+    n_jobs: int = setting(1, "jobs at a time, which share cores and GPUs", at_least=1)
+    retries: int = setting(1, "retries of a job that failed, in this call", at_least=0)
+    weights: str = setting("none", "whether mmtab's runs keep their checkpoints", choices=("all", "none"))
+    refresh: str | None = setting(
+        None, "Markdown file to put the ranking into, between the marks <!-- scoreboard --> and <!-- /scoreboard -->"
+    )
+    data_root: str = setting("data", DATA_ROOT)
+    cache: str = setting("~/.cache/mmtab", CACHE)

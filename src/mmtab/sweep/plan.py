@@ -99,7 +99,7 @@ class Plan:
 
     def command(self, run: Run, params: dict[str, Value]) -> str:
         """For a reader: the same run on its own, test included."""
-        return shlex.join(["python", "scripts/train.py", *run.place, *self.overrides(params), f"seed={run.seed}"])
+        return shlex.join(["mmtab", "train", *run.place, *self.overrides(params), f"seed={run.seed}"])
 
 
 def read_plan(config: SweepConfig) -> Plan:

@@ -23,7 +23,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from mmtab.config.overrides import written
-from mmtab.config.types import CONFIGS, RunConfig, SweepConfig
+from mmtab.config.types import RunConfig, SweepConfig
 from mmtab.data.schema import Schema
 from mmtab.runs.provenance import is_finished
 from mmtab.sweep.display import STATES, Display
@@ -35,9 +35,8 @@ from mmtab.utils.errors import MmtabError, RunError
 from mmtab.utils.locks import lock
 from mmtab.utils.pool import PAUSE, Pool, Task
 
-SCRIPTS = CONFIGS.parent / "scripts"
-TRAIN = [sys.executable, str(SCRIPTS / "train.py")]
-EVALUATE = [sys.executable, str(SCRIPTS / "evaluate.py")]
+TRAIN = [sys.executable, "-m", "mmtab.cli", "train"]
+EVALUATE = [sys.executable, "-m", "mmtab.cli", "evaluate"]
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mmtab.cli.commands import cache_app
+from mmtab.cli.cache import app
 from mmtab.utils.cache import DAY, Store
 from mmtab.utils.errors import ConfigError
 
@@ -38,7 +38,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def called(cache: Path, *arguments: str) -> str:
-    done = CliRunner().invoke(cache_app, [*arguments, "--cache", str(cache)], catch_exceptions=False)
+    done = CliRunner().invoke(app, [*arguments, "--cache", str(cache)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return re.sub(r"[^\S\n]+", " ", re.sub("[│┃]", " ", done.output))
 
@@ -62,7 +62,7 @@ def test_the_script(cache: Path) -> None:
 
 
 def test_it_starts_without_torch() -> None:
-    code = "import sys, mmtab.cli.commands; print('torch' in sys.modules)"
+    code = "import sys, mmtab.cli.cache; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"
 

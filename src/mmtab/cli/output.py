@@ -1,0 +1,37 @@
+"""Tables and lines on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def print_metrics(title: str, columns: dict[str, dict[str, Any]]) -> None:
+    """A table with a row for each metric and a column for each split."""
+    names = {name: None for values in columns.values() for name in values}
+    rows = [(name, *(_number(values.get(name)) for values in columns.values())) for name in names]
+    print_table(title, ["metric", *columns], rows, width=100)
+
+
+def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], width: int = 160) -> None:
+    """``width``: characters of a line where the output is no terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*head, title=title)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(width=None if sys.stdout.isatty() else width, markup=False).print(table)
+
+
+def print_line(text: str) -> None:
+    """A line that is never wrapped, nor read as markup."""
+    from rich.console import Console
+
+    Console(soft_wrap=True, markup=False, highlight=False).print(text)
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

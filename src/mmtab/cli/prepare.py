@@ -1,0 +1,189 @@
+"""``mmtab prepare``: from raw tables to a described, checked dataset folder; each step is a command of its own.
+
+mmtab prepare all products.csv --label type -o my_dataset     every step below in one go
+mmtab prepare infer products.csv -o my_dataset                propose dataset.yaml: which column is what
+mmtab prepare split my_dataset --method grouped --by brand    train, valid, test
+mmtab prepare check my_dataset                                the standard, and honesty alarms
+mmtab prepare describe my_dataset                             card.md and card.html
+mmtab prepare convert my_dataset -o other --to parquet --images embed
+mmtab prepare import openmoji -o data/openmoji                a public benchmark; no name lists them
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from mmtab.cli.output import print_line, print_table
+from mmtab.data import files
+from mmtab.utils.errors import ConfigError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="From raw tables to a described, checked dataset folder, step by step.",
+    pretty_exceptions_enable=False,
+)
+Folder = Annotated[Path, typer.Argument(help="a dataset folder", show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="the new folder to write", show_default=False)]
+Inputs = Annotated[list[Path], typer.Argument(help="a table, several, or a folder of tables", show_default=False)]
+Encoding = Annotated[str, typer.Option(help="of a csv, such as cp1252")]
+Types = Annotated[list[str] | None, typer.Option("--type", help="COLUMN=TYPE, to overrule a guess; again for more")]
+Method = Literal["auto", "random", "stratified", "grouped", "time", "component"]
+Fractions = Annotated[tuple[float, float, float], typer.Option(help="of train, valid and test")]
+
+
+@app.command()
+def infer(
+    inputs: Inputs,
+    output: Output,
+    name: str | None = None,
+    task: str | None = None,
+    id: str | None = None,
+    label: str | None = None,
+    types: Types = None,
+    encoding: Encoding = "utf-8",
+    delimiter: str = ",",
+) -> None:
+    """Propose dataset.yaml from raw tables and write both to a new folder; edit the yaml where it errs."""
+    from mmtab.data.csv_files import Dialect
+    from mmtab.prepare.propose import propose
+
+    proposal = propose(
+        inputs,
+        output,
+        name=name,
+        task=task,
+        id=id,
+        label=label,
+        types=_pairs(types),
+        dialect=Dialect(encoding, delimiter),
+    )
+    rows = [(g.name, g.role, f"{g.confidence:.0%}", g.alternatives or "", g.why) for g in proposal.guesses]
+    print_table(f"{proposal.schema.name}: {proposal.schema.task}", ["column", "taken as", "sure", "or", "why"], rows)
+    for note in proposal.notes:
+        print_line(f"note: {note}")
+    print_line(f"written: {output / 'dataset.yaml'}; edit it where a guess is wrong")
+
+
+@app.command()
+def split(
+    folder: Folder,
+    method: Method = "auto",
+    by: str | None = None,
+    fractions: Fractions = (0.7, 0.1, 0.2),
+    seed: int = 0,
+) -> None:
+    """Divide rows (or pairs) into train, valid and test."""
+    from mmtab.data.splits import SPLITS
+    from mmtab.prepare import split
+
+    schema = split.split(folder, method=method, by=by, fractions=fractions, seed=seed)
+    stems = [stem if schema.label else f"pairs_{stem}" for stem in SPLITS]
+    counts = [(stem, str(files.count(files.find(folder, schema.name, stem), schema.name))) for stem in stems]
+    print_table(f"{schema.name}: {schema.split}", ["table", "rows"], counts)
+
+
+@app.command()
+def convert(
+    folder: Folder,
+    output: Output,
+    to: Literal["parquet", "csv"] = "parquet",
+    images: Annotated[Literal["keep", "embed", "files"], typer.Option(help="pictures in cells, or in files")] = "keep",
+) -> None:
+    """Write the dataset in another form, with the same values."""
+    from mmtab.prepare.convert import convert
+
+    convert(folder, output, to, images)
+    print_line(f"written: {output}")
+
+
+@app.command()
+def check(folder: Folder, strict: Annotated[bool, typer.Option(help="severe alarms fail too")] = False) -> None:
+    """The dataset standard, and whether a benchmark on it is honest. Exit status 1 where the standard is broken."""
+    from mmtab.prepare.check import check
+
+    _verdict(folder, check(folder), strict)
+
+
+@app.command()
+def describe(
+    folder: Folder, output: Annotated[Path | None, typer.Option(help="where to write; the folder itself")] = None
+) -> None:
+    """Write a dataset card, card.md and card.html, with the alarms of check."""
+    from mmtab.prepare.check import check
+
+    _write_card(folder, output or folder, check(folder))
+
+
+@app.command(name="all")
+def everything(
+    inputs: Inputs,
+    output: Output,
+    name: str | None = None,
+    task: str | None = None,
+    id: str | None = None,
+    label: str | None = None,
+    types: Types = None,
+    encoding: Encoding = "utf-8",
+    delimiter: str = ",",
+    method: Method = "auto",
+    by: str | None = None,
+    fractions: Fractions = (0.7, 0.1, 0.2),
+    seed: int = 0,
+) -> None:
+    """infer, split where the tables are not divided yet, describe and check, in one go."""
+    infer(inputs, output, name, task, id, label, types, encoding, delimiter)
+    if files.exists(output, "rows") or files.exists(output, "pairs"):
+        split(output, method, by, fractions, seed)
+    from mmtab.prepare.check import check
+
+    alarms = check(output)
+    _write_card(output, output, alarms)
+    _verdict(output, alarms)
+
+
+@app.command(name="import")
+def import_(
+    name: Annotated[str | None, typer.Argument(help="a recipe of configs/import; none lists them")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="the new folder")] = None,
+    source: Annotated[Path | None, typer.Option(help="a folder or archive that you have already")] = None,
+    seed: int = 0,
+) -> None:
+    """Bring a public benchmark into the standard, from its address or from files that you have."""
+    from mmtab.prepare.importers import import_dataset, recipes
+
+    if name is None:
+        rows = [(r.name, str(r.task), r.title, r.licence) for r in recipes().values()]
+        return print_table("recipes", ["name", "task", "title", "licence"], rows)
+    if output is None:
+        raise ConfigError("importing needs a folder to write: --output FOLDER")
+    print_line(f"written: {import_dataset(name, output, source=source, seed=seed)}")
+
+
+def _pairs(types: list[str] | None) -> dict[str, str]:
+    for entry in types or []:
+        if "=" not in entry:
+            raise ConfigError(f"--type {entry}: expected COLUMN=TYPE")
+    return dict(entry.rsplit("=", 1) for entry in types or [])  # type: ignore[misc]
+
+
+def _write_card(folder: Path, output: Path, alarms: list[Any]) -> None:
+    from mmtab.reports.card import describe, write_card
+
+    for path in write_card(describe(folder, alarms=alarms), output):
+        print_line(f"written: {path}")
+
+
+def _verdict(folder: Path, alarms: list[Any], strict: bool = False) -> None:
+    """Print the alarms and end with the exit status they deserve."""
+    rows = [(str(alarm.severity), alarm.message, "\n".join(alarm.rows[:3])) for alarm in alarms]
+    if rows:
+        print_table(f"{folder.name}: {len(rows)} alarms", ["severity", "what", "rows"], rows)
+    else:
+        print_line(f"{folder}: nothing to say against it")
+    failing = {"error", "severe"} if strict else {"error"}
+    sys.exit(1 if any(alarm.severity in failing for alarm in alarms) else 0)

@@ -1,0 +1,121 @@
+"""``mmtab train``, ``evaluate``, ``predict``, ``report`` and ``reproduce``: whatever makes or reads a run folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from mmtab.cli.output import print_metrics
+from mmtab.config.types import EvaluateConfig, Hardware, PredictConfig, ReportConfig, ReproduceConfig, RunConfig
+
+
+def train(settings: RunConfig) -> None:
+    """Train on a dataset and, once the model is fixed, score it on the test split.
+
+    mmtab train                                  the shipped catalogue
+    mmtab train dataset=fashion seed=1           a dataset under data_root (or MMTAB_DATA)
+    mmtab train dataset=custom dataset.path=FOLDER
+    mmtab train -m dataset=fashion,music seed=0,1
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from mmtab.reports.run_page import report_after
+    from mmtab.runs import run
+    from mmtab.utils import distributed
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    columns = {"valid": run.train(settings, folder)}
+    if settings.test and (test_metrics := run.evaluate_if_labelled(folder, "test")) is not None:
+        columns["test"] = test_metrics
+    if not distributed.is_first():
+        return
+    if ceiling := run.ceiling(folder):
+        columns["ceiling"] = ceiling
+    print_metrics(f"{settings.dataset.name}, seed {settings.seed}", columns)
+    report = [report_after(folder)] if settings.report else []
+    print(*report, f"run folder: {folder}", sep="\n")
+
+
+def evaluate(settings: EvaluateConfig) -> None:
+    """Score a run on a labelled split and write its report page.
+
+    mmtab evaluate run=FOLDER split=test [path=DATASET]
+    """
+    from mmtab.reports.run_page import report_after
+    from mmtab.runs import run
+    from mmtab.utils import distributed
+
+    folder, data = Path(settings.run), Path(settings.path) if settings.path else None
+    hardware = Hardware(settings.accelerator, settings.devices)
+    metrics = run.evaluate(folder, settings.split, data, hardware)
+    if distributed.is_first():
+        print_metrics(settings.run, {settings.split: metrics})
+        if settings.report:
+            print(report_after(folder, settings.split, data, hardware))
+
+
+def predict(settings: PredictConfig) -> None:
+    """Predict rows or pairs of a table, which needs no labels, with a run.
+
+    mmtab predict run=FOLDER input=TABLE output=PREDICTIONS
+    mmtab predict run=FOLDER input=PAIRS left=TABLE right=TABLE output=PREDICTIONS
+    """
+    from mmtab.runs import run
+
+    places = [Path(settings.run), Path(settings.input), Path(settings.output)]
+    tables: dict[str, Any] = {"left": settings.left, "right": settings.right, "records": settings.records}
+    n_rows = run.predict(
+        *places,
+        **{name: Path(table) for name, table in tables.items() if table},
+        coverage=settings.coverage,
+        cost=settings.cost,
+        hardware=Hardware(settings.accelerator, settings.devices),
+    )
+    print(f"{n_rows} predictions written to {settings.output}")
+
+
+def report(settings: ReportConfig) -> None:
+    """Write the report page of a run, or compare several.
+
+    mmtab report run=FOLDER [split=valid]              FOLDER/report/report.html and its pictures
+    mmtab report run=[FOLDER,FOLDER] output=PAGE.html  side by side, on rows that all of them scored
+    """
+    from mmtab.reports import run_page, runs_page
+    from mmtab.runs.session import progress_of
+
+    folders = [Path(folder) for folder in (settings.run if isinstance(settings.run, list) else [settings.run])]
+    hardware = Hardware(settings.accelerator, settings.devices)
+    paths = [
+        run_page.write_report(
+            folder, settings.split, ablation=settings.ablation, hardware=hardware, progress=progress_of
+        )
+        for folder in folders
+    ]
+    if len(folders) > 1:
+        paths.append(runs_page.write_comparison(folders, Path(settings.output), settings.split))
+    for path in paths:
+        print(f"written: {path}")
+
+
+def reproduce(settings: ReproduceConfig) -> None:
+    """Train a run again and compare every metric with what its folder says.
+
+    mmtab reproduce run=FOLDER                    path=DATASET, where the data have moved
+    mmtab reproduce run=FOLDER tolerance=0.002    how far a metric may be off
+
+    Exit status 1 where a metric is further off. Differences in versions, commit and hardware are listed.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from mmtab.runs.reproduce import reproduce
+
+    result = reproduce(settings, Path(HydraConfig.get().runtime.output_dir))
+    print_metrics(settings.run, {when: {m.what: getattr(m, when) for m in result.metrics} for when in ("then", "now")})
+    for difference in result.around:
+        print(f"different: {difference.what}: {difference.then} then, {difference.now} now")
+    for split, n in result.n_predictions_changed.items():
+        print(f"{split}: {n} predictions changed")
+    worst = result.worst()
+    print("the same to the last digit" if worst == 0 else f"metrics differ by up to {worst:.3g}")
+    sys.exit(int(worst > settings.tolerance))

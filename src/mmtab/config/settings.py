@@ -1,0 +1,102 @@
+"""A setting states its meaning, choices and bounds where it stands; one check and ``--help`` read them from there."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmtab.utils.errors import ConfigError
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is written about a setting beside its type and default; null is never checked."""
+
+    meaning: str
+    choices: tuple[str, ...] = ()  # a value that is none of them has to be within the bounds, if there are any
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    @property
+    def allowed(self) -> str:
+        """Choices and bounds in words; empty where there are none."""
+        bounds = ", and ".join(f"{word} {bound:g}" for word, bound, _ in self._bounds())
+        if not self.choices:
+            return bounds
+        return f"{', '.join(self.choices)}, or {bounds}" if bounds else f"one of {', '.join(self.choices)}"
+
+    def permits(self, value: Any) -> bool:
+        bounds = self._bounds()
+        if value is None or value in self.choices or not (bounds or self.choices):
+            return True
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return bool(bounds) and is_number and all(holds(value, bound) for _, bound, holds in bounds)
+
+    def _bounds(self) -> list[tuple[str, float, Callable[[float, float], bool]]]:
+        bounds = (
+            ("at least", self.at_least, operator.ge),
+            ("above", self.above, operator.gt),
+            ("at most", self.at_most, operator.le),
+            ("below", self.below, operator.lt),
+        )
+        return [(word, bound, holds) for word, bound, holds in bounds if bound is not None]
+
+
+def setting(default: Any, meaning: str, **rule: Any) -> Any:
+    """A field of a settings class. A list or dict is copied for each object, and a class is called to make its default;
+    ``rule``: choices and bounds, as ``Rule`` has them."""
+    metadata = {"rule": Rule(meaning, **rule)}
+    if isinstance(default, type):
+        factory: Callable[[], Any] = default
+        return field(default_factory=factory, metadata=metadata)
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def walk(settings: Any, prefix: str = "") -> Iterator[tuple[str, Rule, Any]]:
+    """Every setting by its dotted name, with its rule and value; those of a group after it."""
+    for each in dataclasses.fields(settings):
+        name, value = f"{prefix}{each.name}", getattr(settings, each.name)
+        yield name, each.metadata.get("rule", Rule("")), value
+        groups = value.items() if isinstance(value, dict) else [(None, value)]
+        for key, group in groups:
+            if dataclasses.is_dataclass(group):
+                yield from walk(group, f"{name}.{key}." if key else f"{name}.")
+
+
+def check(settings: Any) -> None:
+    """Raises ConfigError for the first value that its field does not permit, then for those that do not fit each other,
+    which the settings class and its groups tell by a method ``check_together``."""
+    groups = [settings]
+    for name, rule, value in walk(settings):
+        for one in value if isinstance(value, list) else [value]:
+            if not rule.permits(one):
+                raise ConfigError(f"{name}={one}: expected {rule.allowed}")
+        groups.append(value)
+    for group in groups:
+        if hasattr(group, "check_together"):
+            group.check_together()
+
+
+def resolve(config: DictConfig, kind: type[Settings]) -> Settings:
+    """The settings object of a composed configuration; raises ConfigError for values that fit no type, choice or bound,
+    and MissingMandatoryValue where one is not given."""
+    try:  # merged anew, because additions by force (+trainer.misspelt=1) stay in an open configuration unseen
+        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    settings: Any = OmegaConf.to_object(merged)
+    check(settings)
+    return settings
