@@ -163,8 +163,8 @@ def test_a_value_that_cannot_be_is_named(override: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["pair_head.augment.cell_drop=1"], "pair_head.augment.cell_drop=1.0: expected 0 to below 1"),
-        (["pair_head.hard_negatives=-1"], "pair_head.hard_negatives: expected at least 0"),
+        (["pair_head.augment.cell_drop=1"], "pair_head.augment.cell_drop=1.0: expected at least 0, and below 1"),
+        (["pair_head.hard_negatives=-1"], "pair_head.hard_negatives=-1.0: expected at least 0"),
         (["pair_head=fusion", "pair_head.hard_negatives=0.5"], "set pair_head.model.towers=true"),
         (["pair_head=two_tower", "pair_head.tower=null"], "tower, joint and compare are all null"),
         (["pair_head=two_tower", "pair_head.cross_text=true"], "set pair_head.joint"),

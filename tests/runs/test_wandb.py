@@ -273,9 +273,9 @@ def test_disabled_imports_no_wandb(tmp_path: Path, configure: Any, backbone: Pat
     config = configure(write_kway(tmp_path / "data"), *QUICK)
     OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")
     code = (
-        "import sys; from pathlib import Path; from omegaconf import OmegaConf; from mmtab import run\n"
-        "from mmtab.config.types import typed; here = Path(sys.argv[1])\n"
-        "run.train(typed(OmegaConf.load(here / 'config.yaml')), here / 'run'); run.evaluate(here / 'run')\n"
+        "import sys; from pathlib import Path; from omegaconf import OmegaConf; from mmtab.runs import run\n"
+        "from mmtab.config.settings import resolve; from mmtab.config.types import RunConfig; here = Path(sys.argv[1])\n"
+        "run.train(resolve(OmegaConf.load(here / 'config.yaml'), RunConfig), here / 'run'); run.evaluate(here / 'run')\n"
         "print([name for name in sys.modules if name.split('.')[0] == 'wandb'])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
