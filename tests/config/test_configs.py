@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,13 +16,13 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from toy_data import write_kway, write_pairs
 
+from mmtab.cli import main
 from mmtab.config.compose import compose
 from mmtab.config.types import CONFIGS, RunConfig
 from mmtab.runs import run
 from mmtab.training.build import part
 from mmtab.utils.errors import ConfigError, MmtabError
 
-SCRIPTS = CONFIGS.parent / "scripts"
 # What build.py adds to the settings of a leaf, by the leaf's place.
 ADDED = {
     "text": {"n_columns", "config_folder"},
@@ -202,13 +201,9 @@ def test_a_misspelt_key_is_named_even_when_added_by_force(group: str, tmp_path: 
         )
 
 
-def script(folder: Path, name: str, *overrides: str) -> tuple[int, str]:
-    """Exit status, and all that is printed, of a script run in a folder."""
-    done = subprocess.run(
-        [sys.executable, SCRIPTS / f"{name}.py", *overrides],
-        capture_output=True, text=True, timeout=120, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture(autouse=True)
+def _arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # which a command sets for its process
 
 
 @pytest.mark.parametrize(
@@ -224,19 +219,23 @@ def script(folder: Path, name: str, *overrides: str) -> tuple[int, str]:
         ("data_root=nowhere_at_all", "error: dataset custom: no folder"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_message(override: str, message: str, tmp_path: Path) -> None:
+def test_a_mistake_on_the_command_line_is_one_message(
+    override: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_kway(tmp_path / "data" / "toy", images=False)
     where = ["dataset=custom", "dataset.path=toy", f"data_root={data.parent}", f"output={tmp_path / 'run'}"]
     if override.startswith(("dataset=", "data_root=")):
         where = [setting for setting in where if setting.split("=")[0] != override.split("=")[0]]
-    status, output = script(tmp_path, "train", *where, override)
-    assert status != 0
+    with pytest.raises(SystemExit) as ended:
+        main.run("train", [*where, override])
+    output = "".join(capsys.readouterr())
+    assert ended.value.code == 1
     assert message in " ".join(output.split())
     assert "Traceback" not in output
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_a_run_that_is_not_given_is_asked_for(tmp_path: Path) -> None:
-    status, output = script(tmp_path, "evaluate")
-    assert status != 0 and "error: run: Missing mandatory value" in output
-    assert "Traceback" not in output
+    command = [sys.executable, CONFIGS.parent / "scripts" / "evaluate.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr == "error: run: Missing mandatory value\n"

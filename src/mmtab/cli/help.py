@@ -57,7 +57,7 @@ def _settings(
     for field in dataclasses.fields(kind):
         rule: Rule = field.metadata.get("rule", Rule(""))
         name, value, hint = f"{prefix}{field.name}", values[field.name], hints[field.name]
-        group: type | None = next((part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)), None)
+        group: Any = next((part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)), None)
         if not isinstance(value, dict) or not value:
             default = "(required)" if value == MISSING else _shown(value)
             yield name, default, f"{rule.meaning} ({rule.allowed})" if rule.allowed else rule.meaning

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mmtab.utils.errors import ConfigError
 
@@ -91,12 +91,15 @@ def check(settings: Any) -> None:
 
 
 def resolve(config: DictConfig, kind: type[Settings]) -> Settings:
-    """The settings object of a composed configuration; raises ConfigError for values that fit no type, choice or bound,
-    and MissingMandatoryValue where one is not given."""
+    """The settings object of a composed configuration; raises ConfigError for values that are not given or fit no type,
+    choice or bound."""
     try:  # merged anew, because additions by force (+trainer.misspelt=1) stay in an open configuration unseen
         merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    settings: Any = OmegaConf.to_object(merged)
+    try:
+        settings: Any = OmegaConf.to_object(merged)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: Missing mandatory value") from error
     check(settings)
     return settings

@@ -1,0 +1,57 @@
+"""The list of commands, how they are started, and the help of those whose settings are composed."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from mmtab.cli import main
+from mmtab.cli.main import COMMANDS
+from mmtab.config.compose import SETTINGS, compose
+from mmtab.config.settings import walk
+
+
+def test_every_command_can_be_loaded() -> None:
+    assert set(SETTINGS) <= set(COMMANDS)
+    for name, command in COMMANDS.items():
+        assert callable(command.load()), name
+
+
+def test_the_list_of_commands_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['mmtab', '--help']; from mmtab.cli.main import main; main(); print('torch' in sys.modules, 'hydra' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+
+
+def test_an_unknown_command_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["mmtab", "trian"])
+    with pytest.raises(SystemExit, match="2"):
+        main.main()
+    assert capsys.readouterr().err == "error: mmtab has no command trian; did you mean train?\n"
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_help_lists_every_setting_with_its_meaning(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main.run(name, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(SETTINGS[name]):
+        assert field.metadata["rule"].meaning in text and f" {field.name}" in text
+
+
+def test_help_of_train_shows_choices_bounds_and_the_settings_of_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    main.run("train", ["--help", "fusion=mean", "seed=7"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "seed=7" in text and "fusion=mean mean, transformer" in text
+    assert "trainer.precision=auto number format" in text and "(one of auto, bf16, fp16, fp32)" in text
+    assert "trainer.batch_size=64" in text and "(at least 1)" in text
+    assert "fusion.d_hidden=256" in text and "fusion.n_heads" not in text
+
+
+def test_every_setting_states_its_meaning() -> None:
+    for kind in SETTINGS.values():
+        settings = compose("output=unused") if kind is SETTINGS["train"] else kind()
+        assert all(rule.meaning for _, rule, _ in walk(settings))
