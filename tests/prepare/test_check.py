@@ -338,8 +338,12 @@ def test_groups_and_times_are_as_the_yaml_says(tmp_path: Path) -> None:
     edit(folder / "valid.parquet", lambda rows: [row | {"d": "2021-01-01"} for row in rows])
     alarm = one(folder, "time_overlap")
     assert (alarm.severity, alarm.table, alarm.count) == (SEVERE, "test", 200)
-    for split in ("train", "valid", "test"):
-        edit(folder / f"{split}.parquet", lambda rows, s=split: [r | {"c": f"{s}{r['c']}", "d": f"20{['train', 'valid', 'test'].index(s)}0"} for r in rows])  # type: ignore[misc] # fmt: skip
+    for split, year in {"train": "2000", "valid": "2010", "test": "2020"}.items():
+
+        def apart(rows: list[Any], split: str = split, year: str = year) -> list[Any]:
+            return [row | {"c": f"{split}{row['c']}", "d": year} for row in rows]
+
+        edit(folder / f"{split}.parquet", apart)
     assert not {"group_spans_splits", "time_overlap"} & {a.kind for a in check(folder)}
 
 
@@ -432,8 +436,12 @@ def test_swapped_pairs_chains_and_equal_records(tmp_path: Path) -> None:
 def test_a_column_whose_equality_gives_the_pair_label(tmp_path: Path, kind: str) -> None:
     things = toy_data.write_pairs(tmp_path / "things", n=300, images=False)
     for side in ("left", "right"):
-        shift = 0.001 if kind == "numeric" and side == "left" else 0
-        edit(things / f"{side}.parquet", lambda rows, s=shift: [r | {"code": float(i) + s if s or kind == "numeric" else f"c{i}"} for i, r in enumerate(rows)])  # type: ignore[misc] # fmt: skip
+        shift = 0.001 if side == "left" else 0
+
+        def coded(rows: list[Any], shift: float = shift) -> list[Any]:
+            return [row | {"code": float(i) + shift if kind == "numeric" else f"c{i}"} for i, row in enumerate(rows)]
+
+        edit(things / f"{side}.parquet", coded)
     raw = yaml.safe_load((things / "dataset.yaml").read_text())
     raw["columns"]["code"] = kind
     (things / "dataset.yaml").write_text(yaml.safe_dump(raw))

@@ -462,7 +462,8 @@ def openmoji(folder: Path) -> Path:
     for kind in ("color", "black"):
         (folder / kind / "svg").mkdir(parents=True)
         for one in emoji:
-            drawing = '<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg"><circle r="9" fill="#FCEA2B"/><path fill="#000"/></svg>'
+            shapes = '<circle r="9" fill="#FCEA2B"/><path fill="#000"/>'
+            drawing = f'<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg">{shapes}</svg>'
             (folder / kind / "svg" / f"{one['hexcode']}.svg").write_text(drawing + "\n" * len(kind), encoding="utf-8")
     return folder
 

@@ -1,4 +1,4 @@
-"""From raw tables to a dataset folder: proposed, divided, and refused by name; through functions and the command line."""
+"""From raw tables to a dataset folder: proposed, divided, refused by name; by functions and by the command line."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The one canonical form of a column's cells, whatever the file and the way it was stored.
 
 Text, categories, ids and labels are strings; a number is a float64; a moment is a float64 of seconds since 1970 (UTC);
-an absent cell is null. An empty string is an absent cell, because csv cannot tell the two apart. So the same data as csv
-and as parquet gives the same tensors. Every reader of tables passes its columns through ``canonical``.
+an absent cell is null. An empty string is an absent cell, because csv cannot tell the two apart. So the same data as
+csv and as parquet gives the same tensors. Every reader of tables passes its columns through ``canonical``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A csv file read strictly, in record batches of strings: what is not written as it should be is refused with its line."""
+"""A csv file read strictly, in record batches of strings: what is written wrongly is refused with its place."""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ class Picture:
 class Rows:
     """One table of a dataset, read when asked.
 
-    Iterating gives a dict a row, of the cells in canonical form (``mmtab.data.cells``; image cells are lists of ``Picture``),
-    and holds a bounded number of rows in memory.
+    Iterating gives a dict a row, of the cells in canonical form (``mmtab.data.cells``), where image cells are lists of
+    ``Picture``, and holds a bounded number of rows in memory.
     """
 
     path: Path
@@ -118,7 +118,8 @@ class Dataset:
 
 
 def find_dataset(name: str | Path, data_root: str | Path | None = None) -> Path:
-    """The folder of a dataset, given by folder, by a name of configs/dataset/ (``catalogue`` is made on the spot), or by that of a folder
+    """The folder of a dataset, given by folder, by a name of configs/dataset/ (``catalogue`` is made on the spot), or
+    by that of a folder
     under ``data_root`` (default: MMTAB_DATA, else ``data``). Raises DataError when there is none."""
     path = Path(name).expanduser()
     if (path / "dataset.yaml").is_file():

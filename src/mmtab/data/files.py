@@ -160,7 +160,8 @@ class _readable:
         if isinstance(error, pa.ArrowException | OSError | KeyError | IndexError) and not isinstance(error, DataError):
             raise DataError(
                 self.dataset,
-                f"{self.path.name} is not a readable {self.path.suffix[1:]} file ({' '.join(str(error).split())[:200]})",
+                f"{self.path.name} is not a readable {self.path.suffix[1:]} file"
+                f" ({' '.join(str(error).split())[:200]})",
                 table=self.path.stem,
                 fix="it may be cut short or damaged: write or copy it again",
             ) from error
@@ -221,7 +222,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _plain(values: pa.Array) -> pa.Array:
-    """The same cells in the ordinary type: storage forms such as dictionaries and views are not the standard's concern."""
+    """The same cells in the ordinary type, whether they are stored as dictionaries, views or otherwise."""
     if isinstance(values.type, pa.UuidType):
         return pa.array([None if v is None else str(v) for v in values.to_pylist()], pa.string())
     if isinstance(values.type, pa.BaseExtensionType):

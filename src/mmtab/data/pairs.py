@@ -18,8 +18,8 @@ from mmtab.utils.errors import DataError
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs as row numbers into ``Records.table``. ``relations``: for each label column that the file fills, 1 where the
-    relation holds and 0 where not."""
+    """Pairs as row numbers into ``Records.table``. ``relations``: for each label column that the file fills, 1 where
+    the relation holds and 0 where not."""
 
     name: str
     left: np.ndarray  # [n] int64

@@ -43,9 +43,9 @@ class Schema:
     """``ceilings``, where known, gives the best reachable score for modality subsets such as ``image+text``. ``split``
     records how the splits were made. ``storage`` says how columns were stored in parquet, should they be in csv now.
 
-    ``relations``: what may hold between two records, each with the columns it ignores (in which the two may differ), such
-    as ``{"duplicate": (), "variant": ("colour", "size")}``. Each is a 0/1 column of the pairs. None given: the one relation
-    of the column ``label``; of a k-way dataset there are none.
+    ``relations``: what may hold between two records, each with the columns it ignores (in which the two may differ),
+    such as ``{"duplicate": (), "variant": ("colour", "size")}``. Each is a 0/1 column of the pairs. None given: the one
+    relation of the column ``label``; of a k-way dataset there are none.
     """
 
     name: str
@@ -112,8 +112,8 @@ class Schema:
         return replace(self, columns=kept, relations=relations)
 
     def choose(self, relations: list[str], ignore: list[str]) -> Schema:
-        """The schema with some of its relations, all if none are named, which ignore further columns. Columns that every
-        relation ignores are left out."""
+        """The schema with some of its relations, all if none are named, which ignore further columns. Columns that
+        every relation ignores are left out."""
         if self.task is not TaskKind.MATCHING:
             if relations or ignore:
                 fix = "correct dataset.relations or dataset.ignore"

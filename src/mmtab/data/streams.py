@@ -19,8 +19,9 @@ class _Facts:
 
 
 class Stream:
-    """A table on disk, read in batches of bounded size as often as asked; one of at most ``KEEP`` bytes is read once and
-    then kept in memory. Batches and errors are those of ``read_batches``. ``labels`` False leaves the labels out."""
+    """A table on disk, read in batches of bounded size as often as asked; one of at most ``KEEP`` bytes is read once
+    and then kept in memory. Batches and errors are those of ``read_batches``. ``labels`` False leaves the labels
+    out."""
 
     KEEP = 64 << 20
 

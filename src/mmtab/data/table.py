@@ -1,4 +1,4 @@
-"""Tables of a dataset folder, read from parquet or csv into the canonical form of cells and checked against the schema."""
+"""Tables of a dataset folder, read from parquet or csv into canonical cells and checked against the schema."""
 
 from __future__ import annotations
 
@@ -176,7 +176,10 @@ def read_batches(
 
 
 def read_column(path: Path, dataset: str, name: str, kind: ColumnType) -> Iterator[tuple[int, pa.Array]]:
-    """One column in canonical form, in batches, each with the number of its first row. Raises DataError as ``read_batches``."""
+    """One column in canonical form, in batches, each with the number of its first row.
+
+    Raises DataError as ``read_batches`` does.
+    """
     header = files.header(path, dataset).names
     table = Table(dataset, path.stem, path.parent, pa.nulls(0), {})
     if name not in header:

@@ -42,8 +42,8 @@ def convert(folder: Path, output: Path, to: Literal["parquet", "csv"], images: I
 
     Every table of the folder is converted; shards become one file. A csv says nothing of types, so dataset.yaml records
     how columns were stored (``storage``), and the way back restores them. From a csv without that record a numeric
-    column is stored as numbers, and a datetime one as dates where each is written as ISO 8601, as long as every cell can
-    be; all else stays text.
+    column is stored as numbers, and a datetime one as dates where each is written as ISO 8601, as long as every cell
+    can be; all else stays text.
 
     Raises ConfigError for an output that exists or pictures embedded in csv, DataError for what cannot be read or held.
     """
@@ -94,7 +94,7 @@ class Conversion:
         Schema.from_dict(raw).write(self.output)
 
     def _record(self, stems: list[str]) -> None:
-        """Note the types that a csv will not tell; those of a table that differs from the others under ``table/column``."""
+        """Note the types that a csv lacks; those of a table that differs from the others under ``table/column``."""
         for stem in stems:
             path = files.find(self.folder, self.schema.name, stem)
             if files.parts(path, self.schema.name)[0].suffix == ".csv":
@@ -151,7 +151,7 @@ class Conversion:
     # --- types
 
     def _kinds(self, stem: str, path: Path, header: pa.Schema) -> dict[str, pa.DataType]:
-        """Columns of a csv to be stored as other than text: those whose every cell can be, without changing its value."""
+        """Columns of a csv to be stored as other than text: those whose every cell can be without a change of value."""
         wanted: dict[str, list[pa.DataType]] = {}
         roles = {column.name: column.type for column in self.schema.columns}
         for name in header.names:

@@ -34,8 +34,8 @@ def from_frames(
 
     ``frames``: ``rows``, or ``train``, ``valid`` and ``test``; for matching ``left`` and ``right`` (or ``records``)
     with ``pairs`` (left_id, right_id, label), or ``pairs_train`` and so on. What is not divided yet is, as
-    ``mmtab.prepare.split`` says. Column types are inferred from the values; ``types`` overrules. Image cells are paths from
-    ``image_root``, bytes, or {bytes, path}. ``folder``: a new folder to keep it in; by default a temporary one.
+    ``mmtab.prepare.split`` says. Column types are inferred from the values; ``types`` overrules. Image cells are paths
+    from ``image_root``, bytes, or {bytes, path}. ``folder``: a new folder to keep it in; by default a temporary one.
     Raises DataError or ConfigError, as ``mmtab.prepare.propose`` and ``mmtab.prepare.split`` do.
     """
     target = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="mmtab-")) / name

@@ -40,11 +40,12 @@ def propose(
     dialect: Dialect = STANDARD,
     image_root: Path | None = None,
 ) -> Proposal:
-    """Write the new dataset folder ``output`` from raw tables, with the dataset.yaml that ``mmtab.prepare.infer`` proposes.
+    """Write the new dataset folder ``output`` from raw tables, with the dataset.yaml that ``prepare.infer`` proposes.
 
     ``inputs``: one table of rows; or tables named train, valid, test, or left, right (or records) and pairs (or
-    pairs_train …), or a folder of such. ``image_root``: where paths of pictures start; default the tables' folder. Rows without an id are numbered; pictures that cells name are copied; a csv is
-    written in the standard's dialect. Raises ConfigError for inputs that are no dataset, DataError for what is in them.
+    pairs_train …), or a folder of such. ``image_root``: where paths of pictures start; default the tables' folder. Rows
+    without an id are numbered; pictures that cells name are copied; a csv is written in the standard's dialect. Raises
+    ConfigError for inputs that are no dataset, DataError for what is in them.
     """
     if output.exists():
         raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
@@ -88,7 +89,8 @@ def _by_stem(inputs: list[Path]) -> dict[str, Path]:
     if unknown or len(stems) < len(inputs) or not inputs:
         raise ConfigError(
             f"several tables are told apart by their names, expected some of {', '.join(sorted(STEMS))}; "
-            f"found {', '.join(str(path) for path in inputs) or 'none'}. Fix: rename {unknown[0] if unknown else 'them'}"
+            f"found {', '.join(str(path) for path in inputs) or 'none'}. Fix: rename"
+            f" {unknown[0] if unknown else 'them'}"
         )
     return stems
 

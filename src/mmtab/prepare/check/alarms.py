@@ -1,4 +1,4 @@
-"""What an alarm is, how faults of the standard become alarms, and cells as numbers that are equal where the cells are."""
+"""Alarms, faults of the standard as alarms, and cells as numbers that are equal where the cells are."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def grade(share: float, *steps: tuple[float, Severity], otherwise: Severity) -> 
 
 # How DataError begins. It keeps no parts, so the place is read back from its words.
 _PLACE = re.compile(
-    r"dataset .*?(?:, table (?P<table>.+?))?(?:, row (?P<row>\d+)(?: \(id (?P<id>.*?)\))?)?(?:, column (?P<column>.+?))?: "
+    r"dataset .*?(?:, table (?P<table>.+?))?(?:, row (?P<row>\d+)(?: \(id (?P<id>.*?)\))?)?"
+    r"(?:, column (?P<column>.+?))?: "
 )
 
 
@@ -104,7 +105,7 @@ def mix(parts: Iterable[np.ndarray]) -> np.ndarray:
 
 
 class Cells:
-    """Columns as [n] int64 hashes: equal cells, equal hashes. Opens every picture on the way and notes those at fault."""
+    """Columns as [n] int64 hashes: equal cells, equal hashes. Opens every picture and notes those at fault."""
 
     def __init__(self, images: bool) -> None:
         self.images = images

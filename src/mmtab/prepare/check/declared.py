@@ -51,8 +51,8 @@ def _groups(by: str, names: list[str], column: Column) -> Iterator[Alarm]:
                 yield Alarm(
                     SEVERE,
                     "group_spans_splits",
-                    f"{len(groups):,} groups of {by} are in {other} and in {name} ({len(spans):,} rows of {name}), though"
-                    " dataset.yaml says split by group: split again, or correct 'split'",
+                    f"{len(groups):,} groups of {by} are in {other} and in {name} ({len(spans):,} rows of {name}),"
+                    f" though dataset.yaml says split by group: split again, or correct 'split'",
                     name,
                     by,
                     tuple(rows),

@@ -70,7 +70,8 @@ def across_splits(splits: dict[str, Split], types: dict[str, ColumnType], classe
             Alarm(
                 severity,
                 "duplicate_across_splits",
-                f"{len(twice):,} rows of {b} ({percent(share)}) have the same features as a row of train{labels}. {advice}",
+                f"{len(twice):,} rows of {b} ({percent(share)}) have the same features as a row of train{labels}."
+                f" {advice}",
                 b,
                 None,
                 (),
@@ -106,8 +107,10 @@ def near_duplicates(splits: dict[str, Split], reader: SplitReader, classes: list
             Alarm(
                 grade(share, (NEAR_SEVERE, SEVERE), (NEAR_WARNING, WARNING), otherwise=NOTE),
                 "near_duplicate_across_splits",
-                f"{len(hits):,} rows of {name} ({percent(share)}) share nine tenths of their words and cells with a row of"
-                f" train{looked}{agree}. If these are the same thing told twice, split again by a column that groups them",
+                f"{len(hits):,} rows of {name} ({percent(share)}) share nine tenths of their words and cells with a"
+                f" row of"
+                f" train{looked}{agree}. If these are the same thing told twice, split again by a column that groups"
+                f" them",
                 name,
                 None,
                 (),
@@ -130,8 +133,8 @@ def within_splits(splits: dict[str, Split], types: dict[str, ColumnType], classe
                 Alarm(
                     grade(share, (NOISE_WARNING, WARNING), otherwise=NOTE),
                     "duplicate_within_split",
-                    f"{len(again):,} rows of {split.name} ({percent(share)}) repeat the features of an earlier row{chance}:"
-                    " leave them out unless they are to count twice",
+                    f"{len(again):,} rows of {split.name} ({percent(share)}) repeat the features of an earlier"
+                    f" row{chance}: leave them out unless they are to count twice",
                     split.name,
                     None,
                     (),
@@ -162,8 +165,8 @@ def within_splits(splits: dict[str, Split], types: dict[str, ColumnType], classe
         Alarm(
             grade(share, (NOISE_WARNING, WARNING), otherwise=NOTE),
             "label_noise",
-            f"{count:,} labelled rows ({percent(share)}) have the same features as a row with another label: no model can"
-            " get them all right, so look which label is meant",
+            f"{count:,} labelled rows ({percent(share)}) have the same features as a row with another label: no"
+            f" model can get them all right, so look which label is meant",
             None,
             None,
             (),

@@ -89,7 +89,8 @@ def _labels(splits: dict[str, Split], classes: list[str]) -> Iterator[Finding]:
                     Alarm(
                         ERROR,
                         "label_not_in_train",
-                        f"{len(rows):,} rows of {name} have a label that train lacks ({', '.join(unseen[:N_EXAMPLES])}): mmtab"
+                        f"{len(rows):,} rows of {name} have a label that train lacks"
+                        f" ({', '.join(unseen[:N_EXAMPLES])}): mmtab"
                         " cannot learn it; split again with method stratified, or leave these rows out",
                         name,
                         None,

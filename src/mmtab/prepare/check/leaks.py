@@ -75,7 +75,7 @@ def _by_value(x: list, y: np.ndarray, x_held: list, largest: int) -> np.ndarray:
 
 
 def by_number(x: list, y: np.ndarray, x_held: list, largest: int) -> np.ndarray:
-    """What a small tree says; of very many classes, or of few rows each, the most frequent label of the nearest value."""
+    """What a small tree predicts; of very many classes, or few rows each, the label that the nearest value has most."""
     from sklearn.tree import DecisionTreeClassifier
 
     arrays = [np.array(values, np.float64)[:, None] for values in (x, x_held)]
@@ -116,8 +116,8 @@ def _named_in_text(
     if said - chance < NAMED_WARNING:
         return
     message = (
-        f"the text {column} says the row's own label in {percent(said)} of {len(y):,} rows of train (another row's label:"
-        f" {percent(chance)}). Look at it: if the task is to find the label without being told, mask these words"
+        f"the text {column} says the row's own label in {percent(said)} of {len(y):,} rows of train (another row's"
+        f" label: {percent(chance)}). Look at it: if the task is to find the label without being told, mask these words"
     )
     severity = SEVERE if said - chance >= NAMED_SEVERE else WARNING
     examples: list[tuple[Ref, ...]] = [

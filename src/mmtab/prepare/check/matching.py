@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 
 from mmtab.data import files
-from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
+from mmtab.data.pairs import Pairs, read_pairs, read_records
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.splits import SPLITS, components
-from mmtab.data.table import Table, find_table, read_batches
+from mmtab.data.table import find_table, read_batches
 from mmtab.prepare.check.alarms import (
     N_EXAMPLES,
     Alarm,
     Cells,
     Severity,
-    Usage,
     attempt,
     fault,
     grade,
     id_like,
     mix,
-    name_row,
     percent,
     usage_alarms,
 )
+from mmtab.prepare.check.pair_data import PairData, content_of, hash_cells, labelled_pairs, sides_of
 
 ERROR, SEVERE, WARNING, NOTE = Severity
 
@@ -41,39 +39,6 @@ LEAK_MATCHES = 20
 SEEN_WARNING = 0.5
 ID_LIKE, ID_LIKE_ROWS = 0.95, 20
 FEW_MATCHES, MANY_MATCHES, SHARE_DIFFERS = 0.02, 0.6, 0.1
-
-
-@dataclass(frozen=True)
-class _Data:
-    records: Records
-    pairs: dict[str, Pairs]  # by split
-    columns: dict[str, np.ndarray]  # [n_records] int64 hashes
-    present: dict[str, np.ndarray]  # [n_records] bool
-    types: dict[str, ColumnType]
-    shared: list[str]  # columns that both sides fill
-
-    def record(self, row: int) -> str:
-        n_left = self.records.n_left
-        table = "records" if n_left is None else "left" if row < n_left else "right"
-        return name_row(
-            table, row - (n_left if table == "right" and n_left else 0), self.records.table.ids[row].as_py()
-        )
-
-    def pair(self, split: str, row: int) -> str:
-        pairs = self.pairs[split]
-        names = f"({pairs.left_ids[row]}, {pairs.right_ids[row]})"
-        label = "" if pairs.labels is None else f", label {pairs.labels[row]}"
-        return f"pairs_{split} row {row + 1} {names}{label}"
-
-    def labels(self, split: str) -> np.ndarray:
-        """[n] int8, -1 where the table has none."""
-        labels = self.pairs[split].labels
-        return np.full(len(self.pairs[split]), -1, np.int8) if labels is None else np.asarray(labels)
-
-    def keys(self, split: str) -> np.ndarray:
-        """[n] int64: one number for a pair, whichever way round it is."""
-        left, right = self.pairs[split].left, self.pairs[split].right
-        return np.minimum(left, right) * len(self.records.table) + np.maximum(left, right)
 
 
 def check_matching(folder: Path, schema: Schema, seed: int, images: bool) -> list[Alarm]:
@@ -101,11 +66,11 @@ def check_matching(folder: Path, schema: Schema, seed: int, images: bool) -> lis
             if read is not None:
                 pairs[split] = read
     cells = Cells(images)
-    data, usage = _hashed(records, pairs, schema, cells)
+    data, usage = hash_cells(records, pairs, schema, cells)
     alarms += [*cells.alarms(), *usage_alarms(data.types, usage)]
     for column, kind in data.types.items():
         if kind is ColumnType.CATEGORICAL:
-            for side in _sides(records):
+            for side in sides_of(records):
                 alarms += id_like(column, side.name, side.columns[column].to_pylist(), ID_LIKE, ID_LIKE_ROWS)
     for look in (_repeated, _noise, _record_duplicates, _leaks, _ids, _balance):
         alarms += look(data)
@@ -120,41 +85,7 @@ def _read_all(folder: Path, schema: Schema, name: str, partial: bool, alarms: li
         pass
 
 
-def _sides(records: Records) -> list[Table]:
-    """The record tables as they are in files."""
-    if records.n_left is None:
-        return [records.table]
-    cuts = {"left": slice(0, records.n_left), "right": slice(records.n_left, None)}
-    table = records.table
-    return [
-        replace(table, name=name, ids=table.ids[cut], columns={c: values[cut] for c, values in table.columns.items()})
-        for name, cut in cuts.items()
-    ]
-
-
-def _hashed(
-    records: Records, pairs: dict[str, Pairs], schema: Schema, cells: Cells
-) -> tuple[_Data, dict[str, dict[str, Usage]]]:
-    types = {column.name: column.type for column in schema.columns}
-    values: dict[str, list[np.ndarray]] = {column: [] for column in types}
-    present: dict[str, list[np.ndarray]] = {column: [] for column in types}
-    usage: dict[str, dict[str, Usage]] = {}
-    for side in _sides(records):
-        for column, kind in types.items():
-            hashed, there = cells.hashes(side, column, kind)
-            values[column].append(hashed)
-            present[column].append(there)
-            usage.setdefault(side.name, {})[column] = use = Usage()
-            use.add(hashed, there)
-    shared = [column for column in types if all(there.any() for there in present[column])]
-    join = np.concatenate
-    data = _Data(
-        records, pairs, {c: join(v) for c, v in values.items()}, {c: join(v) for c, v in present.items()}, types, shared
-    )
-    return data, usage
-
-
-def _repeated(data: _Data) -> Iterator[Alarm]:
+def _repeated(data: PairData) -> Iterator[Alarm]:
     """Pairs that are there twice, in two splits or in one, and pairs of a record with itself."""
     for split, pairs in data.pairs.items():
         table, keys = f"pairs_{split}", data.keys(split)
@@ -190,23 +121,9 @@ def _repeated(data: _Data) -> Iterator[Alarm]:
             yield Alarm(SEVERE, "pair_in_two_splits", message, f"pairs_{b}", None, rows, len(both), share)
 
 
-def _stacked(data: _Data) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[tuple[str, int]]]:
-    """Left, right, label, key and name of all labelled pairs of all splits."""
-    parts: list[list[np.ndarray]] = [[], [], [], []]
-    names: list[tuple[str, int]] = []
-    for split, pairs in data.pairs.items():
-        labels = data.labels(split)
-        rows = np.flatnonzero(labels >= 0)
-        for part, values in zip(parts, (pairs.left, pairs.right, labels, data.keys(split)), strict=True):
-            part.append(values[rows])
-        names += [(split, int(row)) for row in rows]
-    left, right, labels, keys = (np.concatenate(part) if part else np.zeros(0, np.int64) for part in parts)
-    return left, right, labels, keys, names
-
-
-def _noise(data: _Data) -> Iterator[Alarm]:
+def _noise(data: PairData) -> Iterator[Alarm]:
     """Labels that contradict one another, or what the records say."""
-    left, right, labels, keys, names = _stacked(data)
+    left, right, labels, keys, names = labelled_pairs(data)
     n = len(labels)
     if n == 0:
         return
@@ -243,7 +160,7 @@ def _noise(data: _Data) -> Iterator[Alarm]:
             " same: a label of the chain or of the pair is wrong"
         )
         yield Alarm(grade(share, *steps, otherwise=NOTE), "transitivity", message, None, None, rows, len(odd), share)
-    content, there = _content(data)
+    content, there = content_of(data)
     same = np.flatnonzero(~matches & (content[left] == content[right]) & there[left] & there[right] & (left != right))
     if len(same):
         share = len(same) / max(int((~matches).sum()), 1)
@@ -274,18 +191,10 @@ def _chain(near: dict[int, set[int]], start: int, end: int) -> list[int]:
     return chain[::-1]
 
 
-def _content(data: _Data) -> tuple[np.ndarray, np.ndarray]:
-    """[n] int64, equal for records equal in all shared columns, and [n] bool, whether they fill any."""
-    n = len(data.records.table)
-    if not data.shared:
-        return np.arange(n), np.zeros(n, bool)
-    return mix([data.columns[c] for c in data.shared]), np.any([data.present[c] for c in data.shared], 0)
-
-
-def _record_duplicates(data: _Data) -> Iterator[Alarm]:
+def _record_duplicates(data: PairData) -> Iterator[Alarm]:
     whole = mix([data.columns[column] for column in data.types])
     start = 0
-    for side in _sides(data.records):
+    for side in sides_of(data.records):
         keys = whole[start : start + len(side)]
         _, first, place = np.unique(keys, return_index=True, return_inverse=True)
         again = np.flatnonzero(first[place] != np.arange(len(keys)))
@@ -296,8 +205,8 @@ def _record_duplicates(data: _Data) -> Iterator[Alarm]:
                 for r in again[:N_EXAMPLES]
             )
             message = (
-                f"{len(again):,} records of {side.name} ({percent(share)}) repeat the content of an earlier one: only their"
-                " ids tell them apart"
+                f"{len(again):,} records of {side.name} ({percent(share)}) repeat the content of an earlier one:"
+                f" only their ids tell them apart"
             )
             table = None if side.name == "left+right" else side.name
             yield Alarm(
@@ -322,7 +231,7 @@ def _record_duplicates(data: _Data) -> Iterator[Alarm]:
         yield Alarm(NOTE, "unused_record", message, None, None, rows, len(unused), share)
 
 
-def _leaks(data: _Data) -> Iterator[Alarm]:
+def _leaks(data: PairData) -> Iterator[Alarm]:
     """Columns whose equality, or nearness of numbers, alone tells matches: learnt on train, scored on valid."""
     if not {"train", "valid"} <= set(data.pairs) or any(data.pairs[s].labels is None for s in ("train", "valid")):
         return
@@ -346,7 +255,8 @@ def _leaks(data: _Data) -> Iterator[Alarm]:
         if best >= LEAK_WARNING:
             rows = tuple(data.pair("valid", int(r)) for r in np.flatnonzero(answers & truth)[:N_EXAMPLES])
             message = (
-                f"{rule} in column {column} alone gives F1 {best:.3f} on pairs_valid ({int(truth.sum()):,} matches). Look at it: if it holds the key by"
+                f"{rule} in column {column} alone gives F1 {best:.3f} on pairs_valid ({int(truth.sum()):,} matches)."
+                f" Look at it: if it holds the key by"
                 " which the pairs were made, take it out; if not, the task is that easy"
             )
             severity = SEVERE if best >= LEAK_SEVERE and truth.sum() >= LEAK_MATCHES else WARNING
@@ -355,7 +265,7 @@ def _leaks(data: _Data) -> Iterator[Alarm]:
             )
 
 
-def _ids(data: _Data) -> Iterator[Alarm]:
+def _ids(data: PairData) -> Iterator[Alarm]:
     """Whether equal ids on both sides say that a pair matches. No model of mmtab reads ids, but others may."""
     if data.records.n_left is None:
         return
@@ -366,8 +276,8 @@ def _ids(data: _Data) -> Iterator[Alarm]:
         if truth.any() and f1 >= LEAK_WARNING:
             rows = tuple(data.pair(split, int(r)) for r in np.flatnonzero(equal)[:N_EXAMPLES])
             message = (
-                f"the ids alone tell the matches of pairs_{split} (those of equal ids reach F1 {f1:.3f}): give the sides ids"
-                " of their own before you hand the data out"
+                f"the ids alone tell the matches of pairs_{split} (those of equal ids reach F1 {f1:.3f}): give the"
+                f" sides ids of their own before you hand the data out"
             )
             yield Alarm(WARNING, "ids_tell_the_label", message, f"pairs_{split}", None, rows, int(equal.sum()), f1)
 
@@ -383,7 +293,7 @@ def _threshold(difference: np.ndarray, y: np.ndarray) -> float:
     return float(difference[order][np.argmax(np.where(last, f1, -1))])
 
 
-def _balance(data: _Data) -> Iterator[Alarm]:
+def _balance(data: PairData) -> Iterator[Alarm]:
     """The share of matches, and labels that are absent or all the same."""
     shares: dict[str, float] = {}
     for split in data.pairs:
@@ -431,9 +341,9 @@ def _balance(data: _Data) -> Iterator[Alarm]:
         )
 
 
-def _entities(data: _Data, schema: Schema) -> Iterator[Alarm]:
+def _entities(data: PairData, schema: Schema) -> Iterator[Alarm]:
     """Things (records joined by matches) and records of test that train has seen."""
-    left, right, labels, _, _ = _stacked(data)
+    left, right, labels, _, _ = labelled_pairs(data)
     matches = labels == 1
     entity = components(len(data.records.table), left[matches], right[matches])
     size = np.bincount(entity)
@@ -459,8 +369,8 @@ def _entities(data: _Data, schema: Schema) -> Iterator[Alarm]:
             share = len(touches) / len(pairs)
             rows = tuple(data.pair(split, int(r)) for r in touches[:N_EXAMPLES])
             message = (
-                f"{len(spans):,} entities (records joined by matches) span splits; {len(touches):,} pairs of pairs_{split}"
-                f" ({percent(share)}) have a record of an entity that train also has"
+                f"{len(spans):,} entities (records joined by matches) span splits; {len(touches):,} pairs of"
+                f" pairs_{split} ({percent(share)}) have a record of an entity that train also has"
                 + (
                     ", though dataset.yaml says split by component: split again"
                     if promised
@@ -484,7 +394,8 @@ def _entities(data: _Data, schema: Schema) -> Iterator[Alarm]:
             rows = tuple(data.pair(split, int(r)) for r in seen[:N_EXAMPLES])
             message = (
                 f"{len(seen):,} pairs of pairs_{split} ({percent(share)}) have a record that is also in pairs_train, in"
-                f" {percent(float((known == 2).mean()))} both are: usual in published benchmarks, but no test of unseen records"
+                f" {percent(float((known == 2).mean()))} both are: usual in published benchmarks, but no test of"
+                f" unseen records"
             )
             severity = grade(share, (SEEN_WARNING, WARNING), otherwise=NOTE)
             yield Alarm(severity, "record_seen_in_train", message, f"pairs_{split}", None, rows, len(seen), share)

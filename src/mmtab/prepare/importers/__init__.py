@@ -1,7 +1,8 @@
 """Public benchmarks brought into the dataset standard: fetched by recipe, or taken from files that the user has.
 
 >>> folder = import_dataset("wine_reviews", Path("data/wine_reviews"))
->>> folder = import_dataset("petfinder_kaggle", Path("data/petfinder"), source=Path("petfinder-adoption-prediction.zip"))
+>>> archive = Path("petfinder-adoption-prediction.zip")
+>>> folder = import_dataset("petfinder_kaggle", Path("data/petfinder"), source=archive)
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ def import_dataset(
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Write the dataset of recipe ``name`` to the new folder ``output``, whole or not at all, and read it back to check it.
+    """Write the dataset of recipe ``name`` to the new folder ``output``, whole or not at all, and read it back to
+    check it.
 
     ``source``: a folder or an archive that holds the raw files; then nothing is fetched. ``cache``: where fetched files
-    are kept. ``seed``: of splits that the source does not have. Raises ConfigError for an unknown name or an output that
-    exists, DownloadError for what cannot be had, DataError for raw files that are not as the recipe says.
+    are kept. ``seed``: of splits that the source does not have. Raises ConfigError for an unknown name or an output
+    that exists, DownloadError for what cannot be had, DataError for raw files that are not as the recipe says.
     """
     known = recipes()
     if name not in known:

@@ -120,8 +120,8 @@ def _checked(path: Path, checksum: Checksum | None, url: str) -> str:
         path.unlink()
         raise DownloadError(
             f"{path.name.removesuffix('.part')} from {url} is not the file it should be: expected {checksum.algorithm} "
-            f"{checksum.digest}, found {found[checksum.algorithm]}; it was removed. Fix: try again; if it stays so, the file "
-            f"was changed at its source: find out why before you correct the recipe, {HAND}"
+            f"{checksum.digest}, found {found[checksum.algorithm]}; it was removed. Fix: try again; if it stays so,"
+            f" the file was changed at its source: find out why before you correct the recipe, {HAND}"
         )
     return found["sha256"]
 
@@ -214,8 +214,8 @@ class _Fetch:
             raise _Unfinished("the file became shorter")
         if status not in (200, 206):
             raise DownloadError(
-                f"{self.url}: the server answered {status} {response.reason}. Fix: the address may have changed: look at "
-                f"the dataset's page (source in the recipe), {HAND}"
+                f"{self.url}: the server answered {status} {response.reason}. Fix: the address may have changed:"
+                f" look at the dataset's page (source in the recipe), {HAND}"
             )
         if status == 206 and response.headers.get("Content-Range", "").partition("-")[0] != f"bytes {offset}":
             self.forget()
@@ -241,16 +241,16 @@ class _Fetch:
         if n_bytes > self.limit:
             self.forget()
             raise DownloadError(
-                f"{self.url} is larger than it should be: expected {'' if self.size else 'at most '}{self.limit} bytes, "
-                f"found {n_bytes} or more; it was removed. Fix: look at the dataset's page, {HAND}"
+                f"{self.url} is larger than it should be: expected {'' if self.size else 'at most '}{self.limit}"
+                f" bytes, found {n_bytes} or more; it was removed. Fix: look at the dataset's page, {HAND}"
             )
 
     def _finish(self, n_bytes: int) -> None:
         if self.size is not None and n_bytes != self.size:
             self.forget()
             raise DownloadError(
-                f"{self.url} is shorter than it should be: expected {self.size} bytes, found {n_bytes}; it was removed. "
-                f"Fix: look at the dataset's page, {HAND}"
+                f"{self.url} is shorter than it should be: expected {self.size} bytes, found {n_bytes}; it was"
+                f" removed. Fix: look at the dataset's page, {HAND}"
             )
 
 

@@ -166,7 +166,8 @@ def abo_kway(recipe: Recipe, raw: Raw, seed: int) -> Tables:
 
 def abo_variants(recipe: Recipe, raw: Raw, seed: int) -> Tables:
     """Pairs made for mmtab. A match: two listings of one family (same brand, type and name, but for the words of the
-    colour) in different colours. Not a match: a listing and the nearest by name of another family of its brand and type."""
+    colour) in different colours. Not a match: a listing and the nearest by name of another family of its brand and
+    type."""
     families: dict[str, list[Row]] = collections.defaultdict(list)
     for row in _abo_listings(recipe, raw):
         if row["color"]:

@@ -38,7 +38,8 @@ class RawFile:
 @dataclass(frozen=True)
 class RawColumn:
     """``raw``: its name at the source. ``clean: number`` takes the first number of a text such as ``$ 1,299.00``.
-    ``optional``: the source may lack it, or for pictures some of their files. ``most``: keep so many pictures a cell."""
+    ``optional``: the source may lack it, or for pictures some of their files. ``most``: keep so many pictures a
+    cell."""
 
     name: str
     type: ColumnType
@@ -60,9 +61,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Recipe:
-    """``form`` names the reader in ``forms.py``, ``settings`` is what it wants to know. ``tables``: where the raw form has
-    which table. ``id``: the raw column, or null for row numbers. ``bins``: a numeric target is cut into so many classes
-    of equal size, a task derived for mmtab. ``obtain``: how to get the files where no address is open to all."""
+    """``form`` names the reader in ``forms.py``, ``settings`` is what it wants to know. ``tables``: where the raw form
+    has which table. ``id``: the raw column, or null for row numbers. ``bins``: a numeric target is cut into so many
+    classes of equal size, a task derived for mmtab. ``obtain``: how to get the files where no address is open to
+    all."""
 
     name: str
     title: str
