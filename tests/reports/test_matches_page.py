@@ -19,16 +19,16 @@ from pages import Seen
 from mmtab.data.pairs import read_records
 from mmtab.data.schema import Schema
 from mmtab.data.table import Table
-from mmtab.reports.html import one_row
-from mmtab.reports.matches import Shown, write_page
+from mmtab.reports.matches import ShownPair, write_page
+from mmtab.reports.rows import one_row
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = "<script>alert(1)</script> \"'&<img src=x onerror=alert(2)>\x00"
 
 
-def pair(left: Table, right: Table, score: float = 0.9, **changes: Any) -> Shown:
+def pair(left: Table, right: Table, score: float = 0.9, **changes: Any) -> ShownPair:
     reasons = {"label": {"title": 1.26, "size": -0.7, "colour": 0.01}}
-    shown = Shown((left, 0), (right, 0), {"label": score}, {"label": 0.5}, reasons, "sure match", {"label": 3})
+    shown = ShownPair((left, 0), (right, 0), {"label": score}, {"label": 0.5}, reasons, "sure match", {"label": 3})
     return replace(shown, **changes)
 
 
@@ -46,7 +46,7 @@ def with_cells(table: Table, **cells: object) -> Table:
     return replace(table, columns=columns)
 
 
-def rendered(path: Path, schema: Schema, *shown: Shown, title: str = "toys", facts: Any = ()) -> tuple[str, Seen]:
+def rendered(path: Path, schema: Schema, *shown: ShownPair, title: str = "toys", facts: Any = ()) -> tuple[str, Seen]:
     write_page(path, schema, shown, title, facts)
     text = path.read_text(encoding="utf-8")
     return text, Seen(text)

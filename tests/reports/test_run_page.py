@@ -20,7 +20,7 @@ import mmtab
 from mmtab.data.synthetic import Channel, Recipe, ceilings, write_catalogue
 from mmtab.data.table import Table, read_split
 from mmtab.reports.ablation import _shapley, ablate, ranking
-from mmtab.reports.predictions import read_outcomes, splits_of
+from mmtab.reports.predictions import read_scored, scored_splits
 from mmtab.reports.run_page import report_after, write_report
 from mmtab.reports.runs_page import write_comparison
 from mmtab.runs import run
@@ -146,13 +146,13 @@ def test_the_page_of_a_run(kway: tuple[Path, Path]) -> None:
     assert "http" not in {str(a.get("href", ""))[:4] for a in page.having("a")}
     for name in ("learning", "confusion", "reliability", "risk_coverage", "modalities", "columns", "missingness"):
         assert (path.parent / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    outcome = read_outcomes(folder, "test")[0]
+    scored = read_scored(folder, "test")[0]
     metrics = json.loads((folder / "metrics.json").read_text())["test"]
-    assert outcome.score() == pytest.approx(metrics["accuracy"])
-    assert outcome.ece() == pytest.approx(metrics["ece"], abs=1e-4)
-    coverage, risk = outcome.risk_coverage()
-    assert coverage[-1] == 1 and risk[-1] == pytest.approx(1 - outcome.score())
-    assert sum(each["rows"] for each in outcome.by_class()) == len(outcome.label)
+    assert scored.score() == pytest.approx(metrics["accuracy"])
+    assert scored.ece() == pytest.approx(metrics["ece"], abs=1e-4)
+    coverage, risk = scored.risk_coverage()
+    assert coverage[-1] == 1 and risk[-1] == pytest.approx(1 - scored.score())
+    assert sum(each["rows"] for each in scored.by_class()) == len(scored.y_true)
     shutil.rmtree(data)  # without the data a page is left, and what was measured before is still on it
     again = write_report(folder, "valid")
     assert (
@@ -164,7 +164,7 @@ def test_several_runs_are_compared(kway: tuple[Path, Path], configure: Callable[
     data, folder = kway
     other = tmp_path / "other"
     run.train(configure(data, "fusion=mean", "seed=1"), other)
-    assert splits_of(folder) == ["test", "valid"] and splits_of(other) == ["valid"]
+    assert scored_splits(folder) == ["test", "valid"] and scored_splits(other) == ["valid"]
     path = write_comparison([folder, other], tmp_path / "both.html")
     page = Seen(path.read_text(encoding="utf-8"))
     assert "fusion._target_" in page.text and "some on" in page.text and "below the best" in page.text

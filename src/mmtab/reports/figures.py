@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from mmtab.reports.html import printable, short
-from mmtab.reports.predictions import Outcome
+from mmtab.reports.predictions import ScoredPredictions
+from mmtab.utils.text import one_line, short
 
 BLUE, ORANGE, GREEN, GREY, INK = "#1f6fb5", "#c05a12", "#26804a", "#8b8f96", "#222222"
 COLOURS = (BLUE, ORANGE, GREEN, "#8a4fb0", "#b01f4f", "#5d6066")
+SMALL = "#3b6ea5"
 WIDE, TALL = 5.4, 3.4  # inches
 MAX_CLASSES = 60  # of a confusion matrix
 
 
-def png(figure: Any) -> bytes:
+def png(figure: Any, dpi: int = 144) -> bytes:
     """With nothing in it that changes from run to run."""
     sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=144, metadata={"Software": None})
+    figure.savefig(sink, format="png", dpi=dpi, metadata={"Software": None})
     return sink.getvalue()
 
 
@@ -29,16 +30,21 @@ def _axes(width: float = WIDE, height: float = TALL, n: int = 1) -> tuple[Any, A
 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, n)
-    for each in np.atleast_1d(axes):
+    for panel in np.atleast_1d(axes):
         for side in ("top", "right"):
-            each.spines[side].set_visible(False)
-        each.tick_params(labelsize=10, color=GREY, labelcolor=INK)
+            panel.spines[side].set_visible(False)
+        panel.tick_params(labelsize=10, color=GREY, labelcolor=INK)
     return figure, axes
+
+
+def _legend_above(figure: Any, axes: Any, n_columns: int) -> Any:
+    entries = axes.get_legend_handles_labels()
+    return figure.legend(*entries, loc="outside upper center", ncols=n_columns, frameon=False, fontsize=10)
 
 
 def _name(text: str, limit: int = 28) -> str:
     """Of any origin; matplotlib would take dollars for formulas."""
-    return short(" ".join(printable(text).split()), limit).replace("$", r"\$")
+    return short(one_line(text), limit).replace("$", r"\$")
 
 
 def learning(rows: Sequence[Mapping[str, float]], metric: str, n_trained: int) -> Any:
@@ -64,28 +70,14 @@ def learning(rows: Sequence[Mapping[str, float]], metric: str, n_trained: int) -
     return figure
 
 
-def confusion(outcome: Outcome) -> Any:
+def confusion(predictions: ScoredPredictions) -> Any:
     """Shares of each label's rows, classes that are mistaken for each other side by side (average linkage); beyond
     MAX_CLASSES those with the most mistakes."""
-    from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.spatial.distance import squareform
-
-    seen = np.union1d(outcome.label, outcome.said)
-    if len(seen) > MAX_CLASSES:
-        wrong = ~outcome.right
-        often = np.bincount(np.concatenate([outcome.label[wrong], outcome.said[wrong]]), minlength=len(outcome.classes))
-        seen = np.sort(np.argsort(-often, kind="stable")[:MAX_CLASSES])
-    counts = outcome.confusion(seen)
-    if len(seen) > 2:
-        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        far = 1 - np.clip(share + share.T, 0, 1)
-        np.fill_diagonal(far, 0)
-        order = leaves_list(linkage(squareform(far, checks=False), "average", optimal_ordering=True))
-        counts, seen = counts[np.ix_(order, order)], seen[order]
+    counts, classes = _confused_classes(predictions)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    k = len(seen)
+    k = len(classes)
     cell = 0.21 if k > 12 else 0.42
-    names = [_name(outcome.classes[i], 24) for i in seen]
+    names = [_name(predictions.classes[i], 24) for i in classes]
     room = 0.085 * max(map(len, names)) + 0.5
     figure, axes = _axes(max(3.2, k * cell + room + 0.6), max(3.0, k * cell + room))
     axes.imshow(np.where(counts > 0, np.sqrt(share), np.nan), cmap="Blues", vmin=0, vmax=1.15, aspect="equal")
@@ -100,105 +92,129 @@ def confusion(outcome: Outcome) -> Any:
         colour = "white" if share[i, j] > 0.45 else INK if i == j else "#8c2d04"
         text = str(counts[i, j]) if counts[i, j] < 1000 or k <= 12 else f"{counts[i, j] / 1000:.0f}k"
         axes.text(j, i, text, ha="center", va="center", fontsize=size - 1.5, color=colour)
-    axes.set(xlabel="said", ylabel="label")
+    axes.set(xlabel="prediction", ylabel="label")
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure
 
 
-def precision_recall(outcome: Outcome) -> Any:
+def _confused_classes(predictions: ScoredPredictions) -> tuple[np.ndarray, np.ndarray]:
+    """[c, c] int64 labels by predictions, and [c] the classes in the order of the picture."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    classes = np.union1d(predictions.y_true, predictions.y_pred)
+    if len(classes) > MAX_CLASSES:
+        wrong = ~predictions.correct
+        mistaken = np.concatenate([predictions.y_true[wrong], predictions.y_pred[wrong]])
+        n_mistakes = np.bincount(mistaken, minlength=len(predictions.classes))
+        classes = np.sort(np.argsort(-n_mistakes, kind="stable")[:MAX_CLASSES])
+    counts = predictions.confusion(classes)
+    if len(classes) <= 2:
+        return counts, classes
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    distance = 1 - np.clip(share + share.T, 0, 1)
+    np.fill_diagonal(distance, 0)
+    order = leaves_list(linkage(squareform(distance, checks=False), "average", optimal_ordering=True))
+    return counts[np.ix_(order, order)], classes[order]
+
+
+def precision_recall(predictions: ScoredPredictions) -> Any:
     """With the threshold that was chosen on valid."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    label = outcome.label == 1
+    label = predictions.y_true == 1
     figure, axes = _axes()
     if label.any():
-        precision, recall, _ = precision_recall_curve(label, outcome.p_match)
-        axes.plot(recall, precision, color=BLUE, label=f"area {average_precision_score(label, outcome.p_match):.3f}")
-        said = outcome.said == 1
-        hit = (said & label).sum()
-        axes.plot(hit / label.sum(), hit / max(said.sum(), 1), "o", color=ORANGE, markersize=8,
-                  label=f"threshold {outcome.threshold:.3g}: F1 {outcome.score():.3f}")  # fmt: skip
+        precision, recall, _ = precision_recall_curve(label, predictions.p_match)
+        area = average_precision_score(label, predictions.p_match)
+        axes.plot(recall, precision, color=BLUE, label=f"area {area:.3f}")
+        match = predictions.y_pred == 1
+        hits = (match & label).sum()
+        at_threshold = f"threshold {predictions.threshold:.3g}: F1 {predictions.score():.3f}"
+        axes.plot(hits / label.sum(), hits / max(match.sum(), 1), "o", color=ORANGE, markersize=8, label=at_threshold)
         axes.axhline(label.mean(), color=GREY, linestyle=":", label=f"chance {label.mean():.3f}")
         axes.legend(frameon=False, fontsize=10, loc="lower left")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
     return figure
 
 
-def reliability(outcome: Outcome) -> Any:
+def reliability(predictions: ScoredPredictions) -> Any:
     """Before and after calibration; circles grow with the rows they stand for."""
     figure, axes = _axes(WIDE, 3.9)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
     ways = [(True, BLUE, "as predicted")]
-    if outcome.temperature != 1 and outcome.probability is not None:
-        ways = [(False, ORANGE, "before"), (True, BLUE, f"after {outcome.scaling}")]
+    if predictions.temperature != 1 and predictions.probability is not None:
+        ways = [(False, ORANGE, "before"), (True, BLUE, f"after {predictions.scaling}")]
     for scaled, colour, title in ways:
-        confidence, right, n = outcome.reliability(scaled)
-        axes.plot(confidence, right, color=colour, linewidth=1.2)
-        axes.scatter(confidence, right, s=12 + 160 * n / n.sum(), color=colour, alpha=0.75, linewidths=0,
-                     label=f"{title}: ECE {outcome.ece(scaled):.3f}")  # fmt: skip
-    pairs = outcome.threshold is not None
-    axes.set(xlabel="probability of a match" if pairs else "confidence", ylabel="share of matches" if pairs else "accuracy", xlim=(0, 1), ylim=(0, 1.02))  # fmt: skip
-    for handle in figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", frameon=False, fontsize=10).legend_handles:  # fmt: skip
+        confidence, share, n = predictions.reliability(scaled)
+        axes.plot(confidence, share, color=colour, linewidth=1.2)
+        title = f"{title}: ECE {predictions.ece(scaled):.3f}"
+        axes.scatter(confidence, share, s=12 + 160 * n / n.sum(), color=colour, alpha=0.75, linewidths=0, label=title)
+    if predictions.threshold is None:
+        axes.set(xlabel="confidence", ylabel="accuracy")
+    else:
+        axes.set(xlabel="probability of a match", ylabel="share of matches")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    for handle in _legend_above(figure, axes, 1).legend_handles:
         handle.set_sizes([40])
     return figure
 
 
-def risk_coverage(outcomes: Mapping[str, Outcome]) -> Any:
-    """What is wrong among the surest part of the rows."""
+def risk_coverage(predictions: Mapping[str, ScoredPredictions]) -> Any:
+    """The share of mistakes among the most confident predictions."""
     figure, axes = _axes()
-    for (name, outcome), colour in zip(outcomes.items(), COLOURS * 9, strict=False):
-        coverage, risk = outcome.risk_coverage()
-        shown = slice(min(9, len(risk) - 1), None)  # the first few say nothing
-        axes.plot(coverage[shown], risk[shown], color=colour, label=f"{name}area {risk.mean():.4f}")
+    for (name, relation), colour in zip(predictions.items(), COLOURS * 9, strict=False):
+        coverage, risk = relation.risk_coverage()
+        start = min(9, len(risk) - 1)  # the first few say nothing
+        axes.plot(coverage[start:], risk[start:], color=colour, label=f"{name}area {risk.mean():.4f}")
     axes.set(xlabel="coverage (share of rows that is predicted)", ylabel="share that is wrong", xlim=(0, 1))
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=10)
     return figure
 
 
-def by_modality(found: Mapping[str, Any], order: Sequence[str]) -> Any:
+def by_modality(ablation: Mapping[str, Any], order: Sequence[str]) -> Any:
     """The score with each modality alone and without it, between nothing and everything."""
     figure, axes = _axes(WIDE, 1.3 + 0.5 * len(order))
     for i, name in enumerate(reversed(order)):
-        each = found["modalities"][name]
-        axes.plot([each["without"], found["score"]], [i, i], color=BLUE, linewidth=7, alpha=0.3, solid_capstyle="butt")
-        axes.plot(each["without"], i, "o", color=BLUE, markersize=8, label="without it" if not i else None)
-        axes.plot(each["alone"], i, "D", color=ORANGE, markersize=6, label="alone" if not i else None)
-    axes.axvline(found["score"], color=GREEN, label="all", linewidth=1.5)
-    axes.axvline(found["nothing"], color=GREY, linestyle=":", label="nothing")
+        without, alone = (ablation["modalities"][name][key] for key in ("without", "alone"))
+        axes.plot([without, ablation["score"]], [i, i], color=BLUE, linewidth=7, alpha=0.3, solid_capstyle="butt")
+        axes.plot(without, i, "o", color=BLUE, markersize=8, label="without it" if not i else None)
+        axes.plot(alone, i, "D", color=ORANGE, markersize=6, label="alone" if not i else None)
+    axes.axvline(ablation["score"], color=GREEN, label="all", linewidth=1.5)
+    axes.axvline(ablation["nothing"], color=GREY, linestyle=":", label="nothing")
     axes.set_yticks(range(len(order)), list(reversed(order)), fontsize=11)
-    axes.set(xlabel=f"{found['split']} {found['metric']}", ylim=(-0.6, len(order) - 0.4))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=10)
+    axes.set(xlabel=f"{ablation['split']} {ablation['metric']}", ylim=(-0.6, len(order) - 0.4))
+    _legend_above(figure, axes, 4)
     return figure
 
 
-def by_column(found: Mapping[str, Any], limit: int = 30) -> Any:
+def by_column(ablation: Mapping[str, Any], limit: int = 30) -> Any:
     """What is lost without each column, with 95 % intervals, the greatest first."""
-    columns = sorted(found["columns"].items(), key=lambda item: item[1]["loss"])[-limit:]
+    columns = sorted(ablation["columns"].items(), key=lambda item: item[1]["loss"])[-limit:]
     figure, axes = _axes(WIDE, 1.0 + 0.32 * len(columns))
     colours = dict(zip(("image", "text", "numeric", "categorical"), COLOURS, strict=False))
-    for i, (_, each) in enumerate(columns):
-        colour = colours[each["modality"]]
-        axes.plot([each["low"], each["high"]], [i, i], color=colour, linewidth=2)
-        axes.plot(each["loss"], i, "o", color=colour, markersize=6)
+    for i, (_, values) in enumerate(columns):
+        colour = colours[values["modality"]]
+        axes.plot([values["low"], values["high"]], [i, i], color=colour, linewidth=2)
+        axes.plot(values["loss"], i, "o", color=colour, markersize=6)
     axes.axvline(0, color=GREY, linewidth=1)
     axes.set_yticks(range(len(columns)), [_name(name) for name, _ in columns], fontsize=10)
-    for kind in dict.fromkeys(each["modality"] for _, each in columns):
+    for kind in dict.fromkeys(values["modality"] for _, values in columns):
         axes.plot([], [], "o-", color=colours[kind], label=kind)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=10)
-    axes.set(xlabel=f"{found['metric']} lost without the column", ylim=(-0.6, len(columns) - 0.4))
+    _legend_above(figure, axes, 4)
+    axes.set(xlabel=f"{ablation['metric']} lost without the column", ylim=(-0.6, len(columns) - 0.4))
     return figure
 
 
-def missingness(found: Mapping[str, Any]) -> Any:
+def missingness(ablation: Mapping[str, Any]) -> Any:
     figure, axes = _axes()
-    shares, scores = found["missingness"]["shares"], found["missingness"]["scores"]
-    for (name, values), colour in zip(scores.items(), [*COLOURS[: len(scores) - 1], INK], strict=True):  # fmt: skip
-        axes.plot(
-            shares, values, "o-" if name in found["modalities"] else "o--", color=colour, label=name, markersize=4
-        )
-    axes.set(xlabel="share of rows that lack it", ylabel=f"{found['split']} {found['metric']}", xlim=(0, 1))
+    shares, scores = ablation["missingness"]["shares"], ablation["missingness"]["scores"]
+    for (name, values), colour in zip(scores.items(), [*COLOURS[: len(scores) - 1], INK], strict=True):
+        line = "o-" if name in ablation["modalities"] else "o--"
+        axes.plot(shares, values, line, color=colour, label=name, markersize=4)
+    axes.set(xlabel="share of rows that lack it", ylabel=f"{ablation['split']} {ablation['metric']}", xlim=(0, 1))
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=10)
     return figure
@@ -217,19 +233,59 @@ def many_learning(curves: Mapping[str, Sequence[Mapping[str, float]]], metric: s
     return figure
 
 
-def many_modalities(found: Mapping[str, Mapping[str, Any]]) -> Any:
+def many_modalities(ablations: Mapping[str, Mapping[str, Any]]) -> Any:
     """Each run's contribution of each modality (Shapley value), with 95 % intervals."""
-    names = list(dict.fromkeys(name for each in found.values() for name in each["modalities"]))
-    figure, axes = _axes(WIDE, 1.2 + 0.22 * len(names) * (len(found) + 1))
-    for r, ((run, each), colour) in enumerate(zip(found.items(), COLOURS * 9, strict=False)):
+    names = list(dict.fromkeys(name for ablation in ablations.values() for name in ablation["modalities"]))
+    figure, axes = _axes(WIDE, 1.2 + 0.22 * len(names) * (len(ablations) + 1))
+    for r, ((run, ablation), colour) in enumerate(zip(ablations.items(), COLOURS * 9, strict=False)):
         for i, name in enumerate(reversed(names)):
-            if name not in each["modalities"]:
+            if name not in ablation["modalities"]:
                 continue
-            m, y = each["modalities"][name], i + 0.35 - 0.7 * (r + 0.5) / len(found)
+            m, y = ablation["modalities"][name], i + 0.35 - 0.7 * (r + 0.5) / len(ablations)
             axes.plot([m["shapley_low"], m["shapley_high"]], [y, y], color=colour, linewidth=2)
             axes.plot(m["shapley"], y, "o", color=colour, markersize=5.5, label=None if i else _name(run))
     axes.axvline(0, color=GREY, linewidth=1)
     axes.set_yticks(range(len(names)), list(reversed(names)), fontsize=11)
     axes.set(xlabel="contribution to the score (Shapley value)", ylim=(-0.6, len(names) - 0.4))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=10)
+    _legend_above(figure, axes, 2)
     return figure
+
+
+# --- small ones, for the card of a dataset ---------------------------------------------------------------------------
+
+
+def small_bars(title: str, bars: Sequence[tuple[str, float]]) -> Any:
+    figure, axes = _small(title)
+    axes.barh(range(len(bars)), [n for _, n in bars], color=SMALL)
+    axes.set_yticks(range(len(bars)), [_ascii(name) for name, _ in bars], fontsize=6)
+    axes.invert_yaxis()
+    axes.tick_params(axis="x", labelsize=6)
+    return figure
+
+
+def small_histogram(title: str, unit: str, numbers: np.ndarray) -> Any:
+    """Without the half percent at either end, of which a few would leave one bar."""
+    figure, axes = _small(title)
+    low, high = np.quantile(numbers, [0.005, 0.995])
+    inside = numbers[(numbers >= low) & (numbers <= high)]
+    if not np.isfinite(high - low) or high - low <= abs(high) * 1e-12:
+        inside = np.sign(numbers)
+    axes.hist(inside, bins=30, color=SMALL)
+    axes.tick_params(labelsize=6)
+    axes.set_xlabel(unit, fontsize=6)
+    return figure
+
+
+def _small(title: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4, 2.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(_ascii(title, 40), fontsize=8)
+    return figure, axes
+
+
+def _ascii(text: str, limit: int = 22) -> str:
+    """Matplotlib would read $…$ as formulas, and has no glyphs for all of Unicode."""
+    plain = "".join(c if c.isprintable() and ord(c) < 0x250 else "·" for c in text)
+    return short(plain, limit).replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Several runs side by side: what differs in their settings, scores on the same rows, curves, and what each one uses."""
+"""Several runs side by side: settings that differ, scores on the same rows, curves, and what each run uses."""
 
 from __future__ import annotations
 
@@ -8,53 +8,50 @@ from typing import Any
 
 import numpy as np
 
-from mmtab.reports import figures, html
-from mmtab.reports.html import safe
-from mmtab.reports.predictions import Outcome, learning_curves, read_outcomes, splits_of
-from mmtab.reports.run_page import STYLE, read_ablation
+from mmtab.reports import figures
+from mmtab.reports.html import TEMPLATES, data_uri, render
+from mmtab.reports.predictions import ScoredPredictions, learning_curves, read_scored, scored_splits
+from mmtab.reports.rows import Picture
+from mmtab.reports.run_page import interval, read_ablation
 from mmtab.runs.folder import flat, open_config, read_facts, read_run_file
 from mmtab.training.metrics import bootstrap
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import RunError
 
 MAX_NAMED = 20  # rows that the runs disagree on
-LEFT_OUT = ("output", "data_root", "cache")
+HIDDEN_SETTINGS = ("output", "data_root", "cache")
+
+Predictions = Mapping[str, Sequence[ScoredPredictions]]  # by run, one a relation
 
 
 def write_comparison(folders: Sequence[Path], output: Path, split: str | None = None) -> Path:
-    """Write one page about runs of the same dataset; ``split``: default the first that all of them scored, test before valid.
+    """Write one page about runs of the same dataset; ``split``: default the first that all scored, test before valid.
 
-    Differences are of the rows that all runs scored, with the interval of a paired bootstrap. Raises RunError where runs are
-    of different datasets, or share no scored split.
+    Differences are of the rows that all runs scored, with the interval of a paired bootstrap. Raises RunError where
+    runs are of different datasets, or share no scored split.
     """
-    common = [s for s in splits_of(folders[0]) if all(s in splits_of(folder) for folder in folders)]
-    if split is None and not common:
-        raise RunError("these runs have no scored split in common; run scripts/evaluate.py for each")
-    names = dict(zip(_names(folders), folders, strict=True))
-    outcomes = {name: read_outcomes(folder, split or common[0]) for name, folder in names.items()}
-    schemas = {each[0].schema.name for each in outcomes.values()}
-    if len(schemas) > 1:
-        raise RunError(f"runs of different datasets cannot be compared row by row: {', '.join(sorted(schemas))}")
-    schema = next(iter(outcomes.values()))[0].schema
-    facts = {name: read_facts(folder) for name, folder in names.items()}
-    sections = [
-        f"<h1>{len(names)} runs of {safe(schema.name)}</h1><p class=dim>On the {safe(split or common[0])} split.</p>",
-        f"<h2>Scores</h2>{_scores(names, outcomes, facts, schema.metric)}",
-        f"<h2>What differs</h2>{_settings(names)}",
-    ]
-    drawn = {}
-    curves = {name: learning_curves(folder) for name, folder in names.items()}
-    if any(curves.values()):
-        drawn["valid score by epoch"] = figures.many_learning(curves, schema.metric)
-    firsts = {f"{name}: ": each[0] for name, each in outcomes.items()}
-    drawn["share of mistakes by coverage"] = figures.risk_coverage(firsts)
-    without = {name: found for name, folder in names.items() if (found := read_ablation(folder))}
-    if without:
-        drawn["what each modality contributes"] = figures.many_modalities(without)
-    shown = "".join(f'<figure><img alt="{safe(about)}" src="{html.uri(figures.png(figure), "png")}"></figure>' for about, figure in drawn.items())  # fmt: skip
-    sections.append(f'<h2>Curves</h2><div class="figures">{shown}</div>')
-    sections.append(_disagreements(outcomes))
-    write_text(output, html.document(f"Runs of {schema.name}", "".join(sections), STYLE, html.SORTS))
+    if split is None:
+        common = [s for s in scored_splits(folders[0]) if all(s in scored_splits(folder) for folder in folders)]
+        if not common:
+            raise RunError("these runs have no scored split in common; run scripts/evaluate.py for each")
+        split = common[0]
+    runs = dict(zip(_names(folders), folders, strict=True))
+    predictions = {name: read_scored(folder, split) for name, folder in runs.items()}
+    datasets = {relations[0].schema.name for relations in predictions.values()}
+    if len(datasets) > 1:
+        raise RunError(f"runs of different datasets cannot be compared row by row: {', '.join(sorted(datasets))}")
+    schema = next(iter(predictions.values()))[0].schema
+    page = render(
+        TEMPLATES / "runs.html.jinja",
+        title=f"Runs of {schema.name}",
+        heading=f"{len(runs)} runs of {schema.name}",
+        split=split,
+        scores=_scores(runs, predictions, split, schema.metric),
+        settings=_settings(runs),
+        pictures=_pictures(runs, predictions, schema.metric),
+        disagreements=_disagreements(predictions),
+    )
+    write_text(output, page)
     return output
 
 
@@ -62,83 +59,110 @@ def _names(folders: Sequence[Path]) -> list[str]:
     """As little of each path as tells them apart."""
     parts = [folder.resolve().parts for folder in folders]
     for n in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(each[-n:]) for each in parts]
+        names = ["/".join(path[-n:]) for path in parts]
         if len(set(names)) == len(names):
             return names
     raise RunError(f"the same run is named twice: {', '.join(map(str, folders))}")
 
 
+def _pictures(runs: Mapping[str, Path], predictions: Predictions, metric: str) -> list[Picture]:
+    drawn = {}
+    curves = {name: learning_curves(folder) for name, folder in runs.items()}
+    if any(curves.values()):
+        drawn["valid score by epoch"] = figures.many_learning(curves, metric)
+    firsts = {f"{name}: ": relations[0] for name, relations in predictions.items()}
+    drawn["share of mistakes by coverage"] = figures.risk_coverage(firsts)
+    ablations = {name: ablation for name, folder in runs.items() if (ablation := read_ablation(folder))}
+    if ablations:
+        drawn["what each modality contributes"] = figures.many_modalities(ablations)
+    return [Picture(about, data_uri(figures.png(figure), "png")) for about, figure in drawn.items()]
+
+
 def _scores(
-    names: Mapping[str, Path], outcomes: Mapping[str, Sequence[Outcome]], facts: Mapping[str, Mapping[str, Any]], metric: str
-) -> str:  # fmt: skip
-    """The best first, by the metric that ranks; each beside it by the rows that all scored."""
-    scores = {name: read_run_file(folder, "metrics.json") for name, folder in names.items()}
-    split = next(iter(outcomes.values()))[0].split
-    order = sorted(names, key=lambda name: -scores[name][split][metric])
-    apart = _apart(outcomes, order)
-    head = ["run", f"{split} {metric}", "below the best", "95 % interval", "log-loss", "ECE", "valid", "training, s", "rows/s", "MiB", "parameters that learn"]  # fmt: skip
-    body: list[list[object]] = []
-    for name in order:
-        here, fact = scores[name][split], facts[name]
-        low, high = apart.get(name, (float("nan"), float("nan")))
-        body.append(
-            [name, here[metric], scores[order[0]][split][metric] - here[metric], "" if name == order[0] or np.isnan(low) else f"{low:+.3f} to {high:+.3f}",
-             here.get("log_loss", float("nan")), float(np.mean([each.ece() for each in outcomes[name]])), scores[name].get("valid", {}).get(metric, float("nan")),
-             float(fact["seconds"]["train"]), float(fact["predict_rows_per_second"]), int(fact["peak_memory_mib"]), int(fact["n_trained_parameters"])]
-        )  # fmt: skip
-    noise = ["up" if name != order[0] and apart.get(name, (1.0, 1.0))[0] <= 0 else "" for name in order]
-    return html.sortable(head, body, noise) + "<p class=dim>Coloured: within noise of the best.</p>"
+    runs: Mapping[str, Path], predictions: Predictions, split: str, metric: str
+) -> tuple[list[str], list[list[object]], list[str]]:
+    """A table, the best run first by the metric that ranks, and the class of each line."""
+    metrics = {name: read_run_file(folder, "metrics.json") for name, folder in runs.items()}
+    order = sorted(runs, key=lambda name: -metrics[name][split][metric])
+    best = order[0]
+    intervals = _below_best(predictions, order)
+    columns: dict[str, list[object]] = {
+        "run": list(order),
+        f"{split} {metric}": [metrics[name][split][metric] for name in order],
+        "below the best": [metrics[best][split][metric] - metrics[name][split][metric] for name in order],
+        "95 % interval": [interval(*intervals[n]) if n != best and n in intervals else "" for n in order],
+        "log-loss": [metrics[name][split].get("log_loss", float("nan")) for name in order],
+        "ECE": [float(np.mean([relation.ece() for relation in predictions[name]])) for name in order],
+        "valid": [metrics[name].get("valid", {}).get(metric, float("nan")) for name in order],
+    }
+    facts = [read_facts(runs[name]) for name in order]
+    columns["training, s"] = [float(fact["seconds"]["train"]) for fact in facts]
+    columns["rows/s"] = [float(fact["predict_rows_per_second"]) for fact in facts]
+    columns["MiB"] = [int(fact["peak_memory_mib"]) for fact in facts]
+    columns["parameters that learn"] = [int(fact["n_trained_parameters"]) for fact in facts]
+    kinds = ["up" if n != best and intervals.get(n, (1.0, 1.0))[0] <= 0 else "" for n in order]
+    return list(columns), [list(line) for line in zip(*columns.values(), strict=True)], kinds
 
 
-def _apart(outcomes: Mapping[str, Sequence[Outcome]], order: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """By run, between what its score lies below that of the first, by rows that all scored; of several relations their mean."""
-    found = []
-    for r in range(len(outcomes[order[0]])):
-        each = [outcomes[name][r] for name in order]
-        places = [{key: i for i, key in enumerate(outcome.ids)} for outcome in each]
-        shared = [key for key in each[0].ids if all(key in place for place in places)]
-        if not shared or len({tuple(outcome.classes) for outcome in each}) > 1:
+def _below_best(predictions: Predictions, order: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """By run, 95 % bounds of how far its score lies below that of the first, by rows that all scored; of several
+    relations their mean. Empty where the runs share no rows, or their classes differ."""
+    draws = []
+    for relation in zip(*(predictions[name] for name in order), strict=True):
+        ids, rows = _shared_rows(relation)
+        if not ids or len({tuple(run.classes) for run in relation}) > 1:
             return {}
-        rows = [np.array([place[key] for key in shared]) for place in places]
-        said = np.stack([outcome.said[row][:, None] for outcome, row in zip(each, rows, strict=True)])
-        label = each[0].label[rows[0]][:, None]
-        metric = "accuracy" if each[0].threshold is None else "f1"
-        metric = "macro_f1" if metric == "accuracy" and each[0].schema.metric == "macro_f1" else metric
-        drawn = bootstrap(label, said, metric, len(each[0].classes))
+        y_pred = np.stack([run.y_pred[i][:, None] for run, i in zip(relation, rows, strict=True)])
+        first = relation[0]
+        metric = "macro_f1" if first.schema.metric == "macro_f1" else "accuracy" if first.threshold is None else "f1"
+        drawn = bootstrap(first.y_true[rows[0]][:, None], y_pred, metric, len(first.classes))
         assert drawn is not None
-        found.append(drawn)
-    draws = np.mean(found, 0)
-    bounds = np.percentile(draws[:, :1] - draws, (2.5, 97.5), axis=0)
+        draws.append(drawn)
+    mean = np.mean(draws, 0)
+    bounds = np.percentile(mean[:, :1] - mean, (2.5, 97.5), axis=0)
     return {name: (float(low), float(high)) for name, (low, high) in zip(order, bounds.T, strict=True)}
 
 
-def _settings(names: Mapping[str, Path]) -> str:
-    settings = {name: flat(open_config(folder)) for name, folder in names.items()}
-    keys = dict.fromkeys(key for each in settings.values() for key in each)
-    rows = [
-        [key, *(str(each.get(key, "")) for each in settings.values())]
-        for key in keys
-        if key.split(".")[0] not in LEFT_OUT and len({str(each.get(key)) for each in settings.values()}) > 1
-    ]
-    return html.plain_table(["setting", *settings], rows) if rows else "<p>No setting.</p>"
+def _shared_rows(runs: Sequence[ScoredPredictions]) -> tuple[list[str], np.ndarray]:
+    """Ids that all runs scored, in the order of the first, and [runs, n] their places."""
+    places = [{key: i for i, key in enumerate(run.ids)} for run in runs]
+    ids = [key for key in runs[0].ids if all(key in place for place in places)]
+    return ids, np.array([[place[key] for key in ids] for place in places], int).reshape(len(runs), -1)
 
 
-def _disagreements(outcomes: Mapping[str, Sequence[Outcome]]) -> str:
-    """Rows that some runs have right and others wrong: how many, and the first of them."""
+def _settings(runs: Mapping[str, Path]) -> tuple[list[str], list[list[str]]]:
+    """A table of the settings that differ."""
+    settings = {name: flat(open_config(folder)) for name, folder in runs.items()}
+    keys = dict.fromkeys(key for values in settings.values() for key in values)
+    rows = [[key, *(str(values.get(key, "")) for values in settings.values())] for key in keys]
+    shown = [row for row in rows if row[0].split(".")[0] not in HIDDEN_SETTINGS and len(set(row[1:])) > 1]
+    return ["setting", *settings], shown
+
+
+def _disagreements(predictions: Predictions) -> list[dict[str, Any]]:
+    """By relation, rows on which some runs are right and others wrong: how many, and a table of the first of them."""
     parts = []
-    for relation in zip(*outcomes.values(), strict=True):
-        shared = set.intersection(*(set(outcome.ids) for outcome in relation))
-        place = [{key: i for i, key in enumerate(outcome.ids)} for outcome in relation]
-        keys = [key for key in relation[0].ids if key in shared]
-        right = np.array([[outcome.right[where[key]] for outcome, where in zip(relation, place, strict=True)] for key in keys]).reshape(-1, len(relation))  # fmt: skip
-        apart = [key for key, row in zip(keys, right, strict=True) if row.any() and not row.all()]
-        of = f" ({relation[0].relation})" if relation[0].relation else ""
-        rows = [
-            [key, relation[0].classes[relation[0].label[place[0][key]]], *(outcome.classes[outcome.said[where[key]]] for outcome, where in zip(relation, place, strict=True))]
-            for key in apart[:MAX_NAMED]
-        ]  # fmt: skip
+    for relation in zip(*predictions.values(), strict=True):
+        ids, rows = _shared_rows(relation)
+        correct = np.stack([run.correct[i] for run, i in zip(relation, rows, strict=True)], 1)
+        disagree = np.flatnonzero(correct.any(1) & ~correct.all(1))
+        first = relation[0]
+        body = [
+            [
+                ids[i],
+                first.classes[first.y_true[rows[0, i]]],
+                *(run.classes[run.y_pred[rows[r, i]]] for r, run in enumerate(relation)),
+            ]
+            for i in disagree[:MAX_NAMED]
+        ]
         parts.append(
-            f"<h2>Where they disagree{safe(of)}</h2><p>All are right on {int(right.all(1).sum()):,} of {len(keys):,} rows, none on {int((~right.any(1)).sum()):,}, "
-            f"some on {len(apart):,}: an ensemble could gain there.</p>{html.plain_table(['row', 'label', *outcomes], rows) if rows else ''}"
+            {
+                "relation": first.relation,
+                "n": len(ids),
+                "n_right": int(correct.all(1).sum()),
+                "n_wrong": int((~correct.any(1)).sum()),
+                "n_disagree": len(disagree),
+                "table": (["row", "label", *predictions], body),
+            }
         )
-    return "".join(parts)
+    return parts

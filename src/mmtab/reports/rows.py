@@ -1,0 +1,90 @@
+"""Rows of a dataset on a page: their cells as text, their pictures as data URIs."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mmtab.data.cells import ImageSource, image_sources
+from mmtab.data.pictures import open_picture
+from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.table import Table
+from mmtab.reports.html import data_uri
+from mmtab.utils.errors import DataError
+from mmtab.utils.text import short
+
+THUMBNAIL = 120  # pixels
+MAX_PICTURES = 4  # of one cell
+MAX_CHARACTERS = 280  # of one cell
+
+
+@dataclass(frozen=True)
+class Picture:
+    """``uri`` is None where the picture cannot be opened; ``alt`` says what it shows."""
+
+    alt: str
+    uri: str | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell that is not missing, as text or as pictures."""
+
+    name: str
+    text: str = ""
+    pictures: tuple[Picture, ...] = ()
+
+
+def one_row(table: Table, row: int) -> Table:
+    """A table of one row, so that what is shown does not keep a large table in memory."""
+    columns = {name: pa.array([cells[row].as_py()], cells.type) for name, cells in table.columns.items()}
+    ids = table.ids.slice(row, 1)
+    return Table(table.dataset, table.name, table.folder, ids, columns, first_row=table.first_row + row)
+
+
+def value_of(table: Table, row: int, column: str) -> object:
+    """None where the cell is missing, or the whole column."""
+    return table.columns[column][row].as_py() if column in table.columns else None
+
+
+def as_text(kind: ColumnType, value: object) -> str:
+    """The value of a cell other than a picture, as plain text."""
+    if not isinstance(value, float):
+        return str(value)
+    if kind is ColumnType.DATETIME and abs(value) < 2e11:
+        return str(np.datetime64(int(value), "s"))
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.7g}"
+
+
+def cells_of(schema: Schema, table: Table, row: int) -> list[Cell]:
+    """The id and the cells of a row; missing ones are left out."""
+    cells = [Cell(schema.id, str(table.ids[row].as_py()))]
+    for column in schema.columns:
+        value = value_of(table, row, column.name)
+        if value is None:
+            continue
+        if column.type is ColumnType.IMAGE:
+            cells.append(Cell(column.name, pictures=thumbnails(table, row, column.name)))
+        else:
+            cells.append(Cell(column.name, short(as_text(column.type, value), MAX_CHARACTERS)))
+    return cells
+
+
+def thumbnails(table: Table, row: int, column: str, size: int = THUMBNAIL) -> tuple[Picture, ...]:
+    """The first pictures of a cell, ``size`` pixels wide or high."""
+    sources = image_sources(value_of(table, row, column))[:MAX_PICTURES]
+    return tuple(Picture(column, _thumbnail(table, source, row, column, size)) for source in sources)
+
+
+def _thumbnail(table: Table, source: ImageSource, row: int, column: str, size: int) -> str | None:
+    try:
+        picture = open_picture(table, source, row, column)
+    except DataError:
+        return None
+    picture.thumbnail((size, size))
+    sink = io.BytesIO()
+    picture.save(sink, "JPEG", quality=80)
+    return data_uri(sink.getvalue(), "jpeg")

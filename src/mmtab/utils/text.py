@@ -1,0 +1,31 @@
+"""Text of any origin for people to read: without control characters, shortened, and as tables in Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+
+def printable(text: str) -> str:
+    """Control characters become �, odd spaces plain ones; newlines, tabs and the joiners between letters stay."""
+    return "".join(c if c.isprintable() or c in "\n\t\u200c\u200d" else " " if c.isspace() else "�" for c in text)
+
+
+def one_line(text: str) -> str:
+    return " ".join(printable(text).split())
+
+
+def short(value: object, limit: int) -> str:
+    """At most ``limit`` characters; floats have six digits."""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def markdown_text(text: str) -> str:
+    """One line in which nothing is taken for Markdown; an underscore within a word never is."""
+    return re.sub(r"([\\`*\[\]<>|$~#]|(?<!\w)_|_(?!\w))", r"\\\1", one_line(text))
+
+
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already (see ``markdown_text``)."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
