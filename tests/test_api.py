@@ -17,8 +17,8 @@ from toy_data import write_kway, write_pairs
 import mmtab
 from mmtab.config.compose import compose
 from mmtab.data.schema import ColumnType
-from mmtab.runs import run
 from mmtab.runs.folder import open_config
+from mmtab.runs.train import train
 from mmtab.utils.errors import ConfigError, DataError, MmtabError, RunError
 
 
@@ -69,7 +69,7 @@ def test_it_is_what_the_script_does(tmp_path: Path, small: dict[str, Any]) -> No
     found = mmtab.fit(data, output=tmp_path / "a", seed=3, fusion="mean", **small)
     script = ["dataset=custom", f"dataset.path={data}", "recipe=frozen", "seed=3", "fusion=mean", f"text.backbone={small['text']['backbone']}",
               "d_model=16", "trainer.max_epochs=2", "trainer.progress=false", "trainer.precision=fp32"]  # fmt: skip
-    assert run.train(compose(*script, f"output={tmp_path / 'b'}"), tmp_path / "b") == found.metrics["valid"]
+    assert train(compose(*script, f"output={tmp_path / 'b'}"), tmp_path / "b") == found.metrics["valid"]
 
 
 def test_a_part_of_ones_own_has_its_own_settings(tmp_path: Path, small: dict[str, Any]) -> None:

@@ -26,9 +26,12 @@ from mmtab.data.dataset import dataset_folder, find_dataset
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.prepare.convert import PICTURE
 from mmtab.prepare.frames import as_arrow, from_frames
-from mmtab.runs import run
+from mmtab.runs.evaluate import evaluate
 from mmtab.runs.folder import open_config, read_facts, read_run_file
-from mmtab.runs.session import cache_of, open_run
+from mmtab.runs.inputs import cache_of
+from mmtab.runs.predict import predict
+from mmtab.runs.session import open_run
+from mmtab.runs.train import train as train_run
 from mmtab.utils.errors import ConfigError, DataError
 
 PAIRS = ("left_id", "right_id")
@@ -87,7 +90,7 @@ class Run:
         """Metrics on a split of the run's own dataset, which go into its folder, or on rows (or pairs) at hand, which do
         not. ``tables``: left and right, or records, of pairs. Raises RunError where there are no labels."""
         if data is None:
-            return run.evaluate(self.folder, split)
+            return evaluate(self.folder, split)
         session, schema = open_run(self.folder), self.schema
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             stem = "test" if schema.task is TaskKind.KWAY else "pairs_test"
@@ -137,7 +140,7 @@ class Run:
             for name, frame in {"input": data, **tables}.items():
                 paths[name] = _write(frame, Path(scratch) / f"{name}.parquet", self.schema, Path(image_root))
             output = Path(scratch) / "predictions.parquet"
-            run.predict(self.folder, paths.pop("input"), output, **paths, **wishes)
+            predict(self.folder, paths.pop("input"), output, **paths, **wishes)
             return files.read(output, self.schema.name)
 
 
@@ -192,7 +195,7 @@ def fit(
         kept = folder.parent / f"{folder.name}-data"
         found = from_frames(frames, label=label, folder=kept, id=id, types=types, image_root=image_root)
         place = ["dataset=custom", f"dataset.path={written(str(found.folder.resolve()))}", f"dataset.name={written(found.schema.name)}"]  # fmt: skip
-    run.train(replace(compose_run("fit", place, settings), output=str(folder)), folder)
+    train_run(replace(compose_run("fit", place, settings), output=str(folder)), folder)
     return Run(folder)
 
 

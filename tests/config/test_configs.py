@@ -19,7 +19,7 @@ from toy_data import write_kway, write_pairs
 from mmtab.cli import main
 from mmtab.config.compose import compose
 from mmtab.config.types import CONFIGS, RunConfig
-from mmtab.runs import run
+from mmtab.runs.train import train
 from mmtab.training.build import part
 from mmtab.utils.errors import ConfigError, MmtabError
 
@@ -193,7 +193,7 @@ def test_a_misspelt_key_is_named_even_when_added_by_force(group: str, tmp_path: 
     drop = ",".join(sorted({"text", "image"} - {group}))
     small = ["d_model=16", "trainer.max_epochs=1", "trainer.n_threads=1", f"cache={tmp_path}", "trainer.progress=false"]
     with pytest.raises((ConfigCompositionException, MmtabError), match="misspelt"):
-        run.train(
+        train(
             configure(
                 "dataset=custom", f"dataset.path={data}", f"dataset.drop=[{drop}]", f"+{group}.misspelt=1", *small
             ),

@@ -26,7 +26,8 @@ from mmtab.features import encoded as datamodule
 from mmtab.features.encoded import EncodedTable, KWayBatches, LengthBatches, encode_table
 from mmtab.features.preprocess import Preprocessor
 from mmtab.model.encoders.text import TextEncoder
-from mmtab.runs import run, session
+from mmtab.runs.train import train
+from mmtab.training import mining
 from mmtab.utils import distributed as ranks
 from mmtab.utils.cache import Store
 
@@ -38,7 +39,7 @@ EXACT: list[tuple[str, list[str], Callable[[pytest.MonkeyPatch], None]]] = [
 ]
 CLOSE: list[tuple[str, list[str], Callable[[pytest.MonkeyPatch], None]]] = [
     ("lower text layers in every step", ["store_frozen=false"], lambda patch: None),
-    ("rows of pairs encoded in each batch", [], lambda patch: patch.setattr(session, "ROWS_IN_MEMORY", 0)),
+    ("rows of pairs encoded in each batch", [], lambda patch: patch.setattr(mining, "ROWS_IN_MEMORY", 0)),
 ]
 
 
@@ -60,7 +61,7 @@ def plain(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     ]}  # fmt: skip
     for name, write in (("kway", write_kway), ("pairs", write_pairs)):
         write(root / name, n=90)
-        found[name] = run.train(_config(found, name), root / f"run-{name}")
+        found[name] = train(_config(found, name), root / f"run-{name}")
     return found
 
 
@@ -75,7 +76,7 @@ def test_same_metrics_to_the_last_bit(
 ) -> None:
     change(monkeypatch)
     cache = [] if not settings and change is EXACT[0][2] else [f"cache={tmp_path / 'cache'}"]
-    assert run.train(_config(plain, task, *settings, *cache), tmp_path / "run") == plain[task]
+    assert train(_config(plain, task, *settings, *cache), tmp_path / "run") == plain[task]
 
 
 @pytest.mark.parametrize("task", ["kway", "pairs"])
@@ -88,7 +89,7 @@ def test_nearly_the_same_metrics(
     for name, more in (("reference", []), ("changed", settings)):
         if name == "changed":
             change(monkeypatch)
-        run.train(_config(plain, task, "pair_head.hard_negatives=0", *more), tmp_path / name)
+        train(_config(plain, task, "pair_head.hard_negatives=0", *more), tmp_path / name)
         told = pa.csv.read_csv(tmp_path / name / "metrics.csv").column("valid/log_loss").drop_null()
         losses.append(told.to_pylist())
     assert len(losses[0]) == 2 and losses[1] == pytest.approx(losses[0], abs=1e-2)

@@ -20,7 +20,9 @@ from mmtab.config.compose import compose
 from mmtab.config.types import CONFIGS, MatchConfig
 from mmtab.matching import encoding, pipeline
 from mmtab.reports.matches import write_result
-from mmtab.runs import run
+from mmtab.runs.evaluate import evaluate
+from mmtab.runs.predict import predict
+from mmtab.runs.train import train
 from mmtab.training.metrics import unscaled
 from mmtab.utils.errors import ConfigError, MmtabError, RunError
 
@@ -31,14 +33,14 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def train(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+@pytest.fixture(scope="module", name="train")
+def _train(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The folder of a run on a dataset."""
 
     def make(data: Path, *overrides: str) -> Path:
         config = compose(*SMALL, f"dataset.path={data}", f"text.backbone={backbone}", *overrides)
         folder = tmp_path_factory.mktemp("run") / "run"
-        run.train(config, folder)
+        train(config, folder)
         return folder
 
     return make
@@ -106,12 +108,12 @@ def test_scores_are_those_of_predict(trained: Path, two_tables: Path, tmp_path: 
     pairs = {"left_id": ids.take(pa.array(result.left)), "right_id": ids.take(pa.array(result.right))}
     asked = write_table(tmp_path / "pairs.parquet", pairs)
     sides = {side: two_tables / f"{side}.parquet" for side in ("left", "right")}
-    run.predict(trained, asked, tmp_path / "predicted.parquet", **sides)
+    predict(trained, asked, tmp_path / "predicted.parquet", **sides)
     predicted = np.array([row["probability"] for row in read_rows(tmp_path / "predicted.parquet")])
-    facts = json.loads((trained / "provenance.json").read_text())
+    state = json.loads((trained / "task.json").read_text())
 
     def before(p: np.ndarray) -> np.ndarray:
-        return unscaled(np.stack([1 - p, p], 1), facts["temperatures"][0], facts["biases"][0])[:, 1]
+        return unscaled(np.stack([1 - p, p], 1), state["temperatures"][0], state["biases"][0])[:, 1]
 
     # Tokens are kept in half precision, and a temperature below 1 would make more of that.
     np.testing.assert_allclose(before(result.probability[:, 0]), before(predicted), atol=5e-3)
@@ -196,7 +198,7 @@ def test_two_relations_are_told_by_one_model(two_tables: Path, train: Callable[.
     data = two_relations(two_tables, tmp_path / "two")
     trained = train(data)
     assert run.open_config(trained).text["layout"] == "column"  # so that no other cell tells what title says
-    metrics = run.evaluate(trained, "test")
+    metrics = evaluate(trained, "test")
     assert {"same/f1", "alike/f1", "f1"} <= set(metrics)
     assert metrics["f1"] == pytest.approx((metrics["same/f1"] + metrics["alike/f1"]) / 2)
     predicted = read_rows(trained / "predictions_test.parquet")

@@ -28,7 +28,9 @@ from mmtab.config.types import RunConfig
 from mmtab.model.heads import ClassScores, KWayHead
 from mmtab.prepare.check import check
 from mmtab.prepare.check.leaks import by_number
-from mmtab.runs import run
+from mmtab.runs.evaluate import evaluate
+from mmtab.runs.predict import predict
+from mmtab.runs.train import train
 from mmtab.training import tasks
 from mmtab.training.tasks import DENSE_CLASSES, N_BEST, KWayTask
 from mmtab.utils.errors import ConfigError
@@ -238,9 +240,9 @@ def test_a_run_of_many_classes(
 ) -> None:
     monkeypatch.setattr(tasks, "MAX_LOGITS", 1 << 15)
     folder = tmp_path / "run"
-    valid = run.train(configure(many, *overrides), folder)
+    valid = train(configure(many, *overrides), folder)
     assert valid["top5"] > 0.3 and valid["log_loss"] < 4.5  # by chance 0.003 and 7.3
-    tested = run.evaluate(folder, "test")
+    tested = evaluate(folder, "test")
     assert not [w for w in recwarn if "sklearn" in w.filename]
     stored = pa.parquet.read_table(folder / "predictions_test.parquet")
     assert stored.column_names == ["id", "prediction", "probability", "top", "top_probability", "label"]
@@ -251,7 +253,7 @@ def test_a_run_of_many_classes(
     assert np.array_equal(stored["probability"], p[:, 0].astype(np.float32))
     assert tested["accuracy"] == pytest.approx((top[:, 0] == label).mean())
     assert tested["top5"] == pytest.approx((top[:, :5] == label[:, None]).any(1).mean())
-    assert run.predict(folder, many / "test.parquet", tmp_path / "out.csv") == 1_800
+    assert predict(folder, many / "test.parquet", tmp_path / "out.csv") == 1_800
     told = pa.csv.read_csv(tmp_path / "out.csv")
     assert told.column_names == stored.column_names[:-1]
     assert [row.split(";") for row in told["top"].to_pylist()] == top.tolist()
@@ -262,7 +264,7 @@ def test_a_run_of_many_classes(
 @pytest.mark.parametrize("n", [0, 1_500])
 def test_more_classes_drawn_than_there_are(n: int, tmp_path: Path, many: Path) -> None:
     with pytest.raises(ConfigError, match=rf"kway_head\.n_sampled={n}: expected null or 1 to 1499"):
-        run.train(configure(many, f"kway_head.n_sampled={n}"), tmp_path / "run")
+        train(configure(many, f"kway_head.n_sampled={n}"), tmp_path / "run")
 
 
 def test_checking_many_classes(many: Path, recwarn: pytest.WarningsRecorder) -> None:

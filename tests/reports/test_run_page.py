@@ -20,11 +20,13 @@ import mmtab
 from mmtab.data.synthetic import Channel, Recipe, ceilings, write_catalogue
 from mmtab.data.table import Table, read_split
 from mmtab.reports.ablation import _shapley, ablate, ranking
-from mmtab.reports.predictions import read_scored, scored_splits
+from mmtab.reports.predictions import read_scored
 from mmtab.reports.run_page import report_after, write_report
 from mmtab.reports.runs_page import write_comparison
-from mmtab.runs import run
+from mmtab.runs.evaluate import evaluate
+from mmtab.runs.predictions import scored_splits
 from mmtab.runs.session import open_run
+from mmtab.runs.train import train
 from mmtab.training.metrics import best_temperature, bootstrap
 from mmtab.utils.errors import RunError
 
@@ -82,8 +84,8 @@ def kway(tmp_path: Path, configure: Callable[..., Any]) -> tuple[Path, Path]:
     """A dataset and the folder of a run that scored test."""
     data, folder = tmp_path / "data", tmp_path / "run"
     write_kway(data)
-    run.train(configure(data), folder)
-    run.evaluate(folder, "test")
+    train(configure(data), folder)
+    evaluate(folder, "test")
     return data, folder
 
 
@@ -94,7 +96,7 @@ def test_a_cell_taken_away_is_a_missing_cell(
 ) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     write_kway(data)
-    run.train(configure(data, layout, tuned, "trainer.max_epochs=1", "text.also=[categorical]"), folder)
+    train(configure(data, layout, tuned, "trainer.max_epochs=1", "text.also=[categorical]"), folder)
     session = open_run(folder)
     batches, _, _ = session.load("valid", data)
     table = read_split(data, session.schema, "valid")
@@ -115,8 +117,8 @@ def replace_column(table: Table, name: str, cells: pa.Array) -> Table:
 def test_pairs_lose_their_comparison_too(tmp_path: Path, configure: Callable[..., Any]) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     write_pairs(data)
-    run.train(configure(data), folder)
-    run.evaluate(folder, "test")
+    train(configure(data), folder)
+    evaluate(folder, "test")
     page = Seen(write_report(folder).read_text(encoding="utf-8"))
     found = json.loads((folder / "report" / "ablation.json").read_text())
     assert found["metric"] == "f1" and found["subsets"][""] == found["nothing"]
@@ -163,7 +165,7 @@ def test_the_page_of_a_run(kway: tuple[Path, Path]) -> None:
 def test_several_runs_are_compared(kway: tuple[Path, Path], configure: Callable[..., Any], tmp_path: Path) -> None:
     data, folder = kway
     other = tmp_path / "other"
-    run.train(configure(data, "fusion=mean", "seed=1"), other)
+    train(configure(data, "fusion=mean", "seed=1"), other)
     assert scored_splits(folder) == ["test", "valid"] and scored_splits(other) == ["valid"]
     path = write_comparison([folder, other], tmp_path / "both.html")
     page = Seen(path.read_text(encoding="utf-8"))

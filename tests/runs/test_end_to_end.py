@@ -1,4 +1,4 @@
-"""Whole runs through the scripts and through mmtab.runs.run, on toy data and tiny backbones."""
+"""Whole runs through the scripts and through mmtab.runs, on toy data and tiny backbones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ import pytest
 from toy_data import write_kway, write_pairs
 
 from mmtab.config.compose import compose
-from mmtab.runs import run
+from mmtab.runs.evaluate import evaluate
+from mmtab.runs.predict import predict
+from mmtab.runs.predictions import read_scored
+from mmtab.runs.session import open_run
+from mmtab.runs.train import train
 from mmtab.utils.errors import ConfigError, DataError, RunError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -31,14 +35,14 @@ KWAY_VARIANTS = [[], ["text.layout=column"], ["text.n_tuned_layers=0"], ["fusion
 def test_kway_run_tells_everything(tmp_path: Path, configure, overrides: list[str]) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     write_kway(data)
-    metrics = run.train(configure(data, *overrides), folder)
+    metrics = train(configure(data, *overrides), folder)
     assert {"accuracy", "macro_f1", "log_loss", "ece"} <= set(metrics)
-    for name in ("config.yaml", "schema.yaml", "fitted.json", "metrics.json", "metrics.csv", "provenance.json",
+    for name in ("config.yaml", "schema.yaml", "fitted.json", "metrics.json", "metrics.csv", "provenance.json", "task.json",
                  "checkpoints/best.ckpt", "predictions_valid.parquet"):  # fmt: skip
         assert (folder / name).is_file(), name
     facts = json.loads((folder / "provenance.json").read_text())
     assert facts["data_fingerprint"] and facts["seconds"]["total"] > 0 and facts["versions"]["torch"]
-    tested = run.evaluate(folder, "test")
+    tested = evaluate(folder, "test")
     stored = pa.parquet.read_table(folder / "predictions_test.parquet")
     assert np.mean(np.array(stored["prediction"]) == np.array(stored["label"])) == pytest.approx(tested["accuracy"])
     probabilities = np.stack([np.array(stored[n]) for n in stored.column_names if n.startswith("p_")])
@@ -51,12 +55,37 @@ def test_kway_run_tells_everything(tmp_path: Path, configure, overrides: list[st
 def test_matching_run_keeps_its_threshold(tmp_path: Path, configure, overrides: list[str]) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     write_pairs(data)
-    metrics = run.train(configure(data, *overrides), folder)
+    metrics = train(configure(data, *overrides), folder)
     assert {"f1", "precision", "recall", "pr_auc", "roc_auc"} <= set(metrics)
-    (threshold,) = json.loads((folder / "provenance.json").read_text())["thresholds"]
-    run.evaluate(folder, "test")
+    (threshold,) = json.loads((folder / "task.json").read_text())["thresholds"]
+    evaluate(folder, "test")
     stored = pa.parquet.read_table(folder / "predictions_test.parquet")
     assert ((np.array(stored["probability"]) >= threshold) == np.array(stored["prediction"]).astype(bool)).all()
+
+
+@pytest.mark.parametrize("write", [write_kway, write_pairs])
+def test_a_run_with_its_calibration_in_provenance_still_opens(tmp_path: Path, configure, write) -> None:
+    """As runs of format 2 have it."""
+    data, folder = write(tmp_path / "data"), tmp_path / "run"
+    train(configure(data, "trainer.max_epochs=1"), folder)
+    state = json.loads((folder / "task.json").read_text())
+    shifted = {name: (np.array(values) * 0.9).tolist() for name, values in state.items()}
+    (folder / "task.json").write_text(json.dumps(shifted))
+    expected, opened = evaluate(folder, "test"), open_run(folder).task.state_dict()
+    assert opened == shifted, "task.json is what counts"
+    (scored,) = read_scored(folder, "test")
+    (folder / "task.json").unlink()
+    facts = json.loads((folder / "provenance.json").read_text())
+    assert not {"temperatures", "thresholds", "biases", "confidence"} & set(facts)
+    old = {"thresholds": None, "biases": None} | shifted | {"confidence": shifted["confidence_quantiles"], "format": 2}
+    del old["confidence_quantiles"]
+    (folder / "provenance.json").write_text(json.dumps(facts | old))
+    assert open_run(folder).task.state_dict() == shifted and evaluate(folder, "test") == expected
+    (again,) = read_scored(folder, "test")
+    assert (again.temperature, again.threshold) == (scored.temperature, scored.threshold)
+    (folder / "provenance.json").write_text(json.dumps(facts | old | {"confidence": None}))
+    with pytest.raises(RunError, match="kept no confidence"):
+        predict(folder, data / "test.parquet", tmp_path / "out.csv", coverage=0.5)
 
 
 @pytest.mark.parametrize("write", [write_kway, write_pairs])
@@ -66,12 +95,12 @@ def test_same_seed_same_metrics_and_csv_equals_parquet(tmp_path: Path, configure
         write(tmp_path / name, suffix=suffix)
         seen.append(
             (
-                run.train(configure(tmp_path / name), tmp_path / f"run-{name}"),
-                run.evaluate(tmp_path / f"run-{name}", "test"),
+                train(configure(tmp_path / name), tmp_path / f"run-{name}"),
+                evaluate(tmp_path / f"run-{name}", "test"),
             )
         )
     assert seen[0] == seen[1] == seen[2]
-    other = run.train(configure(tmp_path / "a", "seed=1"), tmp_path / "run-seed")
+    other = train(configure(tmp_path / "a", "seed=1"), tmp_path / "run-seed")
     assert other != seen[0][0]
 
 
@@ -79,9 +108,9 @@ def test_training_never_opens_test(tmp_path: Path, configure) -> None:
     data = tmp_path / "data"
     write_kway(data)
     (data / "test.parquet").write_bytes(b"whoever reads this fails")
-    run.train(configure(data), tmp_path / "run")
+    train(configure(data), tmp_path / "run")
     with pytest.raises(DataError, match="table test"):
-        run.evaluate(tmp_path / "run", "test")
+        evaluate(tmp_path / "run", "test")
 
 
 def test_run_folder_is_enough_elsewhere(tmp_path: Path, configure, backbone: Path) -> None:
@@ -90,14 +119,14 @@ def test_run_folder_is_enough_elsewhere(tmp_path: Path, configure, backbone: Pat
     write_kway(data)
     write_kway(elsewhere, seed=0)
     shutil.copytree(backbone, copy)
-    run.train(configure(data, f"text.backbone={copy}"), tmp_path / "run")
-    run.evaluate(tmp_path / "run", "test")
+    train(configure(data, f"text.backbone={copy}"), tmp_path / "run")
+    evaluate(tmp_path / "run", "test")
     shutil.move(tmp_path / "run", tmp_path / "moved")
     shutil.rmtree(data)
     shutil.rmtree(copy)
     rows = pa.parquet.read_table(elsewhere / "test.parquet").drop_columns(["label"])
     pa.parquet.write_table(rows, elsewhere / "rows.parquet")
-    n = run.predict(tmp_path / "moved", elsewhere / "rows.parquet", tmp_path / "out.csv")
+    n = predict(tmp_path / "moved", elsewhere / "rows.parquet", tmp_path / "out.csv")
     assert n == rows.num_rows
     predicted = pa.csv.read_csv(tmp_path / "out.csv")
     before = pa.parquet.read_table(tmp_path / "moved" / "predictions_test.parquet")
@@ -109,9 +138,9 @@ def test_run_folder_is_enough_elsewhere(tmp_path: Path, configure, backbone: Pat
 def test_pairs_are_predicted_from_tables(tmp_path: Path, configure) -> None:
     data = tmp_path / "data"
     write_pairs(data)
-    run.train(configure(data), tmp_path / "run")
-    run.evaluate(tmp_path / "run", "test")
-    n = run.predict(
+    train(configure(data), tmp_path / "run")
+    evaluate(tmp_path / "run", "test")
+    n = predict(
         tmp_path / "run",
         data / "pairs_test.parquet",
         tmp_path / "out.parquet",
@@ -124,27 +153,27 @@ def test_pairs_are_predicted_from_tables(tmp_path: Path, configure) -> None:
     assert n == before.num_rows
     np.testing.assert_allclose(np.array(predicted["probability"]), np.array(before["probability"]), atol=1e-6)
     with pytest.raises(RunError, match="left=TABLE"):
-        run.predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "x.parquet")
+        predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "x.parquet")
     tables = {side: data / f"{side}.parquet" for side in ("left", "right")}
     for cost in (0.25, 4.0):
-        run.predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "cost.csv", **tables, cost=cost)
+        predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "cost.csv", **tables, cost=cost)
         stored = pa.csv.read_csv(tmp_path / "cost.csv")
         assert (np.array(stored["prediction"]) == (np.array(stored["probability"]) >= cost / (1 + cost))).all()
     with pytest.raises(RunError, match="cost=-1"):
-        run.predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "x.csv", **tables, cost=-1)
+        predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "x.csv", **tables, cost=-1)
 
 
 @pytest.mark.parametrize("write", [write_kway, write_pairs])
 def test_of_what_it_is_least_sure_it_says_nothing(tmp_path: Path, configure, write) -> None:
     data, folder, out = tmp_path / "data", tmp_path / "run", tmp_path / "out.csv"
     write(data, n=100)
-    run.train(configure(data), folder)
+    train(configure(data), folder)
     kway = write is write_kway
     tables = {} if kway else {side: data / f"{side}.parquet" for side in ("left", "right")}
     split = data / ("valid.parquet" if kway else "pairs_valid.parquet")  # on which it was measured
     whole = pa.parquet.read_table(folder / "predictions_valid.parquet")["prediction"].to_pylist()
     for coverage in (1.0, 0.8, 0.5):
-        run.predict(folder, split, out, **tables, coverage=coverage)
+        predict(folder, split, out, **tables, coverage=coverage)
         stored = pa.csv.read_csv(out, convert_options=pa.csv.ConvertOptions(strings_can_be_null=True))
         said, sure = stored["prediction"].to_pylist(), np.array(stored["confidence"])
         known = np.array([each is not None for each in said])
@@ -153,26 +182,26 @@ def test_of_what_it_is_least_sure_it_says_nothing(tmp_path: Path, configure, wri
         assert known.all() or sure[known].min() >= sure[~known].max()
     for wrong in ({"coverage": 0.0}, {"coverage": 1.2}, *([{"cost": 2.0}] if kway else [])):
         with pytest.raises(RunError, match=r"coverage=|cost is for matching"):
-            run.predict(folder, split, out, **tables, **wrong)
+            predict(folder, split, out, **tables, **wrong)
 
 
 def test_bad_runs_are_named(tmp_path: Path, configure) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     with pytest.raises(RunError, match="not a finished run"):
-        run.evaluate(tmp_path / "nothing")
+        evaluate(tmp_path / "nothing")
     write_kway(data)
-    run.train(configure(data), folder)
+    train(configure(data), folder)
     with pytest.raises(RunError, match="already holds a finished run with other settings"):
-        run.train(configure(data, "seed=1"), folder)
+        train(configure(data, "seed=1"), folder)
     facts = json.loads((folder / "provenance.json").read_text())
     (folder / "provenance.json").write_text(json.dumps(facts | {"format": 99}))
     with pytest.raises(RunError, match="format 99"):
-        run.evaluate(folder)
+        evaluate(folder)
     (folder / "provenance.json").write_text(json.dumps(facts))
     weights = folder / "checkpoints" / "best.ckpt"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     with pytest.raises(RunError, match=r"best\.ckpt"):
-        run.evaluate(folder)
+        evaluate(folder)
 
 
 def test_settings_that_do_not_fit(tmp_path: Path, configure) -> None:
@@ -181,7 +210,7 @@ def test_settings_that_do_not_fit(tmp_path: Path, configure) -> None:
     for override, message in ((("image.augment=true",), "augment"), (("text.n_tuned_layers=9",), "layers"), (("text.max_length=9999",), "at most"),
                               (("text.backbone=/nowhere",), "cannot be loaded"), (("dataset.drop=[nonsense]",), "nonsense")):  # fmt: skip
         with pytest.raises((ConfigError, DataError), match=message):
-            run.train(configure(data, *override), tmp_path / "run")
+            train(configure(data, *override), tmp_path / "run")
 
 
 def _script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -236,5 +265,5 @@ def test_real_data_trains(data_root: Path, tmp_path: Path) -> None:
     """The default model on the smallest real dataset, one epoch."""
     settings = ["trainer.max_epochs=1", "image.size=64", f"output={tmp_path}"]
     config = compose("dataset=openmoji", f"data_root={data_root}", *settings)
-    metrics = run.train(config, tmp_path / "run")
+    metrics = train(config, tmp_path / "run")
     assert metrics["accuracy"] > 0.5

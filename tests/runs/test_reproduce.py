@@ -14,8 +14,9 @@ import pytest
 from toy_data import write_kway, write_pairs
 
 from mmtab.config.types import ReproduceConfig
-from mmtab.runs import run
+from mmtab.runs.evaluate import evaluate
 from mmtab.runs.reproduce import reproduce
+from mmtab.runs.train import train
 from mmtab.utils.errors import RunError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
@@ -29,8 +30,8 @@ def again(folder: Path, output: Path, **settings: Any) -> Any:
 @pytest.mark.parametrize("write", [write_kway, write_pairs])
 def test_the_same_again(tmp_path: Path, configure: Any, write: Any) -> None:
     data, folder = write(tmp_path / "data"), tmp_path / "run"
-    run.train(configure(data, *QUICK, "seed=3"), folder)
-    run.evaluate(folder, "test")
+    train(configure(data, *QUICK, "seed=3"), folder)
+    evaluate(folder, "test")
     found = again(folder, tmp_path / "again")
     assert found.worst() == 0 and found.n_predictions_changed == {"valid": 0, "test": 0} and not found.around
     assert {each.what.split("/")[0] for each in found.metrics} == {"valid", "test"}
@@ -41,7 +42,7 @@ def test_the_same_again(tmp_path: Path, configure: Any, write: Any) -> None:
 
 def test_what_is_different_is_named(tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data, folder = write_kway(tmp_path / "data"), tmp_path / "run"
-    metrics = run.train(configure(data, *QUICK), folder)
+    metrics = train(configure(data, *QUICK), folder)
     facts = json.loads((folder / "provenance.json").read_text())
     facts["versions"]["torch"], facts["git_commit"] = "1.13", "another"
     (folder / "provenance.json").write_text(json.dumps(facts))
@@ -58,7 +59,7 @@ def test_what_is_different_is_named(tmp_path: Path, configure: Any, monkeypatch:
 @pytest.mark.slow
 def test_the_script_ends_by_what_it_found(tmp_path: Path, configure: Any) -> None:
     data, folder = write_kway(tmp_path / "data"), tmp_path / "run"
-    metrics = run.train(configure(data, "dataset.drop=[image,text]"), folder)
+    metrics = train(configure(data, "dataset.drop=[image,text]"), folder)
 
     def script(name: str, *overrides: str) -> tuple[int, str]:
         command = [sys.executable, str(SCRIPT), f"run={folder}", f"output={tmp_path / name}", *overrides]

@@ -18,7 +18,8 @@ import torch
 from toy_data import write_kway, write_pairs
 
 from mmtab.config.compose import compose
-from mmtab.runs import run
+from mmtab.runs.evaluate import evaluate
+from mmtab.runs.train import train
 from mmtab.training.checkpoints import Checkpoints
 from mmtab.utils.errors import RunError
 
@@ -56,7 +57,7 @@ def train_killed(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, aft
         patch.setattr(Checkpoints, "save", save_and_die)
         while True:
             try:
-                run.train(config, folder)
+                train(config, folder)
                 return n_killed
             except Killed:
                 n_killed += 1
@@ -88,12 +89,12 @@ def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
     tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch, write: Any, after: int, overrides: list[str]
 ) -> None:
     config = configure(write(tmp_path / "data"), "trainer.batch_size=8", *overrides)
-    expected = run.train(config, tmp_path / "whole")
+    expected = train(config, tmp_path / "whole")
     config.trainer.checkpoint_seconds = 0
     folder = tmp_path / "killed"
     assert train_killed(config, folder, monkeypatch, after) > 1
     assert result(folder) == result(tmp_path / "whole")
-    assert run.evaluate(folder, "valid") == expected
+    assert evaluate(folder, "valid") == expected
     kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert len(kept) == config.trainer.keep and "best.ckpt" in kept
 
@@ -111,9 +112,7 @@ def test_the_disk_holds_no_more_than_what_is_kept(
 
     monkeypatch.setattr(Checkpoints, "save", look)
     data = write_kway(tmp_path / "data")
-    run.train(
-        configure(data, "trainer.max_epochs=8", "trainer.checkpoint_seconds=0", "trainer.keep=2"), tmp_path / "run"
-    )
+    train(configure(data, "trainer.max_epochs=8", "trainer.checkpoint_seconds=0", "trainer.keep=2"), tmp_path / "run")
     assert len(seen) > 8 and max(seen) <= 2 + 1
 
 
@@ -127,27 +126,27 @@ def test_an_unfinished_run_is_not_mixed_with_another(
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoints, "finish", lambda *_: (_ for _ in ()).throw(Killed()))
             with pytest.raises(Killed):
-                run.train(configure(data, *quick), folder)
+                train(configure(data, *quick), folder)
 
     leave()
     with pytest.raises(RunError, match=r"unfinished run with other settings \(trainer\.lr=0\.0007 there, 0\.5 here\)"):
-        run.train(configure(data, *quick, "trainer.lr=0.5"), folder)
+        train(configure(data, *quick, "trainer.lr=0.5"), folder)
     with pytest.raises(RunError, match=r"not a finished run.*train again with the same settings"):
-        run.evaluate(folder, "valid")
+        evaluate(folder, "valid")
     write_kway(data, seed=1)
     with pytest.raises(RunError, match="other data"):
-        run.train(configure(data, *quick), folder)
-    other = run.train(configure(data, *quick, "trainer.lr=0.5", "resume=never"), folder)
-    assert other == run.train(configure(data, *quick, "trainer.lr=0.5"), tmp_path / "alone")
+        train(configure(data, *quick), folder)
+    other = train(configure(data, *quick, "trainer.lr=0.5", "resume=never"), folder)
+    assert other == train(configure(data, *quick, "trainer.lr=0.5"), tmp_path / "alone")
     with pytest.raises(RunError, match="already holds a finished run"):
-        run.train(configure(data, *quick, "trainer.lr=0.5", "resume=never"), folder)
+        train(configure(data, *quick, "trainer.lr=0.5", "resume=never"), folder)
     with pytest.warns(UserWarning, match="nothing was trained"):
-        assert run.train(configure(data, *quick, "trainer.lr=0.5"), folder) == other
+        assert train(configure(data, *quick, "trainer.lr=0.5"), folder) == other
     last = tmp_path / "alone" / "checkpoints" / "last.ckpt"
     (tmp_path / "alone" / "provenance.json").unlink()
     last.write_bytes(b"half of one")
     with pytest.raises(RunError, match=r"last\.ckpt is damaged.*resume=never"):
-        run.train(configure(data, *quick, "trainer.lr=0.5"), tmp_path / "alone")
+        train(configure(data, *quick, "trainer.lr=0.5"), tmp_path / "alone")
 
 
 def settings(folder: Path, data: Path, backbone: Path) -> list[str]:
@@ -168,7 +167,7 @@ LONG = ["trainer.max_epochs=16", "trainer.patience=16", "trainer.checkpoint_seco
 @pytest.mark.slow
 def test_kill_9_at_random_moments(tmp_path: Path, backbone: Path) -> None:
     data, rng = write_kway(tmp_path / "data"), random.Random(0)
-    run.train(compose(*settings(tmp_path / "whole", data, backbone), *LONG), tmp_path / "whole")
+    train(compose(*settings(tmp_path / "whole", data, backbone), *LONG), tmp_path / "whole")
     for _ in range(2):
         process = start(tmp_path / "killed", data, backbone, *LONG)
         wait_for_epochs(process, rng.randrange(1, 6))
@@ -201,7 +200,7 @@ def test_a_signal_saves_and_ends_cleanly(tmp_path: Path, backbone: Path) -> None
         assert int(first.split()[1]) > reached  # not from the beginning
         if number == signal.SIGTERM:
             with pytest.raises(RunError, match="another process is writing to"):  # two never write into one folder
-                run.train(compose(*settings(folder, data, backbone), *overrides), folder)
+                train(compose(*settings(folder, data, backbone), *overrides), folder)
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 128 + number

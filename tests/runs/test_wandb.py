@@ -22,9 +22,12 @@ from PIL import Image
 from toy_data import read_rows, write_kway, write_pairs
 
 from mmtab.config.types import RunConfig
-from mmtab.runs import run
+from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
 from mmtab.runs import wandb as wandb_log
-from mmtab.runs.wandb import group_of, surest_mistakes, wandb_loggers
+from mmtab.runs.evaluate import evaluate
+from mmtab.runs.predictions import scored_pairs, scored_rows
+from mmtab.runs.train import train
+from mmtab.runs.wandb import group_of, mistake_rows, wandb_loggers
 from mmtab.training.checkpoints import Checkpoints
 from mmtab.utils import distributed as ranks
 
@@ -118,8 +121,8 @@ def test_an_offline_run_is_told_whole(
 ) -> None:
     data, folder = write(tmp_path / "data"), tmp_path / "run"
     settings = ["wandb.mode=offline", "wandb.job_type=search", "trainer.keep=2"]
-    valid = run.train(configure(data, *SMALL, *settings), folder)
-    test = run.evaluate(folder, "test")
+    valid = train(configure(data, *SMALL, *settings), folder)
+    test = evaluate(folder, "test")
     output = capfd.readouterr()
     (path,) = parts(folder)  # of both
     lines = [line for line in output.out.splitlines() if not line.startswith("epoch")]
@@ -139,7 +142,7 @@ def test_an_offline_run_is_told_whole(
     assert sum(check_mistakes(told, data, folder, split, write is write_pairs) for split in ("valid", "test")) > 0
     sent = told.files_of("model")
     assert {"config.yaml", "schema.yaml", "fitted.json", "checkpoints/best.ckpt", "metrics.csv", "metrics.json",
-            "predictions_valid.parquet", "predictions_test.parquet", "provenance.json"} == set(sent)  # fmt: skip
+            "predictions_valid.parquet", "predictions_test.parquet", "provenance.json", "task.json"} == set(sent)  # fmt: skip
     assert list((folder / "checkpoints").glob("epoch-*.ckpt"))
     assert all(path == folder / name for name, path in sent.items())  # not copied
 
@@ -174,26 +177,33 @@ def check_mistakes(told: Told, data: Path, folder: Path, split: str, pairs: bool
 
 def test_of_many_mistakes_the_surest_are_shown() -> None:
     ids = pa.array(["a", "b", "c", "d", "e"])
+    kway = Schema("toys", TaskKind.KWAY, "id", (Column("x", ColumnType.NUMERIC),), label="label")
     labels = {"prediction": ["x", "y", "x", "y", "x"], "label": ["y", "y", "y", "x", None]}
     few = pa.table({"id": ids, "p_x": [0.6, 0.1, 0.9, 0.2, 1.0], "p_y": [0.4, 0.9, 0.1, 0.8, 0.0], **labels})
-    many = pa.table({"id": ids, "probability": [0.6, 0.9, 0.9, 0.8, 1.0], **labels})
-    for predicted in (few, many):
-        worst = surest_mistakes(predicted, ["id"], "", 2).to_pylist()
-        assert [(row["id"], row["probability"]) for row in worst] == [("c", 0.9), ("d", 0.8)]
+    top = {"top": [["x", "y"], ["y", "x"]] * 2 + [["x", "y"]], "top_probability": [[0.6, 0.4]] * 5}
+    many = pa.table({"id": ids, "probability": [0.6, 0.9, 0.9, 0.8, 1.0], **labels, **top})
+    for table in (few, many):
+        predictions = scored_rows(table, kway, "test", ["x", "y"], {})
+        rows = mistake_rows(predictions, predictions.surest_mistakes(2))
+        assert rows == [["c", "y", "x", 0.9], ["d", "x", "y", 0.8]]
     relations = {
         "left_id": ids, "right_id": ids,
         "probability_same": [0.9, 0.2, 0.1, 0.4, 0.5], "prediction_same": [1, 0, 0, 0, 1], "label_same": [0, 1, 1, 0, 0],
         "probability_like": [0.9] * 5, "prediction_like": [1] * 5, "label_like": [1] * 5,
     }  # fmt: skip
-    worst = surest_mistakes(pa.table(relations), ["left_id", "right_id"], "_same", 3).to_pylist()
-    assert [(row["right_id"], row["prediction"]) for row in worst] == [("a", 1), ("c", 0), ("b", 0)]
-    assert surest_mistakes(pa.table(relations), ["left_id"], "_like", 3).num_rows == 0
+    pairs = Schema("toys", TaskKind.MATCHING, "id", kway.columns, relations={"same": (), "like": ()})
+    same, like = (
+        scored_pairs(pa.table(relations), pairs, "test", r, {"thresholds": [0.5, 0.5]}) for r in ("same", "like")
+    )
+    worst = mistake_rows(same, same.surest_mistakes(3))
+    assert [(right, y_pred, p) for _, right, _, y_pred, p in worst] == [("a", 1, 0.9), ("c", 0, 0.1), ("b", 0, 0.2)]
+    assert not len(like.surest_mistakes(3))
 
 
 def test_what_is_not_wanted_is_not_sent(tmp_path: Path, configure: Any) -> None:
     folder = tmp_path / "run"
     options = ["wandb.mode=offline", "wandb.mistakes=0", "wandb.artifact=false", "wandb.group=mine", "test=false"]
-    metrics = run.train(configure(write_kway(tmp_path / "data"), *QUICK, *options), folder)
+    metrics = train(configure(write_kway(tmp_path / "data"), *QUICK, *options), folder)
     told = Told(parts(folder)[0])
     assert told.exit_code == 0 and told.run.run_group == "mine" and not told.artifacts
     assert {name: told.summary[f"valid/{name}"] for name in metrics} == pytest.approx(metrics)
@@ -234,7 +244,7 @@ def train_and_die(config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPat
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Checkpoints, "save", save_and_die)
-        run.train(config, folder)
+        train(config, folder)
 
 
 def test_a_run_that_goes_on_is_the_same_run(tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +254,7 @@ def test_a_run_that_goes_on_is_the_same_run(tmp_path: Path, configure: Any, monk
     train_and_die(config, folder, monkeypatch, 3)
     known = json.loads((folder / "wandb_run.json").read_text())["id"]
     time.sleep(1.1)  # wandb calls its folders by the second
-    run.train(config, folder)
+    train(config, folder)
     first, last = map(Told, parts(folder))
     assert first.run.run_id == last.run.run_id == known and (first.exit_code, last.exit_code) == (1, 0)
     rows = read_rows_of_metrics(folder)
@@ -255,7 +265,7 @@ def test_a_run_that_goes_on_is_the_same_run(tmp_path: Path, configure: Any, monk
         r["step"]: r["train/loss_step"] for r in rows if "train/loss_step" in r
     }
     time.sleep(1.1)
-    run.evaluate(folder, "test")  # as from another process
+    evaluate(folder, "test")  # as from another process
     tested = Told(parts(folder)[-1])
     assert tested.run.run_id == known and len(parts(folder)) == 3
     assert {"valid/accuracy", "test/accuracy"} <= set(tested.summary) and tested.steps("train/loss_step") == last.steps("train/loss_step")  # fmt: skip
@@ -263,7 +273,7 @@ def test_a_run_that_goes_on_is_the_same_run(tmp_path: Path, configure: Any, monk
     other = tmp_path / "other"
     train_and_die(config, other, monkeypatch, 3)
     before = json.loads((other / "wandb_run.json").read_text())
-    run.train(configure(data, *QUICK, "wandb.mode=offline", "test=false", "resume=never"), other)
+    train(configure(data, *QUICK, "wandb.mode=offline", "test=false", "resume=never"), other)
     assert json.loads((other / "wandb_run.json").read_text()) != before
 
 
@@ -273,9 +283,10 @@ def test_disabled_imports_no_wandb(tmp_path: Path, configure: Any, backbone: Pat
     config = configure(write_kway(tmp_path / "data"), *QUICK)
     OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")
     code = (
-        "import sys; from pathlib import Path; from omegaconf import OmegaConf; from mmtab.runs import run\n"
+        "import sys; from pathlib import Path; from omegaconf import OmegaConf; from mmtab.runs.train import train\n"
+        "from mmtab.runs.evaluate import evaluate\n"
         "from mmtab.config.settings import resolve; from mmtab.config.types import RunConfig; here = Path(sys.argv[1])\n"
-        "run.train(resolve(OmegaConf.load(here / 'config.yaml'), RunConfig), here / 'run'); run.evaluate(here / 'run')\n"
+        "train(resolve(OmegaConf.load(here / 'config.yaml'), RunConfig), here / 'run'); evaluate(here / 'run')\n"
         "print([name for name in sys.modules if name.split('.')[0] == 'wandb'])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
@@ -337,8 +348,8 @@ def train_warned(config: RunConfig, folder: Path) -> list[str]:
     """What a run that ends as it should warns of wandb."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        metrics = run.train(config, folder)
-        run.evaluate(folder, "test")
+        metrics = train(config, folder)
+        evaluate(folder, "test")
     assert set(json.loads((folder / "metrics.json").read_text())) == {"valid", "test"} and "accuracy" in metrics
     return [str(each.message) for each in caught if "wandb" in str(each.message)]
 

@@ -17,7 +17,8 @@ import torch
 from toy_data import write_kway, write_pairs
 
 from mmtab.model.models import KWayModel, PairModel
-from mmtab.runs import run
+from mmtab.runs.evaluate import evaluate
+from mmtab.runs.train import train
 from mmtab.utils.errors import ConfigError, RunError, TrainingError
 
 TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
@@ -61,7 +62,7 @@ def test_a_loss_that_is_no_loss_names_the_rows(
     corrupt(monkeypatch, KWayModel if write is write_kway else PairModel, 3, change)
     stem = "train" if write is write_kway else "pairs_train"
     with pytest.raises(TrainingError, match=r"the loss is .* in epoch 1, after step 2.*lower trainer\.lr") as error:
-        run.train(configure(data, *QUICK), tmp_path / "run")
+        train(configure(data, *QUICK), tmp_path / "run")
     rows = pyarrow.parquet.read_table(data / f"{stem}.parquet").take(pa.array(seen)).to_pylist()
     assert len(rows) == 8
     for row in rows:
@@ -81,7 +82,7 @@ def test_a_gradient_that_is_no_number_names_the_rows_of_its_step(
     corrupt(monkeypatch, KWayModel, 3, change)
     config = configure(write_kway(tmp_path / "data"), *QUICK, "trainer.checkpoint_seconds=0")
     with pytest.raises(TrainingError, match=r"the length of the gradient is nan in epoch 1, after step 3, .*train-"):
-        run.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.isfinite(x).all() for x in state.values())
 
@@ -99,14 +100,14 @@ def test_out_of_memory_says_what_to_lower_or_halves_the_batch(
 
     monkeypatch.setattr(KWayModel, "forward", limited)
     with pytest.raises(TrainingError, match=r"out of memory with trainer\.batch_size=16 .*trainer\.on_oom=halve"):
-        run.train(configure(data, *QUICK, "trainer.batch_size=16"), tmp_path / "stops")
+        train(configure(data, *QUICK, "trainer.batch_size=16"), tmp_path / "stops")
     halving = configure(data, *QUICK, "trainer.batch_size=16", "trainer.on_oom=halve")
     with pytest.warns(UserWarning, match=r"beginning anew with trainer\.batch_size=4 trainer\.accumulate=4"):
-        halved = run.train(halving, tmp_path / "halved")
+        halved = train(halving, tmp_path / "halved")
     settings = run.open_config(tmp_path / "halved").trainer
     assert (settings.batch_size, settings.accumulate) == (4, 4)
     small = configure(data, *QUICK, "trainer.batch_size=4", "trainer.accumulate=4")
-    assert run.train(small, tmp_path / "small") == halved  # as if it had been asked for
+    assert train(small, tmp_path / "small") == halved  # as if it had been asked for
     with pytest.raises(ConfigError, match=r"trainer\.on_oom=halve: several processes"):
         configure(data, "trainer.on_oom=halve", "trainer.devices=2")
 
@@ -138,7 +139,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_wants_to_run_something_does_not(tmp_path: Path, configure: Any) -> None:
     data, folder = write_kway(tmp_path / "data"), tmp_path / "run"
-    run.train(configure(data, *QUICK), folder)
+    train(configure(data, *QUICK), folder)
 
     class Evil:
         def __reduce__(self) -> Any:
@@ -147,10 +148,10 @@ def test_a_checkpoint_that_wants_to_run_something_does_not(tmp_path: Path, confi
     for place in ("best.ckpt", "last.ckpt"):
         torch.save({"state_dict": {}, "callbacks": Evil()}, folder / "checkpoints" / place)
     with pytest.raises(RunError, match=r"best\.ckpt"):
-        run.evaluate(folder)
+        evaluate(folder)
     (folder / "provenance.json").unlink()
     with pytest.raises(RunError, match=r"last\.ckpt is damaged"):
-        run.train(configure(data, *QUICK), folder)
+        train(configure(data, *QUICK), folder)
     assert not (tmp_path / "done").exists()
     with pytest.raises(FileExistsError):  # it would have
         pickle.loads(pickle.dumps(Evil())), pickle.loads(pickle.dumps(Evil()))

@@ -15,11 +15,17 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, MulticlassAccuracy, MulticlassF1Score
 
-from mmtab.training.metrics import best_threshold, pair_metrics, unscaled
+from mmtab.training import metrics
+from mmtab.training.metrics import best_threshold, unscaled
 from mmtab.training.optim import parameter_groups, warmup_cosine
-from mmtab.training.tasks import KWayTask, PairTask, Predictions
+from mmtab.training.predictions import Predictions
+from mmtab.training.tasks import KWayTask, PairTask
 
 SEEDS = range(8)
+
+
+def pair_metrics(probability: np.ndarray, label: np.ndarray, threshold: float) -> dict[str, float]:
+    return metrics.pair_metrics(label, probability >= threshold, probability)
 
 
 def kway_case(seed: int, k: int, n: int = 80) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,8 @@ from toy_data import write_kway, write_pairs
 
 from mmtab.config.compose import compose
 from mmtab.config.types import CONFIGS
-from mmtab.runs import run
+from mmtab.runs.evaluate import evaluate
+from mmtab.runs.train import train
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TWO = ["trainer=ddp_cpu"]
@@ -45,7 +46,7 @@ def small(backbone: Path) -> list[str]:
 
 def alone(folder: Path, *overrides: str) -> None:
     """Train in this process."""
-    run.train(compose(f"output={folder}", *overrides), folder)
+    train(compose(f"output={folder}", *overrides), folder)
 
 
 def scores(folder: Path, split: str = "valid") -> dict[str, float]:
@@ -103,16 +104,16 @@ def test_what_two_processes_trained_scores_the_same_in_one(
     output = script("train", *small, f"dataset.path={data}", f"output={folder}", *overrides, launcher=launcher)
     assert output.count("run folder:") == 1  # one process speaks
     together, valid = (scores(folder, "test"), predictions(folder, "test")), scores(folder)
-    run.evaluate(folder, "test")
+    evaluate(folder, "test")
     assert (scores(folder, "test"), predictions(folder, "test")) == together
-    assert run.evaluate(folder, "valid") == valid
+    assert evaluate(folder, "valid") == valid
 
 
 @pytest.mark.slow
 def test_two_processes_score_what_one_has_trained(tmp_path: Path, small: list[str]) -> None:
     data, folder = write_pairs(tmp_path / "data", n=67), tmp_path / "run"
     alone(folder, *small, f"dataset.path={data}", "trainer.eval_batch_size=4")
-    run.evaluate(folder, "test")
+    evaluate(folder, "test")
     expected = scores(folder, "test"), predictions(folder, "test")
     output = script("evaluate", f"run={folder}", "devices=2", "accelerator=cpu")
     assert output.count("log_loss") == 1
@@ -198,7 +199,7 @@ def test_a_launcher_completes_a_sweep(tmp_path: Path, small: list[str], launcher
     own = [*small, f"dataset.path={data}", "dataset.drop=[image]"]
     script("train", "-m", f"launcher={launcher}", *own, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     alone(tmp_path / "alone", *own, "seed=1")
-    run.evaluate(tmp_path / "alone", "test")
+    evaluate(tmp_path / "alone", "test")
     folders = sorted((tmp_path / "sweep").glob("*_seed*"))
     assert [folder.name for folder in folders] == ["0_custom_seed0", "1_custom_seed1"]
     assert scores(folders[1], "test") == scores(tmp_path / "alone", "test")

@@ -169,16 +169,17 @@ def _train(job: Job, folder: Path) -> Cost:
     """A recipe of mmtab. Training never opens test; its predictions are made once the model is fixed."""
     from mmtab.config.compose import compose
     from mmtab.config.overrides import written
-    from mmtab.runs import run
+    from mmtab.runs.evaluate import evaluate
+    from mmtab.runs.train import train
 
     settings: dict[str, Any] = {"dataset.path": job.data, "cache": job.cache, "output": str(folder)}
     if dropped := dropped_types(Schema.read(Path(job.data)), job.config.keep):
         settings["dataset.drop"] = dropped
     overrides = [*job.place, *(job.config.train or []), *job.overrides]
     overrides += [f"{name}={written(value)}" for name, value in settings.items()]
-    run.train(compose(*overrides, f"seed={job.seed}", "test=false", "trainer.progress=false"), folder)
+    train(compose(*overrides, f"seed={job.seed}", "test=false", "trainer.progress=false"), folder)
     if "test" not in json.loads((folder / "metrics.json").read_text()):
-        run.evaluate(folder, "test", Path(job.data))
+        evaluate(folder, "test", Path(job.data))
     facts, scores = (json.loads((folder / name).read_text()) for name in ("provenance.json", "metrics.json"))
     return Cost(
         train_seconds=facts["seconds"]["prepare"] + facts["seconds"]["train"],

@@ -37,9 +37,12 @@ from mmtab.data.synthetic import write_catalogue
 from mmtab.data.table import read_split
 from mmtab.features.backbones import tiny_text_backbone
 from mmtab.features.encoded import KWayBatches, loader, tokenize
-from mmtab.runs import provenance, run
-from mmtab.runs.session import Session, open_run, quieten
+from mmtab.runs import provenance
+from mmtab.runs.session import Session, open_run
+from mmtab.runs.setup import prepare
+from mmtab.runs.train import fit_prepared, train
 from mmtab.training.build import encoder_of
+from mmtab.training.compute import silence_libraries
 from mmtab.training.optim import parameter_groups, warmup_cosine
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
@@ -88,7 +91,7 @@ class Bench:
         if not self.folder.exists():
             write_catalogue(self.folder, "product_type", n_rows=settings.rows)
             _lengthen(self.folder, settings.words)
-        quieten()
+        silence_libraries()
         prepare_process()
         torch.set_num_threads(usable_cores())
 
@@ -132,7 +135,7 @@ class Bench:
         """Where a step's time goes, tuned and frozen."""
         for name, settings in (("tuned", TUNED), ("frozen", FROZEN)):
             session, train = self._session(*settings)
-            clock = _Clock(session.device)
+            clock = _Clock(session.compute.device)
             model: Any = session.model
             parts = {kind: encoder for kind, encoder in model.tokenizer.encoders.items()}
             for part, module in (parts | {"fusion": model.fusion, "head": model.head}).items():
@@ -160,7 +163,7 @@ class Bench:
             (FROZEN, {"compile": "trainer.compile=true"}),
         ):
             name, plain = "tuned" if base is TUNED else "frozen", self._fit(*base)[-1]
-            yield Finding("kernels", f"{name}, {self._session(*base)[0].precision}", plain, "rows/s")
+            yield Finding("kernels", f"{name}, {self._session(*base)[0].compute.precision}", plain, "rows/s")
             for what, change in changes.items():
                 speed = self._fit(*base, change)[-1]
                 yield Finding("kernels", f"{name}, {what}", speed, "rows/s", "as above", speed / plain)
@@ -223,7 +226,7 @@ class Bench:
         session, train = self._session(*TUNED)
         text, image = encoder_of(session.model, "text"), encoder_of(session.model, "image")
         size = session.config.trainer.eval_batch_size
-        batches = [batch.to(session.device) for batch in loader(train, size, shuffle=False)]
+        batches = [batch.to(session.compute.device) for batch in loader(train, size, shuffle=False)]
 
         def backbones() -> None:
             with session.evaluating():
@@ -261,7 +264,7 @@ class Bench:
         peers, python, timm = self.settings.peers, str(self.settings.peer_python), self.work / "timm"
         if not timm.exists():
             _run([python, str(peers / "timm_folder.py"), str(timm), "128"])
-        train, predict, theirs_train, theirs_predict = [], dict[str, list[float]](), [], []
+        train_speeds, predict, theirs_train, theirs_predict = [], dict[str, list[float]](), [], []
         n = {split: pa.parquet.read_metadata(self.folder / f"{split}.parquet").num_rows for split in ("train", "test")}
         for seed in range(self.settings.repeats):
             command = [python, str(peers / "autogluon_multimodal.py"), str(self.folder), "--timm", str(timm), "--epochs", "1",
@@ -272,7 +275,7 @@ class Bench:
             with tempfile.TemporaryDirectory(dir=self.work) as scratch:
                 config = self._config(*TUNED, f"seed={seed}", "trainer.max_epochs=1", f"cache={scratch}/cache")
                 folder = Path(scratch) / "run"
-                train.append(n["train"] / _seconds(functools.partial(run.train, config, folder)))
+                train_speeds.append(n["train"] / _seconds(functools.partial(train, config, folder)))
                 session = open_run(folder)
                 for what in ("cold", "warm"):
                     start = time.perf_counter()
@@ -284,7 +287,7 @@ class Bench:
 
         median = statistics.median
         yield Finding("autogluon", "AutoGluon: training, all of fit()", median(theirs_train), "rows/s")
-        yield Finding("autogluon", "training, all of train()", median(train), "rows/s", "AutoGluon", ratio(train, theirs_train), 3.0)  # fmt: skip
+        yield Finding("autogluon", "training, all of train()", median(train_speeds), "rows/s", "AutoGluon", ratio(train_speeds, theirs_train), 3.0)  # fmt: skip
         yield Finding("autogluon", "AutoGluon: prediction", median(theirs_predict), "rows/s")
         for what, title in (("cold", "prediction, nothing stored"), ("warm", "prediction, rows stored")):
             speeds = predict[what]
@@ -304,18 +307,19 @@ class Bench:
     def _session(self, *settings: str) -> tuple[Session, KWayBatches]:
         config = self._config("trainer.max_epochs=2", *settings)
         torch.manual_seed(config.seed)
-        session, train, *_ = run.prepare(config)
+        prepared = prepare(config)
+        session, train = prepared.session, prepared.train
         assert isinstance(train, KWayBatches)
-        session.model.to(session.device)
+        session.model.to(session.compute.device)
         return session, train
 
     def _fit(self, *settings: str, epochs: int = 2) -> list[float]:
         """Train rows/s of each epoch; the first pays for what is made once."""
         config = self._config(*settings, f"trainer.max_epochs={epochs}", "trainer.patience=100")
         torch.manual_seed(config.seed)
-        prepared = run.prepare(config)
+        prepared = prepare(config)
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
-            module, *_ = run.fit(prepared, Path(folder))
+            module, *_ = fit_prepared(prepared, Path(folder))
         return [len(prepared.train) / seconds for seconds in module.epoch_seconds]
 
     def _median(self, measure: Callable[[], float]) -> float:
@@ -325,14 +329,14 @@ class Bench:
 TRAIN = """
 import sys
 from pathlib import Path
-from mmtab.runs import run
 from mmtab.config.compose import compose
+from mmtab.runs.train import train
 
 data, folder, cache, backbone = sys.argv[1:]
 config = compose("dataset=custom", f"dataset.path={data}", f"cache={cache}", f"output={folder}", "trainer.progress=false",
                  f"text.backbone={backbone}", "text.n_tuned_layers=null", "text.max_length=64", "trainer.max_epochs=1",
                  "trainer.batch_size=256", "d_model=64")
-run.train(config, Path(folder))
+train(config, Path(folder))
 print(Path(folder, "provenance.json").read_text().replace(chr(10), " "))
 """
 
@@ -373,11 +377,11 @@ def _stepper(session: Session, n_steps: int, clock: _Clock | None = None) -> Cal
     optimizer = torch.optim.AdamW(groups, fused=True)
     schedule = warmup_cosine(optimizer, n_steps, settings.warmup_fraction)
     learned = [p for p in model.parameters() if p.requires_grad]
-    clock = clock or _Clock(session.device)
+    clock = clock or _Clock(session.compute.device)
 
     def step(batch: Any) -> None:
-        batch = batch.to(session.device)
-        with session.autocast():
+        batch = batch.to(session.compute.device)
+        with session.compute.autocast():
             loss = task.loss_of(model(batch), batch.label)
         with clock("backward"):
             loss.backward()
@@ -392,7 +396,7 @@ def _stepper(session: Session, n_steps: int, clock: _Clock | None = None) -> Cal
 
 def _epoch(session: Session, step: Callable[[Any], None], batches: list[Any]) -> float:
     """Rows/s."""
-    batches = [batch.to(session.device) for batch in batches]
+    batches = [batch.to(session.compute.device) for batch in batches]
 
     def steps() -> None:
         for batch in batches:

@@ -21,17 +21,18 @@ def train(settings: RunConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from mmtab.reports.run_page import report_after
-    from mmtab.runs import run
+    from mmtab.runs.evaluate import ceiling, evaluate_if_labelled
+    from mmtab.runs.train import train as train_run
     from mmtab.utils import distributed
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    columns = {"valid": run.train(settings, folder)}
-    if settings.test and (test_metrics := run.evaluate_if_labelled(folder, "test")) is not None:
+    columns = {"valid": train_run(settings, folder)}
+    if settings.test and (test_metrics := evaluate_if_labelled(folder, "test")) is not None:
         columns["test"] = test_metrics
     if not distributed.is_first():
         return
-    if ceiling := run.ceiling(folder):
-        columns["ceiling"] = ceiling
+    if ceiling_metrics := ceiling(folder):
+        columns["ceiling"] = ceiling_metrics
     print_metrics(f"{settings.dataset.name}, seed {settings.seed}", columns)
     report = [report_after(folder)] if settings.report else []
     print(*report, f"run folder: {folder}", sep="\n")
@@ -43,12 +44,12 @@ def evaluate(settings: EvaluateConfig) -> None:
     mmtab evaluate run=FOLDER split=test [path=DATASET]
     """
     from mmtab.reports.run_page import report_after
-    from mmtab.runs import run
+    from mmtab.runs.evaluate import evaluate as evaluate_run
     from mmtab.utils import distributed
 
     folder, data = Path(settings.run), Path(settings.path) if settings.path else None
     hardware = Hardware(settings.accelerator, settings.devices)
-    metrics = run.evaluate(folder, settings.split, data, hardware)
+    metrics = evaluate_run(folder, settings.split, data, hardware)
     if distributed.is_first():
         print_metrics(settings.run, {settings.split: metrics})
         if settings.report:
@@ -61,11 +62,11 @@ def predict(settings: PredictConfig) -> None:
     mmtab predict run=FOLDER input=TABLE output=PREDICTIONS
     mmtab predict run=FOLDER input=PAIRS left=TABLE right=TABLE output=PREDICTIONS
     """
-    from mmtab.runs import run
+    from mmtab.runs.predict import predict as predict_run
 
     places = [Path(settings.run), Path(settings.input), Path(settings.output)]
     tables: dict[str, Any] = {"left": settings.left, "right": settings.right, "records": settings.records}
-    n_rows = run.predict(
+    n_rows = predict_run(
         *places,
         **{name: Path(table) for name, table in tables.items() if table},
         coverage=settings.coverage,

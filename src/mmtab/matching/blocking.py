@@ -15,7 +15,7 @@ from mmtab.data.schema import Schema
 from mmtab.data.table import Table
 from mmtab.matching.encoding import Context, EncodedRecords, encode_records, take_rows
 from mmtab.matching.search import Searcher, Side, word_vectors
-from mmtab.runs.session import cache_of
+from mmtab.runs.inputs import cache_of
 from mmtab.utils.cache import Arrays
 from mmtab.utils.errors import MmtabError
 

@@ -131,7 +131,7 @@ def encode_shard(context: Context, start: int, _: object) -> Arrays:
         parts: dict[str, list[np.ndarray]] = {"tokens": [], "mask": []}
         with session.evaluating():
             for first in range(0, n, BATCH):
-                batch = encoded.rows(np.arange(first, min(first + BATCH, n))).to(session.device)
+                batch = encoded.rows(np.arange(first, min(first + BATCH, n))).to(session.compute.device)
                 rows = model.rows(batch)
                 parts["tokens"].append(rows.tokens.x.to(torch.float16).cpu().numpy())
                 parts["mask"].append(rows.tokens.mask.cpu().numpy())

@@ -28,7 +28,8 @@ from mmtab.matching.result import Matches
 from mmtab.matching.scoring import score
 from mmtab.matching.truth import scores_against
 from mmtab.runs import provenance
-from mmtab.runs.session import Session, cache_of, open_run, progress_of
+from mmtab.runs.inputs import cache_of, records_to_match
+from mmtab.runs.session import Session, open_run, progress_of
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, RunError
 
@@ -142,7 +143,7 @@ def _read(config: MatchConfig, session: Session) -> tuple[Records, list[Path]]:
     """The records, and the files that they come from."""
     paths = {name: Path(getattr(config, name)) for name in ("left", "right", "records") if getattr(config, name)}
     if paths:
-        return session.read_records(**paths), list(paths.values())
+        return records_to_match(session.schema, session.config.dataset.bad_cells, **paths), list(paths.values())
     folder = dataset_folder(session.config.dataset, session.config.data_root, cache_of(session.config))
     records = read_records(folder, session.schema, session.config.dataset.bad_cells)  # type: ignore[arg-type]
     stems = ["records"] if records.n_left is None else ["left", "right"]

@@ -67,7 +67,7 @@ def logits_of(
     column: str | None = None,
 ) -> np.ndarray:
     """[n, r] float32 logits of pairs. ``hidden`` [t] bool: token places left out, those of ``column``."""
-    session, model, device = context.session, context.model, context.session.device
+    session, model, device = context.session, context.model, context.session.compute.device
     parts = [np.zeros((0, len(session.schema.relations)), np.float32)]
     hidden = None if hidden is None else hidden.to(device)
     with session.evaluating():

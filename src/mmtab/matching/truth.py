@@ -47,7 +47,7 @@ def _against_pairs(path: Path, matches: Matches) -> dict[str, float]:
         together = (clusters[pairs.left] == clusters[pairs.right]).astype(float)
         scores[f"{prefix}blocking_recall"] = float(blocked[label == 1].mean()) if (label == 1).any() else 1.0
         for kind, value, threshold in (("score", score, matches.thresholds[r]), ("cluster", together, 0.5)):
-            metrics = pair_metrics(value, label, float(threshold))
+            metrics = pair_metrics(label, value >= threshold, value)
             scores |= {f"{prefix}{kind}_{m}": metrics[m] for m in ("f1", "precision", "recall")}
     return scores
 

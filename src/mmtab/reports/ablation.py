@@ -26,7 +26,8 @@ from mmtab.features.encoded import KWayBatches, PairBatches
 from mmtab.features.similarity import EVERYTHING, Comparison
 from mmtab.runs.session import Batches, Session
 from mmtab.training.metrics import bootstrap
-from mmtab.training.tasks import PairTask, Predictions
+from mmtab.training.predictions import Predictions
+from mmtab.training.tasks import PairTask
 
 MAX_ROWS = 1_000  # scored in each condition; rows or pairs, at random beyond
 SHARES = (0.25, 0.5, 0.75)  # of rows that lose a modality, between none and all

@@ -3,55 +3,17 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from mmtab.data import files
-from mmtab.data.schema import Schema, TaskKind
-from mmtab.runs.folder import read_facts, read_run_file
-from mmtab.training.metrics import unscaled
-from mmtab.utils.errors import RunError
-
-N_BINS = 15  # of confidence, as for the metric
+from mmtab.runs import predictions
+from mmtab.training.metrics import N_BINS, unscaled
 
 
-@dataclass
-class ScoredPredictions:
-    """Predictions of a split beside their labels; of pairs those of one relation, as two classes. Rows without a label
-    are left out."""
-
-    schema: Schema
-    split: str
-    relation: str | None  # its name, where there are several
-    row: np.ndarray  # [n] place in the split
-    ids: list[str]
-    classes: list[str]
-    y_true: np.ndarray  # [n] int64
-    y_pred: np.ndarray  # [n] int64
-    p_true: np.ndarray  # [n] float64, probability of the label
-    p_pred: np.ndarray  # [n] float64, probability of the prediction
-    confidence: (
-        np.ndarray
-    )  # [n] float64, p_pred; of pairs the way from the threshold to 0 or 1, as ``predict coverage=``
-    probability: np.ndarray | None  # [n, k] float64; None where there are too many classes
-    temperature: float
-    bias: float = 0.0
-    threshold: float | None = None  # of pairs, from which probability they match
-
-    @property
-    def correct(self) -> np.ndarray:
-        return self.y_true == self.y_pred
-
-    @property
-    def p_match(self) -> np.ndarray:
-        """[n] of pairs."""
-        assert self.probability is not None
-        return self.probability[:, 1]
+class ScoredPredictions(predictions.ScoredPredictions):
+    """Predictions of a labelled split, of pairs those of one relation, with the figures that a report shows."""
 
     @property
     def of_relation(self) -> str:
@@ -139,93 +101,10 @@ class ScoredPredictions:
         order = np.argsort(-counts, kind="stable")
         return [(int(kinds[i, 0]), int(kinds[i, 1]), int(counts[i])) for i in order]
 
-    def worst(self, n: int) -> np.ndarray:
-        """[n] mistakes whose labels have the least probability, the worst first."""
-        wrong = np.flatnonzero(~self.correct)
-        return wrong[np.argsort(self.p_true[wrong], kind="stable")][:n]
-
-
-def scored_splits(folder: Path) -> list[str]:
-    """Labelled splits of which the run folder has predictions: test, where it was scored, comes first."""
-    splits = sorted(read_run_file(folder, "metrics.json"), key=lambda split: (split != "test", split))
-    return [split for split in splits if (folder / f"predictions_{split}.parquet").is_file()]
-
 
 def read_scored(folder: Path, split: str) -> list[ScoredPredictions]:
     """One, or of several relations one each; raises RunError where the split was not scored."""
-    if split not in scored_splits(folder):
-        command = f"scripts/evaluate.py run={folder} split={split}"
-        raise RunError(f"{folder} has no scored predictions of {split!r}; run {command}")
-    schema, facts = Schema.from_dict(read_run_file(folder, "schema.yaml")), read_facts(folder)
-    table = files.read(folder / f"predictions_{split}.parquet", schema.name)
-    if schema.task is TaskKind.MATCHING:
-        return [_of_pairs(table, schema, split, r, facts) for r in range(len(schema.relations))]
-    return [_of_rows(table, schema, split, facts, folder)]
-
-
-def _of_rows(table: pa.Table, schema: Schema, split: str, facts: dict[str, Any], folder: Path) -> ScoredPredictions:
-    names = [name for name in table.column_names if name.startswith("p_")]
-    classes = [name.removeprefix("p_") for name in names]
-    if not classes:
-        classes = list(read_run_file(folder, "fitted.json")["preprocessor"]["labels_"]["classes_"])
-    row = np.flatnonzero(np.asarray(pc.is_valid(table["label"])))
-    table = table.take(row)
-    y_true, y_pred = (
-        np.asarray(pc.index_in(table[name].combine_chunks().cast(pa.string()), pa.array(classes))).astype(np.int64)
-        for name in ("label", "prediction")
-    )
-    if names:
-        p = np.stack([table[name].to_numpy() for name in names], 1).astype(np.float64)
-        p_pred, p_true = (p[np.arange(len(p)), y] for y in (y_pred, y_true))
-    else:  # the likeliest ten
-        p, p_pred = None, table["probability"].to_numpy().astype(np.float64)
-        top = zip(table["top"].to_pylist(), table["top_probability"].to_pylist(), y_true, strict=True)
-        p_true = np.array([dict(zip(names, values, strict=True)).get(classes[i], 0.0) for names, values, i in top])
-    return ScoredPredictions(
-        schema=schema,
-        split=split,
-        relation=None,
-        row=row,
-        ids=table[schema.id].cast(pa.string()).to_pylist(),
-        classes=classes,
-        y_true=y_true,
-        y_pred=y_pred,
-        p_true=p_true,
-        p_pred=p_pred,
-        confidence=p_pred,
-        probability=p,
-        temperature=float(facts.get("temperatures", [1.0])[0]),
-    )
-
-
-def _of_pairs(table: pa.Table, schema: Schema, split: str, r: int, facts: dict[str, Any]) -> ScoredPredictions:
-    n = len(schema.relations)
-    relation = list(schema.relations)[r] if n > 1 else None
-    suffix = f"_{relation}" if relation else ""
-    row = np.flatnonzero(np.asarray(pc.is_valid(table[f"label{suffix}"])))
-    table = table.take(row)
-    p = table[f"probability{suffix}"].to_numpy().astype(np.float64)
-    y_true, y_pred = (table[f"{name}{suffix}"].to_numpy().astype(np.int64) for name in ("label", "prediction"))
-    threshold = float(facts["thresholds"][r])
-    t = min(max(threshold, 1e-12), 1 - 1e-12)
-    ids = (table[side].cast(pa.string()).to_pylist() for side in ("left_id", "right_id"))
-    return ScoredPredictions(
-        schema=schema,
-        split=split,
-        relation=relation,
-        row=row,
-        ids=[f"{left} and {right}" for left, right in zip(*ids, strict=True)],
-        classes=["no match", "match"],
-        y_true=y_true,
-        y_pred=y_pred,
-        p_true=np.where(y_true == 1, p, 1 - p),
-        p_pred=np.where(y_pred == 1, p, 1 - p),
-        confidence=np.where(p >= threshold, (p - t) / (1 - t), (t - p) / t),
-        probability=np.stack([1 - p, p], 1),
-        temperature=facts.get("temperatures", [1.0] * n)[r],
-        bias=facts.get("biases", [0.0] * n)[r],
-        threshold=threshold,
-    )
+    return [ScoredPredictions(**vars(scored)) for scored in predictions.read_scored(folder, split)]
 
 
 def learning_curves(folder: Path) -> list[dict[str, float]]:

@@ -19,11 +19,13 @@ from mmtab.reports import figures
 from mmtab.reports.ablation import ablate, ranking
 from mmtab.reports.findings import findings
 from mmtab.reports.html import TEMPLATES, data_uri, render
-from mmtab.reports.predictions import ScoredPredictions, learning_curves, read_scored, scored_splits
+from mmtab.reports.predictions import ScoredPredictions, learning_curves, read_scored
 from mmtab.reports.rows import Cell, Picture, cells_of
 from mmtab.reports.slices import Source, slices
 from mmtab.runs.folder import open_config, read_facts, read_run_file
-from mmtab.runs.session import cache_of, open_run
+from mmtab.runs.inputs import cache_of
+from mmtab.runs.predictions import scored_splits
+from mmtab.runs.session import open_run
 from mmtab.utils import distributed
 from mmtab.utils.atomic import replacing, write_json, write_text
 from mmtab.utils.errors import MmtabError, RunError
@@ -211,7 +213,7 @@ class Mistake:
 
 def _mistakes(predictions: ScoredPredictions, source: Source) -> list[Mistake]:
     """Those with the surest wrong predictions first."""
-    worst = predictions.worst(N_MISTAKES)
+    worst = predictions.surest_mistakes(N_MISTAKES)
     if not len(worst):
         return []
     examples = _examples(predictions, worst) if predictions.threshold is None else {}

@@ -10,10 +10,11 @@ import numpy as np
 
 from mmtab.reports import figures
 from mmtab.reports.html import TEMPLATES, data_uri, render
-from mmtab.reports.predictions import ScoredPredictions, learning_curves, read_scored, scored_splits
+from mmtab.reports.predictions import ScoredPredictions, learning_curves, read_scored
 from mmtab.reports.rows import Picture
 from mmtab.reports.run_page import interval, read_ablation
 from mmtab.runs.folder import flat, open_config, read_facts, read_run_file
+from mmtab.runs.predictions import scored_splits
 from mmtab.training.metrics import bootstrap
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import RunError

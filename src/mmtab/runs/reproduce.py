@@ -14,9 +14,12 @@ from mmtab.config.types import PRECISIONS, ReproduceConfig
 from mmtab.data import table as tables
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.schema import Schema
-from mmtab.runs import provenance, run
+from mmtab.runs import provenance
+from mmtab.runs.evaluate import evaluate
 from mmtab.runs.folder import open_config, read_facts, read_run_file
-from mmtab.runs.session import cache_of
+from mmtab.runs.inputs import cache_of
+from mmtab.runs.predictions import prediction_columns, predictions_path
+from mmtab.runs.train import train
 from mmtab.utils.atomic import write_json
 from mmtab.utils.errors import RunError
 
@@ -62,10 +65,10 @@ def reproduce(settings: ReproduceConfig, output: Path) -> Reproduction:
     precision = next(ours for ours, theirs in PRECISIONS.items() if theirs == facts["precision"])
     trainer = replace(config.trainer, n_threads=facts.get("n_threads", 0), precision=precision)
     again = replace(config, output=str(output), trainer=trainer)
-    scores = {"valid": run.train(again, output)}
+    scores = {"valid": train(again, output)}
     for split in (name for name in known if name != "valid"):
         if tables.has_labels(data, schema, split):
-            scores[split] = run.evaluate(output, split, data)
+            scores[split] = evaluate(output, split, data)
     found = Reproduction(
         [
             Difference(f"{split}/{name}", known[split].get(name), value)
@@ -98,11 +101,11 @@ def _around(then: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
 
 def _n_changed(then: Path, now: Path, split: str) -> int:
     """Predictions that are not the same; all, where there are not as many."""
-    paths = [folder / f"predictions_{split}.parquet" for folder in (then, now)]
+    paths = [predictions_path(folder, split) for folder in (then, now)]
     if not all(path.is_file() for path in paths):
         return -1
     old, new = (pyarrow.parquet.read_table(path) for path in paths)
-    names = [name for name in new.column_names if name.startswith("prediction")]
+    names = prediction_columns(new.column_names)
     if old.num_rows != new.num_rows:
         return new.num_rows
     return int(np.any([np.asarray(old[name]) != np.asarray(new[name]) for name in names], 0).sum())

@@ -38,17 +38,29 @@ from mmtab.data.pairs import Records, read_records
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
 from mmtab.data.table import Table
-from mmtab.runs.folder import APART, deciding, read_run_file
-from mmtab.runs.session import cache_of
+from mmtab.runs.folder import APART, TASK, deciding, read_run_file
+from mmtab.runs.inputs import cache_of
+from mmtab.runs.predictions import ScoredPredictions, read_scored
 from mmtab.training.callbacks import MetricsLogger
 from mmtab.training.checkpoints import BEST, LAST
-from mmtab.utils import distributed as ranks
+from mmtab.utils import distributed
 from mmtab.utils.atomic import write_json
 from mmtab.utils.errors import DataError
 
 RUN = "wandb_run.json"
-KEPT = ("config.yaml", "schema.yaml", "fitted.json", "text_backbone/*", "cross_backbone/*", str(BEST), "metrics.csv",
-        "metrics.json", "predictions_*.parquet", "provenance.json")  # fmt: skip
+ARTIFACT_FILES = (
+    "config.yaml",
+    "schema.yaml",
+    "fitted.json",
+    TASK,
+    "text_backbone/*",
+    "cross_backbone/*",
+    str(BEST),
+    "metrics.csv",
+    "metrics.json",
+    "predictions_*.parquet",
+    "provenance.json",
+)
 INIT_TIMEOUT, FINISH_TIMEOUT = 30.0, 120.0  # seconds to reach the server, and to send what is left in the end
 THUMBNAIL, MAX_PICTURES, LONGEST = 120, 4, 2000  # pixels, pictures of a cell, characters of a text
 
@@ -57,7 +69,7 @@ _open: dict[Path, Wandb] = {}  # by its folder, the one run that this process te
 
 def wandb_loggers(config: RunConfig, folder: Path) -> list[Logger]:
     """wandb where asked, for the first process. Its failing never stops a run."""
-    if config.wandb.mode == "disabled" or not ranks.is_first():
+    if config.wandb.mode == "disabled" or not distributed.is_first():
         return []
     return [_opened(config, folder, goes_on=config.resume == "auto" and (folder / LAST).exists())]
 
@@ -173,7 +185,7 @@ class Wandb(MetricsLogger):
         import wandb
 
         artifact = wandb.Artifact(f"run-{run.id}", type="model")
-        for path in (path for pattern in KEPT for path in sorted(self.folder.glob(pattern))):
+        for path in (path for pattern in ARTIFACT_FILES for path in sorted(self.folder.glob(pattern))):
             name = path.relative_to(self.folder).as_posix()
             artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)  # without a copy
         with _copies_in(self.folder / "wandb"):
@@ -240,55 +252,50 @@ def _copies_in(folder: Path) -> Iterator[None]:
 
 
 def mistakes(config: RunConfig, folder: Path, data: Path, split: str) -> dict[str, Any]:
-    """Tables of wandb, by name, of the wrong predictions that the model was surest of, for each relation one, with the rows
-    (or both rows of the pairs). The probability is that of the predicted class, or of a match."""
+    """wandb tables by name, one for each relation: the wrong predictions of which the model was surest, with the rows (or
+    both rows of the pairs). The probability is that of the predicted class, or of a match."""
     import wandb
 
-    schema = Schema.from_dict(read_run_file(folder, "schema.yaml"))
-    predicted = files.read(folder / f"predictions_{split}.parquet", schema.name)
-    bad: Any = config.dataset.bad_cells
-    records: Iterable[Records]
-    if schema.task is TaskKind.KWAY:
-        sides, suffixes, records = {"": schema.id}, [""], []
-        if files.exists(data, split):
-            path = tables.find_table(data, schema, split)
-            records = (Records(b, None) for b in tables.read_batches(path, schema, folder=data, bad_cells=bad))
-    else:
-        sides = {"left ": "left_id", "right ": "right_id"}
-        suffixes = [""] if len(schema.relations) == 1 else [f"_{relation}" for relation in schema.relations]
-        records = [read_records(data, schema, bad)]
-    names = [*sides.values(), "label", "prediction", "probability"]
-    columns = [f"{side}{column.name}" for column in schema.columns for side in sides]
-    found = {}
-    for suffix in suffixes:
-        worst = surest_mistakes(predicted, list(sides.values()), suffix, config.wandb.mistakes)
-        cells = [_cells(records, schema, worst[id], side.strip()) for side, id in sides.items()]
+    splits, tables_by_name = read_scored(folder, split), {}
+    schema = splits[0].schema
+    records = _read_records(config, schema, data, split)
+    for predictions in splits:
+        worst = predictions.surest_mistakes(config.wandb.mistakes)
+        ids = predictions.id_columns.take(pa.array(worst))
+        sides = [""] if schema.task is TaskKind.KWAY else ["left", "right"]
+        cells = [_cells(records, schema, ids[name], side) for name, side in zip(ids.column_names, sides, strict=True)]
         rows: list[Any] = [
-            [*(told[name] for name in names), *(side[i][c] for c in range(len(schema.columns)) for side in cells)]
-            for i, told in enumerate(worst.to_pylist())
+            [*shown, *(side[i][c] for c in range(len(schema.columns)) for side in cells)]
+            for i, shown in enumerate(mistake_rows(predictions, worst))
         ]
-        found[f"{split}/mistakes{suffix}"] = wandb.Table(columns=[*names, *columns], data=rows)
-    return found
+        columns = [f"{side} {column.name}".strip() for column in schema.columns for side in sides]
+        suffix = "" if predictions.relation is None else f"_{predictions.relation}"
+        names = [*ids.column_names, "label", "prediction", "probability", *columns]
+        tables_by_name[f"{split}/mistakes{suffix}"] = wandb.Table(columns=names, data=rows)
+    return tables_by_name
 
 
-def surest_mistakes(predicted: pa.Table, ids: list[str], suffix: str, n: int) -> pa.Table:
-    """Ids, label, prediction and probability of at most ``n`` rows of a prediction file, the surest first. ``suffix``: of
-    the columns of a relation, where there are several."""
-    label, prediction = predicted[f"label{suffix}"], predicted[f"prediction{suffix}"]
-    probability = np.zeros(predicted.num_rows)
-    if f"probability{suffix}" in predicted.column_names:
-        probability = np.asarray(predicted[f"probability{suffix}"])
+def mistake_rows(predictions: ScoredPredictions, worst: np.ndarray) -> list[list[Any]]:
+    """Ids, label, prediction and probability of the rows ``worst``."""
+    if predictions.threshold is None:
+        y_true, y_pred = ([predictions.classes[i] for i in y[worst]] for y in (predictions.y_true, predictions.y_pred))
+        probability = predictions.p_pred
     else:
-        for name in pc.unique(prediction).to_pylist():
-            rows = np.asarray(pc.equal(prediction, name))
-            probability[rows] = np.asarray(predicted[f"p_{name}"])[rows]
-    no_match = np.asarray(prediction) == 0  # a class is a string
-    sure = np.where(no_match, 1 - probability, probability)
-    wrong = np.flatnonzero(np.asarray(pc.fill_null(pc.not_equal(label, prediction), False)))
-    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:n]
-    told = {name: predicted[name] for name in ids}
-    told |= {"label": label, "prediction": prediction, "probability": pa.array(probability)}
-    return pa.table(told).take(pa.array(worst))
+        y_true, y_pred = (y[worst].tolist() for y in (predictions.y_true, predictions.y_pred))
+        probability = predictions.p_match
+    ids = predictions.id_columns.take(pa.array(worst)).to_pydict().values()
+    return [list(row) for row in zip(*ids, y_true, y_pred, probability[worst].tolist(), strict=True)]
+
+
+def _read_records(config: RunConfig, schema: Schema, data: Path, split: str) -> Iterable[Records]:
+    """The rows of a split, or the records of all pairs; nothing where the split is not there any more."""
+    bad_cells: Any = config.dataset.bad_cells
+    if schema.task is TaskKind.MATCHING:
+        return [read_records(data, schema, bad_cells)]
+    if not files.exists(data, split):
+        return []
+    path = tables.find_table(data, schema, split)
+    return (Records(b, None) for b in tables.read_batches(path, schema, folder=data, bad_cells=bad_cells))
 
 
 def _cells(records: Iterable[Records], schema: Schema, ids: pa.ChunkedArray, side: str) -> list[list[Any]]:

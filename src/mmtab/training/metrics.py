@@ -1,11 +1,12 @@
-"""Scores of plain arrays and how sure they are, without torch: what tasks, baselines and whole matchings share."""
+"""Metrics of plain arrays, their calibration and their confidence intervals: the one owner, imported without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+N_BINS = 15  # of confidence
 N_DRAWS = 1000
 _BLOCK = 50  # draws at a time. Fixed, so that draws of one seed are the same whatever is measured on them
 
@@ -32,22 +33,53 @@ def best_threshold(probability: np.ndarray, label: np.ndarray) -> float:
     return float(half_way if half_way > below else scores[best])
 
 
-def pair_metrics(probability: np.ndarray, label: np.ndarray, threshold: float) -> dict[str, float]:
-    """The metrics of one relation."""
+def class_metrics(y_true: np.ndarray, y_pred: np.ndarray, probability: np.ndarray | None = None) -> dict[str, float]:
+    """Accuracy, macro-F1 and, of probabilities [n, k], log-loss; classes [n]."""
     from sklearn import metrics
 
-    predicted = probability >= threshold
-    rates: dict[str, Callable[..., float]] = {
-        "f1": metrics.f1_score,
-        "precision": metrics.precision_score,
-        "recall": metrics.recall_score,
+    values = {
+        "accuracy": metrics.accuracy_score(y_true, y_pred),
+        "macro_f1": metrics.f1_score(y_true, y_pred, average="macro", zero_division=0),
     }
-    values = {name: score(label, predicted, zero_division=0) for name, score in rates.items()}
-    if label.min() < label.max():  # ranking needs both kinds
-        values["pr_auc"] = metrics.average_precision_score(label, probability)
-        values["roc_auc"] = metrics.roc_auc_score(label, probability)
-    values["log_loss"] = metrics.log_loss(label, probability, labels=[0, 1])
+    if probability is not None:
+        p = probability / probability.sum(1, keepdims=True)
+        values["log_loss"] = metrics.log_loss(y_true, p, labels=range(p.shape[1]))
     return {name: float(value) for name, value in values.items()}
+
+
+def pair_metrics(y_true: np.ndarray, y_pred: np.ndarray, probability: np.ndarray | None = None) -> dict[str, float]:
+    """F1, precision and recall of one relation; of probabilities of a match also log-loss and, where both labels occur,
+    the areas under the precision-recall and the ROC curve. All arrays [n]."""
+    from sklearn import metrics
+
+    rates = metrics.precision_recall_fscore_support(y_true, y_pred, average="binary", zero_division=0)
+    values = {"f1": rates[2], "precision": rates[0], "recall": rates[1]}
+    if probability is not None:
+        if y_true.min() < y_true.max():
+            values["pr_auc"] = metrics.average_precision_score(y_true, probability)
+            values["roc_auc"] = metrics.roc_auc_score(y_true, probability)
+        values["log_loss"] = metrics.log_loss(y_true, probability, labels=[0, 1])
+    return {name: float(value) for name, value in values.items()}
+
+
+def means_over_relations(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric that every relation has."""
+    names = [name for name in metrics[0] if all(name in values for values in metrics)]
+    return {name: float(np.mean([values[name] for values in metrics])) for name in names}
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int = N_BINS) -> float:
+    """Expected calibration error (Guo et al. 2017): the mean distance between confidence and accuracy over bins of equal
+    width, weighted by their rows. In float32, as torchmetrics' (a confidence of 1 is a bin of its own)."""
+    import torch
+
+    x, hits = torch.from_numpy(confidence).float(), torch.from_numpy(correct).float()
+    bins = torch.bucketize(x, torch.linspace(0, 1, n_bins + 1), right=True) - 1
+    n, sum_x, sum_hits = (
+        torch.zeros(n_bins + 1).scatter_add_(0, bins, values) for values in (torch.ones_like(x), x, hits)
+    )
+    gaps = (torch.nan_to_num(sum_hits / n) - torch.nan_to_num(sum_x / n)).abs()
+    return (gaps * (n / n.sum())).sum().item()
 
 
 def best_temperature(logits: np.ndarray, label: np.ndarray) -> float:

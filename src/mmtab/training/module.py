@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from mmtab.config.types import TrainerConfig
 from mmtab.features.batches import KWayBatch, PairBatch
 from mmtab.training.optim import parameter_groups, warmup_cosine
+from mmtab.training.predictions import Predictions, gather
 from mmtab.training.sharding import shard, whole
-from mmtab.training.tasks import Predictions, Task, gather
+from mmtab.training.tasks import Task
 from mmtab.utils import distributed as ranks
 
 EXPLODED = 1e3  # times the first loss

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,42 +14,28 @@ from torch import Tensor
 
 from mmtab.model.heads import ClassScores
 from mmtab.model.models import Scores
-from mmtab.training.metrics import best_sigmoid, best_temperature, best_threshold, macro_f1, pair_metrics, unscaled
+from mmtab.training.metrics import (
+    best_sigmoid,
+    best_temperature,
+    best_threshold,
+    calibration_error,
+    macro_f1,
+    means_over_relations,
+    pair_metrics,
+    unscaled,
+)
+from mmtab.training.predictions import Predictions, gather
 
-DENSE_CLASSES = 1_000  # beyond so many, evaluation keeps only the likeliest of a row
+DENSE_CLASSES = 1_000  # of more classes, evaluation keeps only the likeliest of a row
 N_BEST = 10
-MAX_LOGITS = 1 << 22  # held at once
-
-
-@dataclass  # not frozen: Lightning takes it apart
-class Predictions:
-    """What is kept of scored rows (or pairs): of a batch and, after ``gather``, of a whole split in row order.
-
-    ``probability``: of every class (of every relation); None for more than DENSE_CLASSES. K-way has besides, of each
-    row, the ``best`` classes, the likeliest first, and what its label got: ``rank`` 0 is the likeliest class.
-    """
-
-    row: np.ndarray  # [n] int64
-    label: np.ndarray  # [n] int64 (pairs: [n, r]), -1 where unknown
-    probability: np.ndarray | None = None  # [n, k] float32 (pairs: [n, r] float64)
-    best: np.ndarray | None = None  # [n, m] int64
-    best_probability: np.ndarray | None = None  # [n, m] float64
-    label_probability: np.ndarray | None = None  # [n] float64, NaN where unknown
-    rank: np.ndarray | None = None  # [n] int64, -1 where unknown
-
-
-def gather(parts: Sequence[Predictions]) -> Predictions:
-    """Those of all batches, in row order; each row once, also where several processes scored it."""
-    _, order = np.unique(np.concatenate([part.row for part in parts]), return_index=True)
-    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Predictions)}
-    whole: dict[str, Any] = {n: None if c[0] is None else np.concatenate(c)[order] for n, c in columns.items()}
-    return Predictions(**whole)
+MAX_LOGITS = 1 << 22  # in memory at once
+PERCENT = np.linspace(0, 1, 101)
 
 
 @runtime_checkable
 class Task(Protocol):
-    """``metric`` is the one that training maximises on valid. ``scores``: what the task's model makes of a batch.
-    ``temperatures``: what logits are divided by, of the classes or of each relation."""
+    """``metric`` is the one that training maximises on valid. ``scores``: the output of the task's model for a batch.
+    ``state_dict``: what was fitted on valid and prediction needs, as plain finite JSON."""
 
     metric: str
     temperatures: np.ndarray
@@ -63,14 +48,64 @@ class Task(Protocol):
 
     def fit_threshold(self, predictions: Predictions) -> None: ...
 
+    def fit_confidence(self, predictions: Predictions) -> None: ...
+
     def metrics_of(self, predictions: Predictions) -> dict[str, float]: ...
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray: ...
 
+    def y_pred(self, predictions: Predictions) -> np.ndarray: ...
+
     def confidence(self, predictions: Predictions) -> np.ndarray: ...
 
+    def least_confidence(self, coverage: float) -> np.ndarray | None: ...
 
-class KWayTask:
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Calibration:
+    """The state of a task that is fitted on valid once the model is trained; n rows, r relations (k-way: 1).
+
+    ``temperatures`` [r]: divisors of the logits. ``confidence_quantiles`` [101, r]: of the confidence of predictions on
+    valid, in steps of one percent; None in runs of before mmtab measured it.
+    """
+
+    STATE: ClassVar[tuple[str, ...]] = ("temperatures", "confidence_quantiles")
+
+    def __init__(self, n_relations: int) -> None:
+        self.temperatures = np.ones(n_relations)
+        self.confidence_quantiles: np.ndarray | None = None
+
+    def confidence(self, predictions: Predictions) -> np.ndarray:
+        """[n, r] from 0 to 1."""
+        raise NotImplementedError
+
+    def fit_confidence(self, predictions: Predictions) -> None:
+        """Measure ``confidence_quantiles`` on predictions of valid."""
+        self.confidence_quantiles = np.quantile(self.confidence(predictions), PERCENT, axis=0)
+
+    def least_confidence(self, coverage: float) -> np.ndarray | None:
+        """[r] the confidence that the share ``coverage`` of valid reaches; None where it was not measured."""
+        if self.confidence_quantiles is None:
+            return None
+        if coverage == 1:
+            return np.full(self.confidence_quantiles.shape[1], -math.inf)
+        return np.array([np.interp(1 - coverage, PERCENT, quantiles) for quantiles in self.confidence_quantiles.T])
+
+    def state_dict(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in self.STATE}
+        return {name: None if value is None else value.tolist() for name, value in values.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What ``state_dict`` returned; names that are absent or None stay as they are."""
+        for name in self.STATE:
+            if state.get(name) is not None:
+                setattr(self, name, np.array(state[name], np.float64))
+
+
+class KWayTask(Calibration):
     """Cross-entropy with label smoothing (Szegedy et al. 2016) and, where asked, weights that balance the classes.
 
     ``n_sampled``: the loss of a step is estimated from so many classes, drawn at random. Predictions are always over all
@@ -87,7 +122,7 @@ class KWayTask:
     ) -> None:
         self.n_classes, self.label_smoothing, self.metric = n_classes, label_smoothing, metric
         self.n_sampled = n_sampled
-        self.temperatures = np.ones(1)
+        super().__init__(1)
         self.weight = None
         if class_counts is not None:  # "balanced", as scikit-learn defines it
             self.weight = torch.tensor(
@@ -188,6 +223,11 @@ class KWayTask:
     def fit_threshold(self, predictions: Predictions) -> None:
         """K-way takes the likeliest class; there is nothing to choose."""
 
+    def y_pred(self, predictions: Predictions) -> np.ndarray:
+        """[n, 1] int64: the likeliest class."""
+        assert predictions.best is not None
+        return predictions.best[:, :1]
+
     def confidence(self, predictions: Predictions) -> np.ndarray:
         """[n, 1]: the probability of the likeliest class."""
         assert predictions.best_probability is not None
@@ -201,46 +241,46 @@ class KWayTask:
     def metrics_of(self, predictions: Predictions) -> dict[str, float]:
         """Accuracy, macro-F1, log-loss, top-5 accuracy, expected calibration error (15 bins, Guo et al. 2017), and what the
         latter would be without the temperature."""
-        from torchmetrics.functional.classification import binary_calibration_error
-
         p, label, rank = predictions.label_probability, predictions.label, predictions.rank
         assert predictions.best is not None and predictions.best_probability is not None
         assert p is not None and rank is not None
         if not np.isfinite(p).all():
             raise FloatingPointError(f"not all logits are numbers, first at row {predictions.row[~np.isfinite(p)][0]}")
         predicted, confidence = predictions.best[:, 0], predictions.best_probability[:, 0]
-        right, least = predicted == label, np.finfo(np.float64).eps  # scikit-learn's bound
+        correct, least = predicted == label, np.finfo(np.float64).eps  # scikit-learn's bound
         values = {
-            "accuracy": right.mean(),
+            "accuracy": correct.mean(),
             "macro_f1": macro_f1(predicted, label, self.n_classes),
             "log_loss": -np.log(p.clip(least, 1 - least)).mean(),
         }
         if self.n_classes > 5:
             values["top5"] = (rank < 5).mean()
 
-        def ece(confidence: np.ndarray) -> float:
-            # Of two classes, right and wrong, it is what it is of many: only the likeliest counts.
-            said, so = torch.from_numpy(confidence).float(), torch.from_numpy(right).long()
-            return binary_calibration_error(said, so, n_bins=15).item()
-
-        values["ece"] = ece(confidence)
+        values["ece"] = calibration_error(confidence, correct)
         if self.temperatures[0] != 1 and predictions.probability is not None:
             before = unscaled(predictions.probability, self.temperatures[0])
-            values["ece_unscaled"] = ece(before[np.arange(len(before)), predicted])
+            values["ece_unscaled"] = calibration_error(before[np.arange(len(before)), predicted], correct)
         return {name: float(value) for name, value in values.items()}
 
 
-class PairTask:
-    """Binary cross-entropy for each relation, whose logits are divided by ``temperatures``, to which ``biases`` are added; a
-    pair is called a match from ``thresholds`` on, chosen for F1 on valid and then kept. With several relations each metric is the mean over them, and each relation's own stands beside it as
-    ``<relation>/<metric>``."""
+class PairTask(Calibration):
+    """Binary cross-entropy for each relation. A pair is predicted to match from ``thresholds`` on, which are chosen for
+    F1 on valid. With several relations each metric is the mean over them, beside those of each as
+    ``<relation>/<metric>``.
+
+    relations:  names of the label columns
+    pos_weight: weight of matches in the loss; None: 1
+    metric:     the metric that training maximises
+    """
+
+    STATE = (*Calibration.STATE, "biases", "thresholds")
 
     def __init__(
         self, relations: Sequence[str] = ("label",), pos_weight: float | None = None, metric: str = "f1"
     ) -> None:
+        super().__init__(len(relations))
         self.relations, self.pos_weight, self.metric = tuple(relations), pos_weight, metric
-        self.thresholds = np.full(len(self.relations), 0.5)
-        self.temperatures, self.biases = np.ones(len(self.relations)), np.zeros(len(self.relations))
+        self.thresholds, self.biases = np.full(len(relations), 0.5), np.zeros(len(relations))
 
     def loss(self, logits: Float[Tensor, "b r"], label: Int[Tensor, "b r"]) -> Float[Tensor, ""]:
         weight = None if self.pos_weight is None else torch.tensor(self.pos_weight, device=logits.device)
@@ -259,22 +299,32 @@ class PairTask:
         return np.exp(-np.logaddexp(0, -(logits / self.temperatures + self.biases)))  # the sigmoid, without overflow
 
     def calibrate(self, predictions: Predictions) -> None:
-        """Fit temperature and bias of each relation to predictions without; one kind of label says nothing."""
+        """Fit temperature and bias of each relation to predictions without; where all labels are alike, neither."""
         from scipy.special import logit
 
         assert predictions.probability is not None
         logits = logit(predictions.probability.clip(1e-15, 1 - 1e-15))
-        found = [
+        sigmoids = [
             best_sigmoid(z, y) if y.min() < y.max() else (1.0, 0.0)
             for z, y in zip(logits.T, predictions.label.T, strict=True)
         ]
-        self.temperatures, self.biases = np.array(found).T
+        self.temperatures, self.biases = np.array(sigmoids).T
 
     def fit_threshold(self, predictions: Predictions) -> None:
         """For each relation the threshold with the best F1."""
         assert predictions.probability is not None
         columns = zip(predictions.probability.T, predictions.label.T, strict=True)
         self.thresholds = np.array([best_threshold(p, y) for p, y in columns])
+
+    def use_cost(self, cost: float) -> None:
+        """Choose thresholds for a false match that costs ``cost`` times a missed one (Elkan 2001); the probabilities
+        are calibrated."""
+        self.thresholds = np.full(len(self.relations), cost / (1 + cost))
+
+    def y_pred(self, predictions: Predictions) -> np.ndarray:
+        """[n, r] int64: 1 for a match."""
+        assert predictions.probability is not None
+        return (predictions.probability >= self.thresholds).astype(np.int64)
 
     def confidence(self, predictions: Predictions) -> np.ndarray:
         """[n, r]: how far a probability is from its threshold, of the way to 0 or 1."""
@@ -288,13 +338,9 @@ class PairTask:
 
     def metrics(self, probabilities: np.ndarray, label: np.ndarray) -> dict[str, float]:
         """F1, precision and recall at the threshold, area under the precision-recall and ROC curves, log-loss."""
-        each = [pair_metrics(p, y, t) for p, y, t in zip(probabilities.T, label.T, self.thresholds, strict=True)]
-        if len(each) == 1:
-            return each[0]
-        names = [name for name in each[0] if all(name in values for values in each)]
-        means = {name: float(np.mean([values[name] for values in each])) for name in names}
-        return means | {
-            f"{relation}/{name}": value
-            for relation, values in zip(self.relations, each, strict=True)
-            for name, value in values.items()
-        }
+        columns = zip(self.relations, label.T, (probabilities >= self.thresholds).T, probabilities.T, strict=True)
+        values = {relation: pair_metrics(y_true, y_pred, p) for relation, y_true, y_pred, p in columns}
+        if len(values) == 1:
+            return values[self.relations[0]]
+        parts = {f"{relation}/{name}": x for relation, metrics in values.items() for name, x in metrics.items()}
+        return means_over_relations(list(values.values())) | parts

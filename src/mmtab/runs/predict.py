@@ -1,0 +1,79 @@
+"""Predicting rows or pairs without labels."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from mmtab.config.types import Hardware
+from mmtab.data.files import FORMATS
+from mmtab.data.pairs import read_pairs_file
+from mmtab.data.schema import TaskKind
+from mmtab.data.streams import Stream
+from mmtab.runs.inputs import pair_ids, records_to_match, row_ids
+from mmtab.runs.session import Batches, Session, open_run
+from mmtab.training.tasks import PairTask
+from mmtab.utils import distributed
+from mmtab.utils.errors import RunError
+
+
+def predict(
+    folder: Path,
+    input: Path,
+    output: Path,
+    *,
+    left: Path | None = None,
+    right: Path | None = None,
+    records: Path | None = None,
+    hardware: Hardware | None = None,
+    coverage: float | None = None,
+    cost: float | None = None,
+) -> int:
+    """Predict rows or pairs; returns how many. Image paths start at the folder of the table that names them.
+
+    folder:   a finished run
+    input:    table of rows, or of pairs
+    output:   the predictions file to write, .parquet or .csv
+    left:     of pairs: table of the left rows
+    right:    of pairs: table of the right rows
+    records:  of pairs: the one table of all rows, instead of left and right
+    coverage: share of rows to predict, those with the highest confidence as measured on valid; None: all
+    cost:     of a false match, where a missed one costs 1, sets the threshold; None: that with the best F1 on valid
+    """
+    session = open_run(folder, hardware)
+    least_confidence = None if coverage is None else _least_confidence(session, folder, coverage)
+    if cost is not None:
+        if not isinstance(session.task, PairTask):
+            raise RunError("cost is for matching: of k classes the likeliest is predicted")
+        if not 0 < cost < math.inf:
+            raise RunError(
+                f"cost={cost}: expected a number above 0, what a false match costs where a missed one costs 1"
+            )
+        session.task.use_cost(cost)
+    if output.suffix not in FORMATS:
+        raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
+    bad_cells = session.config.dataset.bad_cells
+    batches: Batches
+    if session.schema.task is TaskKind.KWAY:
+        table = Stream(input, session.schema, input.parent, bad_cells, labels=False)  # type: ignore[arg-type]
+        batches, ids = session.kway(table), row_ids(table)
+    else:
+        both = records_to_match(session.schema, bad_cells, left=left, right=right, records=records)
+        pairs = read_pairs_file(input, session.schema, both)
+        batches, ids = session.pairs(both, session.encode(both.table), pairs), pair_ids(pairs)
+    predictions, _ = session.predictions(batches)
+    if distributed.is_first():
+        session.write_predictions(output, ids, predictions, None, least_confidence)
+    return len(batches)
+
+
+def _least_confidence(session: Session, folder: Path, coverage: float) -> np.ndarray:
+    """[r] the confidence that the share ``coverage`` of valid reaches."""
+    if not 0 < coverage <= 1:
+        raise RunError(f"coverage={coverage}: expected a share of the rows, above 0 and at most 1")
+    least_confidence = session.task.least_confidence(coverage)
+    if least_confidence is None:
+        raise RunError(f"{folder} is of an earlier mmtab, which kept no confidence; train again to use coverage")
+    return least_confidence

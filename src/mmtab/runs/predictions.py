@@ -1,0 +1,303 @@
+"""The predictions file, written and read: ``predictions_<split>.parquet`` of a run folder and what predict.py writes.
+
+    k-way      id · p_<class> of every class · prediction · label
+               of more than 1,000 classes, instead of p_<class>: probability (of the prediction) ·
+               top, top_probability (lists, the likeliest class first)
+    matching   left_id, right_id · probability (of a match) · prediction (0 or 1) · label
+               with several relations: probability_<relation> and so on
+
+``confidence`` follows the prediction where predictions below a confidence are left out; ``label`` is absent where there
+is none. In csv, lists are joined by semicolons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmtab.data import files
+from mmtab.data.schema import Schema, TaskKind
+from mmtab.runs.folder import read_run_file, read_task_state
+from mmtab.training.predictions import Predictions
+from mmtab.utils.errors import RunError
+
+PREDICTION, PROBABILITY, CONFIDENCE, LABEL = "prediction", "probability", "confidence", "label"
+TOP, TOP_PROBABILITY = "top", "top_probability"
+PAIR_IDS = ("left_id", "right_id")
+_CLASS = "p_"
+
+
+def predictions_path(folder: Path, split: str) -> Path:
+    return folder / f"predictions_{split}.parquet"
+
+
+def class_column(name: str) -> str:
+    """The column with the probability of a class."""
+    return f"{_CLASS}{name}"
+
+
+def classes_of(columns: Sequence[str]) -> list[str]:
+    """The classes that have a column of their own."""
+    return [name.removeprefix(_CLASS) for name in columns if name.startswith(_CLASS)]
+
+
+def relation_suffixes(relations: Sequence[str]) -> list[str]:
+    """What the names of a relation's columns end in."""
+    return [""] if len(relations) == 1 else [f"_{relation}" for relation in relations]
+
+
+def prediction_columns(columns: Sequence[str]) -> list[str]:
+    """The columns that hold predictions, one for each relation."""
+    return [name for name in columns if name.startswith(PREDICTION)]
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def kway_columns(classes: Sequence[str], probability: np.ndarray, y_pred: np.ndarray) -> dict[str, pa.Array]:
+    """Columns of probabilities [n, k] and predicted classes [n]."""
+    columns = {class_column(name): pa.array(p) for name, p in zip(classes, probability.T, strict=True)}
+    return columns | {PREDICTION: pa.array(classes).take(pa.array(y_pred))}
+
+
+def pair_columns(relations: Sequence[str], probability: np.ndarray, y_pred: np.ndarray) -> dict[str, pa.Array]:
+    """Columns of probabilities [n, r] of a match and predictions [n, r], 0 or 1."""
+    columns: dict[str, pa.Array] = {}
+    for r, suffix in enumerate(relation_suffixes(relations)):
+        columns[f"{PROBABILITY}{suffix}"] = pa.array(probability[:, r])
+        columns[f"{PREDICTION}{suffix}"] = pa.array(y_pred[:, r].astype(np.int8))
+    return columns
+
+
+def write_predictions(
+    path: Path,
+    ids: pa.Table,
+    predictions: Predictions,
+    y_pred: np.ndarray,
+    *,
+    relations: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    labels: np.ndarray | None = None,
+    confidence: np.ndarray | None = None,
+    least_confidence: np.ndarray | None = None,
+) -> None:
+    """Write predictions of rows, or of pairs where there are no ``classes``.
+
+    ids:              id columns
+    predictions:      their probabilities
+    y_pred:           [n, r] class, or 1 for a match
+    relations:        names of the relations of pairs
+    classes:          names of the classes
+    labels:           [n] class, or [n, r] of pairs; None: unknown
+    confidence:       [n, r], written where ``least_confidence`` is given
+    least_confidence: [r] predictions with less confidence are left out
+    """
+    columns = {name: ids[name] for name in ids.column_names}
+    suffixes = [""] if classes else relation_suffixes(relations)
+    if not classes:
+        assert predictions.probability is not None
+        columns |= pair_columns(relations, predictions.probability, y_pred)
+    elif predictions.probability is not None:
+        columns |= kway_columns(classes, predictions.probability, y_pred[:, 0])
+    else:
+        columns |= _likeliest_columns(classes, predictions, as_text=path.suffix == ".csv")
+    if labels is not None and classes:
+        columns[LABEL] = pa.array(classes).take(pa.array(labels))
+    for r, suffix in enumerate(suffixes):
+        prediction = f"{PREDICTION}{suffix}"
+        if labels is not None and not classes:
+            columns = _insert_after(columns, prediction, f"{LABEL}{suffix}", pa.array(labels[:, r].astype(np.int8)))
+        if least_confidence is not None and confidence is not None:
+            values, sufficient = columns[prediction], pa.array(confidence[:, r] >= least_confidence[r])
+            columns[prediction] = pc.if_else(sufficient, values, pa.scalar(None, values.type))
+            columns = _insert_after(columns, prediction, f"{CONFIDENCE}{suffix}", pa.array(confidence[:, r]))
+    files.write_table(path, pa.table(list(columns.values()), names=list(columns)))
+
+
+def _insert_after(columns: dict[str, Any], before: str, name: str, values: pa.Array) -> dict[str, Any]:
+    items = list(columns.items())
+    place = list(columns).index(before) + 1
+    return dict([*items[:place], (name, values), *items[place:]])
+
+
+def _likeliest_columns(classes: Sequence[str], predictions: Predictions, as_text: bool) -> dict[str, pa.Array]:
+    """Columns of very many classes: the likeliest [n, m] of each row."""
+    best, p = predictions.best, predictions.best_probability
+    assert best is not None and p is not None
+    p, names = p.astype(np.float32), pa.array(classes)
+    return {
+        PREDICTION: names.take(pa.array(best[:, 0])),
+        PROBABILITY: pa.array(p[:, 0]),
+        TOP: _lists(names.take(pa.array(best.ravel())), best.shape[1], as_text),
+        TOP_PROBABILITY: _lists(pa.array(p.ravel()), best.shape[1], as_text),
+    }
+
+
+def _lists(values: pa.Array, size: int, as_text: bool) -> pa.Array:
+    """Values as lists of ``size`` each, or as text with semicolons."""
+    if as_text:
+        values = values.cast(pa.string())
+    lists = pa.ListArray.from_arrays(pa.array(range(0, len(values) + 1, size), pa.int32()), values)
+    return pc.binary_join(lists, ";") if as_text else lists
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ScoredPredictions:
+    """Predictions of a split beside their labels; of pairs those of one relation, as two classes. Rows without a label
+    are left out: n rows, k classes.
+
+    schema:      of the run
+    split:       its name
+    relation:    its name, where there are several
+    row:         [n] place in the split
+    id_columns:  id, or left_id and right_id, of each row
+    ids:         [n] the same for people to read
+    classes:     names
+    y_true:      [n] int64
+    y_pred:      [n] int64
+    p_pred:      [n] probability of the predicted class
+    p_true:      [n] probability of the label (of very many classes: 0 where it is not among the likeliest)
+    confidence:  [n] k-way p_pred; of pairs the distance to the threshold, as a share of that to 0 or 1
+    probability: [n, k] of every class; None where there are too many
+    temperature: by which the logits were divided
+    bias:        which was added to them
+    threshold:   of pairs, the probability from which they match
+    """
+
+    schema: Schema
+    split: str
+    relation: str | None
+    row: np.ndarray
+    id_columns: pa.Table
+    ids: list[str]
+    classes: list[str]
+    y_true: np.ndarray
+    y_pred: np.ndarray
+    p_pred: np.ndarray
+    p_true: np.ndarray
+    confidence: np.ndarray
+    probability: np.ndarray | None
+    temperature: float = 1.0
+    bias: float = 0.0
+    threshold: float | None = None
+
+    @property
+    def correct(self) -> np.ndarray:
+        """[n] bool."""
+        return self.y_true == self.y_pred
+
+    @property
+    def p_match(self) -> np.ndarray:
+        """[n] of pairs."""
+        assert self.probability is not None
+        return self.probability[:, 1]
+
+    def surest_mistakes(self, n: int) -> np.ndarray:
+        """Places of at most ``n`` wrong predictions: those with the most probability for the wrong class first."""
+        wrong = np.flatnonzero(~self.correct)
+        return wrong[np.argsort(-self.p_pred[wrong], kind="stable")][:n]
+
+
+def scored_splits(folder: Path) -> list[str]:
+    """Labelled splits of which the run folder has predictions: test, where it was scored, comes first."""
+    scored = read_run_file(folder, "metrics.json")
+    return [s for s in sorted(scored, key=lambda s: (s != "test", s)) if predictions_path(folder, s).is_file()]
+
+
+def read_scored(folder: Path, split: str) -> list[ScoredPredictions]:
+    """The predictions of a run, one for each relation; raises RunError where the split was not scored."""
+    if split not in scored_splits(folder):
+        raise RunError(
+            f"{folder} has no scored predictions of {split!r}; run scripts/evaluate.py run={folder} split={split}"
+        )
+    schema, state = Schema.from_dict(read_run_file(folder, "schema.yaml")), read_task_state(folder)
+    table = files.read(predictions_path(folder, split), schema.name)
+    if schema.task is TaskKind.MATCHING:
+        return [scored_pairs(table, schema, split, relation, state) for relation in schema.relations]
+    classes = classes_of(table.column_names)
+    classes = classes or list(read_run_file(folder, "fitted.json")["preprocessor"]["labels_"]["classes_"])
+    return [scored_rows(table, schema, split, classes, state)]
+
+
+def scored_rows(
+    table: pa.Table, schema: Schema, split: str, classes: Sequence[str], state: dict[str, Any]
+) -> ScoredPredictions:
+    """``table``: a predictions file of rows; ``state``: of the task."""
+    labelled = np.flatnonzero(np.asarray(pc.is_valid(table[LABEL])))
+    table = table.take(labelled)
+    y_true, y_pred = (
+        np.asarray(pc.index_in(table[name].combine_chunks().cast(pa.string()), pa.array(classes))).astype(np.int64)
+        for name in (LABEL, PREDICTION)
+    )
+    rows = np.arange(len(table))
+    if classes_of(table.column_names):
+        p = np.stack([table[class_column(name)].to_numpy() for name in classes], 1).astype(np.float64)
+        p_pred, p_true = p[rows, y_pred], p[rows, y_true]
+    else:
+        p, p_pred = None, table[PROBABILITY].to_numpy().astype(np.float64)
+        likeliest = zip(table[TOP].to_pylist(), table[TOP_PROBABILITY].to_pylist(), y_true, strict=True)
+        p_true = np.array([dict(zip(names, ps, strict=True)).get(classes[i], 0.0) for names, ps, i in likeliest])
+    return ScoredPredictions(
+        schema=schema,
+        split=split,
+        relation=None,
+        row=labelled,
+        id_columns=table.select([schema.id]),
+        ids=_readable(table.select([schema.id])),
+        classes=list(classes),
+        y_true=y_true,
+        y_pred=y_pred,
+        p_pred=p_pred,
+        p_true=p_true,
+        confidence=p_pred,
+        probability=p,
+        temperature=float((state.get("temperatures") or [1.0])[0]),
+    )
+
+
+def scored_pairs(
+    table: pa.Table, schema: Schema, split: str, relation: str, state: dict[str, Any]
+) -> ScoredPredictions:
+    """``table``: a predictions file of pairs; ``state``: of the task."""
+    relations = list(schema.relations)
+    r = relations.index(relation)
+    suffix = relation_suffixes(relations)[r]
+    labelled = np.flatnonzero(np.asarray(pc.is_valid(table[f"{LABEL}{suffix}"])))
+    table = table.take(labelled)
+    match = table[f"{PROBABILITY}{suffix}"].to_numpy().astype(np.float64)
+    y_true, y_pred = (table[f"{name}{suffix}"].to_numpy().astype(np.int64) for name in (LABEL, PREDICTION))
+    p, rows = np.stack([1 - match, match], 1), np.arange(len(table))
+    threshold = float(state["thresholds"][r])
+    bound = min(max(threshold, 1e-12), 1 - 1e-12)
+    return ScoredPredictions(
+        schema=schema,
+        split=split,
+        relation=relation if len(relations) > 1 else None,
+        row=labelled,
+        id_columns=table.select(PAIR_IDS),
+        ids=_readable(table.select(PAIR_IDS)),
+        classes=["no match", "match"],
+        y_true=y_true,
+        y_pred=y_pred,
+        p_pred=p[rows, y_pred],
+        p_true=p[rows, y_true],
+        confidence=np.where(match >= threshold, (match - bound) / (1 - bound), (bound - match) / bound),
+        probability=p,
+        temperature=float((state.get("temperatures") or [1.0] * len(relations))[r]),
+        bias=float((state.get("biases") or [0.0] * len(relations))[r]),
+        threshold=threshold,
+    )
+
+
+def _readable(ids: pa.Table) -> list[str]:
+    columns = [ids[name].cast(pa.string()).to_pylist() for name in ids.column_names]
+    return [" and ".join(row) for row in zip(*columns, strict=True)]

@@ -1,0 +1,167 @@
+"""What training begins with: tables read, preprocessing fitted on train, the model built, everything encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mmtab.config.compose import settle
+from mmtab.config.types import Hardware, RunConfig
+from mmtab.data import table as tables
+from mmtab.data.dataset import dataset_folder
+from mmtab.data.pairs import Pairs, read_pairs, read_records
+from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.streams import Stream
+from mmtab.data.table import Table
+from mmtab.features.encoded import KWayBatches, text_columns
+from mmtab.features.fitted import Fitted
+from mmtab.runs.inputs import cache_of, labels_of, pair_ids, row_ids
+from mmtab.runs.session import Batches, Session
+from mmtab.training.build import build_model, build_task, check_settings
+from mmtab.training.compute import Compute
+from mmtab.training.fit import FitSettings
+from mmtab.training.mining import HardNegativeMiner
+from mmtab.training.tasks import PairTask
+from mmtab.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training begins with.
+
+    session:   the model, not trained yet
+    train:     batches to learn from
+    valid:     batches by which the best epoch is chosen
+    valid_ids: id columns of valid
+    files:     the files that training reads
+    ids_of:    ids of training rows (or pairs) by number
+    miner:     finds hard negatives while a pair model trains; None: there are none to find
+    """
+
+    session: Session
+    train: Batches
+    valid: Batches
+    valid_ids: pa.Table
+    files: list[Path]
+    ids_of: Callable[[Sequence[int]], list[str]]
+    miner: HardNegativeMiner | None = None
+
+    @property
+    def fit_settings(self) -> FitSettings:
+        session, config = self.session, self.session.config
+        return FitSettings(
+            dataset=session.schema.name,
+            model=session.model,
+            task=session.task,
+            compute=session.compute,
+            trainer=config.trainer,
+            seed=config.seed,
+            resume=config.resume == "auto",
+            train=self.train,
+            valid=self.valid,
+            ids_of=self.ids_of,
+            miner=self.miner,
+            mine_every=config.pair_head.mine_every,
+        )
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Read train and valid, fit on train, build the model, encode."""
+    check_settings(config)
+    data = dataset_folder(config.dataset, config.data_root, cache_of(config))
+    schema = Schema.read(data)
+    if config.dataset.drop:
+        schema = schema.without(list(config.dataset.drop))
+    schema = schema.choose(config.dataset.relations, config.dataset.ignore)
+    return (prepare_kway if schema.task is TaskKind.KWAY else prepare_pairs)(config, schema, data)
+
+
+def prepare_kway(config: RunConfig, schema: Schema, data: Path) -> Prepared:
+    bad_cells: Any = config.dataset.bad_cells
+    train, valid = (
+        Stream(tables.find_table(data, schema, split), schema, data, bad_cells) for split in ("train", "valid")
+    )
+    fitted = Fitted.kway(train.batches(), schema, config.categories)
+    if fitted.preprocessor.labels_ is None:
+        raise DataError(
+            schema.name,
+            "no labels to learn from",
+            table="train",
+            column=schema.label,
+            fix="fill the label column of train",
+        )
+    config = settle(config, schema.task, bool(_text_columns(config, schema)), len(train))
+    # Labels are checked before anything slow happens.
+    train_labels, valid_labels = (labels_of(fitted, table, schema) for table in (train, valid))
+    if (valid_labels < 0).all():
+        raise DataError(schema.name, "no labels to choose the best epoch with", table="valid", column=schema.label)
+    model = build_model(config, schema, fitted)
+    task = build_task(config, schema, fitted, train_labels)
+    session = Session(config, schema, fitted, model, task, _compute(config))
+    train_batches = KWayBatches(session.encode(train), train_labels)
+    valid_batches = KWayBatches(session.encode(valid), valid_labels)
+
+    def ids_of(rows: Sequence[int]) -> list[str]:
+        ids = row_ids(train)[schema.id]
+        return [str(ids[row]) for row in rows]
+
+    files = tables.training_files(data, schema)
+    return Prepared(session, train_batches, valid_batches, row_ids(valid), files, ids_of)
+
+
+def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
+    bad_cells: Any = config.dataset.bad_cells
+    records = read_records(data, schema, bad_cells)
+    train_pairs, valid_pairs = (read_pairs(data, schema, split, records) for split in ("train", "valid"))
+    for pairs in (train_pairs, valid_pairs):
+        _check_labels(pairs, schema, data)
+    texts = _text_columns(config, schema)
+    apart = bool(schema.ignored_by_some & set(texts))
+    config = settle(config, schema.task, bool(texts), len(train_pairs), apart=apart)
+    fitted = Fitted.matching(records.table, train_pairs, schema, config.categories)
+    model = build_model(config, schema, fitted)
+    task = build_task(config, schema, fitted)
+    session = Session(config, schema, fitted, model, task, _compute(config))
+    encoded = session.encode(records.table)
+    if config.pair_head.compare:
+        assert fitted.comparison is not None
+        features = fitted.comparison(records.table, train_pairs.left, train_pairs.right, encoded.pictures)
+        session = replace(session, fitted=fitted.with_scalers(features))
+    train = session.pairs(records, encoded, train_pairs, training=True)
+    valid = session.pairs(records, encoded, valid_pairs)
+    miner = None
+    if train.n_mined:
+        assert isinstance(task, PairTask)
+        compare = partial(session.compare, records.table, pictures=encoded.pictures)
+        miner = HardNegativeMiner(train, session.rows, task, compare)
+
+    def ids_of(pairs: Sequence[int]) -> list[str]:
+        sides = (records.table.ids.take(pa.array(side[list(pairs)])) for side in (train.left, train.right))
+        return [f"{left} and {right}" for left, right in zip(*(side.to_pylist() for side in sides), strict=True)]
+
+    files = tables.training_files(data, schema)
+    return Prepared(session, train, valid, pair_ids(valid_pairs), files, ids_of, miner)
+
+
+def _check_labels(pairs: Pairs, schema: Schema, data: Path) -> None:
+    """Raise DataError for a relation whose labels teach nothing."""
+    for name in schema.relations:
+        labels = pairs.relations.get(name)
+        problem = "no labels" if labels is None else "only one class" if len(labels.unique()) < 2 else ""
+        if problem:
+            raise Table(schema.name, pairs.name, data, pairs.left_ids, {}).error(
+                problem, column=name, expected="matches (1) and others (0)"
+            )
+
+
+def _text_columns(config: RunConfig, schema: Schema) -> list[str]:
+    return text_columns(schema, tuple(config.text["also"]))
+
+
+def _compute(config: RunConfig) -> Compute:
+    return Compute(Hardware.of(config.trainer), config.trainer.precision)

@@ -1,0 +1,228 @@
+"""Training into a run folder, which then says everything: config.yaml, schema.yaml, fitted.json, text_backbone/
+(architecture and tokenizer), checkpoints/best.ckpt, task.json (calibration), metrics.csv (by epoch), metrics.json,
+predictions_<split>.parquet, provenance.json. It needs neither the training data nor the hub to be used elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import shutil
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.loggers import Logger
+
+from mmtab.config.types import RunConfig, TrainerConfig
+from mmtab.data import table as tables
+from mmtab.runs import provenance
+from mmtab.runs.folder import (
+    FORMAT,
+    differences,
+    load_weights,
+    open_config,
+    read_facts,
+    read_run_file,
+    write_config,
+    write_metrics,
+    write_task_state,
+)
+from mmtab.runs.predictions import predictions_path
+from mmtab.runs.session import Session
+from mmtab.runs.setup import Prepared, prepare
+from mmtab.runs.wandb import log_results, wandb_loggers
+from mmtab.training.build import encoder_of
+from mmtab.training.checkpoints import LAST, Checkpoints
+from mmtab.training.compute import silence_libraries
+from mmtab.training.fit import fit
+from mmtab.training.module import Module
+from mmtab.utils import distributed
+from mmtab.utils.atomic import write_json, write_text
+from mmtab.utils.errors import RunError, TrainingError
+from mmtab.utils.locks import alone_in
+from mmtab.utils.machine import prepare_process, usable_cores
+
+
+def train(config: RunConfig, folder: Path) -> dict[str, float]:
+    """Train on train, choose on valid, write the run folder; returns the valid metrics. Never opens the test split.
+
+    An unfinished run of the same settings in the folder goes on where it was killed, and ends with the same numbers; of a
+    finished one the metrics are returned. Raises RunError where the folder holds another run, or another process writes
+    to it, and Stopped when a signal stopped it.
+    """
+    with alone_in(folder) if distributed.is_first() else contextlib.nullcontext():
+        if provenance.is_finished(folder):
+            return _finished_metrics(config, folder)
+        if _resumes(config, folder):
+            config = _with_reduced_batch(config, folder)
+            _check_same(config, folder, settled=False)
+        elif distributed.is_first():
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        while True:
+            try:
+                return _train(config, folder)
+            except torch.OutOfMemoryError as error:
+                problem = str(error).splitlines()[0]
+            except RuntimeError as error:
+                if "can't allocate memory" not in str(error):
+                    raise
+                problem = str(error).splitlines()[0]
+            config = _after_oom(config, problem)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+def _train(config: RunConfig, folder: Path) -> dict[str, float]:
+    started = time.perf_counter()
+    silence_libraries()
+    prepare_process()
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    torch.set_num_threads(config.trainer.n_threads or usable_cores())
+    prepared = prepare(config)
+    session, task = prepared.session, prepared.session.task
+    fingerprint = tables.fingerprint(prepared.files)
+    prepare_seconds = time.perf_counter() - started
+    if _resumes(config, folder):
+        _check_same(session.config, folder, settled=True)
+    elif distributed.is_first():
+        _write_description(session, folder)
+
+    module, trainer, checkpoints = fit_prepared(prepared, folder, fingerprint, wandb_loggers(session.config, folder))
+    load_weights(session.model, checkpoints.finish(trainer))
+    predictions, predict_seconds = session.predictions(prepared.valid)
+    task.calibrate(predictions)
+    if (task.temperatures != 1).any():
+        predictions, _ = session.predictions(prepared.valid)
+    task.fit_threshold(predictions)
+    task.fit_confidence(predictions)
+    metrics = task.metrics_of(predictions)
+    n_trained = sum(distributed.of_all(module.n_trained))
+    if distributed.is_first():
+        path = predictions_path(folder, "valid")
+        session.write_predictions(path, prepared.valid_ids, predictions, prepared.valid.labels)
+        write_metrics(folder, "valid", metrics)
+        write_task_state(folder, task)
+        facts = {
+            "data_fingerprint": fingerprint,
+            "n_train": len(prepared.train),
+            "seconds": {
+                "prepare": prepare_seconds,
+                "train": module.train_seconds,
+                "total": time.perf_counter() - started,
+            },
+            "train_rows_per_second": n_trained / max(module.train_seconds, 1e-9),
+            "predict_rows_per_second": len(prepared.valid) / max(predict_seconds, 1e-9),
+        }
+        write_json(folder / "provenance.json", _training_facts(session, trainer, checkpoints) | facts)
+        checkpoints.clean()
+        log_results(session.config, folder, "valid")
+    return distributed.of_first(metrics)  # nobody opens the folder before it is complete
+
+
+def fit_prepared(
+    prepared: Prepared, folder: Path, fingerprint: str = "", loggers: Sequence[Logger] = ()
+) -> tuple[Module, pl.Trainer, Checkpoints]:
+    """``training.fit`` of what was prepared."""
+    return fit(prepared.fit_settings, folder, fingerprint, loggers)
+
+
+def _training_facts(session: Session, trainer: pl.Trainer, checkpoints: Checkpoints) -> dict[str, Any]:
+    parameters = list(session.model.parameters())
+    return provenance.facts() | {
+        "format": FORMAT,
+        "seed": session.config.seed,
+        "precision": session.compute.precision,
+        "device": str(session.compute.device),
+        "n_processes": trainer.world_size,
+        "n_threads": torch.get_num_threads(),
+        "resumed_at_steps": checkpoints.resumed_at,
+        "n_parameters": sum(p.numel() for p in parameters),
+        "n_trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "n_epochs": trainer.current_epoch,
+        "peak_memory_mib": provenance.peak_memory_mib(),
+    }
+
+
+def _write_description(session: Session, folder: Path) -> None:
+    from mmtab.features.backbones import save_text_config
+
+    write_config(folder, session.config)
+    write_text(folder / "schema.yaml", yaml.safe_dump(session.schema.to_dict(), sort_keys=False, allow_unicode=True))
+    write_json(folder / "fitted.json", session.fitted.to_dict(), indent=None)
+    for text, name in (
+        (encoder_of(session.model, "text"), "text_backbone"),
+        (getattr(session.model, "cross", None), "cross_backbone"),
+    ):
+        if text is not None:
+            save_text_config(text.backbone, text.tokenizer, folder / name)
+
+
+# --- a folder that holds a run already -------------------------------------------------------------------------------
+
+
+def _resumes(config: RunConfig, folder: Path) -> bool:
+    return config.resume == "auto" and (folder / LAST).exists()
+
+
+def _finished_metrics(config: RunConfig, folder: Path) -> dict[str, float]:
+    """Of the finished run that the folder holds."""
+    if config.resume == "never":
+        raise RunError(f"{folder} already holds a finished run; give another output=FOLDER")
+    _check_same(config, folder, settled=False)
+    facts = read_facts(folder)
+    if distributed.is_first():
+        when = f"finished {facts['time']} at commit {facts['git_commit']}"
+        warnings.warn(f"{folder} already holds this run, {when}: nothing was trained", stacklevel=3)
+        (folder / LAST).unlink(missing_ok=True)  # which a kill right at the end may have left
+    return read_run_file(folder, "metrics.json")["valid"]
+
+
+def _check_same(config: RunConfig, folder: Path, settled: bool) -> None:
+    different = differences(open_config(folder), config, settled)
+    if different:
+        finished = provenance.is_finished(folder)
+        raise RunError(
+            f"{folder} already holds {'a finished' if finished else 'an unfinished'} run with other settings "
+            f"({'; '.join(different)}); give another output=FOLDER"
+            + ("" if finished else ", or resume=never to begin anew")
+        )
+
+
+# --- out of memory ---------------------------------------------------------------------------------------------------
+
+
+def _with_reduced_batch(config: RunConfig, folder: Path) -> RunConfig:
+    """With the batch size of the unfinished run, which may have been halved for lack of memory."""
+    reduced = open_config(folder).trainer
+    while config.trainer.on_oom == "halve" and config.trainer.batch_size > reduced.batch_size:
+        config = replace(config, trainer=_halved(config.trainer))
+    return config
+
+
+def _after_oom(config: RunConfig, problem: str) -> RunConfig:
+    """Half the batch and twice as many of them a step, if that was asked for; raises TrainingError otherwise."""
+    size, settings = config.trainer.batch_size, config.trainer
+    if settings.on_oom == "halve" and size > 1:
+        smaller = _halved(settings)
+        warnings.warn(
+            f"out of memory ({problem}): beginning anew with trainer.batch_size={smaller.batch_size} "
+            f"trainer.accumulate={smaller.accumulate}",
+            stacklevel=3,
+        )
+        return replace(config, trainer=smaller)
+    raise TrainingError(
+        f"out of memory with trainer.batch_size={size} ({problem}). Lower it (trainer.on_oom=halve does so by itself), or "
+        "text.max_length, image.size, text.n_tuned_layers; or set text.checkpointing=true, image.checkpointing=true"
+    )
+
+
+def _halved(settings: TrainerConfig) -> TrainerConfig:
+    return replace(settings, batch_size=(settings.batch_size + 1) // 2, accumulate=settings.accumulate * 2)

@@ -1,0 +1,104 @@
+"""Where a model is computed, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from mmtab.config.types import PRECISIONS, Hardware
+from mmtab.utils import distributed
+from mmtab.utils.machine import native_bf16
+
+IGNORED_WARNINGS = (
+    ".*num_workers.*",
+    ".*in eval mode at the start of training.*",
+    ".*custom batch sampler.*",
+    ".*does not have many workers.*",
+    ".*Trying to infer the `batch_size`.*",
+    ".*exists and is not empty.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+    ".*lr_scheduler.step\\(\\).*",
+    ".*your dataloader is not resumable.*",
+    ".*sync_dist=True.*",
+)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """``precision_setting``: one of config.types.PRECISIONS, or auto: bf16 where the hardware computes it itself."""
+
+    hardware: Hardware
+    precision_setting: str = "auto"
+
+    @property
+    def device(self) -> torch.device:
+        if self.hardware.accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", distributed.local_rank())
+
+    @property
+    def precision(self) -> Any:
+        """In Lightning's words."""
+        if self.precision_setting != "auto":
+            return PRECISIONS[self.precision_setting]
+        return "bf16-mixed" if native_bf16(self.device) else "32-true"
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of forward passes outside a trainer."""
+        bf16 = self.precision == "bf16-mixed"
+        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def evaluating(self, model: nn.Module) -> Iterator[None]:
+        """Forward passes without gradients or dropout, on this device and in this precision."""
+        training = model.training
+        model.to(self.device).eval()
+        try:
+            with torch.inference_mode(), self.autocast():
+                yield
+        finally:
+            model.train(training)
+
+    def trainer(self, **options: Any) -> pl.Trainer:
+        """A Lightning trainer; ``options`` are its arguments besides those of hardware and precision."""
+        return pl.Trainer(
+            accelerator=self.hardware.accelerator,
+            devices=self.hardware.devices,
+            num_nodes=self.hardware.n_nodes,
+            strategy=self._strategy(),
+            precision=self.precision,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            deterministic="warn",
+            **options,
+        )
+
+    def _strategy(self) -> Any:
+        hardware = self.hardware
+        if hardware.strategy == "auto" and hardware.devices == 1 and hardware.n_nodes == 1:
+            return "auto"
+        if hardware.strategy == "fsdp":
+            from pytorch_lightning.strategies import ModelParallelStrategy
+
+            n = max(1, torch.cuda.device_count()) if hardware.devices == "auto" else int(hardware.devices)
+            return ModelParallelStrategy(n * hardware.n_nodes, 1, save_distributed_checkpoint=False)
+        from pytorch_lightning.strategies import DDPStrategy
+
+        # A column may be missing in a whole batch, and its encoder then gets no gradient.
+        return DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True)
+
+
+def silence_libraries() -> None:
+    """Silence remarks of libraries that a user can do nothing about."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message)
