@@ -11,14 +11,13 @@ from mmtab.benchmark.job import Job, dropped_types, is_done
 from mmtab.benchmark.programs import fill_in
 from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
+from mmtab.config.settings import check
 from mmtab.config.types import BenchmarkConfig, SystemConfig
 from mmtab.data import table
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.utils.errors import ConfigError
 
-KINDS = ["mmtab", "control", "rival"]
-TASKS = [str(task) for task in TaskKind]
 JOBS = "jobs"  # the folder of all jobs, JOBS/SYSTEM/DATASET/seedN
 
 
@@ -80,11 +79,7 @@ def plan_jobs(config: BenchmarkConfig, sources: dict[str, Source]) -> dict[Path,
     Raises ConfigError for settings that do not fit, and for a finished job of another definition."""
     if not config.system:
         raise ConfigError("system: none is chosen; expected some of configs/system/, such as system=[frozen,majority]")
-    if config.weights not in ("all", "none"):
-        raise ConfigError(f"weights={config.weights}: expected all or none")
-    for name, least in (("n_jobs", 1), ("retries", 0)):
-        if getattr(config, name) < least:
-            raise ConfigError(f"{name}={getattr(config, name)}: expected at least {least}")
+    check(config)
     for name, system in config.system.items():
         check_system(name, system, config)
     jobs: dict[Path, Job] = {}
@@ -146,11 +141,7 @@ def check_system(name: str, system: SystemConfig, config: BenchmarkConfig) -> No
         raise ConfigError(
             f"{where}: expected one of train, baseline, command, members; found {', '.join(ways) or 'none'}"
         )
-    if system.kind not in KINDS:
-        raise ConfigError(f"{where}.kind={system.kind}: expected one of {', '.join(KINDS)}")
-    for task in system.tasks:
-        if task not in TASKS:
-            raise ConfigError(f"{where}.tasks: expected some of {', '.join(TASKS)}; found {task}")
+    check(system, f"{where}.")
     if system.command is not None:
         fill_in(name, system.command, Path(), Path(), 0)
     if system.baseline is not None:

@@ -76,11 +76,11 @@ def walk(settings: Any, prefix: str = "") -> Iterator[tuple[str, Rule, Any]]:
                 yield from walk(group, f"{name}.{key}." if key else f"{name}.")
 
 
-def check(settings: Any) -> None:
+def check(settings: Any, prefix: str = "") -> None:
     """Raises ConfigError for the first value that its field does not permit, then for those that do not fit each other,
     which the settings class and its groups tell by a method ``check_together``."""
     groups = [settings]
-    for name, rule, value in walk(settings):
+    for name, rule, value in walk(settings, prefix):
         for one in value if isinstance(value, list) else [value]:
             if not rule.permits(one):
                 raise ConfigError(f"{name}={one}: expected {rule.allowed}")

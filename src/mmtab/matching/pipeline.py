@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mmtab.config.settings import check
 from mmtab.config.types import Hardware, MatchConfig
 from mmtab.data import files
 from mmtab.data import table as tables
@@ -125,18 +126,7 @@ def _report(config: MatchConfig, matches: Matches, neighbourhood: Neighbourhood)
 def _check(config: MatchConfig, output: Path) -> None:
     if output.suffix not in files.FORMATS:
         raise ConfigError(f"output={output}: expected a name ending in .parquet or .csv")
-    if config.clustering not in METHODS:
-        raise ConfigError(f"clustering={config.clustering}: expected one of {', '.join(METHODS)}")
-    for name, least in (("k", 1), ("max_k", 1), ("shard", 1), ("n_shown", 0)):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ConfigError(f"{name}={value}: expected at least {least}")
-    if not 0 < config.recall <= 1:
-        raise ConfigError(f"recall={config.recall}: expected above 0, and at most 1")
-    if config.records is not None and (config.left or config.right):
-        raise ConfigError("records stands beside left or right: give one table, or two")
-    if (config.left is None) != (config.right is None):
-        raise ConfigError("left and right go together; for one table give records=TABLE")
+    check(config)
 
 
 def _read(config: MatchConfig, session: Session) -> tuple[Records, list[Path]]:

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from mmtab.utils.machine import usable_cores
 from mmtab.utils.neighbours import Index
+from mmtab.utils.optional import require
 
 WORD = re.compile(r"\w+")
 CODE = re.compile(r"\w[\w\-/.]*\w")
@@ -107,7 +108,7 @@ class Searcher:
         return np.stack(ranks, 1)
 
     def _by_words(self, queries: Side, k: int) -> tuple[np.ndarray, np.ndarray]:
-        from sparse_dot_topn import sp_matmul_topn
+        sp_matmul_topn = require("sparse_dot_topn", extra="matching").sp_matmul_topn
 
         nearest = sp_matmul_topn(
             self._weighted(queries.words), self._words, top_n=k, sort=True, n_threads=usable_cores()

@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
+from mmtab.config.settings import check
 from mmtab.config.types import RunConfig, SweepConfig
 from mmtab.sweep.space import Setting, Value, grid_size, read_space, settings_of
 from mmtab.utils.errors import ConfigError
 
 Direction = Literal["maximize", "minimize"]
-SAMPLERS = ["tpe", "random", "qmc", "grid", "nsgaii"]
-PRUNERS = ["none", "median", "halving", "hyperband"]
 OBJECTIVES: dict[str, Direction] = {
     "score": "maximize",
     "train_seconds": "minimize",
@@ -138,19 +137,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _check_settings(config: SweepConfig) -> None:
-    for name, value, allowed in (
-        ("sampler", config.sampler, SAMPLERS),
-        ("pruner", config.pruner, PRUNERS),
-        ("test", config.test, ["best", "all", "none"]),
-        ("weights", config.weights, ["all", "best"]),
-        *(("objectives", objective, list(OBJECTIVES)) for objective in config.objectives),
-    ):
-        if value not in allowed:
-            raise ConfigError(f"{name}={value}: expected one of {', '.join(allowed)}")
-    for name, least in (("n_trials", 1), ("n_jobs", 1), ("retries", 0), ("seed", 0)):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ConfigError(f"{name}={value}: expected at least {least}")
+    check(config)
     for name in ("datasets", "seeds", "objectives"):
         values = getattr(config, name)
         if not values or len(set(values)) < len(values):
