@@ -85,14 +85,19 @@ def configure(backbone: Path, tmp_path: Path) -> Callable[..., Any]:
     return make
 
 
+LARGE = {"airbnb", "fashion", "hearthstone", "hm_variants", "movies"}  # seconds each; small ones show the same
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes ``real_dataset`` runs once for each dataset folder under the data root."""
+    """A test that takes ``real_dataset`` runs once for each dataset folder under the data root, large ones as slow tests."""
     if "real_dataset" in metafunc.fixturenames:
         root = _find_data()
         found = sorted(root.glob("**/dataset.yaml")) if root else []
         folders = [path.parent for path in found if yaml.safe_load(path.read_text(encoding="utf-8"))["task"] in TASKS]
         none = pytest.param(None, marks=pytest.mark.skip(reason=NO_DATA))
-        metafunc.parametrize("real_dataset", folders or [none], ids=[f.name for f in folders] or ["none"])
+        marks = [pytest.mark.slow if folder.name in LARGE else () for folder in folders]
+        datasets = [pytest.param(folder, marks=mark) for folder, mark in zip(folders, marks, strict=True)]
+        metafunc.parametrize("real_dataset", datasets or [none], ids=[f.name for f in folders] or ["none"])
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ import toy_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmtab.cli import main
 from mmtab.data import files
 from mmtab.data.csv_files import Dialect
 from mmtab.data.pairs import read_pairs, read_records
@@ -38,13 +40,30 @@ def rows_of(folder: Path) -> Path:
     return toys / "products.csv"
 
 
-def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+def run_script(*arguments: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "200"})
 
 
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """Runs the command in this process; its exit status and what it printed."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: Any) -> tuple[int, str]:
+        status = 0
+        try:
+            main.run("prepare", [str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
 def test_one_command_makes_a_dataset_of_a_raw_csv(tmp_path: Path) -> None:
-    done = run("all", rows_of(tmp_path), "-o", tmp_path / "toys", "--label", "label", "--seed", 3)
+    done = run_script("all", rows_of(tmp_path), "-o", tmp_path / "toys", "--label", "label", "--seed", 3)
     assert done.returncode == 0, done.stderr
     schema = Schema.read(tmp_path / "toys")
     assert {c.name: str(c.type) for c in schema.columns} == toy_data.COLUMNS
@@ -66,18 +85,20 @@ def test_one_command_makes_a_dataset_of_a_raw_csv(tmp_path: Path) -> None:
         (["import", "nothing", "-o", "x"], "no recipe 'nothing'"),
     ],
 )
-def test_mistakes_on_the_command_line_are_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:
-    done = run(*arguments)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert says in re.sub(r"\s+", " ", done.stdout + done.stderr)
+def test_mistakes_on_the_command_line_are_one_line(
+    arguments: list[str], says: str, run: Callable[..., tuple[int, str]]
+) -> None:
+    status, printed = run(*arguments)
+    assert status == 1 and "Traceback" not in printed
+    assert says in re.sub(r"\s+", " ", printed)
 
 
-def test_check_fails_on_a_broken_standard(tmp_path: Path) -> None:
+def test_check_fails_on_a_broken_standard(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
     folder = toy_data.write_kway(tmp_path / "toys")
-    assert run("check", folder).returncode == 0
+    assert run("check", folder)[0] == 0
     toy_data.change_cell(folder / "train.parquet", 2, "size", "huge")
-    done = run("check", folder)
-    assert done.returncode == 1 and "error" in done.stdout and "row 3" in done.stdout
+    status, printed = run("check", folder)
+    assert status == 1 and "error" in printed and "row 3" in printed
 
 
 def test_rows_without_an_id_are_numbered_and_a_csv_is_rewritten_in_the_standard(tmp_path: Path) -> None:
