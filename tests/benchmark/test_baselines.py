@@ -14,7 +14,10 @@ import pytest
 from toy_data import read_rows, write_kway, write_pairs, write_table
 
 from mmtab.benchmark.baselines import BASELINES, Fit, run_baseline
-from mmtab.benchmark.scoring import Truth, metrics, read_answers, without_labels
+from mmtab.benchmark.handout import without_labels
+from mmtab.benchmark.predictions import read_predictions
+from mmtab.benchmark.scoring import metrics
+from mmtab.benchmark.truth import Truth
 from mmtab.utils.errors import ConfigError, DataError, MmtabError
 
 TASKS = {"kway": lambda folder: write_kway(folder, n=90), "pairs": lambda folder: write_pairs(folder, n=80)}
@@ -54,7 +57,7 @@ def answered(folders: dict[str, tuple[Path, Path]], cache: Path, tmp_path_factor
 
 def scores(whole: Path, output: Path, split: str = "test") -> dict[str, float]:
     truth = Truth.read(whole, split)
-    return metrics(truth, read_answers(output / f"predictions_{split}.parquet", truth))
+    return metrics(truth, read_predictions(output / f"predictions_{split}.parquet", truth))
 
 
 def files(output: Path) -> list[bytes]:

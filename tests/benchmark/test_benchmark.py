@@ -20,10 +20,13 @@ from sklearn import metrics as sklearn_metrics
 from toy_data import write_kway, write_pairs, write_table
 
 from mmtab.benchmark.ensemble import average
+from mmtab.benchmark.handout import without_labels
 from mmtab.benchmark.plan import applies, check_system, find_datasets, plan_jobs, seeds_of
+from mmtab.benchmark.predictions import CheckedPredictions, read_predictions, write_predictions
 from mmtab.benchmark.results import read_results
 from mmtab.benchmark.runner import run_benchmark
-from mmtab.benchmark.scoring import Answers, Truth, metrics, read_answers, without_labels, write_answers
+from mmtab.benchmark.scoring import metrics
+from mmtab.benchmark.truth import Truth
 from mmtab.config.compose import compose, register
 from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig, TrackConfig
 from mmtab.data import files
@@ -333,10 +336,10 @@ def test_true_labels_are_perfect_and_shuffled_ones_are_chance(tables: Path, tmp_
         path = tmp_path / f"{name}{suffix}"
         columns = {key: [ids[i] for i in order] for key, ids in truth.ids.items()}
         write_table(path, pa.table(columns | {"prediction": [said[i] for i in order]}))
-        assert metrics(truth, read_answers(path, truth))[metric] == 1, "whatever the order of the rows"
+        assert metrics(truth, read_predictions(path, truth))[metric] == 1, "whatever the order of the rows"
     truth = Truth.read(write_kway(tmp_path / "many", n=3000, images=False), "test")
     shares = np.bincount(truth.label[:, 0]) / len(truth)
-    answers = Answers(rng.permutation(truth.label), None)
+    answers = CheckedPredictions(rng.permutation(truth.label), None)
     assert metrics(truth, answers)["accuracy"] == pytest.approx((shares**2).sum(), abs=0.06)
 
 
@@ -346,14 +349,14 @@ def test_scores_are_those_of_the_tasks(tables: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     truth = Truth.read(tables / "things", "test")
     p = rng.dirichlet(np.ones(len(truth.classes)), len(truth))
-    write_answers(tmp_path / "p.parquet", truth, p)
-    ours, task = metrics(truth, read_answers(tmp_path / "p.parquet", truth)), KWayTask(len(truth.classes))
+    write_predictions(tmp_path / "p.parquet", truth, p)
+    ours, task = metrics(truth, read_predictions(tmp_path / "p.parquet", truth)), KWayTask(len(truth.classes))
     theirs = task.metrics(p, truth.label[:, 0])
     assert {name: theirs[name] for name in ours} == pytest.approx(ours)
     pairs = Truth.read(tables / "offers", "test")
     p = rng.random((len(pairs), 1))
-    write_answers(tmp_path / "q.parquet", pairs, p, [0.5])
-    ours = metrics(pairs, read_answers(tmp_path / "q.parquet", pairs))
+    write_predictions(tmp_path / "q.parquet", pairs, p, [0.5])
+    ours = metrics(pairs, read_predictions(tmp_path / "q.parquet", pairs))
     assert PairTask().metrics(p, pairs.label) == pytest.approx(ours)
 
 
@@ -378,30 +381,30 @@ def test_what_is_refused(tables: Path, tmp_path: Path) -> None:
     ]
     for changes, said in wrong:
         with pytest.raises(DataError, match=said):
-            read_answers(write_table(tmp_path / "x.parquet", pa.table(good | changes)), truth)
+            read_predictions(write_table(tmp_path / "x.parquet", pa.table(good | changes)), truth)
     short = pa.table(good).slice(1)
     with pytest.raises(DataError, match="not one row for each of the split; expected 18 rows; found 17 rows"):
-        read_answers(write_table(tmp_path / "x.parquet", short), truth)
+        read_predictions(write_table(tmp_path / "x.parquet", short), truth)
     for columns, said in (({"id": good["id"]}, "the file answers nothing"), ({"prediction": good["prediction"]}, "lacks this column")):  # fmt: skip
         with pytest.raises(DataError, match=said):
-            read_answers(write_table(tmp_path / "x.csv", pa.table(columns)), truth)
+            read_predictions(write_table(tmp_path / "x.csv", pa.table(columns)), truth)
 
 
 def test_an_ensemble_prefers_who_knows(tables: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("things", "offers"):
         valid, test = (Truth.read(tables / name, split) for split in ("valid", "test"))
-        answers: dict[str, dict[str, Answers]] = {"knows": {}, "guesses": {}}
+        answers: dict[str, dict[str, CheckedPredictions]] = {"knows": {}, "guesses": {}}
         for truth in (valid, test):
             k = max(len(truth.classes), 1)
             right = np.eye(k)[truth.label[:, 0]] if truth.classes else truth.label.astype(float)
             for who, sharp in (("knows", 0.8), ("guesses", 0.0)):
                 noise = rng.dirichlet(np.ones(k), len(truth)) if truth.classes else rng.random((len(truth), 1))
-                answers[who][truth.split] = Answers(truth.label, sharp * right + (1 - sharp) * noise)
+                answers[who][truth.split] = CheckedPredictions(truth.label, sharp * right + (1 - sharp) * noise)
         weights = average(valid, test, answers, tmp_path)
         assert sum(weights.values()) == pytest.approx(1) and weights["knows"] > 0.9
-        found = metrics(test, read_answers(tmp_path / "predictions_test.parquet", test))
+        found = metrics(test, read_predictions(tmp_path / "predictions_test.parquet", test))
         assert found[test.schema.metric] == 1
-    nothing = {who: {s: Answers(a.prediction, None) for s, a in of.items()} for who, of in answers.items()}
+    nothing = {who: {s: CheckedPredictions(a.prediction, None) for s, a in of.items()} for who, of in answers.items()}
     with pytest.raises(MmtabError, match="knows wrote no probabilities"):
         average(valid, test, nothing, tmp_path)

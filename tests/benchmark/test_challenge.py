@@ -41,7 +41,7 @@ from mmtab.benchmark.challenge import (
 )
 from mmtab.benchmark.challenge.folder import divide
 from mmtab.benchmark.challenge.submissions import team_name
-from mmtab.benchmark.scoring import Truth
+from mmtab.benchmark.truth import Truth
 from mmtab.cli.challenge import app
 from mmtab.data import files
 from mmtab.data.schema import Schema

@@ -19,7 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from mmtab.benchmark import programs
-from mmtab.benchmark.scoring import Truth, metrics, ranked_by, read_answers, without_labels
+from mmtab.benchmark.handout import without_labels
+from mmtab.benchmark.predictions import read_predictions
+from mmtab.benchmark.scoring import metrics, ranked_by
+from mmtab.benchmark.truth import Truth
 from mmtab.config.types import SystemConfig
 from mmtab.data import files
 from mmtab.data.schema import Schema
@@ -128,10 +131,10 @@ def _score(job: Job, folder: Path, predictions: Path, cost: Cost) -> None:
         if path is None:
             raise RunError(f"{job.system} on {job.dataset} wrote no predictions_{split}.parquet or .csv")
         truth = Truth.read(Path(job.data), split)
-        answers = read_answers(path, truth)
-        scores[split] = metrics(truth, answers)
+        checked = read_predictions(path, truth)
+        scores[split] = metrics(truth, checked)
     columns = {f"label_{r}": column for r, column in enumerate(truth.label.T)}
-    columns |= {f"prediction_{r}": column for r, column in enumerate(answers.prediction.T)}
+    columns |= {f"prediction_{r}": column for r, column in enumerate(checked.prediction.T)}
     files.write_table(folder / SCORED, pa.table(columns))
     facts = provenance.facts()
     result = {
@@ -231,11 +234,11 @@ def _ensemble(job: Job, predictions: Path) -> Cost:
     folders = {name: Path(folder) for name, folder in job.members.items()}
     results = {name: json.loads((folder / "result.json").read_text()) for name, folder in folders.items()}
     truths = (Truth.read(data, "valid"), Truth.read(data, "test", labelled=False))
-    answers = {
-        name: {t.split: read_answers(_predictions(folder) / f"predictions_{t.split}.parquet", t) for t in truths}
+    of_members = {
+        name: {t.split: read_predictions(_predictions(folder) / f"predictions_{t.split}.parquet", t) for t in truths}
         for name, folder in folders.items()
     }
-    weights = average(*truths, answers, predictions)
+    weights = average(*truths, of_members, predictions)
     write_json(predictions / "weights.json", weights)
     used = [results[name] for name, weight in weights.items() if weight]
     rates = [result["predict_rows_per_second"] for result in used]

@@ -12,7 +12,8 @@ import numpy as np
 from mmtab.benchmark.baselines.controls import BASELINES
 from mmtab.benchmark.baselines.learners import Model
 from mmtab.benchmark.baselines.problem import Problem, listed
-from mmtab.benchmark.scoring import Truth, write_answers
+from mmtab.benchmark.predictions import write_predictions
+from mmtab.benchmark.truth import Truth
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.training.metrics import best_threshold
 from mmtab.utils.cache import Store
@@ -53,7 +54,9 @@ def run_baseline(name: str, data: Path, output: Path, seed: int, cache: Path, ke
         train_seconds, predict_seconds = train_seconds + fitted - start, predict_seconds + time.perf_counter() - fitted
     for split, parts in (("valid", [model.valid for model in models]), ("test", tests)):
         p = parts[0] if kway else np.stack(parts, 1)
-        write_answers(output / f"predictions_{split}.parquet", Truth.read(data, split, labelled=False), p, thresholds)
+        write_predictions(
+            output / f"predictions_{split}.parquet", Truth.read(data, split, labelled=False), p, thresholds
+        )
     sizes = [model.n_parameters for model in models if model.n_parameters is not None]
     return Fit(train_seconds, len(tests[0]) / max(predict_seconds, 1e-9), sum(sizes) if sizes else None)
 

@@ -15,7 +15,8 @@ import yaml
 
 from mmtab.benchmark.challenge import database
 from mmtab.benchmark.challenge.untrusted import one_line
-from mmtab.benchmark.scoring import Truth, without_labels
+from mmtab.benchmark.handout import without_labels
+from mmtab.benchmark.truth import Truth
 from mmtab.data import files as tables
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.table import find_table
@@ -85,7 +86,7 @@ class Challenge:
 def _secret(folder: Path, changed: int) -> tuple[Truth, np.ndarray]:
     """Labels, and [n] bool which rows are public; read once for many files. ``changed``, the time of the last change,
     makes the cache forget a challenge that lay in the same place before."""
-    return Truth.kept(folder), np.load(folder / "public.npy", allow_pickle=False)
+    return Truth.load(folder), np.load(folder / "public.npy", allow_pickle=False)
 
 
 def open_challenge(

@@ -19,7 +19,9 @@ from mmtab.benchmark.challenge import database, untrusted
 from mmtab.benchmark.challenge.folder import FILES, Challenge
 from mmtab.benchmark.challenge.stored import write_array
 from mmtab.benchmark.challenge.untrusted import one_line
-from mmtab.benchmark.scoring import Answers, Truth, metrics, ranked_by
+from mmtab.benchmark.predictions import CheckedPredictions
+from mmtab.benchmark.scoring import metrics, ranked_by
+from mmtab.benchmark.truth import Truth
 from mmtab.data import files as tables
 from mmtab.utils.atomic import WRITING, leftovers, replacing
 from mmtab.utils.errors import ConfigError, DataError
@@ -57,7 +59,7 @@ class _Submission:
     dataset: str
     copy: Path
     sha256: str
-    answers: Answers
+    predictions: CheckedPredictions
     metric: str
     public: float
     private: float
@@ -101,13 +103,14 @@ def submit(folder: Path, team: str, files: Mapping[str, Path], now: datetime | N
     return receipts
 
 
-def check(folder: Path, dataset: str, source: Path) -> Answers:
+def check(folder: Path, dataset: str, source: Path) -> CheckedPredictions:
     """What ``submit`` checks; nothing is scored, counted or stored. Raises DataError."""
     truth = Challenge.read(folder).truth(dataset)
     with tempfile.TemporaryDirectory(prefix=WRITING) as scratch:
-        answers = untrusted.read(untrusted.fetch(source, Path(scratch) / "file", truth)[0], truth)
-        ranked_by(truth, metrics(truth, answers))  # raises where the metric cannot be computed; its value stays secret
-        return answers
+        predictions = untrusted.read(untrusted.fetch(source, Path(scratch) / "file", truth)[0], truth)
+        # Raises where the metric cannot be computed; its value stays secret
+        ranked_by(truth, metrics(truth, predictions))
+        return predictions
 
 
 def files_in(folder: Path, source: Path) -> dict[str, Path]:
@@ -149,10 +152,12 @@ def _remove_leftovers(store: Path) -> None:
 
 
 def _score(challenge: Challenge, truth: Truth, copy: Path, sha256: str) -> _Submission:
-    dataset, answers = truth.dataset, untrusted.read(copy, truth)
-    parts = {name: metrics(truth, answers, challenge.rows(dataset, name == "public")) for name in ("public", "private")}
+    dataset, predictions = truth.dataset, untrusted.read(copy, truth)
+    parts = {
+        name: metrics(truth, predictions, challenge.rows(dataset, name == "public")) for name in ("public", "private")
+    }
     public, private = (ranked_by(truth, values) for values in parts.values())
-    return _Submission(dataset, copy, sha256, answers, truth.schema.metric, public, private, json.dumps(parts))
+    return _Submission(dataset, copy, sha256, predictions, truth.schema.metric, public, private, json.dumps(parts))
 
 
 def _record(
@@ -191,7 +196,7 @@ def _record(
         if not target.exists():
             with replacing(target) as scratch:
                 shutil.copyfile(new.copy, scratch)
-        write_array(challenge, new.dataset, new.sha256, new.answers.prediction)
+        write_array(challenge, new.dataset, new.sha256, new.predictions.prediction)
         file = (attempt, new.sha256, new.copy.suffix)
         db.execute(ACCEPT, (*mine, when, *file, new.public, new.private, new.metrics))
         receipts.append(Receipt(name, new.dataset, when, attempt, left - 1, new.metric, new.public, new.sha256))

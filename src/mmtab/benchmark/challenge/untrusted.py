@@ -11,7 +11,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmtab.benchmark.scoring import MAX_BYTES_A_ROW, Answers, Truth, read_answers
+from mmtab.benchmark.predictions import MAX_BYTES_A_ROW, CheckedPredictions, read_predictions
+from mmtab.benchmark.truth import Truth
 from mmtab.data import files as tables
 from mmtab.utils.errors import DataError
 
@@ -54,11 +55,11 @@ def fetch(source: Path, target: Path, truth: Truth) -> tuple[Path, str]:
     return copy, digest.hexdigest()
 
 
-def read(copy: Path, truth: Truth) -> Answers:
-    """``read_answers``; whatever a file causes is a DataError of one line."""
+def read(copy: Path, truth: Truth) -> CheckedPredictions:
+    """``read_predictions``; whatever a file causes is a DataError of one line."""
     try:
         with _bounded_memory():
-            return read_answers(copy, truth)
+            return read_predictions(copy, truth)
     except MemoryError as error:
         raise DataError(truth.dataset, "the file unfolds to more than predictions need", table=copy.name) from error
     except DataError:

@@ -1,0 +1,51 @@
+"""The handout of a dataset: what participants and programs get, without the labels of a split."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from mmtab.data import files
+from mmtab.data.cells import image_sources
+from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.data.table import find_table, read_column, training_files
+
+
+def without_labels(source: Path, target: Path, split: str = "test", copy: bool = False) -> None:
+    """Write a dataset folder as a participant gets it: the split has no labels, and there is nothing but the tables of
+    the standard and the pictures that they name. Files are hard links, or copies where those cannot be and with
+    ``copy``: through a symbolic link a program would find the labels."""
+    schema = Schema.read(source)
+    kway = schema.task is TaskKind.KWAY
+    path = find_table(source, schema, split if kway else f"pairs_{split}")
+    labels = [schema.label] if kway else list(schema.relations)
+    target.mkdir(parents=True, exist_ok=True)
+    replace(schema, ceilings={}).write(target)
+    tables = training_files(source, schema)[1:]
+    for table in tables:
+        for part in files.parts(table, schema.name):
+            _link(part, target / part.relative_to(source), copy)
+    pictures: set[str] = set()
+    for table in [path, *tables]:
+        for name in set(schema.of_type(ColumnType.IMAGE)) & set(files.header(table, schema.name).names):
+            for _, cells in read_column(table, schema.name, name, ColumnType.IMAGE):
+                pictures |= {s.path for cell in cells.to_pylist() for s in image_sources(cell) if s.path and not s.data}
+    for picture in sorted(pictures):
+        file = (source / picture).resolve()
+        if file.is_relative_to(source.resolve()) and file.is_file():  # others are errors wherever they are read
+            _link(file, target / picture, copy)
+    columns = [name for name in files.header(path, schema.name).names if name not in labels]
+    files.write_table(
+        target / f"{path.stem}{path.suffix or '.parquet'}", files.read(path, schema.name, columns=columns)
+    )
+
+
+def _link(source: Path, target: Path, copy: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    if not copy:
+        with contextlib.suppress(OSError):  # another disk, or somebody else's file
+            return target.hardlink_to(source.resolve())
+    shutil.copyfile(source, target)
