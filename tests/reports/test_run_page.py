@@ -132,7 +132,7 @@ def ablate_all(folder: Path, data: Path) -> np.ndarray:
 
     session = open_run(folder)
     work = _Work.of(session, data, "valid", 1000, 0)
-    found = work.score(work.all_of(column.name for column in session.schema.columns)).probability
+    found = work.score(work.everywhere(column.name for column in session.schema.columns)).probability
     assert found is not None
     return found
 

@@ -149,8 +149,8 @@ class Meter:
 
 @dataclass(frozen=True)
 class Reason:
-    """What a column contributes to a relation's score; ``place``: of the relation among those of the page. ``log_odds`` is
-    None where the relation lets the column differ. ``width``: of its bar, in percent."""
+    """What a column contributes to a relation's score; ``place``: of the relation among those of the page. ``log_odds``
+    is None where the relation lets the column differ. ``width``: of its bar, in percent."""
 
     place: int
     relation: str  # empty where there is only one
@@ -172,8 +172,8 @@ class SideCell:
 
 @dataclass(frozen=True)
 class Card:
-    """``lines``: name, reasons, and both cells (None where missing), or no cells where it is no column. ``absent``: columns
-    that are missing on both sides. ``called`` and ``scores`` are by relation, for the filters of the page."""
+    """``lines``: name, reasons, and both cells (None where missing), or no cells where it is no column. ``absent``:
+    columns that are missing on both sides. ``called`` and ``scores`` are by relation, for the filters of the page."""
 
     ids: tuple[str, str]
     called: str
