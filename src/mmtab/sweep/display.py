@@ -74,41 +74,32 @@ def progress(plan: Plan, trials: Sequence[FrozenTrial], busy: Mapping[int, set[s
             "" if score is None else f"{score:.4f}",
             STATES.get(trial.state) or ", ".join(sorted(busy.get(number, set()))) or "waiting",
         )
-    left = datasets_left(plan, trials)
+    n_left, seconds = runs_left(plan, trials)
     total = plan.n_trials * len(plan.runs)
-    seconds = seconds_left(plan, trials, left)
     remaining = "unknown" if seconds is None else str(timedelta(seconds=round(seconds)))
     line = Table.grid(padding=(0, 1))
-    bar = ProgressBar(total=total, completed=total - len(left), width=40)
-    line.add_row(bar, f"{total - len(left)} of {total} runs, time to go: {remaining}")
+    bar = ProgressBar(total=total, completed=total - n_left, width=40)
+    line.add_row(bar, f"{total - n_left} of {total} runs, time to go: {remaining}")
     return Group(table, line)
 
 
-def datasets_left(plan: Plan, trials: Sequence[FrozenTrial]) -> list[str]:
-    """The dataset of each run that has still to finish."""
-    results = [{} if trial.state.is_finished() else results_of(trial) for trial in trials[: plan.n_trials]]
-    left = [
-        run.dataset
-        for trial, finished in zip(trials, results, strict=False)
-        if not trial.state.is_finished()
-        for run in plan.runs
-        if run.name not in finished or not finished[run.name].finished
-    ]
-    return left + [run.dataset for run in plan.runs] * (plan.n_trials - len(results))
-
-
-def seconds_left(plan: Plan, trials: Sequence[FrozenTrial], left: Sequence[str]) -> float | None:
-    """By the mean of the finished runs of each dataset, or of all; None as long as there is none."""
+def runs_left(plan: Plan, trials: Sequence[FrozenTrial]) -> tuple[int, float | None]:
+    """How many runs have still to finish, and the seconds that takes by the mean of the finished runs of each dataset,
+    or of all datasets; None as long as no run has finished."""
+    left: list[str] = []
     seconds: dict[str, list[float]] = {}
-    for results in map(results_of, trials):
+    for trial in trials[: plan.n_trials]:
+        results = results_of(trial)
         for run in plan.runs:
             if run.name in results and results[run.name].finished:
                 seconds.setdefault(run.dataset, []).append(results[run.name].seconds)
+            elif not trial.state.is_finished():
+                left.append(run.dataset)
     if not seconds:
-        return None
+        return len(left), None
     means = {dataset: mean(values) for dataset, values in seconds.items()}
-    overall = mean(value for values in seconds.values() for value in values)
-    return sum(means.get(dataset, overall) for dataset in left) / plan.config.n_jobs
+    overall = mean(means.values())
+    return len(left), sum(means.get(dataset, overall) for dataset in left) / plan.config.n_jobs
 
 
 def settings_text(params: Mapping[str, Value]) -> str:

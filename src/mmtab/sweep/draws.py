@@ -77,11 +77,8 @@ def copy_study(
 
 
 def _noted(trial: FrozenTrial) -> System:
-    return {key: value for name in ("drawn", "pruning") for key, value in _system(trial, name).items()}
-
-
-def _system(trial: FrozenTrial, name: str) -> System:
-    return trial.user_attrs.get(name, {}).get("system", {})
+    drawn, pruning = (trial.user_attrs.get(name, {}).get("system", {}) for name in ("drawn", "pruning"))
+    return drawn | pruning
 
 
 def _sobol(seed: int, number: int, n: int) -> np.ndarray:
