@@ -35,7 +35,7 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
         kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(specs)], ensure_native_kernel=False),
     )
     resources = {"metadata": {"path": str(work)}}
-    NotebookClient(notebook, km=kernel, timeout=300, resources=resources, record_timing=False).execute()
+    NotebookClient(notebook, km=kernel, timeout=900, resources=resources, record_timing=False).execute()
 
 
 def clean(notebook: NotebookNode, folder: Path) -> None:
