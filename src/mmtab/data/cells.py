@@ -201,6 +201,6 @@ def hashes(values: pa.Array) -> np.ndarray:
 
 def bits(names: pa.Array) -> pa.Array:
     """[n] int8: the labels 0 and 1 as csv and parquet may write them; null where it is something else."""
-    known = pa.array(["0", "1", "false", "true", "0.0", "1.0"], pa.large_string())
-    place = pc.index_in(pc.utf8_lower(pc.cast(names, pa.large_string())), value_set=known)
+    spellings = pa.array(["0", "1", "false", "true", "0.0", "1.0"], pa.large_string())
+    place = pc.index_in(pc.utf8_lower(pc.cast(names, pa.large_string())), value_set=spellings)
     return pc.cast(pc.bit_wise_and(place, 1), pa.int8())

@@ -39,8 +39,8 @@ class Digest:
         """Of the rows so far, 32 hexadecimal digits."""
         self._catch_up()
         parts = [self._nulls.hexdigest(), self._lengths.hexdigest(), self._data.hexdigest()]
-        whole = [self._type, self._n_rows, *parts, *(child.hexdigest() for child in self._children)]
-        return hashlib.blake2b(json.dumps(whole).encode(), digest_size=16).hexdigest()
+        content = [self._type, self._n_rows, *parts, *(child.hexdigest() for child in self._children)]
+        return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
     def _take_type(self, found: pa.DataType) -> None:
         kind = _type_of(found)

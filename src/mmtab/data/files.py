@@ -25,16 +25,16 @@ BATCH_ROWS, BATCH_BYTES = 1 << 16, 32 << 20
 
 def find(folder: Path, dataset: str, stem: str) -> Path:
     """The table's file, or its folder of shards; raises DataError when it is absent or exists twice."""
-    found = _candidates(folder, stem)
-    if len(found) != 1:
+    paths = _candidates(folder, stem)
+    if len(paths) != 1:
         raise DataError(
             dataset,
-            "the table is missing" if not found else "the table exists twice",
+            "the table is missing" if not paths else "the table exists twice",
             table=stem,
             expected=f"one of {stem}.parquet, {stem}.csv, or a folder {stem}/ of either, in {folder}",
-            found=[path.name for path in found],
+            found=[path.name for path in paths],
         )
-    return found[0]
+    return paths[0]
 
 
 def exists(folder: Path, stem: str) -> bool:
@@ -78,7 +78,7 @@ def header(path: Path, dataset: str, dialect: Dialect = STANDARD) -> pa.Schema:
 
     Raises DataError for an unreadable file, a column without a name or named twice, and shards that differ in columns.
     """
-    whole: pa.Schema | None = None
+    first: pa.Schema | None = None
     for part in parts(path, dataset):
         with _readable(part, dataset):
             schema = (
@@ -87,20 +87,20 @@ def header(path: Path, dataset: str, dialect: Dialect = STANDARD) -> pa.Schema:
                 else pa.schema([(name, pa.string()) for name in column_names(part, dataset, dialect)])
             )
         _check_names(schema.names, part, dataset)
-        if whole is None:
-            whole = schema
-        elif set(schema.names) != set(whole.names):
-            odd = sorted(set(schema.names) ^ set(whole.names))
+        if first is None:
+            first = schema
+        elif set(schema.names) != set(first.names):
+            odd = sorted(set(schema.names) ^ set(first.names))
             raise DataError(
                 dataset,
                 f"shard {part.name} has other columns than those before it",
                 table=path.stem,
                 column=odd[0],
-                expected=f"columns {whole.names}",
+                expected=f"columns {first.names}",
                 found=f"columns {schema.names}",
             )
-    assert whole is not None
-    return whole
+    assert first is not None
+    return first
 
 
 def scan(

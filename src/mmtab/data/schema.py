@@ -104,12 +104,12 @@ class Schema:
                     expected=f"a column type or one of {[c.name for c in self.columns]}",
                     fix="correct dataset.drop",
                 )
-        kept = tuple(c for c in self.columns if c.name not in names and str(c.type) not in names)
-        if not kept:
+        columns = tuple(c for c in self.columns if c.name not in names and str(c.type) not in names)
+        if not columns:
             raise DataError(self.name, "dropping these columns leaves none", found=names, fix="correct dataset.drop")
-        left = {c.name for c in kept}
+        left = {c.name for c in columns}
         relations = {name: tuple(c for c in ignored if c in left) for name, ignored in self.relations.items()}
-        return replace(self, columns=kept, relations=relations)
+        return replace(self, columns=columns, relations=relations)
 
     def choose(self, relations: list[str], ignore: list[str]) -> Schema:
         """The schema with some of its relations, all if none are named, which ignore further columns. Columns that
@@ -205,9 +205,9 @@ class Schema:
                 raise DataError(name, f"dataset.yaml: {key}", expected="one value", found=raw[key])
             if raw[key] not in (None, ""):
                 values[key] = str(raw[key])
-        known = METRICS[TaskKind(raw["task"])]
-        if values.setdefault("metric", known[0]) not in known:
-            raise DataError(name, "dataset.yaml: metric", expected=" or ".join(known), found=raw["metric"])
+        metrics = METRICS[TaskKind(raw["task"])]
+        if values.setdefault("metric", metrics[0]) not in metrics:
+            raise DataError(name, "dataset.yaml: metric", expected=" or ".join(metrics), found=raw["metric"])
         schema = Schema(
             **values
             | {
@@ -255,7 +255,7 @@ def _relations(raw: Any, columns: list[str], dataset: str, task: TaskKind) -> di
     form = "a mapping such as {duplicate: {ignore: []}, variant: {ignore: [colour, size]}}"
     if task is not TaskKind.MATCHING or not isinstance(raw, dict):
         raise DataError(dataset, "dataset.yaml: relations", expected=f"of a matching dataset, {form}", found=raw)
-    found: dict[str, tuple[str, ...]] = {}
+    relations: dict[str, tuple[str, ...]] = {}
     for relation, entry in raw.items():
         ignored = (entry or {}).get("ignore") or [] if isinstance(entry, dict | None) else None
         if not isinstance(ignored, list | tuple) or set(entry or {}) - {"ignore"}:
@@ -270,5 +270,5 @@ def _relations(raw: Any, columns: list[str], dataset: str, task: TaskKind) -> di
                 )
         if len(ignored) == len(columns):
             raise DataError(dataset, f"dataset.yaml: relation {relation} ignores all columns", fix="leave it some")
-        found[str(relation)] = tuple(map(str, ignored))
-    return found
+        relations[str(relation)] = tuple(map(str, ignored))
+    return relations

@@ -49,9 +49,9 @@ def split(
     if (by is not None) != (method in ("grouped", "time")):
         raise ConfigError(f"method {method} {'needs' if by is None else 'takes no'} column: by={by}")
     targets = [split if stem == "rows" else f"pairs_{split}" for split in SPLITS]
-    there = [target for target in targets if files.exists(folder, target)]
-    if there:
-        raise ConfigError(f"{folder} is divided already ({', '.join(there)}). Fix: remove them to divide it anew")
+    existing = [target for target in targets if files.exists(folder, target)]
+    if existing:
+        raise ConfigError(f"{folder} is divided already ({', '.join(existing)}). Fix: remove them to divide it anew")
     path = files.find(folder, schema.name, stem)
     shares = dict(zip(SPLITS, fractions, strict=True))
     note: dict[str, object] = {
@@ -113,7 +113,7 @@ def _column(path: Path, schema: Schema, name: str, kind: ColumnType) -> np.ndarr
     declared = {c.name: c.type for c in schema.columns}.get(name)
     if kind is ColumnType.DATETIME and declared is ColumnType.NUMERIC:
         kind = declared  # a year, or a count of days
-    found = []
+    parts = []
     for row, cells in read_column(path, schema.name, name, kind):
         if cells.null_count:
             raise DataError(
@@ -124,8 +124,8 @@ def _column(path: Path, schema: Schema, name: str, kind: ColumnType) -> np.ndarr
                 column=name,
                 fix="fill the cell, leave the row out, or divide by another column",
             )
-        found.append(hashes(cells) if kind is ColumnType.CATEGORICAL else np.asarray(cells))
-    values = np.concatenate(found)
+        parts.append(hashes(cells) if kind is ColumnType.CATEGORICAL else np.asarray(cells))
+    values = np.concatenate(parts)
     if kind is not ColumnType.CATEGORICAL:
         return values
     _, start, codes = np.unique(values, return_index=True, return_inverse=True)
@@ -156,5 +156,5 @@ def _place_pairs(
     used = np.unique(np.concatenate([pairs.left, pairs.right]))
     place = np.full(n, -1, np.int8)
     place[used] = assign(len(used), fractions, seed, groups=entity[used])
-    kept = place[pairs.left] == place[pairs.right]
-    return np.where(kept, place[pairs.left], -1).astype(np.int8), int((~kept).sum())
+    inside = place[pairs.left] == place[pairs.right]
+    return np.where(inside, place[pairs.left], -1).astype(np.int8), int((~inside).sum())

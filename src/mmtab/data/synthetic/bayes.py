@@ -42,8 +42,8 @@ def relation_ceilings(task: str = "offers", recipe: Recipe = DEFAULT) -> dict[st
     prior, _, holds = hypotheses(task, recipe)
     joints = list(_subsets(prior, _pair_signals(task, recipe)))
     return {
-        relation: {subset: _best_f1(joint, held) for subset, joint in joints}
-        for relation, held in zip(RELATIONS[task], holds.T, strict=True)
+        relation: {subset: _best_f1(joint, holding) for subset, joint in joints}
+        for relation, holding in zip(RELATIONS[task], holds.T, strict=True)
     }
 
 

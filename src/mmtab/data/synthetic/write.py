@@ -127,11 +127,11 @@ def _write_pairs(
     if task == "offers":
         left, right = (ids.to_numpy() for ids in pairs.values())
         entities = {"id": np.append(left, right)}
-        for held, relation in zip(labels.T, RELATIONS[task], strict=True):
-            entities[relation] = np.append(left, np.where(held, left, right))  # named by a record in it
+        for holding, relation in zip(labels.T, RELATIONS[task], strict=True):
+            entities[relation] = np.append(left, np.where(holding, left, right))  # named by a record in it
         pq.write_table(pa.table(entities).sort_by("id"), folder / "entities.parquet")
-    for held, relation in zip(labels.T, RELATIONS[task], strict=True):
-        pairs[relation] = pa.array(held).cast(pa.int8())
+    for holding, relation in zip(labels.T, RELATIONS[task], strict=True):
+        pairs[relation] = pa.array(holding).cast(pa.int8())
     _write_splits(folder, "pairs_", pa.table(pairs), sizes)
 
 

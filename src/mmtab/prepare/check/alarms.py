@@ -194,11 +194,11 @@ class Usage:
 
     def add(self, values: np.ndarray, present: np.ndarray) -> None:
         self.n += len(values)
-        there = values[present]
-        self.n_present += len(there)
-        if len(there):
-            self.only = int(there[0]) if self.only is None else self.only
-            self.constant = self.constant and bool((there == self.only).all())
+        filled = values[present]
+        self.n_present += len(filled)
+        if len(filled):
+            self.only = int(filled[0]) if self.only is None else self.only
+            self.constant = self.constant and bool((filled == self.only).all())
 
     @property
     def missing(self) -> float:
@@ -224,15 +224,15 @@ def usage_alarms(columns: dict[str, ColumnType], tables: dict[str, dict[str, Usa
 
 def id_like(column: str, table: str, values: Iterable[object], least: float, n_least: int) -> list[Alarm]:
     """Whether a categorical column looks like a name for each row."""
-    there = [value for value in values if value is not None]
-    distinct = len(set(there)) / max(len(there), 1)
-    if len(there) < n_least or distinct <= least:
+    filled = [value for value in values if value is not None]
+    distinct = len(set(filled)) / max(len(filled), 1)
+    if len(filled) < n_least or distinct <= least:
         return []
     message = (
-        f"categorical column {column}: {percent(distinct)} of {len(there):,} filled cells are distinct, so hardly a"
+        f"categorical column {column}: {percent(distinct)} of {len(filled):,} filled cells are distinct, so hardly a"
         " value is seen twice: make it text, or take it out if it is an id"
     )
-    return [Alarm(Severity.WARNING, "id_like_column", message, table, column, (), len(set(there)), distinct)]
+    return [Alarm(Severity.WARNING, "id_like_column", message, table, column, (), len(set(filled)), distinct)]
 
 
 def attempt(alarms: list[Alarm], action: Callable[[], T]) -> T | None:

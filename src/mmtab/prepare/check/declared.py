@@ -39,9 +39,9 @@ def _groups(by: str, names: list[str], column: Column) -> Iterator[Alarm]:
     for name in names:
         values = column(name, ColumnType.CATEGORICAL)
         keys = np.concatenate([hashes(chunk) for chunk in values.chunks])
-        there = ~np.asarray(values.is_null())
+        filled = ~np.asarray(values.is_null())
         for other, others in seen.items():
-            spans = np.flatnonzero(there & np.isin(keys, others))
+            spans = np.flatnonzero(filled & np.isin(keys, others))
             if len(spans):
                 groups, first = np.unique(keys[spans], return_index=True)
                 rows = [
@@ -59,7 +59,7 @@ def _groups(by: str, names: list[str], column: Column) -> Iterator[Alarm]:
                     len(groups),
                     len(spans) / len(keys),
                 )
-        seen[name] = np.unique(keys[there])
+        seen[name] = np.unique(keys[filled])
 
 
 def _times(by: str, names: list[str], column: Column) -> Iterator[Alarm]:

@@ -56,11 +56,11 @@ def across_splits(splits: dict[str, Split], types: dict[str, ColumnType], classe
         if len(twice) == 0:
             continue
         share = len(twice) / len(place)
-        known = twice[(second.labels[twice] >= 0) & (first.labels[place[twice]] >= 0)]
-        agree = float((second.labels[known] == first.labels[place[known]]).mean()) if len(known) else 0.0
+        labelled = twice[(second.labels[twice] >= 0) & (first.labels[place[twice]] >= 0)]
+        agree = float((second.labels[labelled] == first.labels[place[labelled]]).mean()) if len(labelled) else 0.0
         natural = _natural(types)
         severity = SEVERE if share >= DUPLICATES_SEVERE and not natural else WARNING
-        labels = f"; {percent(agree)} of them have the same label there" if len(known) else ""
+        labels = f"; {percent(agree)} of them have the same label there" if len(labelled) else ""
         advice = (
             "With few columns and neither text nor picture, rows repeat by chance: look whether these do"
             if natural
@@ -99,8 +99,8 @@ def near_duplicates(splits: dict[str, Split], reader: SplitReader, classes: list
             continue
         n = max(reader.n_near[name], 1)
         share = len(hits) / n
-        whole = n == len(split.key) and reader.n_near["train"] == len(train.key)
-        looked = "" if whole else f" (an estimate from {n:,} rows, looked up in {reader.n_near['train']:,} of train)"
+        complete = n == len(split.key) and reader.n_near["train"] == len(train.key)
+        looked = "" if complete else f" (an estimate from {n:,} rows, looked up in {reader.n_near['train']:,} of train)"
         same = [split.labels[a] == train.labels[b] for a, b in hits if split.labels[a] >= 0]
         agree = f"; {percent(float(np.mean(same)))} of them have the same label there" if same else ""
         yield Finding(

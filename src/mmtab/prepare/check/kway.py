@@ -100,15 +100,15 @@ def _labels(splits: dict[str, Split], classes: list[str]) -> Iterator[Finding]:
                     ),
                     [(ref_of(splits[name], r, classes),) for r in rows[:N_EXAMPLES]],
                 )
-    there = np.flatnonzero(counts)
-    few = [i for i in there if counts[i] < FEW_ROWS]
+    present = np.flatnonzero(counts)
+    few = [i for i in present if counts[i] < FEW_ROWS]
     if few:
         shown = ", ".join(f"{classes[i]} ({counts[i]})" for i in few[:N_EXAMPLES])
-        message = f"{len(few)} of {len(there)} classes have fewer than {FEW_ROWS} rows in train: {shown}"
-        yield Finding(Alarm(NOTE, "small_class", message, "train", None, (), len(few), len(few) / len(there)))
+        message = f"{len(few)} of {len(present)} classes have fewer than {FEW_ROWS} rows in train: {shown}"
+        yield Finding(Alarm(NOTE, "small_class", message, "train", None, (), len(few), len(few) / len(present)))
     share = float(counts.max() / counts.sum())
-    if len(there) == 1:
-        message = f"all rows of train have the label {classes[there[0]]}: there is nothing to tell apart"
+    if len(present) == 1:
+        message = f"all rows of train have the label {classes[present[0]]}: there is nothing to tell apart"
         yield Finding(Alarm(ERROR, "one_class", message, "train", None, (), int(counts.max()), 1.0))
     elif share >= LARGEST_CLASS:
         message = (
@@ -140,11 +140,11 @@ def _columns(splits: dict[str, Split], types: dict[str, ColumnType]) -> Iterator
 
 def _with_ids(folder: Path, schema: Schema, findings: list[Finding]) -> list[Alarm]:
     """The findings with the ids of their rows, which are read only now."""
-    wanted: dict[str, set[int]] = {}
+    rows_of: dict[str, set[int]] = {}
     for table, row, _ in [ref for finding in findings for example in finding.examples for ref in example]:
-        wanted.setdefault(table, set()).add(row)
+        rows_of.setdefault(table, set()).add(row)
     ids: dict[tuple[str, int], object] = {}
-    for table, rows in wanted.items():
+    for table, rows in rows_of.items():
         left = np.array(sorted(rows))
         try:
             for start, values in read_column(

@@ -26,25 +26,25 @@ TREE_CLASSES = 1_000  # a tree keeps a number for each of its nodes and each cla
 def leaks(splits: dict[str, Split], types: dict[str, ColumnType], classes: list[str], seed: int) -> Iterator[Finding]:
     """Columns that alone give the label away: learnt from (a sample of) train, scored on valid."""
     train = splits.get("train")
-    held = next((s for n in ("valid", "test") if (s := splits.get(n)) and (s.sample_labels >= 0).any()), None)
-    if train is None or held is None or not (train.sample_labels >= 0).any():
+    valid = next((s for n in ("valid", "test") if (s := splits.get(n)) and (s.sample_labels >= 0).any()), None)
+    if train is None or valid is None or not (train.sample_labels >= 0).any():
         return
-    known, asked = train.sample_labels >= 0, held.sample_labels >= 0
-    y, truth = train.sample_labels[known], held.sample_labels[asked]
+    labelled, asked = train.sample_labels >= 0, valid.sample_labels >= 0
+    y, truth = train.sample_labels[labelled], valid.sample_labels[asked]
     counts = np.bincount(y)
     largest = int(counts.argmax())
     base = float((truth == largest).mean())
     accuracies: dict[str, float] = {}
     right: dict[str, np.ndarray] = {}
     for column in train.sample:
-        x = [v for v, keep in zip(train.sample[column], known, strict=True) if keep]
-        x_held = [v for v, keep in zip(held.sample[column], asked, strict=True) if keep]
+        x = [v for v, keep in zip(train.sample[column], labelled, strict=True) if keep]
+        x_held = [v for v, keep in zip(valid.sample[column], asked, strict=True) if keep]
         if types[column] is ColumnType.TEXT:
-            yield from _named_in_text(column, x, y, classes, train.sample_rows[known], seed)
+            yield from _named_in_text(column, x, y, classes, train.sample_rows[labelled], seed)
         numeric = types[column] in (ColumnType.NUMERIC, ColumnType.DATETIME)
         answers = (by_number if numeric else _by_value)(x, y, x_held, largest)
         accuracies[column] = float((answers == truth).mean())
-        right[column] = held.sample_rows[asked][answers == truth][:N_EXAMPLES]
+        right[column] = valid.sample_rows[asked][answers == truth][:N_EXAMPLES]
     for column, accuracy in accuracies.items():
         others = max((a for c, a in accuracies.items() if c != column), default=base)
         severe = accuracy >= LEAK_SEVERE
@@ -53,15 +53,15 @@ def leaks(splits: dict[str, Split], types: dict[str, ColumnType], classes: list[
         ):
             continue
         message = (
-            f"column {column} alone gets {percent(accuracy)} of {held.name} right (the largest class alone:"
+            f"column {column} alone gets {percent(accuracy)} of {valid.name} right (the largest class alone:"
             f" {percent(base)}, the next best column: {percent(others)}). Look at it: if it was written down after the"
             " label was known, take it out; if not, the task is that easy"
         )
         count = round(accuracy * len(truth))
         severity = SEVERE if severe and len(truth) >= LEAK_ROWS else WARNING
         yield Finding(
-            Alarm(severity, "label_given_away", message, held.name, column, (), count, accuracy),
-            [(ref_of(held, row, classes),) for row in right[column]],
+            Alarm(severity, "label_given_away", message, valid.name, column, (), count, accuracy),
+            [(ref_of(valid, row, classes),) for row in right[column]],
         )
 
 
@@ -112,15 +112,17 @@ def _named_in_text(
     dealt = np.random.default_rng(seed).permutation(y)
     own = np.array([names[label] in cell for label, cell in zip(y, cells, strict=True)])
     other = np.array([names[label] in cell for label, cell in zip(dealt, cells, strict=True)])[dealt != y]
-    said, chance = float(own.mean()), float(other.mean()) if len(other) else 0.0
-    if said - chance < NAMED_WARNING:
+    own_share, chance = float(own.mean()), float(other.mean()) if len(other) else 0.0
+    if own_share - chance < NAMED_WARNING:
         return
     message = (
-        f"the text {column} says the row's own label in {percent(said)} of {len(y):,} rows of train (another row's"
+        f"the text {column} says the row's own label in {percent(own_share)} of {len(y):,} rows of train (another row's"
         f" label: {percent(chance)}). Look at it: if the task is to find the label without being told, mask these words"
     )
-    severity = SEVERE if said - chance >= NAMED_SEVERE else WARNING
+    severity = SEVERE if own_share - chance >= NAMED_SEVERE else WARNING
     examples: list[tuple[Ref, ...]] = [
         (("train", int(rows[i]), f", label {classes[y[i]]}"),) for i in np.flatnonzero(own)[:N_EXAMPLES]
     ]
-    yield Finding(Alarm(severity, "label_named_in_text", message, "train", column, (), int(own.sum()), said), examples)
+    yield Finding(
+        Alarm(severity, "label_named_in_text", message, "train", column, (), int(own.sum()), own_share), examples
+    )

@@ -160,8 +160,8 @@ def _noise(data: PairData) -> Iterator[Alarm]:
             " same: a label of the chain or of the pair is wrong"
         )
         yield Alarm(grade(share, *steps, otherwise=NOTE), "transitivity", message, None, None, rows, len(odd), share)
-    content, there = content_of(data)
-    same = np.flatnonzero(~matches & (content[left] == content[right]) & there[left] & there[right] & (left != right))
+    content, filled = content_of(data)
+    same = np.flatnonzero(~matches & (content[left] == content[right]) & filled[left] & filled[right] & (left != right))
     if len(same):
         share = len(same) / max(int((~matches).sum()), 1)
         rows = tuple(data.pair(*names[row]) for row in same[:N_EXAMPLES])
@@ -192,10 +192,10 @@ def _chain(near: dict[int, set[int]], start: int, end: int) -> list[int]:
 
 
 def _record_duplicates(data: PairData) -> Iterator[Alarm]:
-    whole = mix([data.columns[column] for column in data.types])
+    content = mix([data.columns[column] for column in data.types])
     start = 0
     for side in sides_of(data.records):
-        keys = whole[start : start + len(side)]
+        keys = content[start : start + len(side)]
         _, first, place = np.unique(keys, return_index=True, return_inverse=True)
         again = np.flatnonzero(first[place] != np.arange(len(keys)))
         if len(again):
@@ -220,7 +220,7 @@ def _record_duplicates(data: PairData) -> Iterator[Alarm]:
                 share,
             )
         start += len(side)
-    used = np.zeros(len(whole), bool)
+    used = np.zeros(len(content), bool)
     for pairs in data.pairs.values():
         used[pairs.left] = used[pairs.right] = True
     unused = np.flatnonzero(~used)
@@ -248,10 +248,10 @@ def _leaks(data: PairData) -> Iterator[Alarm]:
             options.append(
                 (f"a difference of at most {limit:.6g}", np.abs(numbers[valid.left] - numbers[valid.right]) <= limit)
             )
-        for name, said in options:
-            score = 2 * int((said & truth).sum()) / max(int(said.sum() + truth.sum()), 1)
+        for name, y_pred in options:
+            score = 2 * int((y_pred & truth).sum()) / max(int(y_pred.sum() + truth.sum()), 1)
             if score > best:
-                best, rule, answers = score, name, said
+                best, rule, answers = score, name, y_pred
         if best >= LEAK_WARNING:
             rows = tuple(data.pair("valid", int(r)) for r in np.flatnonzero(answers & truth)[:N_EXAMPLES])
             message = (
@@ -284,10 +284,10 @@ def _ids(data: PairData) -> Iterator[Alarm]:
 
 def _threshold(difference: np.ndarray, y: np.ndarray) -> float:
     """The limit below which calling a pair a match gives the best F1."""
-    there = np.flatnonzero(~np.isnan(difference))
-    if len(there) == 0:
+    filled = np.flatnonzero(~np.isnan(difference))
+    if len(filled) == 0:
         return -1.0
-    order = there[np.argsort(difference[there], kind="stable")]
+    order = filled[np.argsort(difference[filled], kind="stable")]
     f1 = 2 * np.cumsum(y[order]) / (np.arange(1, len(order) + 1) + y.sum())
     last = np.append(np.diff(difference[order]) > 0, True)  # equal differences get equal answers
     return float(difference[order][np.argmax(np.where(last, f1, -1))])
@@ -349,8 +349,8 @@ def _entities(data: PairData, schema: Schema) -> Iterator[Alarm]:
     size = np.bincount(entity)
     inside = {split: np.unique(entity[np.concatenate([p.left, p.right])]) for split, p in data.pairs.items()}
     n_splits = np.zeros(len(size), np.int64)
-    for found in inside.values():
-        n_splits[found] += 1
+    for entities in inside.values():
+        n_splits[entities] += 1
     spans = np.flatnonzero((n_splits > 1) & (size > 1))
     if "train" not in data.pairs:
         return
@@ -387,14 +387,14 @@ def _entities(data: PairData, schema: Schema) -> Iterator[Alarm]:
                 len(touches),
                 share,
             )
-        known = seen_record[pairs.left].astype(int) + seen_record[pairs.right]
-        seen = np.flatnonzero(known > 0)
+        n_seen = seen_record[pairs.left].astype(int) + seen_record[pairs.right]
+        seen = np.flatnonzero(n_seen > 0)
         if len(seen):
             share = len(seen) / len(pairs)
             rows = tuple(data.pair(split, int(r)) for r in seen[:N_EXAMPLES])
             message = (
                 f"{len(seen):,} pairs of pairs_{split} ({percent(share)}) have a record that is also in pairs_train, in"
-                f" {percent(float((known == 2).mean()))} both are: usual in published benchmarks, but no test of"
+                f" {percent(float((n_seen == 2).mean()))} both are: usual in published benchmarks, but no test of"
                 f" unseen records"
             )
             severity = grade(share, (SEEN_WARNING, WARNING), otherwise=NOTE)

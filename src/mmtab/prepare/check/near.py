@@ -73,12 +73,12 @@ class NearIndex:
         assert self._postings is not None
         if self._left <= 0:
             return False
-        known = [token for token in tokens if token in self._rank]
-        n_rarest = _prefix(len(tokens)) - (len(tokens) - len(known))  # a token that the index lacks is rarer still
+        indexed = [token for token in tokens if token in self._rank]
+        n_rarest = _prefix(len(tokens)) - (len(tokens) - len(indexed))  # a token that the index lacks is rarer still
         if n_rarest <= 0 or len(tokens) < N_TOKENS:
             return True
         near = {
-            i for t in heapq.nsmallest(n_rarest, known, key=self._rank.__getitem__) for i in self._postings.get(t, ())
+            i for t in heapq.nsmallest(n_rarest, indexed, key=self._rank.__getitem__) for i in self._postings.get(t, ())
         }
         self._left -= len(near)
         for i in near:

@@ -66,12 +66,12 @@ def hash_cells(
     usage: dict[str, dict[str, Usage]] = {}
     for side in sides_of(records):
         for column, kind in types.items():
-            hashed, there = cells.hashes(side, column, kind)
+            hashed, filled = cells.hashes(side, column, kind)
             values[column].append(hashed)
-            present[column].append(there)
+            present[column].append(filled)
             usage.setdefault(side.name, {})[column] = use = Usage()
-            use.add(hashed, there)
-    shared = [column for column in types if all(there.any() for there in present[column])]
+            use.add(hashed, filled)
+    shared = [column for column in types if all(filled.any() for filled in present[column])]
     join = np.concatenate
     data = PairData(
         records, pairs, {c: join(v) for c, v in values.items()}, {c: join(v) for c, v in present.items()}, types, shared

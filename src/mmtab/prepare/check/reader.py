@@ -64,17 +64,19 @@ class SplitReader:
             self._look_up(name, batch, _inside(near, batch), key, hashed)
         if not sum(map(len, keys)):
             return None
-        whole = np.concatenate(labels)
-        self._label_faults(name, has_labels, whole)
+        all_labels = np.concatenate(labels)
+        self._label_faults(name, has_labels, all_labels)
         usage = {column: use for column, use in usage.items() if use.n}
-        return Split(name, np.concatenate(keys), np.concatenate(ids), whole, usage, sample, sampled, whole[sampled])
+        return Split(
+            name, np.concatenate(keys), np.concatenate(ids), all_labels, usage, sample, sampled, all_labels[sampled]
+        )
 
     def _look_up(
         self, name: str, batch: Table, rows: np.ndarray, key: np.ndarray, hashed: dict[str, np.ndarray]
     ) -> None:
         for start in range(0, len(rows), TOKEN_ROWS):
-            some = rows[start : start + TOKEN_ROWS]
-            for row, tokens in zip(some.tolist(), row_tokens(batch, some, self.types, hashed), strict=True):
+            chunk = rows[start : start + TOKEN_ROWS]
+            for row, tokens in zip(chunk.tolist(), row_tokens(batch, chunk, self.types, hashed), strict=True):
                 to = self.near.ask if name == "train" else self.near.add
                 self.n_near[name] += to((name, batch.first_row + row), int(key[row]), tokens)
 

@@ -57,11 +57,11 @@ def import_dataset(
     are kept. ``seed``: of splits that the source does not have. Raises ConfigError for an unknown name or an output
     that exists, DownloadError for what cannot be had, DataError for raw files that are not as the recipe says.
     """
-    known = recipes()
-    if name not in known:
-        near = [other for other in sorted(known) if name.split("_")[0] in other]
-        raise ConfigError(f"no recipe {name!r}: expected one of {', '.join(near or sorted(known))}")
-    recipe = known[name]
+    by_name = recipes()
+    if name not in by_name:
+        near = [other for other in sorted(by_name) if name.split("_")[0] in other]
+        raise ConfigError(f"no recipe {name!r}: expected one of {', '.join(near or sorted(by_name))}")
+    recipe = by_name[name]
     if recipe.form not in FORMS:
         raise ConfigError(f"{name}: form {recipe.form!r}: expected one of {', '.join(FORMS)}")
     if output.exists():

@@ -115,15 +115,15 @@ def download(
 
 def _checked(path: Path, checksum: Checksum | None, url: str) -> str:
     """The file's sha256; removes it and raises DownloadError where it does not fit the checksum."""
-    found = digests_of(path, "sha256", *([checksum.algorithm] if checksum else []))
-    if checksum is not None and found[checksum.algorithm] != checksum.digest:
+    digests = digests_of(path, "sha256", *([checksum.algorithm] if checksum else []))
+    if checksum is not None and digests[checksum.algorithm] != checksum.digest:
         path.unlink()
         raise DownloadError(
             f"{path.name.removesuffix('.part')} from {url} is not the file it should be: expected {checksum.algorithm} "
-            f"{checksum.digest}, found {found[checksum.algorithm]}; it was removed. Fix: try again; if it stays so,"
+            f"{checksum.digest}, found {digests[checksum.algorithm]}; it was removed. Fix: try again; if it stays so,"
             f" the file was changed at its source: find out why before you correct the recipe, {HAND}"
         )
-    return found["sha256"]
+    return digests["sha256"]
 
 
 class _Fetch:
@@ -261,14 +261,14 @@ def _validator_of(response: requests.Response) -> str | None:
 
 
 def _retry_after(response: requests.Response, url: str) -> float | None:
-    said = response.headers.get("Retry-After", "").strip()
-    if not said:
+    header = response.headers.get("Retry-After", "").strip()
+    if not header:
         return None
-    if said.isdigit():
-        wait = float(said)
+    if header.isdigit():
+        wait = float(header)
     else:
         try:
-            wait = max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+            wait = max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
         except ValueError:
             return None
     if wait > PATIENCE:

@@ -46,27 +46,27 @@ class Raw:
     def look(self, name: str) -> Path | None:
         """The file whose path ends with ``name``, the outermost first; raises DataError where two are as near."""
         parts = Path(name).parts
-        found = [path for path in self._index.get(parts[-1], []) if path.parts[-len(parts) :] == parts]
-        found.sort(key=lambda path: len(path.parts))
-        if len(found) > 1 and len(found[0].parts) == len(found[1].parts):
+        paths = [path for path in self._index.get(parts[-1], []) if path.parts[-len(parts) :] == parts]
+        paths.sort(key=lambda path: len(path.parts))
+        if len(paths) > 1 and len(paths[0].parts) == len(paths[1].parts):
             raise DataError(
                 self.dataset,
-                f"{name} is there {len(found)} times",
-                found=", ".join(map(str, found[:3])),
+                f"{name} is there {len(paths)} times",
+                found=", ".join(map(str, paths[:3])),
                 fix="give the folder of this dataset alone as source=PATH",
             )
-        return found[0] if found else None
+        return paths[0] if paths else None
 
     def find(self, name: str) -> Path:
         """As ``look``; raises DataError where there is none."""
         path = self.look(name)
         if path is None:
-            some = sorted(self._index)
+            names = sorted(self._index)
             raise DataError(
                 self.dataset,
                 f"the raw files lack {name}",
                 expected=f"{name}, at any depth",
-                found=f"{len(some)} names, such as {some[:8]}",
+                found=f"{len(names)} names, such as {names[:8]}",
                 fix="give the right folder or archive as source=PATH; if the source has changed, correct the recipe",
             )
         return path
@@ -94,12 +94,12 @@ class Raw:
             with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:  # scan tells of other encodings
                 header = next(csv.reader(file), [])
             header = [column for column in header if column.strip()]  # without: the row numbers that pandas writes
-            wanted = self._wanted(header, name, columns, optional)
-            batches = list(files.scan(path, self.dataset, columns=wanted))
-            return pa.Table.from_batches(batches, pa.schema([(column, pa.string()) for column in wanted]))
+            names = self._wanted(header, name, columns, optional)
+            batches = list(files.scan(path, self.dataset, columns=names))
+            return pa.Table.from_batches(batches, pa.schema([(column, pa.string()) for column in names]))
         try:
-            wanted = self._wanted(pa.parquet.read_schema(path).names, name, columns, optional)
-            return pa.parquet.read_table(path, columns=wanted)
+            names = self._wanted(pa.parquet.read_schema(path).names, name, columns, optional)
+            return pa.parquet.read_table(path, columns=names)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 self.dataset,

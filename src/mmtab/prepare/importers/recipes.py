@@ -88,7 +88,7 @@ class Recipe:
 @functools.lru_cache(maxsize=8)
 def recipes(folder: Path = RECIPES) -> dict[str, Recipe]:
     """Every recipe by its name; raises ConfigError for a file at fault, naming it and the entry."""
-    found: dict[str, Recipe] = {}
+    by_name: dict[str, Recipe] = {}
     for path in sorted(folder.glob("*.yaml")):
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -96,10 +96,10 @@ def recipes(folder: Path = RECIPES) -> dict[str, Recipe]:
             raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from error
         for variant in _variants(raw, path.name):
             recipe = read_recipe(variant, path.name)
-            if recipe.name in found:
+            if recipe.name in by_name:
                 raise ConfigError(f"{path.name}: name {recipe.name}: another recipe has it")
-            found[recipe.name] = recipe
-    return found
+            by_name[recipe.name] = recipe
+    return by_name
 
 
 def _variants(raw: Any, where: str) -> list[Any]:
@@ -169,9 +169,9 @@ def read_recipe(raw: Any, where: str) -> Recipe:
     if label in {name for column in columns for name in (column.name, column.raw)}:
         raise entries.error("label: also among the columns", label)
     tables = entries.take("tables", dict, {})
-    known = KWAY_TABLES | {"all"} if kind is TaskKind.KWAY else RECORD_TABLES | PAIR_TABLES
-    if not set(tables) <= known:
-        raise entries.error(f"tables: expected some of {sorted(known)}", sorted(tables))
+    allowed = KWAY_TABLES | {"all"} if kind is TaskKind.KWAY else RECORD_TABLES | PAIR_TABLES
+    if not set(tables) <= allowed:
+        raise entries.error(f"tables: expected some of {sorted(allowed)}", sorted(tables))
     split = entries.take("split", dict, None)
     recipe = Recipe(
         name=entries.take("name", str),
@@ -226,15 +226,15 @@ def _file(name: str, spec: Any, where: str) -> RawFile:
     url = entries.take("url", str)
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise entries.error("url: expected http:// or https://", url)
-    said = [algorithm for algorithm in ALGORITHMS if algorithm in entries.rest]
-    if len(said) != 1:
+    algorithms = [algorithm for algorithm in ALGORITHMS if algorithm in entries.rest]
+    if len(algorithms) != 1:
         raise entries.error(
-            f"checksum: expected one of {list(ALGORITHMS)} (sha256: null where none is published)", said
+            f"checksum: expected one of {list(ALGORITHMS)} (sha256: null where none is published)", algorithms
         )
-    digest = entries.take(said[0], str, None)
-    if digest is not None and not re.fullmatch(rf"[0-9a-f]{{{ALGORITHMS[said[0]]}}}", digest):
-        raise entries.error(f"{said[0]}: expected {ALGORITHMS[said[0]]} digits 0-9 a-f", digest)
-    checksum = Checksum(said[0], digest) if digest is not None else None
+    digest = entries.take(algorithms[0], str, None)
+    if digest is not None and not re.fullmatch(rf"[0-9a-f]{{{ALGORITHMS[algorithms[0]]}}}", digest):
+        raise entries.error(f"{algorithms[0]}: expected {ALGORITHMS[algorithms[0]]} digits 0-9 a-f", digest)
+    checksum = Checksum(algorithms[0], digest) if digest is not None else None
     file = RawFile(name, url, checksum, entries.take("size", int, None), entries.take("unpack", bool, False))
     entries.done()
     return file
