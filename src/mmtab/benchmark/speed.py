@@ -7,32 +7,28 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet
 import torch
-import yaml
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
+from mmtab.benchmark.speed_data import WORDS, distinct, lengthen, repeated, write_rows
+from mmtab.benchmark.speed_steps import Clock, epoch_speed, run_program, run_python, seconds_of, stepper
 from mmtab.config.compose import compose
 from mmtab.config.types import RunConfig
 from mmtab.data.pictures import load_pictures
-from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.schema import ColumnType
 from mmtab.data.synthetic import write_catalogue
 from mmtab.data.table import read_split
 from mmtab.features.backbones import tiny_text_backbone
@@ -43,7 +39,6 @@ from mmtab.runs.setup import prepare
 from mmtab.runs.train import fit_prepared, train
 from mmtab.training.build import encoder_of
 from mmtab.training.compute import silence_libraries
-from mmtab.training.optim import parameter_groups, warmup_cosine
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
@@ -52,7 +47,6 @@ from mmtab.utils.machine import prepare_process, usable_cores
 TUNED = ("text.n_tuned_layers=null", "image.tuned=true", "trainer.batch_size=32")
 FROZEN = ("text.n_tuned_layers=0", "image.tuned=false")
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in ("", "ra", "lo", "nim", "st")]
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ class Bench:
         self.folder = work / f"catalogue-{settings.rows}-{settings.words}"
         if not self.folder.exists():
             write_catalogue(self.folder, "product_type", n_rows=settings.rows)
-            _lengthen(self.folder, settings.words)
+            lengthen(self.folder, settings.words)
         silence_libraries()
         prepare_process()
         torch.set_num_threads(usable_cores())
@@ -110,7 +104,7 @@ class Bench:
             "a value that does not fit": ["-m", "mmtab.cli", "train", "trainer.precision=fp99"],
         }
         for what, command in commands.items():
-            seconds = self._median(lambda command=command: _seconds(lambda: _python(command)))  # type: ignore[misc]
+            seconds = self._median(lambda command=command: seconds_of(lambda: run_python(command)))  # type: ignore[misc]
             most = {"--help": 1.5, "import torch": None}.get(what, 2.0)
             yield Finding("startup", what, seconds, "s", most=most)
 
@@ -122,8 +116,8 @@ class Bench:
             ours.append(self._fit(*settings)[-1])
             session, train = self._session(*settings)
             batches = list(loader(train, session.config.trainer.batch_size, shuffle=True, seed=seed))
-            step = _stepper(session, len(batches))
-            bare.append([_epoch(session, step, batches) for _ in range(2)][-1])
+            step = stepper(session, len(batches))
+            bare.append([epoch_speed(session, step, batches) for _ in range(2)][-1])
         pairs = zip(ours, bare, strict=True)
         ratio = statistics.median(mine / other for mine, other in pairs)
         yield Finding("loop", "bare loop, tensors in memory", statistics.median(bare), "rows/s")
@@ -135,13 +129,13 @@ class Bench:
         """Where a step's time goes, tuned and frozen."""
         for name, settings in (("tuned", TUNED), ("frozen", FROZEN)):
             session, train = self._session(*settings)
-            clock = _Clock(session.compute.device)
+            clock = Clock(session.compute.device)
             model: Any = session.model
             parts = {kind: encoder for kind, encoder in model.tokenizer.encoders.items()}
             for part, module in (parts | {"fusion": model.fusion, "head": model.head}).items():
                 clock.watch(part, module)
             batches = iter(loader(train, session.config.trainer.batch_size, shuffle=True))
-            step = _stepper(session, len(train), clock)
+            step = stepper(session, len(train), clock)
             step(next(batches))  # the first makes kernels
             clock.seconds.clear()
             start = time.perf_counter()
@@ -156,8 +150,8 @@ class Bench:
                 yield Finding("profile", f"{name}: {part}", 100 * seconds / whole, "% of a step")
 
     def kernels(self) -> Iterator[Finding]:
-        """bf16 against float32 and gradient checkpointing against none, tuned; torch.compile against none, frozen, for to
-        compile the backward of whole backbones takes many minutes on CPU."""
+        """bf16 against float32 and gradient checkpointing against none, tuned; torch.compile against none, frozen, for
+        to compile the backward of whole backbones takes many minutes on CPU."""
         for base, changes in (
             (TUNED, {"fp32": "trainer.precision=fp32", "checkpointing": "text.checkpointing=true"}),
             (FROZEN, {"compile": "trainer.compile=true"}),
@@ -194,16 +188,20 @@ class Bench:
         schema, table = session.schema, read_split(self.folder, session.schema, "train")
         text, image = encoder_of(session.model, "text"), encoder_of(session.model, "image")
         columns = schema.of_type(ColumnType.TEXT)
-        many = replace(table, ids=_times(table.ids, 20), columns={n: _unlike(table.columns[n], 20) for n in columns})
+        many = replace(table, ids=repeated(table.ids, 20), columns={n: distinct(table.columns[n], 20) for n in columns})
         texts = [value for name in columns for value in many.columns[name].to_pylist() if value is not None]
         rust = Tokenizer.from_str(text.tokenizer.backend_tokenizer.to_str())
         rust.enable_truncation(text.max_length)
 
         def built(make: Callable[[Store], object]) -> float:
             with tempfile.TemporaryDirectory(dir=self.work) as cache:
-                return _seconds(lambda: make(Store(Path(cache))))
+                return seconds_of(lambda: make(Store(Path(cache))))
 
-        raw = self._median(lambda: _seconds(lambda: [rust.encode_batch_fast(texts[i : i + 4096], add_special_tokens=False) for i in range(0, len(texts), 4096)]))  # fmt: skip
+        def tokenize_alone() -> None:
+            for start in range(0, len(texts), 4096):
+                rust.encode_batch_fast(texts[start : start + 4096], add_special_tokens=False)
+
+        raw = self._median(lambda: seconds_of(tokenize_alone))
         ours = self._median(lambda: built(lambda store: tokenize(many, columns, text, store, budget=126, joint=True)))
         yield Finding("store", "tokens", len(texts) / ours, "cells/s", "tokenizer alone", raw / ours, 0.8)
         folder = self.work / "pictures"
@@ -217,7 +215,7 @@ class Bench:
                 np.asarray(ImageOps.pad(picture.convert("RGB"), (image.spec.size,) * 2, Image.Resampling.BICUBIC))
 
         with ThreadPoolExecutor(usable_cores()) as pool:
-            raw = self._median(lambda: _seconds(lambda: list(pool.map(decode, paths))))
+            raw = self._median(lambda: seconds_of(lambda: list(pool.map(decode, paths))))
         ours = self._median(lambda: built(lambda store: load_pictures(table, ["image"], image.spec, store)))
         yield Finding("store", "pictures", len(paths) / ours, "pictures/s", "decoder alone", raw / ours, 0.8)
 
@@ -234,8 +232,8 @@ class Bench:
                     text.cells(batch.table.text, batch.table.n_rows)
                     image.features(batch.table.image)
 
-        bare = len(train) / self._median(lambda: _seconds(backbones))
-        ours = len(train) / self._median(lambda: _seconds(lambda: session.predictions(train)))
+        bare = len(train) / self._median(lambda: seconds_of(backbones))
+        ours = len(train) / self._median(lambda: seconds_of(lambda: session.predictions(train)))
         yield Finding("predict", "backbones alone", bare, "rows/s")
         yield Finding("predict", "predictions", ours, "rows/s", "backbones", ours / bare)
 
@@ -245,17 +243,21 @@ class Bench:
         first = None
         for n in sorted(self.settings.sizes):
             folder = self.work / f"rows-{n}"
-            _write_rows(folder, n)
+            write_rows(folder, n)
             told = json.loads(
-                _python(["-c", TRAIN, str(folder), str(self.work / f"run-{n}"), str(self.work / "cache"), str(backbone)])
-                .strip().splitlines()[-1]
-            )  # fmt: skip
+                run_python(
+                    ["-c", TRAIN, str(folder), str(self.work / f"run-{n}"), str(self.work / "cache"), str(backbone)]
+                )
+                .strip()
+                .splitlines()[-1]
+            )
             yield Finding("memory", f"{n:,} rows: training", told["train_rows_per_second"], "rows/s")
             yield Finding("memory", f"{n:,} rows: reading, fitting, store", n / told["seconds"]["prepare"], "rows/s")
             peak = told["peak_memory_mib"]
             first = peak if n == 10_000 else first
             ratio = None if first is None or n <= 10_000 else peak / first
-            yield Finding("memory", f"{n:,} rows: peak memory", peak, "MiB", "10,000 rows" if ratio else "", ratio, most=1.2 if ratio else None)  # fmt: skip
+            what, against = f"{n:,} rows: peak memory", "10,000 rows" if ratio else ""
+            yield Finding("memory", what, peak, "MiB", against, ratio, most=1.2 if ratio else None)
 
     def autogluon(self) -> Iterator[Finding]:
         """AutoGluon MultiModal with the same text and picture networks, token length, picture size, batch and epoch."""
@@ -263,19 +265,20 @@ class Bench:
             raise ConfigError("autogluon: give --peers FOLDER and --peer-python PYTHON of an environment that has it")
         peers, python, timm = self.settings.peers, str(self.settings.peer_python), self.work / "timm"
         if not timm.exists():
-            _run([python, str(peers / "timm_folder.py"), str(timm), "128"])
+            run_program([python, str(peers / "timm_folder.py"), str(timm), "128"])
         train_speeds, predict, theirs_train, theirs_predict = [], dict[str, list[float]](), [], []
         n = {split: pa.parquet.read_metadata(self.folder / f"{split}.parquet").num_rows for split in ("train", "test")}
         for seed in range(self.settings.repeats):
-            command = [python, str(peers / "autogluon_multimodal.py"), str(self.folder), "--timm", str(timm), "--epochs", "1",
-                       "--batch", "32", "--size", "128", "--max-text", "128", "--threads", str(usable_cores()), "--seed", str(seed)]  # fmt: skip
-            told = json.loads(_run(command).strip().splitlines()[-1])
+            program = [python, str(peers / "autogluon_multimodal.py"), str(self.folder), "--timm", str(timm)]
+            sizes = ["--epochs", "1", "--batch", "32", "--size", "128", "--max-text", "128"]
+            command = [*program, *sizes, "--threads", str(usable_cores()), "--seed", str(seed)]
+            told = json.loads(run_program(command).strip().splitlines()[-1])
             theirs_train.append(told["train_rows_per_s"])
             theirs_predict.append(told["predict_rows_per_s"])
             with tempfile.TemporaryDirectory(dir=self.work) as scratch:
                 config = self._config(*TUNED, f"seed={seed}", "trainer.max_epochs=1", f"cache={scratch}/cache")
                 folder = Path(scratch) / "run"
-                train_speeds.append(n["train"] / _seconds(functools.partial(train, config, folder)))
+                train_speeds.append(n["train"] / seconds_of(functools.partial(train, config, folder)))
                 session = open_run(folder)
                 for what in ("cold", "warm"):
                     start = time.perf_counter()
@@ -287,7 +290,8 @@ class Bench:
 
         median = statistics.median
         yield Finding("autogluon", "AutoGluon: training, all of fit()", median(theirs_train), "rows/s")
-        yield Finding("autogluon", "training, all of train()", median(train_speeds), "rows/s", "AutoGluon", ratio(train_speeds, theirs_train), 3.0)  # fmt: skip
+        faster = ratio(train_speeds, theirs_train)
+        yield Finding("autogluon", "training, all of train()", median(train_speeds), "rows/s", "AutoGluon", faster, 3.0)
         yield Finding("autogluon", "AutoGluon: prediction", median(theirs_predict), "rows/s")
         for what, title in (("cold", "prediction, nothing stored"), ("warm", "prediction, rows stored")):
             speeds = predict[what]
@@ -333,158 +337,12 @@ from mmtab.config.compose import compose
 from mmtab.runs.train import train
 
 data, folder, cache, backbone = sys.argv[1:]
-config = compose("dataset=custom", f"dataset.path={data}", f"cache={cache}", f"output={folder}", "trainer.progress=false",
-                 f"text.backbone={backbone}", "text.n_tuned_layers=null", "text.max_length=64", "trainer.max_epochs=1",
-                 "trainer.batch_size=256", "d_model=64")
+config = compose("dataset=custom", f"dataset.path={data}", f"cache={cache}", f"output={folder}",
+                 "trainer.progress=false", f"text.backbone={backbone}", "text.n_tuned_layers=null",
+                 "text.max_length=64", "trainer.max_epochs=1", "trainer.batch_size=256", "d_model=64")
 train(config, Path(folder))
 print(Path(folder, "provenance.json").read_text().replace(chr(10), " "))
 """
-
-
-class _Clock:
-    """Seconds spent in parts of a step."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds: dict[str, float] = {}
-        self.device = device
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        start = self._now()
-        yield
-        self.seconds[part] = self.seconds.get(part, 0.0) + self._now() - start
-
-    def watch(self, part: str, module: torch.nn.Module) -> None:
-        """Count a module's forward passes."""
-        started: list[float] = []
-        module.register_forward_pre_hook(lambda *_: started.append(self._now()))
-
-        def ended(*_: object) -> None:
-            self.seconds[part] = self.seconds.get(part, 0.0) + self._now() - started.pop()
-
-        module.register_forward_hook(ended)
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-
-def _stepper(session: Session, n_steps: int, clock: _Clock | None = None) -> Callable[[Any], None]:
-    """The least that a training step of this model is."""
-    model, task, settings = session.model.train(), session.task, session.config.trainer
-    groups = parameter_groups(model, settings.lr, settings.backbone_lr, settings.weight_decay)
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    schedule = warmup_cosine(optimizer, n_steps, settings.warmup_fraction)
-    learned = [p for p in model.parameters() if p.requires_grad]
-    clock = clock or _Clock(session.compute.device)
-
-    def step(batch: Any) -> None:
-        batch = batch.to(session.compute.device)
-        with session.compute.autocast():
-            loss = task.loss_of(model(batch), batch.label)
-        with clock("backward"):
-            loss.backward()
-        with clock("optimizer"):
-            torch.nn.utils.clip_grad_norm_(learned, settings.gradient_clip)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-
-    return step
-
-
-def _epoch(session: Session, step: Callable[[Any], None], batches: list[Any]) -> float:
-    """Rows/s."""
-    batches = [batch.to(session.compute.device) for batch in batches]
-
-    def steps() -> None:
-        for batch in batches:
-            step(batch)
-
-    return sum(len(batch.label) for batch in batches) / _seconds(steps)
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _run(command: list[str]) -> str:
-    """What a command prints; its complaints are shown when it fails."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(usable_cores())}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise ConfigError(f"{' '.join(command[:2])} failed: {done.stderr.strip()[-2000:]}")
-    return done.stdout
-
-
-def _python(arguments: list[str]) -> str:
-    """As ``_run``, with this Python; a configuration error is what some are run for."""
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check="-c" in arguments).stdout
-
-
-def _lengthen(folder: Path, n_words: int) -> None:
-    """Add words of other descriptions to each."""
-    rng = np.random.default_rng(0)
-    for split in ("train", "valid", "test"):
-        table = pa.parquet.read_table(folder / f"{split}.parquet")
-        texts = table["description"].to_pylist()
-        words = np.array(sorted({word for text in texts if text for word in text.split()}))
-        longer = [None if text is None else " ".join([text, *rng.choice(words, n_words)]) for text in texts]
-        place = table.column_names.index("description")
-        pa.parquet.write_table(table.set_column(place, "description", pa.array(longer)), folder / f"{split}.parquet")
-
-
-def _times(values: pa.Array, n: int) -> pa.Array:
-    return pa.concat_arrays([values] * n)
-
-
-def _unlike(values: pa.Array, n: int) -> pa.Array:
-    """Many cells, no two alike, so that none is tokenized for another."""
-    many = pc.cast(_times(values, n), pa.string())
-    return pc.cast(
-        pc.binary_join_element_wise(many, pc.cast(pa.array(np.arange(len(many))), pa.string()), " "), pa.large_string()
-    )
-
-
-def _write_rows(folder: Path, n: int, n_valid: int = 2_000) -> None:
-    """A k-way data set of text, numbers and categories of any size, written some rows at a time."""
-    if folder.exists():
-        return
-    words = np.array(WORDS)
-    scratch = folder.with_name(f".{folder.name}")
-    scratch.mkdir(parents=True, exist_ok=True)
-    for split, size in (("train", n), ("valid", n_valid), ("test", n_valid)):
-        rng, writer = np.random.default_rng(len(split)), None
-        for start in range(0, size, 50_000):
-            m = min(50_000, size - start)
-            label = rng.integers(0, 20, m)
-            text = words[
-                (rng.integers(0, len(words), (m, 12)) + np.where(rng.random((m, 12)) < 0.3, label[:, None], 0))
-                % len(words)
-            ]
-            part = pa.table({
-                "id": pa.array(np.char.add(f"{split}-", np.arange(start, start + m).astype(str))),
-                "title": pa.array([" ".join(row) for row in text]),
-                "size": label + rng.normal(0, 4, m),
-                "weight": rng.normal(0, 1, m),
-                "colour": pa.array(words[(label + rng.integers(0, 30, m)) % len(words)]),
-                "shop": pa.array(words[rng.integers(0, 50, m)]),
-                "label": pa.array(np.char.add("kind ", label.astype(str))),
-            })  # fmt: skip
-            writer = writer or pa.parquet.ParquetWriter(scratch / f"{split}.parquet", part.schema)
-            writer.write_table(part)
-        assert writer is not None
-        writer.close()
-    columns = {"title": "text", "size": "numeric", "weight": "numeric", "colour": "categorical", "shop": "categorical"}
-    card = {"name": folder.name, "task": "kway", "metric": "accuracy", "id": "id", "label": "label", "columns": columns}
-    (scratch / "dataset.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
-    Schema.read(scratch)
-    scratch.rename(folder)
 
 
 def measure(settings: Settings, only: list[str], output: Path, told: Callable[[Finding], None]) -> list[Finding]:
@@ -499,6 +357,7 @@ def measure(settings: Settings, only: list[str], output: Path, told: Callable[[F
                 for finding in part():
                     found.append(finding)
                     told(finding)
-                    facts = provenance.facts() | {"threads": usable_cores(), "settings": json.loads(json.dumps(asdict(settings), default=str))}  # fmt: skip
+                    own = json.loads(json.dumps(asdict(settings), default=str))
+                    facts = provenance.facts() | {"threads": usable_cores(), "settings": own}
                     write_json(output, facts | {"findings": [asdict(each) for each in found]})
     return found
