@@ -18,6 +18,7 @@ from mmtab.benchmark.truth import Truth
 from mmtab.data import files
 from mmtab.data.cells import bits, canonical, first
 from mmtab.data.schema import ColumnType, TaskKind
+from mmtab.runs.predictions import class_column, classes_of, kway_columns, pair_columns
 from mmtab.utils.errors import DataError
 
 SUM_TOLERANCE = 1e-3  # of the probabilities of a row; float32 softmax over a thousand classes stays well below
@@ -52,7 +53,7 @@ def read_predictions(path: Path, truth: Truth) -> CheckedPredictions:
         raise DataError(name, "the file is too large to be predictions", table=path.name, found=size)
     header = files.header(path, name).names
     suffixes = _suffixes(truth)
-    classes = [column for column in header if kway and column.startswith("p_")]
+    classes = [class_column(name) for name in classes_of(header)] if kway else []
     for column in truth.ids:
         if column not in header:
             raise DataError(
@@ -107,12 +108,9 @@ def write_predictions(path: Path, truth: Truth, p: np.ndarray, thresholds: Seque
     them."""
     columns: dict[str, object] = dict(truth.ids)
     if truth.classes:
-        columns |= {f"p_{name}": p[:, i] for i, name in enumerate(truth.classes)}
-        columns["prediction"] = pa.array(truth.classes).take(pa.array(p.argmax(1)))
+        columns |= kway_columns(truth.classes, p, p.argmax(1))
     else:
-        for r, suffix in enumerate(_suffixes(truth)):
-            columns[f"probability{suffix}"] = p[:, r]
-            columns[f"prediction{suffix}"] = (p[:, r] >= thresholds[r]).astype(np.int8)
+        columns |= pair_columns(truth.relations, p, (p >= np.asarray(thresholds)).astype(np.int8))
     files.write_table(path, pa.table(columns))
 
 
@@ -128,7 +126,7 @@ def _check_rows(path: Path, truth: Truth, n_rows: int) -> None:
 
 
 def _check_classes(path: Path, truth: Truth, columns: Sequence[str]) -> None:
-    expected = {f"p_{name}" for name in truth.classes}
+    expected = {class_column(name) for name in truth.classes}
     unknown, missing = set(columns) - expected, expected - set(columns) if columns else set()
     for problem, names in (
         ("probabilities of unknown classes", unknown),
@@ -195,7 +193,7 @@ def _numbers(path: Path, truth: Truth, table: pa.Table, column: str) -> np.ndarr
 
 
 def _of_classes(path: Path, truth: Truth, table: pa.Table) -> np.ndarray:
-    p = np.stack([_numbers(path, truth, table, f"p_{name}") for name in truth.classes], 1)
+    p = np.stack([_numbers(path, truth, table, class_column(name)) for name in truth.classes], 1)
     sums = p.sum(1)
     if len(off := np.flatnonzero(abs(sums - 1) > SUM_TOLERANCE)):
         problem, row = "the probabilities of a row do not add up to 1", int(off[0])

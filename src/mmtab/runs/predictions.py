@@ -23,7 +23,6 @@ import pyarrow.compute as pc
 
 from mmtab.data import files
 from mmtab.data.schema import Schema, TaskKind
-from mmtab.runs.folder import read_run_file, read_task_state
 from mmtab.training.predictions import Predictions
 from mmtab.utils.errors import RunError
 
@@ -209,12 +208,16 @@ class ScoredPredictions:
 
 def scored_splits(folder: Path) -> list[str]:
     """Labelled splits of which the run folder has predictions: test, where it was scored, comes first."""
+    from mmtab.runs.folder import read_run_file  # which imports torch
+
     scored = read_run_file(folder, "metrics.json")
     return [s for s in sorted(scored, key=lambda s: (s != "test", s)) if predictions_path(folder, s).is_file()]
 
 
 def read_scored(folder: Path, split: str) -> list[ScoredPredictions]:
     """The predictions of a run, one for each relation; raises RunError where the split was not scored."""
+    from mmtab.runs.folder import read_run_file, read_task_state
+
     if split not in scored_splits(folder):
         raise RunError(
             f"{folder} has no scored predictions of {split!r}; run scripts/evaluate.py run={folder} split={split}"
