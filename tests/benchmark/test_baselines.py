@@ -100,14 +100,19 @@ def test_only_columns_that_are_kept_are_read(
         path, rng = other / f"{stem}.parquet", np.random.default_rng(1)
         table = pa.parquet.read_table(path)
         path.unlink()  # a link
-        columns = {n: c.take(pa.array(rng.permutation(len(c)))) if n in left_out else c for n, c in zip(table.column_names, table.columns, strict=True)}  # fmt: skip
+        columns = {
+            n: c.take(pa.array(rng.permutation(len(c)))) if n in left_out else c
+            for n, c in zip(table.column_names, table.columns, strict=True)
+        }
         write_table(path, pa.table(columns))
     run_baseline(name, other, tmp_path / "shuffled", 0, cache, keep)
     assert files(tmp_path / "kept") == files(tmp_path / "shuffled")
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_what_a_control_cannot_use_is_one_line(name: str, folders: dict[str, tuple[Path, Path]], cache: Path, tmp_path: Path) -> None:  # fmt: skip
+def test_what_a_control_cannot_use_is_one_line(
+    name: str, folders: dict[str, tuple[Path, Path]], cache: Path, tmp_path: Path
+) -> None:
     plain = write_pairs(tmp_path / "plain", images=False)
     with pytest.raises(ConfigError, match="dataset plain: no columns of type 'image' to keep"):
         run_baseline(name, plain, tmp_path / "out", 0, cache, ["image", "text"])
@@ -125,7 +130,12 @@ def test_what_a_control_cannot_use_is_one_line(name: str, folders: dict[str, tup
 def test_the_control_that_needs_text_says_so(
     folders: dict[str, tuple[Path, Path]], cache: Path, tmp_path: Path
 ) -> None:
-    for name, task, kind in (("tfidf_gbm", "kway", "image"), ("tfidf_linear", "pairs", "image"), ("fuzzy", "pairs", "numeric"), ("embeddings_linear", "pairs", "datetime")):  # fmt: skip
+    for name, task, kind in (
+        ("tfidf_gbm", "kway", "image"),
+        ("tfidf_linear", "pairs", "image"),
+        ("fuzzy", "pairs", "numeric"),
+        ("embeddings_linear", "pairs", "datetime"),
+    ):
         with pytest.raises(ConfigError, match=r"this control reads .* columns, and there are none"):
             run_baseline(name, folders[task][1], tmp_path, 0, cache, [kind])
     with pytest.raises(ConfigError, match="no control 'nothing'; expected one of majority"):
@@ -155,7 +165,14 @@ def test_each_relation_has_a_model_that_leaves_out_what_it_ignores(
     fit = run_baseline(name, given, tmp_path / "a", 0, cache)
     assert scores(whole, tmp_path / "a")["f1"] > 0.3
     rows = read_rows(tmp_path / "a" / "predictions_test.parquet")
-    assert list(rows[0]) == ["left_id", "right_id", "probability_duplicate", "prediction_duplicate", "probability_other", "prediction_other"]  # fmt: skip
+    assert list(rows[0]) == [
+        "left_id",
+        "right_id",
+        "probability_duplicate",
+        "prediction_duplicate",
+        "probability_other",
+        "prediction_other",
+    ]
     assert fit.n_parameters is None or fit.n_parameters >= 4
     other = tmp_path / "other"
     without_labels(whole, other)

@@ -49,7 +49,8 @@ favourite = sorted(set(train["label"].to_pylist()))[seed % 2]
 for split in ("valid", "test"):
     ids = pq.read_table(data / f"{split}.parquet")["id"]
     p = {f"p_{name}": [float(name == favourite)] * len(ids) for name in set(train["label"].to_pylist())}
-    pq.write_table(pa.table({"id": ids, "prediction": [favourite] * len(ids)} | p), output / f"predictions_{split}.parquet")
+    table = pa.table({"id": ids, "prediction": [favourite] * len(ids)} | p)
+    pq.write_table(table, output / f"predictions_{split}.parquet")
 (output / "facts.json").write_text(json.dumps({"train_seconds": 1.5, "predict_rows_per_second": 100.0}))
 """
 
@@ -96,10 +97,12 @@ def test_every_system_on_every_dataset(tables: Path, rival: Path, backbone: Path
     systems = {
         "majority": system(deterministic=True, baseline="majority"),
         "linear": system(deterministic=True, baseline="tfidf_linear"),
-        "ours": system(kind="mmtab", tasks=["kway"], keep=["text", "numeric"], train=["recipe=frozen", "trainer.max_epochs=1"]),
+        "ours": system(
+            kind="mmtab", tasks=["kway"], keep=["text", "numeric"], train=["recipe=frozen", "trainer.max_epochs=1"]
+        ),
         "rival": called(rival),
         "both": system(kind="mmtab", members=["linear", "majority"]),
-    }  # fmt: skip
+    }
     output = tmp_path / "bench"
     config = config_of(output, tables, systems, seeds=2, n_jobs=2, overrides=[f"text.backbone={backbone}"])
     board = run_benchmark(config)
@@ -157,13 +160,21 @@ def test_a_failure_is_named_and_the_rest_goes_on(
     tables: Path, rival: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RIVAL_FAILS", "things")
-    systems = {"rival": called(rival), "both": system(members=["rival", "majority"]), "majority": system(baseline="majority")}  # fmt: skip
+    systems = {
+        "rival": called(rival),
+        "both": system(members=["rival", "majority"]),
+        "majority": system(baseline="majority"),
+    }
     board = run_benchmark(config_of(tmp_path / "bench", tables, systems, n_jobs=2))
     said = {(failure.entry, failure.dataset): failure.error for failure in board.failures}
     assert set(said) == {("rival", "things"), ("both", "things")}
     assert said["rival", "things"].endswith("rival on things ended with status 1: error: I cannot do this")
     assert said["both", "things"] == "its member rival failed"
-    assert set(results_of(tmp_path / "bench")) == {("majority", "things", 0), ("majority", "offers", 0), ("both", "offers", 0)}  # fmt: skip
+    assert set(results_of(tmp_path / "bench")) == {
+        ("majority", "things", 0),
+        ("majority", "offers", 0),
+        ("both", "offers", 0),
+    }
     assert "once more" in capsys.readouterr().out
     assert "I cannot do this" in (tmp_path / "bench/jobs/rival/things/seed0/log.txt").read_text()
     monkeypatch.delenv("RIVAL_FAILS")
@@ -183,9 +194,15 @@ def test_a_killed_benchmark_takes_everything_with_it_and_goes_on(tables: Path, r
         (tmp_path / "more" / group).mkdir(parents=True)
         (tmp_path / "more" / group / f"{name}.yaml").write_text(yaml.safe_dump(content))
     command = [
-        sys.executable, str(SCRIPT), "--config-dir", str(tmp_path / "more"), "track=mine", "system=[majority,slow]",
-        f"output={tmp_path / 'bench'}", "seeds=2",
-    ]  # fmt: skip
+        sys.executable,
+        str(SCRIPT),
+        "--config-dir",
+        str(tmp_path / "more"),
+        "track=mine",
+        "system=[majority,slow]",
+        f"output={tmp_path / 'bench'}",
+        "seeds=2",
+    ]
     environment = os.environ | {"RIVAL_SECONDS": "300"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _wait_for((tmp_path / "pids").exists)
@@ -252,7 +269,10 @@ def test_every_recipe_is_a_setting_of_train(path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"baseline": "majority", "train": []}, "expected one of train, baseline, command, members; found train, baseline"),
+        (
+            {"baseline": "majority", "train": []},
+            "expected one of train, baseline, command, members; found train, baseline",
+        ),
         ({}, "found none"),
         ({"baseline": "magic"}, "baseline=magic: expected one of .*majority"),
         ({"baseline": "majority", "kind": "friend"}, "kind=friend: expected one of mmtab, control, rival"),
@@ -262,8 +282,10 @@ def test_every_recipe_is_a_setting_of_train(path: Path) -> None:
         ({"train": ["recipe=frozn"]}, "system.x: .*frozn"),
         ({"train": ["trainer.max_epoch=1"]}, "no setting trainer.max_epoch; did you mean trainer.max_epochs"),
     ],
-)  # fmt: skip
-def test_a_system_that_cannot_be_run_is_refused_at_once(wrong: dict[str, Any], said: str, tables: Path, tmp_path: Path) -> None:  # fmt: skip
+)
+def test_a_system_that_cannot_be_run_is_refused_at_once(
+    wrong: dict[str, Any], said: str, tables: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=said):
         run_benchmark(config_of(tmp_path / "bench", tables, {"x": system(**wrong)}))
     assert not (tmp_path / "bench").exists()
@@ -285,7 +307,9 @@ def test_settings_and_datasets_that_fit_nothing(tables: Path, tmp_path: Path) ->
         with pytest.raises(ConfigError, match=said):
             run_benchmark(config_of(tmp_path / "bench", tables, **{"systems": majority} | settings))  # type: ignore[arg-type]
     without_labels(tables / "things", tmp_path / "unlabelled")
-    config = config_of(tmp_path / "bench", tables, majority, track={"a": TrackConfig("a", [str(tmp_path / "unlabelled")])})  # fmt: skip
+    config = config_of(
+        tmp_path / "bench", tables, majority, track={"a": TrackConfig("a", [str(tmp_path / "unlabelled")])}
+    )
     with pytest.raises(ConfigError, match="no labelled test split"):
         run_benchmark(config)
 
@@ -385,7 +409,10 @@ def test_what_is_refused(tables: Path, tmp_path: Path) -> None:
     short = pa.table(good).slice(1)
     with pytest.raises(DataError, match="not one row for each of the split; expected 18 rows; found 17 rows"):
         read_predictions(write_table(tmp_path / "x.parquet", short), truth)
-    for columns, said in (({"id": good["id"]}, "the file answers nothing"), ({"prediction": good["prediction"]}, "lacks this column")):  # fmt: skip
+    for columns, said in (
+        ({"id": good["id"]}, "the file answers nothing"),
+        ({"prediction": good["prediction"]}, "lacks this column"),
+    ):
         with pytest.raises(DataError, match=said):
             read_predictions(write_table(tmp_path / "x.csv", pa.table(columns)), truth)
 

@@ -57,7 +57,10 @@ TRACKS = {"kway": ["toys"], "matching": ["pairs"]}
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sources")
-    return {"toys": write_kway(root / "toys", n=600, k=4, images=False), "pairs": write_pairs(root / "pairs", n=400, images=False)}  # fmt: skip
+    return {
+        "toys": write_kway(root / "toys", n=600, k=4, images=False),
+        "pairs": write_pairs(root / "pairs", n=400, images=False),
+    }
 
 
 @pytest.fixture
@@ -104,7 +107,12 @@ def both_scores(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 def test_a_challenge_folder(challenge: Challenge, sources: dict[str, Path]) -> None:
     about = yaml.safe_load((challenge.folder / "challenge.yaml").read_text())
-    assert (about["title"], about["tracks"], about["per_day"], about["public_share"]) == ("Toys & pairs", TRACKS, 3, 0.5)  # fmt: skip
+    assert (about["title"], about["tracks"], about["per_day"], about["public_share"]) == (
+        "Toys & pairs",
+        TRACKS,
+        3,
+        0.5,
+    )
     assert set(about) == {"title", "tracks", "per_day", "public_share", "created"}  # above all no seed
     for name in ("secret", "files"):
         assert stat.S_IMODE((challenge.folder / name).stat().st_mode) == 0o700
@@ -156,9 +164,17 @@ def test_a_handout_of_copies_can_be_sent(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_opened(tmp_path: Path, sources: dict[str, Path], challenge: Challenge) -> None:
-    def refused(message: str, datasets: dict[str, Path], tracks: dict[str, list[str]] | None = None, **options: Any) -> None:  # fmt: skip
+    def refused(
+        message: str, datasets: dict[str, Path], tracks: dict[str, list[str]] | None = None, **options: Any
+    ) -> None:
         with pytest.raises(MmtabError, match=message) as caught:
-            open_challenge(options.pop("folder", tmp_path / "new"), datasets, tracks or {"all": list(datasets)}, title="x", **options)  # fmt: skip
+            open_challenge(
+                options.pop("folder", tmp_path / "new"),
+                datasets,
+                tracks or {"all": list(datasets)},
+                title="x",
+                **options,
+            )
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".writing-*"))
 
@@ -174,7 +190,11 @@ def test_what_cannot_be_opened(tmp_path: Path, sources: dict[str, Path], challen
     table = files.read(few / "pairs_test.parquet", "few")
     labels = [1] + [0] * (len(table) - 1)  # one match cannot be in both parts
     write_table(few / "pairs_test.parquet", table.set_column(2, "label", pa.array(labels)))
-    refused("few, table test, column label: its test split is too small to be divided: the (public|private) part would lack", {"few": few})  # fmt: skip
+    refused(
+        r"few, table test, column label: its test split is too small to be divided: the (public|private) part"
+        " would lack",
+        {"few": few},
+    )
     told = write_kway(tmp_path / "told", n=60, images=False)
     table = files.read(told / "test.parquet", "told")
     write_table(told / "test.parquet", table.append_column("kind", table["label"]))
@@ -212,7 +232,12 @@ def test_the_truth_scores_exactly_one(tmp_path: Path, challenge: Challenge) -> N
         receipt = submit(challenge.folder, "Oracle", {dataset: handed(tmp_path, challenge, dataset)}, DAY)[0]
         assert (receipt.public, receipt.attempt, receipt.left_today) == (1.0, 1, 2)
     assert stored(challenge.folder, "select public, private from attempts") == [(1.0, 1.0)] * 2
-    assert all(score.value == 1 for final in (False, True) for e in standings(challenge.folder, final).entries for score in e.scores)  # fmt: skip
+    assert all(
+        score.value == 1
+        for final in (False, True)
+        for e in standings(challenge.folder, final).entries
+        for score in e.scores
+    )
 
 
 def test_the_order_of_rows_is_nothing(tmp_path: Path, challenge: Challenge) -> None:
@@ -239,7 +264,9 @@ def test_shuffled_labels_score_chance(tmp_path: Path) -> None:
     truth = challenge.truth("toys")
     chance, n = sum(share**2 for share in shares), len(truth) // 2
     shuffled = [truth.classes[i] for i in rng.permutation(truth.label[:, 0])]
-    submit(challenge.folder, "Monkey", {"toys": write_table(tmp_path / "x.parquet", truth.ids | {"prediction": shuffled})})  # fmt: skip
+    submit(
+        challenge.folder, "Monkey", {"toys": write_table(tmp_path / "x.parquet", truth.ids | {"prediction": shuffled})}
+    )
     for score in stored(challenge.folder, "select public, private from attempts")[0]:
         assert abs(score - chance) < 4 * np.sqrt(chance * (1 - chance) / n)
 
@@ -258,10 +285,14 @@ def test_scores_are_scikit_learns_and_those_of_training(tmp_path: Path, challeng
         mine = [rows[truth.ids["id"][i]] for i in keep]
         p = np.array([[row[f"p_{name}"] for name in classes] for row in mine])
         said = [row["prediction"] for row in mine]
-        assert found["toys"][part] == pytest.approx({
-            "accuracy": sk.accuracy_score(label, said), "macro_f1": sk.f1_score(label, said, average="macro"),
-            "log_loss": sk.log_loss(label, p, labels=classes),
-        }, abs=1e-12)  # fmt: skip
+        assert found["toys"][part] == pytest.approx(
+            {
+                "accuracy": sk.accuracy_score(label, said),
+                "macro_f1": sk.f1_score(label, said, average="macro"),
+                "log_loss": sk.log_loss(label, p, labels=classes),
+            },
+            abs=1e-12,
+        )
         task = KWayTask(4).metrics(p, truth.label[keep, 0])
         assert found["toys"][part] == pytest.approx({name: task[name] for name in found["toys"][part]}, abs=1e-6)
     both = {(r["left_id"], r["right_id"]): r for r in pa.parquet.read_table(pairs).to_pylist()}
@@ -271,10 +302,17 @@ def test_scores_are_scikit_learns_and_those_of_training(tmp_path: Path, challeng
         y = truth.label[keep, 0]
         mine = [both[truth.keys[i]] for i in keep]
         q, called = np.array([row["probability"] for row in mine]), [row["prediction"] for row in mine]
-        assert found["pairs"][part] == pytest.approx({
-            "f1": sk.f1_score(y, called), "precision": sk.precision_score(y, called), "recall": sk.recall_score(y, called),
-            "pr_auc": sk.average_precision_score(y, q), "roc_auc": sk.roc_auc_score(y, q), "log_loss": sk.log_loss(y, q),
-        }, abs=1e-12)  # fmt: skip
+        assert found["pairs"][part] == pytest.approx(
+            {
+                "f1": sk.f1_score(y, called),
+                "precision": sk.precision_score(y, called),
+                "recall": sk.recall_score(y, called),
+                "pr_auc": sk.average_precision_score(y, q),
+                "roc_auc": sk.roc_auc_score(y, q),
+                "log_loss": sk.log_loss(y, q),
+            },
+            abs=1e-12,
+        )
         assert found["pairs"][part] == pytest.approx(PairTask().metrics(q[:, None], y[:, None]), abs=1e-9)
 
 
@@ -292,13 +330,18 @@ def test_several_relations_and_a_metric_of_probabilities(tmp_path: Path) -> None
     p = np.clip(truth.label * 0.3 + rng.random(truth.label.shape) * 0.7, 0, 1)
     hard = truth.ids | {f"prediction_{name}": truth.label[:, i].tolist() for i, name in enumerate(("same", "like"))}
     path = write_table(tmp_path / "hard.parquet", hard)
-    for action in (lambda: submit(challenge.folder, "A", {"offers": path}), lambda: check(challenge.folder, "offers", path)):  # fmt: skip
+    for action in (
+        lambda: submit(challenge.folder, "A", {"offers": path}),
+        lambda: check(challenge.folder, "offers", path),
+    ):
         with pytest.raises(DataError, match="ranked by pr_auc, which takes probabilities"):
             action()
     soft = truth.ids | {f"probability_{name}": p[:, i].tolist() for i, name in enumerate(("same", "like"))}
     receipt = submit(challenge.folder, "A", {"offers": write_table(tmp_path / "soft.parquet", soft)})[0]
     public = challenge.rows("offers", True)
-    assert receipt.public == pytest.approx(np.mean([sk.average_precision_score(truth.label[public, i], p[public, i]) for i in (0, 1)]))  # fmt: skip
+    assert receipt.public == pytest.approx(
+        np.mean([sk.average_precision_score(truth.label[public, i], p[public, i]) for i in (0, 1)])
+    )
     assert standings(challenge.folder).entries[0].scores[0].prediction.shape == (len(public), 2)  # type: ignore[union-attr]
 
 
@@ -319,14 +362,26 @@ def test_the_daily_limit(tmp_path: Path, challenge: Challenge) -> None:
             earlier = stored(challenge.folder, "select public from attempts where attempt = 1")[0][0]
             assert f"attempt 1 of 2025-03-01T12:00:00+00:00, public accuracy {earlier:.6f}" in str(caught.value)
     with pytest.raises(DataError, match=r"A has used its 3 submissions of 2025-03-01 \(UTC\)"):
-        submit(challenge.folder, "A", {"toys": made[3]}, datetime(2025, 3, 2, 0, 59, tzinfo=UTC).astimezone(UTC) - timedelta(hours=1))  # fmt: skip
+        submit(
+            challenge.folder,
+            "A",
+            {"toys": made[3]},
+            datetime(2025, 3, 2, 0, 59, tzinfo=UTC).astimezone(UTC) - timedelta(hours=1),
+        )
     submit(challenge.folder, "B", {"toys": made[3]}, DAY)
     submit(challenge.folder, "A", {"pairs": handed(tmp_path, challenge, "pairs")}, DAY)
     assert submit(challenge.folder, "A", {"toys": made[3]}, DAY + timedelta(hours=12))[0].attempt == 4
     lines = history(challenge.folder, "a")
     assert [(line.status, line.attempt) for line in lines if line.dataset == "toys"] == [
-        ("rejected", None), ("rejected", None), ("scored", 1), ("rejected", None), ("scored", 2), ("rejected", None), ("scored", 3), ("scored", 4),
-    ]  # fmt: skip
+        ("rejected", None),
+        ("rejected", None),
+        ("scored", 1),
+        ("rejected", None),
+        ("scored", 2),
+        ("rejected", None),
+        ("scored", 3),
+        ("scored", 4),
+    ]
     assert "not one row for each of the split" in lines[0].reason and lines[0].public is None
     with pytest.raises(ConfigError, match="Nobody has submitted nothing"):
         history(challenge.folder, "Nobody")
@@ -380,7 +435,9 @@ def test_a_folder_is_scored_whole_or_not_at_all(tmp_path: Path, challenge: Chall
     handed(folder, challenge, "toys", "toys.csv", right=0.5)
     handed(folder, challenge, "pairs", "pairs.parquet", right=0.5)
     change_cell(folder / "toys.csv", 3, "prediction", "kind 9")
-    with pytest.raises(DataError, match=r"dataset toys, table toys.csv, row 4, column prediction: not a class of train"):  # fmt: skip
+    with pytest.raises(
+        DataError, match=r"dataset toys, table toys.csv, row 4, column prediction: not a class of train"
+    ):
         submit(challenge.folder, "A", files_in(challenge.folder, folder), DAY)
     assert [(line.dataset, line.status) for line in history(challenge.folder, "A")] == [("toys", "rejected")]
     assert not list((challenge.folder / "files").iterdir())
@@ -389,7 +446,10 @@ def test_a_folder_is_scored_whole_or_not_at_all(tmp_path: Path, challenge: Chall
     assert [(r.dataset, r.attempt, r.left_today) for r in receipts] == [("pairs", 1, 2), ("toys", 1, 2)]
     handed(folder, challenge, "pairs", "pairs.parquet", right=0.6)  # only one of them is new
     again = submit(challenge.folder, "A", files_in(challenge.folder, folder), DAY)
-    assert [(r.dataset, r.attempt, r.left_today, r.again) for r in again] == [("pairs", 2, 1, False), ("toys", 1, 2, True)]  # fmt: skip
+    assert [(r.dataset, r.attempt, r.left_today, r.again) for r in again] == [
+        ("pairs", 2, 1, False),
+        ("toys", 1, 2, True),
+    ]
     assert again[1].public == receipts[1].public
     handed(folder, challenge, "toys", "toys.parquet")
     with pytest.raises(ConfigError, match=r"toys was submitted twice, as toys.csv and toys.parquet"):
@@ -397,7 +457,9 @@ def test_a_folder_is_scored_whole_or_not_at_all(tmp_path: Path, challenge: Chall
     (folder / "toys.csv").rename(folder / "toyz.csv")
     with pytest.raises(ConfigError, match=r"toyz.csv: no dataset of this challenge has this name"):
         files_in(challenge.folder, folder)
-    with pytest.raises(DataError, match=r"dataset \.\./toys: not a dataset of this challenge; expected one of toys, pairs"):  # fmt: skip
+    with pytest.raises(
+        DataError, match=r"dataset \.\./toys: not a dataset of this challenge; expected one of toys, pairs"
+    ):
         submit(challenge.folder, "A", {"../toys": folder / "toys.parquet"}, DAY)
 
 
@@ -446,7 +508,9 @@ def changed(**columns: Any) -> Callable[[dict[str, list[Any]], Path], Path]:
             if cells is None:
                 del good[name]
             else:
-                good[name] = cells if isinstance(cells, list | pa.Array) else [cells, *good.get(name, [cells] * 120)[1:]]  # fmt: skip
+                good[name] = (
+                    cells if isinstance(cells, list | pa.Array) else [cells, *good.get(name, [cells] * 120)[1:]]
+                )
         return write_table(path, pa.table(good))
 
     return write
@@ -468,7 +532,15 @@ def truncated(good: dict[str, list[Any]], path: Path) -> Path:
 
 def millions(good: dict[str, list[Any]], path: Path) -> Path:
     n = 20_000_000
-    return write_table(path, pa.table({"id": pa.DictionaryArray.from_arrays(pa.nulls(n, pa.int8()), pa.array(["a"])), "prediction": pa.nulls(n, pa.string())}))  # fmt: skip
+    return write_table(
+        path,
+        pa.table(
+            {
+                "id": pa.DictionaryArray.from_arrays(pa.nulls(n, pa.int8()), pa.array(["a"])),
+                "prediction": pa.nulls(n, pa.string()),
+            }
+        ),
+    )
 
 
 def lying(good: dict[str, list[Any]], path: Path) -> Path:
@@ -595,7 +667,10 @@ def test_hostile_files_end_in_one_line(tmp_path: Path, target: Challenge, name: 
     folder.mkdir()
     path = write(predictions(target.truth("toys")), folder / f"toys{suffix}")
     said = set()
-    for action in (lambda: check(target.folder, "toys", path), lambda: submit(target.folder, name, {"toys": path}, DAY)):  # fmt: skip
+    for action in (
+        lambda: check(target.folder, "toys", path),
+        lambda: submit(target.folder, name, {"toys": path}, DAY),
+    ):
         started = time.perf_counter()
         with pytest.raises(DataError, match=message) as caught:
             action()
@@ -641,7 +716,9 @@ def test_a_small_file_that_unfolds_to_much(
         check(challenge.folder, "toys", path)
 
 
-def test_a_file_that_changes_while_it_is_read(tmp_path: Path, challenge: Challenge, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_file_that_changes_while_it_is_read(
+    tmp_path: Path, challenge: Challenge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is checked, scored and kept is one and the same copy."""
     path = handed(tmp_path, challenge, "toys", right=0.5)
     before, fetch = path.read_bytes(), untrusted.fetch
@@ -668,8 +745,24 @@ def test_team_names() -> None:
     assert team_name("a  b")[1] == team_name("A b")[1]
     assert team_name(" 数据队 ") == ("数据队", "数据队") and team_name("Zoë & Co. ❤️")[0] == "Zoë & Co. ❤️"
     assert team_name("x" * 40)[0] == "x" * 40
-    for bad in ("", "   ", "x" * 41, "a\nb", "a\x00b", "a\x1b[31mb", "a\u202eb", "a\u200bb", "a\xa0b", "\u3164", "\ud800",
-                "=1+1", "＝1+1", "@SUM(A1)", "-team", "+1"):  # fmt: skip
+    for bad in (
+        "",
+        "   ",
+        "x" * 41,
+        "a\nb",
+        "a\x00b",
+        "a\x1b[31mb",
+        "a\u202eb",
+        "a\u200bb",
+        "a\xa0b",
+        "\u3164",
+        "\ud800",
+        "=1+1",
+        "＝1+1",
+        "@SUM(A1)",
+        "-team",
+        "+1",
+    ):
         with pytest.raises(ConfigError, match="cannot name a team") as caught:
             team_name(bad)
         assert str(caught.value).isprintable()
@@ -677,7 +770,9 @@ def test_team_names() -> None:
 
 def test_nobody_imitates_a_team(tmp_path: Path, challenge: Challenge) -> None:
     for seed, name in enumerate(["Acme", "ACME", "Ａcme"]):
-        receipt = submit(challenge.folder, name, {"toys": handed(tmp_path, challenge, "toys", right=0.5, seed=seed)}, DAY)[0]  # fmt: skip
+        receipt = submit(
+            challenge.folder, name, {"toys": handed(tmp_path, challenge, "toys", right=0.5, seed=seed)}, DAY
+        )[0]
         assert (receipt.team, receipt.attempt) == ("Acme", seed + 1)
     with pytest.raises(DataError, match="Acme has used its 3"):
         submit(challenge.folder, "acme", {"toys": handed(tmp_path, challenge, "toys", right=0.5, seed=9)}, DAY)
@@ -685,7 +780,7 @@ def test_nobody_imitates_a_team(tmp_path: Path, challenge: Challenge) -> None:
 
 
 def test_sql_in_names_is_text(tmp_path: Path, challenge: Challenge) -> None:
-    names = ["x'); drop table attempts;--", "' or '1'='1", "a\" union select", "%", "x' --"]  # fmt: skip
+    names = ["x'); drop table attempts;--", "' or '1'='1", 'a" union select', "%", "x' --"]
     for name in names:
         submit(challenge.folder, name, {"toys": handed(tmp_path, challenge, "toys")}, DAY)
         assert len(history(challenge.folder, name)) == 1
@@ -731,7 +826,11 @@ def test_ranks(tmp_path: Path, sources: dict[str, Path]) -> None:
     for team, datasets in (("B", ["toys", "pairs"]), ("A", ["toys", "pairs"]), ("Half", ["toys"])):
         submit(challenge.folder, team, {name: handed(tmp_path, challenge, name) for name in datasets})
     board = standings(challenge.folder)
-    assert [(place, entry.name, mean) for place, entry, mean in ranked(board, "all")] == [(1, "A", 1.0), (1, "B", 1.0), (None, "Half", None)]  # fmt: skip
+    assert [(place, entry.name, mean) for place, entry, mean in ranked(board, "all")] == [
+        (1, "A", 1.0),
+        (1, "B", 1.0),
+        (None, "Half", None),
+    ]
 
 
 def test_a_damaged_array_is_made_again(tmp_path: Path, challenge: Challenge) -> None:
@@ -821,7 +920,17 @@ def called(*arguments: object) -> str:
 
 def test_the_commands(tmp_path: Path, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "challenge"
-    said = called("open", folder, *(f"--dataset={source}" for source in sources.values()), "--title", "Our challenge", "--per-day", 2, "--seed", 1)  # fmt: skip
+    said = called(
+        "open",
+        folder,
+        *(f"--dataset={source}" for source in sources.values()),
+        "--title",
+        "Our challenge",
+        "--per-day",
+        2,
+        "--seed",
+        1,
+    )
     assert " toys accuracy 60 60 " in said and " pairs f1 40 40 " in said and f"send {folder / 'handout'} to" in said
     challenge = Challenge.read(folder)
     assert challenge.tracks == TRACKS
@@ -829,7 +938,10 @@ def test_the_commands(tmp_path: Path, sources: dict[str, Path], monkeypatch: pyt
     paths = [handed(mine, challenge, name, f"{name}.csv", right=0.6, seed=2) for name in challenge.datasets]
     assert "120 rows of toys, with probabilities; would be accepted" in called("check", folder, "toys", paths[0])
     receipt = called("send", folder, "Team <b>", mine)
-    public = {name: f"{values['public'][metric]:.6f}" for (name, values), metric in zip(both_scores(folder).items(), ("f1", "accuracy"), strict=True)}  # fmt: skip
+    public = {
+        name: f"{values['public'][metric]:.6f}"
+        for (name, values), metric in zip(both_scores(folder).items(), ("f1", "accuracy"), strict=True)
+    }
     assert f" toys 1 1 accuracy {public['toys']} " in receipt and f" pairs 1 1 f1 {public['pairs']} " in receipt
     other = handed(tmp_path, challenge, "toys", "other.parquet", right=0.1)
     assert " toys 2 0 accuracy " in called("send", folder, "Team <b>", other, "--dataset", "toys")
@@ -860,19 +972,31 @@ def _stub(sources: dict[str, Path]) -> Any:
 
 def test_the_script_says_mistakes_in_one_line(tmp_path: Path, challenge: Challenge) -> None:
     def failed(*arguments: object) -> str:
-        done = subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=60)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=60
+        )
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         return done.stderr
 
-    assert failed("send", challenge.folder, "A", tmp_path / "toys.csv").startswith("error: dataset toys, table toys.csv: the file cannot be opened (No such file")  # fmt: skip
+    assert failed("send", challenge.folder, "A", tmp_path / "toys.csv").startswith(
+        "error: dataset toys, table toys.csv: the file cannot be opened (No such file"
+    )
     assert failed("standings", tmp_path).startswith("error: no challenge in")
 
 
 def told(folder: Path, mine: Path, output: Path, monkeypatch: pytest.MonkeyPatch, swap: bool) -> dict[str, str]:
     """Everything that participants see of a challenge of which, with ``swap``, other labels are private."""
-    sources = {"toys": write_kway(mine / "toys", n=600, k=4, images=False), "pairs": write_pairs(mine / "pairs", n=600, images=False)}  # fmt: skip
+    sources = {
+        "toys": write_kway(mine / "toys", n=600, k=4, images=False),
+        "pairs": write_pairs(mine / "pairs", n=600, images=False),
+    }
     challenge = open_challenge(folder, sources, {"both": ["toys", "pairs"]}, title="x", public_share=0.51, seed=2)
-    answers = {(name, t, s): predictions(challenge.truth(name), right=0.3 + 0.2 * t, seed=10 * t + s) for name in sources for t in range(3) for s in range(2)}  # fmt: skip
+    answers = {
+        (name, t, s): predictions(challenge.truth(name), right=0.3 + 0.2 * t, seed=10 * t + s)
+        for name in sources
+        for t in range(3)
+        for s in range(2)
+    }
     for name in sources if swap else []:
         truth, private = challenge.truth(name), challenge.rows(name, public=False)
         truth.label[private] = np.roll(truth.label[private], 1)
@@ -894,7 +1018,10 @@ def test_nothing_for_participants_tells_private_scores(tmp_path: Path, monkeypat
     """Were the private labels others, every page, receipt and history would be the same to the last byte."""
     pytest.importorskip("mmtab.benchmark.scoreboard")
     folders = [tmp_path / "a", tmp_path / "b"]
-    seen = [told(folder, tmp_path / "mine", tmp_path / f"board-{folder.name}", monkeypatch, folder.name == "b") for folder in folders]  # fmt: skip
+    seen = [
+        told(folder, tmp_path / "mine", tmp_path / f"board-{folder.name}", monkeypatch, folder.name == "b")
+        for folder in folders
+    ]
     assert len(seen[0]) >= 5 and {Path(name).suffix for name in seen[0]} >= {".html", ".md", ".csv"}
     assert seen[0] == seen[1]
     finals = [standings(folder, final=True).entries for folder in folders]
@@ -912,6 +1039,8 @@ def test_nothing_for_participants_tells_private_scores(tmp_path: Path, monkeypat
     for dataset in board.datasets.values():
         n = len(challenge.rows(dataset.name, True))
         assert dataset.label is not None and len(dataset.label) == n < len(challenge.truth(dataset.name))
-        assert all(len(s.prediction) == n for e in board.entries for s in e.of(dataset.name) if s.prediction is not None)  # fmt: skip
+        assert all(
+            len(s.prediction) == n for e in board.entries for s in e.of(dataset.name) if s.prediction is not None
+        )
     for path in (folders[0] / "handout").rglob("*.parquet"):
         assert "test" not in path.name or "label" not in pa.parquet.read_schema(path).names

@@ -104,14 +104,17 @@ def test_wilcoxon_is_that_of_scipy() -> None:
     assert statistics.wilcoxon(better, better) == 1 and statistics.smallest_p(6) == 0.03125
 
 
-@pytest.mark.parametrize(("k", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (6, 2.850), (7, 2.949), (10, 3.164)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("k", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (6, 2.850), (7, 2.949), (10, 3.164)]
+)
 def test_critical_differences_are_those_of_the_table(k: int, q: float) -> None:
     """Table 5a of Demšar 2006."""
     assert statistics.critical_difference(k, 14) / math.sqrt(k * (k + 1) / (6 * 14)) == pytest.approx(q, abs=1e-3)
 
 
 def test_the_example_of_the_paper() -> None:
-    """Demšar 2006, 3.2.2: four variants of C4.5 on 14 datasets; the test "is not powerful enough" to tell them apart."""
+    """Demšar 2006, 3.2.2: four variants of C4.5 on 14 datasets; the test "is not powerful enough" to tell them
+    apart."""
     average_ranks = np.array([3.143, 2.000, 2.893, 1.964])
     assert statistics.critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
     assert statistics.groups(average_ranks, statistics.critical_difference(4, 14)) == [[3, 1, 2, 0]]
@@ -140,7 +143,9 @@ def test_the_front_has_what_nobody_beats_in_both() -> None:
 # --- a whole board ---------------------------------------------------------------------------------------------------
 
 
-def made(right: float, label: np.ndarray, rng: np.random.Generator, seeds: Sequence[int] = (0,), dataset: str = "a") -> list[Score]:  # fmt: skip
+def made(
+    right: float, label: np.ndarray, rng: np.random.Generator, seeds: Sequence[int] = (0,), dataset: str = "a"
+) -> list[Score]:
     found = []
     for seed in seeds:
         said = np.where(rng.random(label.shape) < right, label, (label + 1) % 3)
@@ -158,10 +163,14 @@ def board() -> Board:
         return Entry(name, name, kind, "", [s for d in datasets for s in made(right, label[d], rng, seeds, d)])
 
     entries = [
-        entry("majority", "control", 0.3), entry("weak", "rival", 0.6), entry("good", "mmtab", 0.8, (0, 1, 2)),
-        entry("twin", "rival", 0.8), entry("partial", "rival", 0.95, datasets="ab"), Entry("none", "none", "team"),
+        entry("majority", "control", 0.3),
+        entry("weak", "rival", 0.6),
+        entry("good", "mmtab", 0.8, (0, 1, 2)),
+        entry("twin", "rival", 0.8),
+        entry("partial", "rival", 0.95, datasets="ab"),
+        Entry("none", "none", "team"),
         entry("less", "rival", 0.9, datasets="a"),
-    ]  # fmt: skip
+    ]
     return Board("toys", {"t": ["a", "b", "c"]}, datasets, entries)
 
 
@@ -201,19 +210,27 @@ def test_seeds_are_noise_too(board: Board) -> None:
     apart = Board("x", {"t": ["a"]}, {"a": board.datasets["a"]}, [Entry("good", "good", "mmtab", "", wide)])
     values = statistics.draws(apart)["a"]["good"]
     assert set(values) == {0.0, 0.5, 1.0}  # the rows say the same; which seeds were drawn does not
-    assert values.mean() == pytest.approx(0.5, abs=0.05) and drawn.mean() == pytest.approx(np.mean([s.value for s in scores]), abs=0.01)  # fmt: skip
+    assert values.mean() == pytest.approx(0.5, abs=0.05) and drawn.mean() == pytest.approx(
+        np.mean([s.value for s in scores]), abs=0.01
+    )
     assert (statistics.draws(board)["a"]["good"] == drawn).all()
 
 
 def test_a_track_of_all_is_made_of_several(board: Board) -> None:
     split = Board("toys", {"x": ["a"], "y": ["b", "c"]}, board.datasets, board.entries)
-    assert [(s.name, s.datasets) for s in statistics.standings(split, 50)] == [("all", ["a", "b", "c"]), ("x", ["a"]), ("y", ["b", "c"])]  # fmt: skip
+    assert [(s.name, s.datasets) for s in statistics.standings(split, 50)] == [
+        ("all", ["a", "b", "c"]),
+        ("x", ["a"]),
+        ("y", ["b", "c"]),
+    ]
     same = Board("toys", {"x": ["a"], "every": ["a", "b", "c"]}, board.datasets, board.entries)
     assert [s.name for s in statistics.standings(same, 50)] == ["x", "every"]
 
 
 def test_without_predictions_there_are_ranks_but_no_intervals(board: Board) -> None:
-    entries = [Entry(e.name, e.title, e.kind, "", [Score(s.dataset, s.seed, s.value) for s in e.scores]) for e in board.entries]  # fmt: skip
+    entries = [
+        Entry(e.name, e.title, e.kind, "", [Score(s.dataset, s.seed, s.value) for s in e.scores]) for e in board.entries
+    ]
     bare = Board("toys", board.tracks, board.datasets, entries)
     (found,) = statistics.standings(bare)
     (full,) = statistics.standings(board, 20)
