@@ -182,9 +182,9 @@ def _undictionaried(table: pa.Table) -> pa.Table:
 def tiny_text_backbone(folder: Path, words: Sequence[str] = ()) -> Path:
     """A folder with a tiny random BERT. Its vocabulary is ``words`` (the special tokens among them), by default letters,
     with which it spells whatever comes, and the words of the toy datasets."""
-    from mmtab.features import backbones
+    from mmtab.features.backbones import pretrained
 
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.:;,-_/"
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     spelt = [*special, *letters, *(f"##{letter}" for letter in letters), *(word.lower() for word in NOUNS + COLOURS)]
-    return backbones.tiny_text_backbone(folder, words or spelt)
+    return pretrained.tiny_text_backbone(folder, words or spelt)

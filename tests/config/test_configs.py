@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from hydra.errors import ConfigCompositionException
@@ -20,18 +20,18 @@ from mmtab.cli import main
 from mmtab.config.compose import compose
 from mmtab.config.types import CONFIGS, RunConfig
 from mmtab.runs.train import train
-from mmtab.training.build import part
+from mmtab.training.build import knobs, part
 from mmtab.utils.errors import ConfigError, MmtabError
 
 # What build.py adds to the settings of a leaf, by the leaf's place.
 ADDED = {
-    "text": {"n_columns", "config_folder"},
-    "image": {"n_columns", "pretrained"},
+    "text": {"n_columns"},
+    "image": {"n_columns"},
     "numeric": {"n_columns"},
     "categorical": {"n_ids"},
     "fusion": set(),
     "kway_head.head": {"n_classes"},
-    "pair_head.model": {"tokenizer", "fusion", "owners", "reads", "compares", "tower", "joint", "cross", "comparison"},
+    "pair_head.model": {"tokenizer", "fusion", "relations", "parts"},
     "pair_head.tower": {"n_relations"},
     "pair_head.joint": {"n_relations"},
     "pair_head.compare": {"groups", "n_relations"},
@@ -82,7 +82,7 @@ def test_a_leaf_names_a_public_symbol_where_it_is_defined(place: str, leaf: dict
 @pytest.mark.parametrize(("place", "leaf"), ALL_PARTS)
 def test_a_leaf_lists_every_knob_of_its_target(place: str, leaf: dict[str, Any]) -> None:
     listed = {key for key in leaf if not key.startswith("_")}
-    assert listed | ADDED[place] >= set(inspect.signature(target_of(leaf)).parameters)
+    assert listed | ADDED[place] == set(knobs(target_of(leaf), place))
     assert not listed & ADDED[place]
 
 
@@ -90,7 +90,7 @@ def test_a_leaf_lists_every_knob_of_its_target(place: str, leaf: dict[str, Any])
 def test_a_leaf_binds_to_its_target(place: str, leaf: dict[str, Any]) -> None:
     made: Any = part(leaf, place)
     signature = inspect.signature(target_of(leaf))
-    added = {name: None for name in ADDED[place] if name in signature.parameters}
+    added = {name: None for name in {*ADDED[place], "backbone"} if name in signature.parameters}
     signature.bind(**made.keywords, **added)
 
 
@@ -104,7 +104,7 @@ def scalar_settings() -> Iterator[Any]:
     """(place, leaf, key, type) of every number, switch and choice."""
     for parameter in ALL_PARTS:
         place, leaf = parameter.values
-        hints = get_type_hints(target_of(leaf).__init__)
+        hints = knobs(target_of(leaf), place)
         for key in leaf:
             kind = hints.get(key)
             if kind in (int, float, bool) or get_origin(kind) is Literal:

@@ -22,8 +22,12 @@ from mmtab.data import pictures as images
 from mmtab.data.schema import Schema
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table, read_split
-from mmtab.features import encoded as datamodule
-from mmtab.features.encoded import EncodedTable, KWayBatches, LengthBatches, encode_table
+from mmtab.features import text
+from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone, TextSpec
+from mmtab.features.backbones import text as text_backbone
+from mmtab.features.cache import FeatureCache
+from mmtab.features.encoded import EncodedTable, encode_table
+from mmtab.features.loader import KWayBatches, LengthBatches
 from mmtab.features.preprocess import Preprocessor
 from mmtab.model.encoders.text import TextEncoder
 from mmtab.runs.train import train
@@ -47,7 +51,7 @@ def _stream(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Stream, "KEEP", 0)
     patch.setattr(files, "BATCH_ROWS", 5)
     patch.setattr(images, "ROWS_AT_ONCE", 3)
-    patch.setattr(datamodule, "CELLS_AT_ONCE", 7)
+    patch.setattr(text, "CELLS_AT_ONCE", 7)
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +103,19 @@ def test_nearly_the_same_metrics(
 
 
 def encoded(table: Table | Stream, schema: Schema, backbone: Path, store: Path) -> EncodedTable:
-    from mmtab.model.encoders.image import ImageEncoder
-
     torch.manual_seed(0)
     preprocessor = Preprocessor.fit(table.batches(), schema, CategoryRules(min_count=1))
-    text = TextEncoder(1, 16, backbone=str(backbone), n_tuned_layers=1, max_length=24)
-    return encode_table(table, schema, preprocessor, text, ImageEncoder(1, 16, size=32), Store(store))
+    backbones = Backbones(text_of(backbone), ImageBackbone(size=32))
+    return encode_table(table, schema, preprocessor, backbones, FeatureCache(Store(store)))
+
+
+def text_of(folder: Path, dropout: float = 0.1, **settings: Any) -> TextBackbone:
+    """A text backbone of which the topmost layer learns."""
+    return TextBackbone(TextSpec.load(str(folder), max_length=24, **settings), n_tuned_layers=1, dropout=dropout)
+
+
+def encoder_of(backbone: TextBackbone, n_columns: int = 2) -> TextEncoder:
+    return TextEncoder(n_columns, 16, backbone)
 
 
 def arrays(table: EncodedTable) -> dict[str, np.ndarray]:
@@ -161,22 +172,22 @@ def test_a_stream_tells_what_its_table_is(tmp_path: Path, monkeypatch: pytest.Mo
 # --- frozen lower layers ---------------------------------------------------------------------------------------------
 
 
-def texts(encoder: TextEncoder, store: Path) -> EncodedTable:
+def texts(backbone: TextBackbone, store: Path) -> EncodedTable:
     words = ["red lamp", None, "green piano of teal", "a", "gold tent, black drill and blue globe", "chair"]
     columns = {"name": pa.array(words), "note": pa.array(words[::-1])}
     schema = Schema.from_dict({
         "name": "toys", "task": "kway", "id": "id", "label": "label", "columns": dict.fromkeys(columns, "text"),
     })  # fmt: skip
     table = Table("toys", "train", store, pa.array([f"i{i}" for i in range(6)]), columns)
-    return encode_table(table, schema, Preprocessor({}, {}, None), encoder, None, Store(store))
+    return encode_table(table, schema, Preprocessor({}, {}, None), Backbones(backbone), FeatureCache(Store(store)))
 
 
 @pytest.mark.parametrize("layout", ["joint", "column"])
 def test_stored_states_stand_in_for_the_lower_layers(layout: Any, backbone: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    encoder = TextEncoder(2, 16, str(backbone), n_tuned_layers=1, layout=layout, max_length=24, dropout=0.0).train()
-    table = texts(encoder, tmp_path)
-    assert encoder.n_frozen_layers == 1 and table.text is not None and table.text.states is not None
+    encoder = encoder_of(text_of(backbone, dropout=0.0, layout=layout)).train()
+    table = texts(encoder.backbone, tmp_path)
+    assert encoder.backbone.n_frozen_layers == 1 and table.text is not None and table.text.states is not None
     assert table.text.states.values.dtype == np.float16
     rows, results = np.array([4, 0, 1, 2]), []
     for given in (table, replace(table, text=replace(table.text, states=None))):
@@ -204,9 +215,9 @@ def test_architectures_are_cut(name: str, tmp_path: Path) -> None:
         (folder / file).unlink()
     torch.manual_seed(0)
     kind(config).save_pretrained(folder)
-    encoder = TextEncoder(2, 16, str(folder), n_tuned_layers=1, max_length=24, dropout=0.0).eval()
-    assert encoder.n_frozen_layers == 2
-    table = texts(encoder, tmp_path / "cache")
+    encoder = encoder_of(text_of(folder, dropout=0.0)).eval()
+    assert encoder.backbone.n_frozen_layers == 2
+    table = texts(encoder.backbone, tmp_path / "cache")
     assert table.text is not None and table.text.states is not None
     rows = np.arange(6)
     whole = replace(table, text=replace(table.text, states=None))
@@ -217,35 +228,33 @@ def test_architectures_are_cut(name: str, tmp_path: Path) -> None:
 def test_an_architecture_that_cannot_be_cut_runs_whole(
     backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmtab.model.encoders import text
-
-    monkeypatch.setattr(text._Given, "forward", lambda *args, **kwargs: kwargs["inputs_embeds"] * 2)
-    encoder = TextEncoder(2, 16, str(backbone), n_tuned_layers=1, max_length=24)
-    table = texts(encoder, tmp_path)
-    assert encoder.n_frozen_layers == 0 and table.text is not None and table.text.states is None
+    monkeypatch.setattr(text_backbone._PassThrough, "forward", lambda *args, **kwargs: kwargs["inputs_embeds"] * 2)
+    encoder = encoder_of(text_of(backbone))
+    table = texts(encoder.backbone, tmp_path)
+    assert encoder.backbone.n_frozen_layers == 0 and table.text is not None and table.text.states is None
     assert encoder(table.rows(np.arange(6))).x.isfinite().all()
 
 
 def test_only_what_learns_drops_out(backbone: Path) -> None:
-    encoder = TextEncoder(1, 16, str(backbone), n_tuned_layers=1, dropout=0.1).train()
-    layers = encoder.backbone.encoder.layer  # type: ignore[union-attr]
-    dropouts = [[m.training for m in layer.modules() if isinstance(m, torch.nn.Dropout)] for layer in layers]  # type: ignore[union-attr, operator]
+    net = encoder_of(text_of(backbone, dropout=0.1)).train().backbone.net
+    layers = net.encoder.layer
+    dropouts = [[m.training for m in layer.modules() if isinstance(m, torch.nn.Dropout)] for layer in layers]
     assert not any(dropouts[0]) and dropouts[1] and all(dropouts[1])
-    assert not encoder.backbone.embeddings.training  # type: ignore[union-attr]
+    assert not net.embeddings.training
 
 
 def test_states_too_large_for_the_disk_are_not_stored(
     backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = TextEncoder(2, 16, str(backbone), n_tuned_layers=1, max_length=24)
+    small = text_of(backbone)
     monkeypatch.setattr(Store, "has_room", lambda store, n: False)
     with pytest.warns(UserWarning, match=r"text.n_tuned_layers=1: .* 0.0 GB .*cache_gb"):
-        table = texts(encoder, tmp_path)
+        table = texts(small, tmp_path)
     assert table.text is not None and table.text.states is None
     monkeypatch.undo()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert texts(encoder, tmp_path).text.states is not None  # type: ignore[union-attr]
+        assert texts(small, tmp_path).text.states is not None  # type: ignore[union-attr]
 
 
 def test_room_is_half_of_the_limit_and_of_the_disk(tmp_path: Path) -> None:

@@ -22,18 +22,21 @@ from mmtab.config.types import CONFIGS, AugmentConfig, CategoryRules, RunConfig
 from mmtab.data.pairs import Pairs
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
 from mmtab.data.table import Table
-from mmtab.features.backbones import EFFICIENTNET, image_backbone, text_backbone
+from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone, TextSpec
+from mmtab.features.backbones.pretrained import EFFICIENTNET, image_network
 from mmtab.features.batches import TensorTable, Tokens
-from mmtab.features.encoded import EncodedTable, KWayBatches, PairBatches, encode_table, loader, text_columns
-from mmtab.features.fitted import Fitted
-from mmtab.features.preprocess import Preprocessor
+from mmtab.features.cache import FeatureCache
+from mmtab.features.encoded import EncodedTable, encode_table
+from mmtab.features.loader import KWayBatches, PairBatches, loader
+from mmtab.features.preprocess import Fitted, Preprocessor
+from mmtab.features.text import text_columns
 from mmtab.model.dropout import FeatureDropout, TokenwiseDropout
 from mmtab.model.encoders.image import ImageEncoder, Standardise
 from mmtab.model.encoders.numeric import NumericEncoder
 from mmtab.model.encoders.text import TextEncoder
 from mmtab.model.feature_tokenizer import RowTokenizer
 from mmtab.model.fusion import FusionTransformer
-from mmtab.training.build import build_model, cross_columns, encoder_of, part
+from mmtab.training.build import build_image_encoder, build_model, build_text_encoder, part
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
 
@@ -144,9 +147,9 @@ def two_columns(kind: ColumnType) -> tuple[Table, Schema]:
 
 def encode(table: Table, schema: Schema, encoder: Any, store: Path, fitted_on: Table | None = None) -> EncodedTable:
     preprocessor = Preprocessor.fit(fitted_on or table, schema, CategoryRules(min_count=1))
-    text = encoder if isinstance(encoder, TextEncoder) else None
-    image = encoder if isinstance(encoder, ImageEncoder) else None
-    return encode_table(table, schema, preprocessor, text, image, Store(store))
+    text = encoder.backbone if isinstance(encoder, TextEncoder) else None
+    image = encoder.backbone if isinstance(encoder, ImageEncoder) else None
+    return encode_table(table, schema, preprocessor, Backbones(text, image), FeatureCache(Store(store)))
 
 
 # --- the leaves ------------------------------------------------------------------------------------------------------
@@ -189,10 +192,14 @@ def build_encoder(group: str, name: str, changes: dict[str, Any], tiny_bert: str
     settings |= {k: v for k, v in SMALL.get(group, {}).items() if k in settings} | changes
     if "backbone" in settings and group == "text":
         settings["backbone"] = tiny_bert
+    torch.manual_seed(seed)
+    if group == "text":
+        return build_text_encoder(settings, "text", 2)[0]
+    if group == "image":
+        return build_image_encoder(settings, 2)[0]
     table, schema = two_columns(ColumnType(group))
     coders = Preprocessor.fit(table, schema, CategoryRules(min_count=1)).coders_.values()
     added = {"n_ids": [coder.n_ids for coder in coders]} if group == "categorical" else {"n_columns": 2}
-    torch.manual_seed(seed)
     return part(settings, group)(**added)
 
 
@@ -320,8 +327,10 @@ TEXT = ColumnType.TEXT
 
 
 def text_encoder(backbone: str, n_columns: int = 2, **settings: Any) -> TextEncoder:
+    """``settings``: of the spec, and of the network."""
     torch.manual_seed(0)
-    return TextEncoder(n_columns, D, backbone, **settings)
+    network = {name: settings.pop(name) for name in ("n_tuned_layers", "dropout") if name in settings}
+    return TextEncoder(n_columns, D, TextBackbone(TextSpec.load(backbone, **settings), **network))
 
 
 @pytest.mark.parametrize(
@@ -332,14 +341,14 @@ def test_exactly_the_chosen_text_layers_learn(
     n_tuned_layers: int | None, tuned: tuple[str, ...], tiny_bert: str, tmp_path: Path
 ) -> None:
     encoder = text_encoder(tiny_bert, n_tuned_layers=n_tuned_layers, dropout=0.0).train()
-    assert encoder.frozen == (n_tuned_layers == 0)
+    assert encoder.backbone.frozen == (n_tuned_layers == 0)
     table = replace(encode(*two_columns(TEXT), encoder, tmp_path), text_features=None)
     before = {name: p.detach().clone() for name, p in encoder.named_parameters()}
     scatter(encoder(table.rows(np.arange(7))).x).backward()
     torch.optim.SGD([p for p in encoder.parameters() if p.requires_grad], lr=0.1).step()
     moved = {name for name, p in encoder.named_parameters() if not torch.equal(p, before[name])}
     wanted = {name for name in before if not name.startswith("backbone.")}
-    wanted |= {name for name in before if name.removeprefix("backbone.").startswith(tuned)} if tuned else set()
+    wanted |= {name for name in before if name.removeprefix("backbone.net.").startswith(tuned)} if tuned else set()
     assert moved == wanted
 
 
@@ -373,13 +382,13 @@ def test_a_text_cell_is_the_mean_over_its_own_words(tiny_bert: str, tmp_path: Pa
     batch = encode(table, schema, encoder, tmp_path).rows(np.arange(7))
     assert batch.text is not None and not batch.text.mask.all()  # some sequences are padded
     with torch.no_grad():
-        cells, present = encoder.cells(batch.text, 7)
+        cells, present = encoder.backbone(batch.text, 7, 2)
         for row, cell in enumerate(table.columns["first"].to_pylist()):
             assert present[row, 0] == (cell is not None)
             if cell is not None:
-                words = encoder.tokenizer(cell, add_special_tokens=False)["input_ids"]
+                words = encoder.backbone.spec.tokenizer(cell, add_special_tokens=False)["input_ids"]
                 ids = torch.tensor([[WORDS.index("[CLS]"), *words, WORDS.index("[SEP]")]])
-                hidden = encoder.backbone(input_ids=ids).last_hidden_state[0]
+                hidden = encoder.backbone.net(input_ids=ids).last_hidden_state[0]
                 torch.testing.assert_close(cells[row, 0], hidden[1:-1].mean(0), atol=1e-5, rtol=1e-5)
 
 
@@ -391,8 +400,8 @@ def test_joint_cells_are_means_over_their_spans(tiny_bert: str, tmp_path: Path) 
     words = ["[CLS]", "first", ":", "red", "table", "second", ":", "oak", "lamp", "[SEP]"]
     assert batch.text.ids.tolist() == [[WORDS.index(word) for word in words]]
     with torch.no_grad():
-        hidden = encoder.backbone(input_ids=batch.text.ids).last_hidden_state[0]
-        cells, _ = encoder.cells(batch.text, 1)
+        hidden = encoder.backbone.net(input_ids=batch.text.ids).last_hidden_state[0]
+        cells, _ = encoder.backbone(batch.text, 1, 2)
     torch.testing.assert_close(cells[0], torch.stack([hidden[1:5].mean(0), hidden[5:9].mean(0)]))
 
 
@@ -432,7 +441,7 @@ def test_a_type_that_cannot_be_written_out_as_text_is_an_error(kind: str) -> Non
 
 def test_the_packaged_minilm_knows_what_sentences_mean(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    encoder = TextEncoder(1, D, n_tuned_layers=0, column_prefix="")
+    encoder = TextEncoder(1, D, TextBackbone(TextSpec.load(column_prefix=""), n_tuned_layers=0))
     sentences = [
         "A man is playing a guitar on stage.",
         "Somebody performs music with his guitar.",
@@ -449,7 +458,7 @@ def test_the_packaged_minilm_knows_what_sentences_mean(tmp_path: Path) -> None:
 
 def test_a_backbone_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"text\.backbone=.*nothing_here: cannot be loaded"):
-        text_backbone(str(tmp_path / "nothing_here"))
+        TextSpec.load(str(tmp_path / "nothing_here"))
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -457,9 +466,10 @@ def test_a_backbone_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
 IMAGE = ColumnType.IMAGE
 
 
-def image_encoder(n_columns: int = 2, size: int = 64, **settings: Any) -> ImageEncoder:
+def image_encoder(n_columns: int = 2, size: int = 64, dropout: float = 0.1, **settings: Any) -> ImageEncoder:
+    """``settings``: of the backbone."""
     torch.manual_seed(0)
-    return ImageEncoder(n_columns, D, size=size, **settings)
+    return ImageEncoder(n_columns, D, ImageBackbone(size=size, **settings), dropout)
 
 
 def test_several_pictures_in_a_cell_are_averaged(tmp_path: Path) -> None:
@@ -508,7 +518,7 @@ def test_pictures_are_augmented_in_training_only(tmp_path: Path) -> None:
         images = encode(*two_columns(IMAGE), encoder, tmp_path).rows(np.arange(7)).image
         assert images is not None
         with torch.no_grad():
-            return encoder.features(images), encoder.features(images)
+            return encoder.backbone(images), encoder.backbone(images)
 
     plain, _ = features(augment=False, training=False)
     for augment, training in ((False, True), (True, False)):
@@ -543,7 +553,7 @@ def test_stored_image_features_are_what_the_backbone_gives(tmp_path: Path) -> No
     rows = np.array([3, 0, 2, 5])
     images, pictures = stored.rows(rows).image, replace(stored, image_features=None).rows(rows).image
     assert images is not None and pictures is not None and pictures.features is None
-    torch.testing.assert_close(encoder.features(images), encoder.features(pictures), atol=5e-3, rtol=2e-3)
+    torch.testing.assert_close(encoder.backbone(images), encoder.backbone(pictures), atol=5e-3, rtol=2e-3)
 
 
 def test_the_default_image_weights_see_a_palace_and_a_daisy(tmp_path: Path) -> None:
@@ -570,7 +580,7 @@ def test_the_default_image_weights_see_a_palace_and_a_daisy(tmp_path: Path) -> N
 
 
 def test_untrained_weights_are_made_where_a_checkpoint_will_be_loaded() -> None:
-    a, b = (image_backbone(EFFICIENTNET, pretrained).state_dict() for pretrained in (True, False))
+    a, b = (image_network(EFFICIENTNET, pretrained).state_dict() for pretrained in (True, False))
     assert a.keys() == b.keys()
     assert not torch.equal(a["conv_stem.weight"], b["conv_stem.weight"])
 
@@ -717,6 +727,7 @@ class Matcher:
     """A pair model with records, of all five column types, and pairs to score."""
 
     model: Any
+    backbones: Backbones
     encoded: EncodedTable
     fitted: Fitted
     records: Table
@@ -787,13 +798,8 @@ def run_config(*overrides: str) -> RunConfig:
     return compose("output=unused", "dataset=custom", f"d_model={D}", *overrides)
 
 
-def encode_records(
-    model: Any, fitted: Fitted, records: Table, schema: Schema, config: RunConfig, store: Path
-) -> EncodedTable:
-    return encode_table(
-        records, schema, fitted.preprocessor, encoder_of(model, "text"), encoder_of(model, "image"), Store(store),
-        cross=model.cross, cross_columns=cross_columns(config, schema),
-    )  # fmt: skip
+def encode_records(backbones: Backbones, fitted: Fitted, records: Table, schema: Schema, store: Path) -> EncodedTable:
+    return encode_table(records, schema, fitted.preprocessor, backbones, FeatureCache(Store(store)))
 
 
 @pytest.fixture
@@ -805,11 +811,10 @@ def make_matcher(tiny_bert: str, tmp_path: Path) -> Callable[..., Matcher]:
         pairs = random_pairs(len(records), 24)
         fitted = Fitted.matching(records, pairs, schema, config.categories)
         torch.manual_seed(0)
-        model = build_model(config, schema, fitted)
-        matcher = Matcher(
-            model, encode_records(model, fitted, records, schema, config, tmp_path), fitted, records, pairs
-        )
-        if model.comparison is not None:
+        model, backbones = build_model(config, schema, fitted)
+        encoded = encode_records(backbones, fitted, records, schema, tmp_path)
+        matcher = Matcher(model, backbones, encoded, fitted, records, pairs)
+        if matcher.model.comparison is not None:
             features = fitted.comparison(records, pairs.left, pairs.right, matcher.encoded.pictures)  # type: ignore[misc]
             matcher.fitted = fitted.with_scalers(features)
         return matcher
@@ -868,8 +873,7 @@ def test_a_pair_reads_its_own_two_rows(
     order = np.random.default_rng(5).permutation(len(matcher.records))
     place = np.argsort(order)
     moved = replace(matcher.records, columns={n: c.take(pa.array(order)) for n, c in matcher.records.columns.items()})
-    config = run_config(f"pair_head={pair_head}", *setting)
-    encoded = encode_records(matcher.model, matcher.fitted, moved, all_types()[1], config, tmp_path)
+    encoded = encode_records(matcher.backbones, matcher.fitted, moved, all_types()[1], tmp_path)
     there = replace(matcher, records=moved)
     pairs = pairs_of(place[matcher.pairs.left], place[matcher.pairs.right])
     torch.testing.assert_close(there.scores(there.batches(pairs, encoded)), expected, atol=1e-4, rtol=1e-4)
@@ -900,8 +904,7 @@ def test_a_relation_does_not_see_what_it_ignores(
     swapped = {name: columns[name].take(pa.array(np.arange(len(matcher.records))[::-1])) for name in TWO["alike"]}
     changed = replace(matcher.records, columns=columns | swapped)
     schema = replace(all_types()[1], relations=TWO)
-    config = run_config(f"pair_head={pair_head}", *setting)
-    encoded = encode_records(matcher.model, matcher.fitted, changed, schema, config, tmp_path)
+    encoded = encode_records(matcher.backbones, matcher.fitted, changed, schema, tmp_path)
     there = replace(matcher, records=changed)
     scores = there.scores(there.batches(matcher.pairs, encoded))
     torch.testing.assert_close(scores[:, 1], expected[:, 1], atol=1e-5, rtol=1e-5)
@@ -1005,10 +1008,9 @@ def test_a_kway_model_of_all_column_types_learns(
     table = replace(features, labels=pa.array([f"class {i % 3}" for i in range(len(features))]))
     fitted = Fitted.kway(table, schema, config.categories)
     torch.manual_seed(0)
-    model: Any = build_model(config, schema, fitted)
-    encoded = encode_table(
-        table, schema, fitted.preprocessor, encoder_of(model, "text"), encoder_of(model, "image"), Store(tmp_path)
-    )
+    network = build_model(config, schema, fitted)
+    model: Any = network.model
+    encoded = encode_table(table, schema, fitted.preprocessor, network.backbones, FeatureCache(Store(tmp_path)))
     labels = torch.arange(len(table)) % 3
     batches = KWayBatches(encoded, labels.numpy())
     (batch,) = loader(batches, len(table), shuffle=True)

@@ -31,13 +31,14 @@ from mmtab.data.pictures import load_pictures
 from mmtab.data.schema import ColumnType
 from mmtab.data.synthetic import write_catalogue
 from mmtab.data.table import read_split
-from mmtab.features.backbones import tiny_text_backbone
-from mmtab.features.encoded import KWayBatches, loader, tokenize
+from mmtab.features.backbones import ImageBackbone, TextBackbone
+from mmtab.features.backbones.pretrained import tiny_text_backbone
+from mmtab.features.loader import KWayBatches, loader
+from mmtab.features.text import tokenize
 from mmtab.runs import provenance
 from mmtab.runs.session import Session, open_run
 from mmtab.runs.setup import prepare
 from mmtab.runs.train import fit_prepared, train
-from mmtab.training.build import encoder_of
 from mmtab.training.compute import silence_libraries
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
@@ -186,12 +187,12 @@ class Bench:
         """Building the store, against its tokenizer and its picture decoder alone, on the same cores."""
         session, _ = self._session(*FROZEN)
         schema, table = session.schema, read_split(self.folder, session.schema, "train")
-        text, image = encoder_of(session.model, "text"), encoder_of(session.model, "image")
+        text, image = _backbones(session)
         columns = schema.of_type(ColumnType.TEXT)
         many = replace(table, ids=repeated(table.ids, 20), columns={n: distinct(table.columns[n], 20) for n in columns})
         texts = [value for name in columns for value in many.columns[name].to_pylist() if value is not None]
-        rust = Tokenizer.from_str(text.tokenizer.backend_tokenizer.to_str())
-        rust.enable_truncation(text.max_length)
+        rust = Tokenizer.from_str(text.spec.tokenizer.backend_tokenizer.to_str())
+        rust.enable_truncation(text.spec.max_length)
 
         def built(make: Callable[[Store], object]) -> float:
             with tempfile.TemporaryDirectory(dir=self.work) as cache:
@@ -202,7 +203,7 @@ class Bench:
                 rust.encode_batch_fast(texts[start : start + 4096], add_special_tokens=False)
 
         raw = self._median(lambda: seconds_of(tokenize_alone))
-        ours = self._median(lambda: built(lambda store: tokenize(many, columns, text, store, budget=126, joint=True)))
+        ours = self._median(lambda: built(lambda store: tokenize(many, columns, text.spec, store)))
         yield Finding("store", "tokens", len(texts) / ours, "cells/s", "tokenizer alone", raw / ours, 0.8)
         folder = self.work / "pictures"
         if not folder.exists():
@@ -222,15 +223,15 @@ class Bench:
     def predict(self) -> Iterator[Finding]:
         """Predicting rows whose tokens and pictures are stored, against the two backbones alone."""
         session, train = self._session(*TUNED)
-        text, image = encoder_of(session.model, "text"), encoder_of(session.model, "image")
-        size = session.config.trainer.eval_batch_size
+        text, image = _backbones(session)
+        size, n_columns = session.config.trainer.eval_batch_size, len(session.schema.of_type(ColumnType.TEXT))
         batches = [batch.to(session.compute.device) for batch in loader(train, size, shuffle=False)]
 
         def backbones() -> None:
             with session.evaluating():
                 for batch in batches:
-                    text.cells(batch.table.text, batch.table.n_rows)
-                    image.features(batch.table.image)
+                    text(batch.table.text, batch.table.n_rows, n_columns)
+                    image(batch.table.image)
 
         bare = len(train) / self._median(lambda: seconds_of(backbones))
         ours = len(train) / self._median(lambda: seconds_of(lambda: session.predictions(train)))
@@ -361,3 +362,9 @@ def measure(settings: Settings, only: list[str], output: Path, told: Callable[[F
                     facts = provenance.facts() | {"threads": usable_cores(), "settings": own}
                     write_json(output, facts | {"findings": [asdict(each) for each in found]})
     return found
+
+
+def _backbones(session: Session) -> tuple[TextBackbone, ImageBackbone]:
+    text, image = session.backbones.text, session.backbones.image
+    assert isinstance(text, TextBackbone) and isinstance(image, ImageBackbone)
+    return text, image

@@ -53,7 +53,7 @@ def settle(config: RunConfig, task: str, has_text: bool, n_train: int, apart: bo
     """Replace the choices left open by what suits the task and the amount of training data. ``apart``: some relation
     ignores a text column that another reads, so cells must not read each other."""
     text, trainer = dict(config.text), config.trainer
-    if text["n_tuned_layers"] == "auto":
+    if text.get("n_tuned_layers") == "auto":
         head = config.kway_head if task == "kway" else config.pair_head
         text["n_tuned_layers"] = head.n_tuned_text_layers
     if apart:
@@ -61,7 +61,7 @@ def settle(config: RunConfig, task: str, has_text: bool, n_train: int, apart: bo
     crossed = task != "kway" and config.pair_head.cross_text
     epochs = trainer.max_epochs
     if epochs is None:
-        tuned = has_text and (text["n_tuned_layers"] != 0 or crossed)
+        tuned = has_text and (text.get("n_tuned_layers") != 0 or crossed)
         steps = math.ceil(n_train / trainer.batch_size / trainer.accumulate)
         epochs = min(max(5 if tuned else 12, math.ceil(500 / steps)), 60)
     patience = trainer.patience if trainer.patience is not None else max(3, epochs // 3)

@@ -41,7 +41,7 @@ class ImageSpec:
     the whole picture and its proportions on a white ground; ``squash`` keeps the whole picture and fills the frame.
     """
 
-    size: int
+    size: int = 128
     fit: Fit = "squash"
     crop_pct: float = 0.875
     interpolation: str = "bicubic"

@@ -16,8 +16,8 @@ from mmtab.data.pairs import Records
 from mmtab.data.pictures import Progress
 from mmtab.data.table import Table
 from mmtab.features.batches import Rows, Tokens
-from mmtab.features.encoded import Sequences, cross_sequences
-from mmtab.model.models import PairModel
+from mmtab.features.text import Sequences, cross_sequences
+from mmtab.model.matcher import Matcher
 from mmtab.runs.session import Session
 from mmtab.utils.cache import Arrays, Store
 
@@ -40,9 +40,9 @@ class Context:
     progress: Progress
 
     @property
-    def model(self) -> PairModel:
+    def model(self) -> Matcher:
         model = self.session.model
-        assert isinstance(model, PairModel)
+        assert isinstance(model, Matcher)
         return model
 
 
@@ -109,8 +109,9 @@ def encode_records(context: Context) -> EncodedRecords:
         for start in context.progress(iter(starts), len(starts), "records")
     ]
     cross = None
-    if context.model.cross is not None:
-        cross = cross_sequences(table, context.session.cross_columns, context.model.cross, context.store)
+    spec = context.session.backbones.cross_spec
+    if spec is not None:
+        cross = cross_sequences(table, context.session.cross_columns, spec, context.store)
     return EncodedRecords(shards, size, cross)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from mmtab.data.digests import digest_of
 from mmtab.data.schema import ColumnType
-from mmtab.features.encoded import without_text
+from mmtab.features.text import without_text
 from mmtab.matching import encoding
 from mmtab.matching.encoding import Context, EncodedRecords, RecordsInMemory, take_rows
 from mmtab.utils.cache import Arrays

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -16,7 +18,7 @@ class RowTokenizer(nn.Module):
     ``token_dropout`` (a row keeps its CLS in fusion), so that no column becomes indispensable.
     """
 
-    def __init__(self, encoders: dict[str, ColumnEncoder], d_model: int, token_dropout: float = 0.0) -> None:
+    def __init__(self, encoders: Mapping[str, ColumnEncoder], d_model: int, token_dropout: float = 0.0) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)  # type: ignore[arg-type]
         self.token_dropout = token_dropout

@@ -107,9 +107,14 @@ class KWayHead(nn.Module):
         return ClassScores(dropout(x), output.weight, output.bias)
 
 
+def symmetric(a: Float[Tensor, "... d"], b: Float[Tensor, "... d"]) -> Float[Tensor, "... d3"]:
+    """Sum, distance and product: together they tell two vectors from two others, but not which of them is which."""
+    return torch.cat([a + b, (a - b).abs(), a * b], -1)
+
+
 class PairHead(nn.Module):
-    """Compares two row vectors by their sum, distance and product, each the same from either side: so the score of
-    (a, b) is the score of (b, a) to the last bit. One logit a relation."""
+    """Compares two row vectors by what is the same from either side: so the score of (a, b) is the score of (b, a) to the
+    last bit. One logit a relation."""
 
     def __init__(self, d_model: int, n_relations: int = 1, d_hidden: int = 128, dropout: float = 0.1) -> None:
         super().__init__()
@@ -122,7 +127,7 @@ class PairHead(nn.Module):
         )
 
     def forward(self, left: Float[Tensor, "b d"], right: Float[Tensor, "b d"]) -> Float[Tensor, "b r"]:
-        return self.layers(torch.cat([left + right, (left - right).abs(), left * right], -1))
+        return self.layers(symmetric(left, right))
 
 
 class JointPairHead(nn.Module):

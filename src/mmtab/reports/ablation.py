@@ -22,7 +22,7 @@ from mmtab.data.pairs import Records, read_records
 from mmtab.data.pictures import Progress, no_progress
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.table import Table
-from mmtab.features.encoded import KWayBatches, PairBatches
+from mmtab.features.loader import KWayBatches, PairBatches
 from mmtab.features.similarity import EVERYTHING, Comparison
 from mmtab.runs.session import Batches, Session
 from mmtab.training.metrics import bootstrap

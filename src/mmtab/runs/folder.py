@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from mmtab.config.types import RunConfig
+from mmtab.training.build import with_current_targets
 from mmtab.training.checkpoints import LAST
 from mmtab.training.sharding import load_state
 from mmtab.training.tasks import Task
@@ -78,7 +79,7 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 def open_config(folder: Path) -> RunConfig:
     """The resolved configuration of a run."""
-    raw = read_run_file(folder, "config.yaml")
+    raw = with_current_targets(read_run_file(folder, "config.yaml"))
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), raw))
     assert isinstance(config, RunConfig)
     return config

@@ -15,7 +15,7 @@ from mmtab.data.pairs import Pairs, Records, stack_sides
 from mmtab.data.schema import Schema
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
-from mmtab.features.fitted import Fitted
+from mmtab.features.preprocess import Fitted
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import RunError
 

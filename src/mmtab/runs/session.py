@@ -21,12 +21,16 @@ from mmtab.data.pictures import no_progress
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
-from mmtab.features.encoded import EncodedTable, KWayBatches, PairBatches, encode_table, loader
-from mmtab.features.fitted import Fitted
+from mmtab.features.backbones import Backbones
+from mmtab.features.cache import FeatureCache
+from mmtab.features.encoded import EncodedTable, encode_table
+from mmtab.features.loader import KWayBatches, PairBatches, loader
+from mmtab.features.preprocess import Fitted
+from mmtab.features.text import cross_columns
 from mmtab.runs.folder import load_weights, open_config, read_facts, read_run_file, read_task_state
 from mmtab.runs.inputs import labels_of, pair_ids, row_ids, store_of
 from mmtab.runs.predictions import write_predictions
-from mmtab.training.build import build_model, build_task, cross_columns, encoder_of
+from mmtab.training.build import build_model, build_task
 from mmtab.training.checkpoints import BEST
 from mmtab.training.compute import Compute, silence_libraries
 from mmtab.training.mining import RowEncoder
@@ -48,6 +52,7 @@ class Session:
     schema:  columns and task of the dataset
     fitted:  scalers, vocabularies and classes of train
     model:   batch -> scores
+    backbones: what reads text and pictures for the model
     task:    the scores' loss, metrics and predictions, with its calibration
     compute: hardware and precision
     """
@@ -56,13 +61,15 @@ class Session:
     schema: Schema
     fitted: Fitted
     model: nn.Module
+    backbones: Backbones
     task: Task
     compute: Compute
 
     @property
     def cross_columns(self) -> list[str]:
         """Text columns of which the cross-encoder reads both rows of a pair in one sequence."""
-        return cross_columns(self.config, self.schema)
+        spec = self.backbones.cross_spec
+        return [] if spec is None else cross_columns(self.schema, spec.also)
 
     @property
     def rows(self) -> RowEncoder:
@@ -74,21 +81,16 @@ class Session:
             warnings.warn(
                 f"{self.schema.name}, table {table.name}: {table.n_bad_cells} bad cells taken as missing", stacklevel=2
             )
+        show = progress_of if progress and self.config.trainer.progress else no_progress
         return encode_table(
             table,
             self.schema,
             self.fitted.preprocessor,
-            encoder_of(self.model, "text"),
-            encoder_of(self.model, "image"),
-            store or store_of(self.config),
-            cross=getattr(self.model, "cross", None),
-            cross_columns=self.cross_columns,
+            self.backbones,
+            FeatureCache(store or store_of(self.config), self.compute.autocast, self.compute.device, show),
             bad_cells=self.config.dataset.bad_cells,  # type: ignore[arg-type]
-            autocast=self.compute.autocast,
-            device=self.compute.device,
             store_frozen=self.config.store_frozen,
             compare_pictures=self.fitted.comparison is not None and bool(self.config.pair_head.compare),
-            progress=progress_of if progress and self.config.trainer.progress else no_progress,
         )
 
     def kway(self, table: Table | Stream) -> KWayBatches:
@@ -182,11 +184,13 @@ def open_run(folder: Path, hardware: Hardware | None = None) -> Session:
     config = open_config(folder)
     schema = Schema.from_dict(read_run_file(folder, "schema.yaml"))
     fitted = Fitted.from_dict(read_run_file(folder, "fitted.json"), schema)
-    model = build_model(config, schema, fitted, folder)
+    model, backbones = build_model(config, schema, fitted, folder)
     load_weights(model, folder / BEST)
     task = build_task(config, schema, fitted)
     task.load_state_dict(read_task_state(folder))
-    return Session(config, schema, fitted, model, task, Compute(hardware or Hardware(), config.trainer.precision))
+    return Session(
+        config, schema, fitted, model, backbones, task, Compute(hardware or Hardware(), config.trainer.precision)
+    )
 
 
 def progress_of(steps: Iterable[Any], total: int, title: str) -> Iterable[Any]:

@@ -18,11 +18,11 @@ from mmtab.data.pairs import Pairs, read_pairs, read_records
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
-from mmtab.features.encoded import KWayBatches, text_columns
-from mmtab.features.fitted import Fitted
+from mmtab.features.loader import KWayBatches
+from mmtab.features.preprocess import Fitted
 from mmtab.runs.inputs import cache_of, labels_of, pair_ids, row_ids
 from mmtab.runs.session import Batches, Session
-from mmtab.training.build import build_model, build_task, check_settings
+from mmtab.training.build import build_model, build_task, check_settings, columns_of_text
 from mmtab.training.compute import Compute
 from mmtab.training.fit import FitSettings
 from mmtab.training.mining import HardNegativeMiner
@@ -95,14 +95,14 @@ def prepare_kway(config: RunConfig, schema: Schema, data: Path) -> Prepared:
             column=schema.label,
             fix="fill the label column of train",
         )
-    config = settle(config, schema.task, bool(_text_columns(config, schema)), len(train))
+    config = settle(config, schema.task, bool(columns_of_text(config, schema)), len(train))
     # Labels are checked before anything slow happens.
     train_labels, valid_labels = (labels_of(fitted, table, schema) for table in (train, valid))
     if (valid_labels < 0).all():
         raise DataError(schema.name, "no labels to choose the best epoch with", table="valid", column=schema.label)
-    model = build_model(config, schema, fitted)
+    model, backbones = build_model(config, schema, fitted)
     task = build_task(config, schema, fitted, train_labels)
-    session = Session(config, schema, fitted, model, task, _compute(config))
+    session = Session(config, schema, fitted, model, backbones, task, _compute(config))
     train_batches = KWayBatches(session.encode(train), train_labels)
     valid_batches = KWayBatches(session.encode(valid), valid_labels)
 
@@ -120,13 +120,13 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     train_pairs, valid_pairs = (read_pairs(data, schema, split, records) for split in ("train", "valid"))
     for pairs in (train_pairs, valid_pairs):
         _check_labels(pairs, schema, data)
-    texts = _text_columns(config, schema)
+    texts = columns_of_text(config, schema)
     apart = bool(schema.ignored_by_some & set(texts))
     config = settle(config, schema.task, bool(texts), len(train_pairs), apart=apart)
     fitted = Fitted.matching(records.table, train_pairs, schema, config.categories)
-    model = build_model(config, schema, fitted)
+    model, backbones = build_model(config, schema, fitted)
     task = build_task(config, schema, fitted)
-    session = Session(config, schema, fitted, model, task, _compute(config))
+    session = Session(config, schema, fitted, model, backbones, task, _compute(config))
     encoded = session.encode(records.table)
     if config.pair_head.compare:
         assert fitted.comparison is not None
@@ -157,10 +157,6 @@ def _check_labels(pairs: Pairs, schema: Schema, data: Path) -> None:
             raise Table(schema.name, pairs.name, data, pairs.left_ids, {}).error(
                 problem, column=name, expected="matches (1) and others (0)"
             )
-
-
-def _text_columns(config: RunConfig, schema: Schema) -> list[str]:
-    return text_columns(schema, tuple(config.text["also"]))
 
 
 def _compute(config: RunConfig) -> Compute:

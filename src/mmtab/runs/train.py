@@ -38,7 +38,6 @@ from mmtab.runs.predictions import predictions_path
 from mmtab.runs.session import Session
 from mmtab.runs.setup import Prepared, prepare
 from mmtab.runs.wandb import log_results, wandb_loggers
-from mmtab.training.build import encoder_of
 from mmtab.training.checkpoints import LAST, Checkpoints
 from mmtab.training.compute import silence_libraries
 from mmtab.training.fit import fit
@@ -152,17 +151,10 @@ def _training_facts(session: Session, trainer: pl.Trainer, checkpoints: Checkpoi
 
 
 def _write_description(session: Session, folder: Path) -> None:
-    from mmtab.features.backbones import save_text_config
-
     write_config(folder, session.config)
     write_text(folder / "schema.yaml", yaml.safe_dump(session.schema.to_dict(), sort_keys=False, allow_unicode=True))
     write_json(folder / "fitted.json", session.fitted.to_dict(), indent=None)
-    for text, name in (
-        (encoder_of(session.model, "text"), "text_backbone"),
-        (getattr(session.model, "cross", None), "cross_backbone"),
-    ):
-        if text is not None:
-            save_text_config(text.backbone, text.tokenizer, folder / name)
+    session.backbones.save(folder)
 
 
 # --- a folder that holds a run already -------------------------------------------------------------------------------

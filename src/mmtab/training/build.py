@@ -1,45 +1,123 @@
 """From configuration and data to a model: the one caller of hydra's instantiate. It adds to each leaf what only the
-data knows: how many columns, which categories, how many classes."""
+data tells: how many columns, which categories, how many classes."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import hydra.utils
 import numpy as np
 from torch import nn
 
 from mmtab.config.types import PARTS, RunConfig
+from mmtab.data.pictures import ImageSpec
 from mmtab.data.schema import ColumnType, Schema, TaskKind
-from mmtab.features.encoded import encoded_columns, text_columns
-from mmtab.features.fitted import Fitted
+from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone, TextSpec
+from mmtab.features.encoded import encoded_columns
+from mmtab.features.preprocess import Fitted
+from mmtab.features.text import cross_columns, text_columns
+from mmtab.model.classifier import Classifier
 from mmtab.model.encoders import ColumnEncoder
 from mmtab.model.feature_tokenizer import RowTokenizer
-from mmtab.model.models import KWayModel
+from mmtab.model.matcher import Matcher, MatcherParts, RelationViews
 from mmtab.training.tasks import KWayTask, PairTask, Task
 from mmtab.utils.errors import ConfigError
+
+# Where targets stood when run folders were written that name them so.
+FORMER_TARGETS = {
+    r"mmtab\.(model\.)?models\.PairModel": "mmtab.model.matcher.Matcher",
+    r"mmtab\.(model\.)?models\.ComparisonEncoder": "mmtab.model.encoders.similarity.SimilarityEncoder",
+    r"mmtab\.(encoders|fusion|heads)\.(.*)": r"mmtab.model.\1.\2",
+}
+# Settings of a leaf that say how cells become input, and those of the network that reads it.
+READERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "text": (TextSpec.load, TextBackbone),
+    "pair_head.cross": (TextSpec.load, TextBackbone),
+    "image": (ImageSpec, ImageBackbone),
+}
+# What is added to the settings of a leaf.
+ADDED = {"folder", "spec", "pretrained", "crop_pct", "interpolation"}
+
+
+# --- leaves ----------------------------------------------------------------------------------------------------------
+
+
+def current_target(name: str) -> str:
+    """What the target of that name is called today."""
+    for former, current in FORMER_TARGETS.items():
+        match = re.fullmatch(former, name)
+        if match:
+            return match.expand(current)
+    return name
+
+
+def with_current_targets(settings: Any) -> Any:
+    """Settings as a run folder has them, with each ``_target_`` by its name of today."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {
+        key: current_target(value) if key == "_target_" and isinstance(value, str) else with_current_targets(value)
+        for key, value in settings.items()
+    }
+
+
+def knobs(target: Callable[..., Any], where: str) -> dict[str, Any]:
+    """The settings that a leaf of this target may have, with their types: those of its constructor and, for text and
+    pictures, of what reads them."""
+    known = _settings_of(target)
+    for reader in _readers(target, where):
+        known |= {name: kind for name, kind in _settings_of(reader).items() if name not in ADDED}
+    return known
 
 
 def part(leaf: dict[str, Any], where: str) -> Callable[..., Any]:
     """A leaf as a callable; raises ConfigError for a setting that its target does not have."""
     settings = {key: value for key, value in leaf.items() if not key.startswith("_")}
-    try:
-        target = hydra.utils.get_object(leaf["_target_"])
-    except (KeyError, ImportError, ValueError) as error:
-        raise ConfigError(f"{where}: cannot find {leaf.get('_target_', 'its _target_')}") from error
-    known = inspect.signature(target).parameters
+    target = _target(leaf, where)
+    known = knobs(target, where)
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ConfigError(f"{where}.{unknown[0]}: no such setting; {target.__name__} has {', '.join(known)}")
-    hints = get_type_hints(target.__init__)
     for key, value in settings.items():
-        if not _fits(value, hints.get(key)):
-            raise ConfigError(f"{where}.{key}={value}: expected {known[key].annotation}")
-    return hydra.utils.instantiate({**leaf, "_partial_": True}, _convert_="object")
+        if not _fits(value, known[key]):
+            raise ConfigError(f"{where}.{key}={value}: expected {_written(known[key])}")
+    own = _chosen(settings, _settings_of(target))
+    if _readers(target, where):
+        own.pop("backbone", None)  # a name, of which the reader makes what the target is given
+    return hydra.utils.instantiate(
+        {"_target_": current_target(leaf["_target_"]), "_partial_": True, **own}, _convert_="object"
+    )
+
+
+def _target(leaf: dict[str, Any], where: str) -> Callable[..., Any]:
+    try:
+        return hydra.utils.get_object(current_target(leaf["_target_"]))
+    except (KeyError, ImportError, ValueError) as error:
+        raise ConfigError(f"{where}: cannot find {leaf.get('_target_', 'its _target_')}") from error
+
+
+def _readers(target: Callable[..., Any], where: str) -> Iterable[Callable[..., Any]]:
+    """What the settings of a leaf of text or pictures are for beside its target: a spec and, where the target takes a
+    backbone, a network."""
+    spec, network = READERS.get(where, (None, None))
+    if spec is None or network is None:
+        return ()
+    return (spec, network) if "backbone" in inspect.signature(target).parameters else (spec,)
+
+
+def _settings_of(target: Any) -> dict[str, Any]:
+    """The names of the arguments of a class or function, with their types."""
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    return {name: hints.get(name) for name in inspect.signature(target).parameters}
+
+
+def _chosen(settings: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: settings[name] for name in names if name in settings}
 
 
 def _fits(value: object, kind: Any) -> bool:
@@ -47,90 +125,143 @@ def _fits(value: object, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_origin(kind) is UnionType:
-        return any(_fits(value, each) for each in get_args(kind))
+        return any(_fits(value, option) for option in get_args(kind))
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is kind if kind in (int, bool, str, NoneType) else True
 
 
+def _written(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+
+
 def check_settings(config: RunConfig) -> None:
-    """Raise ConfigError for a setting that no leaf knows, also of parts that this dataset will not need."""
+    """Raise ConfigError for a setting that no leaf has, also of parts that this dataset will not need."""
     leaves = {name: getattr(config, name) for name in PARTS}
-    leaves |= {"kway_head.head": config.kway_head.head, "pair_head.cross": cross_settings(config)}
+    leaves |= {"kway_head.head": config.kway_head.head, "pair_head.cross": _cross_settings(config)}
     leaves |= {f"pair_head.{name}": getattr(config.pair_head, name) for name in ("model", "tower", "joint", "compare")}
     for where, leaf in leaves.items():
         if leaf is not None:
             part(leaf | {"n_tuned_layers": None} if leaf.get("n_tuned_layers") == "auto" else leaf, where)
 
 
-def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path | None = None) -> nn.Module:
-    """The whole network. ``folder``: a run folder whose checkpoint will be loaded, so no pretrained weights are read."""
-    preprocessor = fitted.preprocessor
-    encoders: dict[str, ColumnEncoder] = {}
-    texts = text_columns(schema, tuple(config.text.get("also") or ()))
-    if texts:
-        extra = {} if folder is None else {"config_folder": folder / "text_backbone"}
-        encoders["text"] = part(config.text, "text")(n_columns=len(texts), **extra)
-    images = schema.of_type(ColumnType.IMAGE)
-    if images:
-        encoders["image"] = part(config.image, "image")(n_columns=len(images), pretrained=folder is None)
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+class Network(NamedTuple):
+    """A model, and what reads text and pictures for it."""
+
+    model: Classifier | Matcher
+    backbones: Backbones
+
+
+def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path | None = None) -> Network:
+    """``folder``: a run folder whose checkpoint will be loaded, so no pretrained weights are read."""
+    encoders, backbones = _encoders(config, schema, fitted, folder)
+    tokenizer = RowTokenizer(encoders, config.d_model, config.token_dropout)
+    fusion: nn.Module = part(config.fusion, "fusion")()
+    if schema.task is TaskKind.KWAY:
+        assert fitted.preprocessor.labels_ is not None
+        head = part(config.kway_head.head, "kway_head.head")(n_classes=len(fitted.preprocessor.labels_.classes_))
+        return Network(Classifier(tokenizer, fusion, head), backbones)
+    relations = _relation_views(config, schema, fitted, encoders)
+    parts, cross = _matcher_parts(config, schema, fitted, folder)
+    model = part(config.pair_head.model, "pair_head.model")(
+        tokenizer=tokenizer, fusion=fusion, relations=relations, parts=parts
+    )
+    return Network(model, Backbones(backbones.text, backbones.image, cross))
+
+
+def _encoders(
+    config: RunConfig, schema: Schema, fitted: Fitted, folder: Path | None
+) -> tuple[dict[str, ColumnEncoder], Backbones]:
+    """By column type, of the types that the table has; in an order that the random numbers of a seed depend on."""
+    preprocessor, encoders, text, image = fitted.preprocessor, dict[str, ColumnEncoder](), None, None
+    n_texts, n_images = len(text_columns(schema, _also(config.text))), len(schema.of_type(ColumnType.IMAGE))
+    if n_texts:
+        copy = None if folder is None else folder / "text_backbone"
+        encoders["text"], text = build_text_encoder(config.text, "text", n_texts, copy)
+    if n_images:
+        encoders["image"], image = build_image_encoder(config.image, n_images, pretrained=folder is None)
     if preprocessor.scalers_:
         encoders["numeric"] = part(config.numeric, "numeric")(n_columns=len(preprocessor.scalers_))
     if preprocessor.coders_:
-        encoders["categorical"] = part(config.categorical, "categorical")(
-            n_ids=[c.n_ids for c in preprocessor.coders_.values()]
-        )
-    tokenizer = RowTokenizer(encoders, config.d_model, config.token_dropout)
-    fusion = part(config.fusion, "fusion")()
-    if schema.task is TaskKind.KWAY:
-        assert preprocessor.labels_ is not None
-        head = part(config.kway_head.head, "kway_head.head")(n_classes=len(preprocessor.labels_.classes_))
-        return KWayModel(tokenizer, fusion, head)
-    return _pair_model(config, schema, fitted, tokenizer, fusion, folder)
+        n_ids = [coder.n_ids for coder in preprocessor.coders_.values()]
+        encoders["categorical"] = part(config.categorical, "categorical")(n_ids=n_ids)
+    return encoders, Backbones(text, image)
 
 
-def cross_settings(config: RunConfig) -> dict[str, Any] | None:
+def build_text_encoder(
+    leaf: dict[str, Any], where: str, n_columns: int, folder: Path | None = None
+) -> tuple[ColumnEncoder, TextBackbone | TextSpec]:
+    """``folder``: a run's copy of the backbone's architecture and tokenizer."""
+    encoder = part(leaf, where)
+    spec = TextSpec.load(**_chosen(leaf, _settings_of(TextSpec.load)), folder=folder)
+    if TextBackbone not in _readers(_target(leaf, where), where):
+        return encoder(n_columns=n_columns), spec
+    backbone = TextBackbone(spec, **_chosen(leaf, _settings_of(TextBackbone)), folder=folder)
+    return encoder(n_columns=n_columns, backbone=backbone), backbone
+
+
+def build_image_encoder(
+    leaf: dict[str, Any], n_columns: int, pretrained: bool = True
+) -> tuple[ColumnEncoder, ImageBackbone | ImageSpec]:
+    encoder = part(leaf, "image")
+    if ImageBackbone not in _readers(_target(leaf, "image"), "image"):
+        return encoder(n_columns=n_columns), ImageSpec(**_chosen(leaf, _settings_of(ImageSpec)))
+    backbone = ImageBackbone(**_chosen(leaf, _settings_of(ImageBackbone)), pretrained=pretrained)
+    return encoder(n_columns=n_columns, backbone=backbone), backbone
+
+
+def _also(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(settings.get("also") or ())
+
+
+def columns_of_text(config: RunConfig, schema: Schema) -> list[str]:
+    """Columns that the text encoder reads."""
+    return text_columns(schema, _also(config.text))
+
+
+def _cross_settings(config: RunConfig) -> dict[str, Any] | None:
     """Those of the text encoder that reads both rows of a pair, or None."""
     return config.text | config.pair_head.cross if config.pair_head.cross_text else None
 
 
-def cross_columns(config: RunConfig, schema: Schema) -> list[str]:
-    """Text that both rows of a pair are read in one sequence of: what every relation minds."""
-    settings = cross_settings(config)
-    found = [] if settings is None else text_columns(schema, tuple(settings.get("also") or ()))
-    return [name for name in found if name not in schema.ignored_by_some]
+def _relation_views(
+    config: RunConfig, schema: Schema, fitted: Fitted, encoders: Mapping[str, ColumnEncoder]
+) -> RelationViews:
+    columns = encoded_columns(schema, fitted.preprocessor, _also(config.text))
+    owners = tuple(
+        name for kind, encoder in encoders.items() for name in columns[kind] for _ in range(encoder.tokens_per_column)
+    )
+    ignored = schema.relations.values()
+    reads = [[name not in columns for name in owners] for columns in ignored]
+    if not config.pair_head.compare:
+        return RelationViews(owners, reads)
+    assert fitted.comparison is not None
+    groups = [name for name, _ in fitted.comparison.groups]
+    return RelationViews(owners, reads, [[name not in columns for name in groups] for columns in ignored])
 
 
-def _pair_model(
-    config: RunConfig, schema: Schema, fitted: Fitted, tokenizer: RowTokenizer, fusion: nn.Module, folder: Path | None
-) -> nn.Module:
-    head, relations = config.pair_head, schema.relations
-    columns = encoded_columns(schema, fitted.preprocessor, tuple(config.text.get("also") or ()))
-    owners = [
-        name
-        for kind, encoder in tokenizer.encoders.items()
-        for name in columns[kind]
-        for _ in range(encoder.tokens_per_column)  # type: ignore[arg-type]
-    ]
-    parts: dict[str, Any] = {
-        "owners": owners,
-        "reads": [[name not in ignored for name in owners] for ignored in relations.values()],
-    }
-    for name in ("tower", "joint"):
-        if getattr(head, name):
-            parts[name] = part(getattr(head, name), f"pair_head.{name}")(n_relations=len(relations))
+def _matcher_parts(
+    config: RunConfig, schema: Schema, fitted: Fitted, folder: Path | None
+) -> tuple[MatcherParts, TextBackbone | TextSpec | None]:
+    """In an order that the random numbers of a seed depend on."""
+    head, n_relations = config.pair_head, len(schema.relations)
+    tower = part(head.tower, "pair_head.tower")(n_relations=n_relations) if head.tower else None
+    joint = part(head.joint, "pair_head.joint")(n_relations=n_relations) if head.joint else None
+    comparison = cross = backbone = None
     if head.compare:
         assert fitted.comparison is not None
-        groups = fitted.comparison.groups
-        parts["compares"] = [[name not in ignored for name, _ in groups] for ignored in relations.values()]
-        parts["comparison"] = part(head.compare, "pair_head.compare")(
-            groups=[n for _, n in groups], n_relations=len(relations)
-        )
-    settings, crossed = cross_settings(config), cross_columns(config, schema)
-    if settings is not None and crossed:
-        extra = {} if folder is None else {"config_folder": folder / "cross_backbone"}
-        parts["cross"] = part(settings, "pair_head.cross")(n_columns=len(crossed), **extra)
-    return part(head.model, "pair_head.model")(tokenizer=tokenizer, fusion=fusion, **parts)
+        groups = [n for _, n in fitted.comparison.groups]
+        comparison = part(head.compare, "pair_head.compare")(groups=groups, n_relations=n_relations)
+    settings = _cross_settings(config)
+    if settings is not None:
+        columns = cross_columns(schema, _also(settings))
+        if columns:
+            copy = None if folder is None else folder / "cross_backbone"
+            cross, backbone = build_text_encoder(settings, "pair_head.cross", len(columns), copy)
+    return MatcherParts(tower, joint, cross, comparison), backbone
 
 
 def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.ndarray | None = None) -> Task:
@@ -140,14 +271,9 @@ def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.nda
         k, head = len(fitted.preprocessor.labels_.classes_), config.kway_head
         if head.n_sampled is not None and not 1 <= head.n_sampled < k:
             raise ConfigError(
-                f"kway_head.n_sampled={head.n_sampled}: expected null or 1 to {k - 1}, for {schema.name} has {k} classes"
+                f"kway_head.n_sampled={head.n_sampled}: expected null or 1 to {k - 1}, "
+                f"for {schema.name} has {k} classes"
             )
         counts = np.bincount(labels, minlength=k) if labels is not None and head.class_weights else None
         return KWayTask(k, head.label_smoothing, counts, schema.metric, head.n_sampled)
     return PairTask(list(schema.relations), config.pair_head.pos_weight, schema.metric)
-
-
-def encoder_of(model: nn.Module, kind: str) -> Any:
-    """The model's encoder of one column type, or None."""
-    encoders: Any = model.tokenizer.encoders  # type: ignore[union-attr]
-    return dict(encoders.items()).get(kind)

@@ -27,7 +27,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from mmtab.features.encoded import KWayBatches, LengthBatches, PairBatches
+from mmtab.features.loader import KWayBatches, LengthBatches, PairBatches
 from mmtab.training.callbacks import MetricsFile
 from mmtab.utils import distributed as ranks
 from mmtab.utils.atomic import leftovers, replacing

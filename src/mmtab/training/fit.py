@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from mmtab.config.types import TrainerConfig
-from mmtab.features.encoded import KWayBatches, PairBatches, loader
+from mmtab.features.loader import KWayBatches, PairBatches, loader
 from mmtab.training.callbacks import BeforeValidation, EpochLines, EveryEpochs, MetricsFile, progress_bar
 from mmtab.training.checkpoints import AtomicIO, Checkpoints, find_last
 from mmtab.training.compute import Compute

@@ -11,7 +11,8 @@ from torch import nn
 
 from mmtab.data.splits import components
 from mmtab.features.batches import Rows
-from mmtab.features.encoded import EncodedTable, PairBatches
+from mmtab.features.encoded import EncodedTable
+from mmtab.features.loader import PairBatches
 from mmtab.training.compute import Compute
 from mmtab.training.tasks import PairTask
 from mmtab.utils.neighbours import Index

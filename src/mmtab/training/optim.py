@@ -7,15 +7,19 @@ import math
 import torch
 from torch import nn
 
+from mmtab.features.backbones import ImageBackbone, TextBackbone
+
 
 def parameter_groups(model: nn.Module, lr: float, backbone_lr: float, weight_decay: float) -> list[dict[str, object]]:
-    """Pretrained weights (whatever stands under a ``backbone``) learn at ``backbone_lr``, all else at ``lr``. Vectors,
-    such as biases and norms, and embeddings of categories do not decay."""
+    """Pretrained weights (of backbones, and whatever stands under that name) learn at ``backbone_lr``, all else at ``lr``.
+    Vectors, such as biases and norms, and embeddings of categories do not decay."""
+    backbones = [module for module in model.modules() if isinstance(module, TextBackbone | ImageBackbone)]
+    pretrained_ids = {id(parameter) for backbone in backbones for parameter in backbone.parameters()}
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            pretrained = "backbone." in name
+            pretrained = "backbone." in name or id(parameter) in pretrained_ids
             decays = parameter.ndim > 1 and id(parameter) not in embeddings
             groups.setdefault((pretrained, decays), []).append(parameter)
     return [

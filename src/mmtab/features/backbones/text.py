@@ -1,0 +1,254 @@
+"""A pretrained text transformer: how cells become its token sequences, which layers learn, the vectors of cells."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mmtab.features.backbones.pretrained import MINILM, text_network, text_tokenizer
+from mmtab.features.batches import TextBatch
+from mmtab.utils.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """How cells become token sequences."""
+
+    name: str
+    tokenizer: Any
+    layout: Literal["joint", "column"]
+    max_length: int
+    also: tuple[str, ...]
+    column_prefix: str
+
+    @staticmethod
+    def load(
+        backbone: str = MINILM,
+        layout: Literal["joint", "column"] = "joint",
+        max_length: int = 128,
+        also: Sequence[str] = (),
+        column_prefix: str = "{}: ",
+        folder: Path | None = None,
+    ) -> TextSpec:
+        """With the tokenizer of a backbone.
+
+        backbone       ``minilm-l6``, a Hugging Face name, or a folder
+        layout         ``joint``: a row's cells (or both rows' of a pair) in one sequence, in which they attend to each
+                       other; ``column``: a sequence for each cell
+        max_length     tokens a sequence, special ones too
+        also           further column types to write out as text, such as ``[categorical]``
+        column_prefix  before each cell, {} being its column's name; Ditto (Li et al. 2020) has "COL {} VAL "
+        folder         a run folder's copy of the tokenizer, which is read instead
+        """
+        return TextSpec(backbone, text_tokenizer(backbone, folder), layout, max_length, tuple(also), column_prefix)
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+
+
+class TextBackbone(nn.Module):
+    """A Hugging Face encoder, which makes a vector of each cell: the mean of the cell's hidden states.
+
+    What frozen layers give is computed once and stored (see cache.py): the cells' vectors, or the hidden states that
+    enter the first layer that learns.
+
+    spec            how cells become its token sequences
+    n_tuned_layers  the top layers that learn; 0 freezes all, None tunes all
+    dropout         of hidden states, in layers that learn
+    checkpointing   keep no activations inside the layers and compute them again for the gradient (Chen et al. 2016): less
+                    memory, a third more time
+    folder          a run folder's copy of the architecture, where weights will come from a checkpoint
+    """
+
+    net: Any
+
+    def __init__(
+        self,
+        spec: TextSpec,
+        n_tuned_layers: int | None = None,
+        dropout: float = 0.1,
+        checkpointing: bool = False,
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec, self.n_tuned_layers, self.frozen = spec, n_tuned_layers, n_tuned_layers == 0
+        self.net = text_network(spec.name, folder)
+        for module in self.net.modules():
+            if isinstance(module, nn.Dropout) and module.p > 0:
+                module.p = dropout
+        limit = getattr(self.net.config, "max_position_embeddings", None) or spec.max_length
+        if spec.max_length > limit:
+            raise ConfigError(f"text.max_length={spec.max_length}: {spec.name} reads at most {limit} tokens")
+        self.d_hidden = int(self.net.config.hidden_size)
+        self._takes_sides = getattr(self.net.config, "type_vocab_size", 1) > 1
+        self._freeze(n_tuned_layers)
+        if checkpointing:
+            self.net.config.use_cache = False
+            name = "activation_checkpointing_enable"  # transformers called it gradient_ before
+            name = name if hasattr(self.net, name) else "gradient_checkpointing_enable"
+            getattr(self.net, name)({"use_reentrant": False})
+        self.n_frozen_layers = 0
+        self._top: tuple[nn.Module, ...] = ()  # a tuple, for as a submodule it would have all its weights twice
+        if n_tuned_layers and n_tuned_layers < len(_layers(self.net)):
+            top = _without_lower(self.net, n_tuned_layers)
+            if self._agrees(top):
+                self.n_frozen_layers, self._top = len(_layers(self.net)) - n_tuned_layers, (top,)
+        self._always = False
+
+    def run_all_layers(self) -> None:
+        """In every step, also those below the ones that learn, whatever is stored of them, and also where there is no
+        text: to gather the weights of a layer takes all processes."""
+        self._top, self._always = (), True
+
+    def forward(
+        self, text: TextBatch, n_rows: int, n_columns: int
+    ) -> tuple[Float[Tensor, "b c f"], Bool[Tensor, "b c"]]:
+        """The vector of each cell, stored or computed, and which cells there are."""
+        if text.features is not None and text.present is not None:
+            return text.features.float(), text.present
+        x = torch.zeros(n_rows * n_columns, self.d_hidden, device=text.ids.device)
+        present = torch.zeros(n_rows * n_columns, dtype=torch.bool, device=text.ids.device)
+        if not len(text.ids) and self._always:
+            one = torch.zeros(1, 1, dtype=torch.long, device=text.ids.device)
+            hidden = self._hidden(TextBatch(one, one == 0, one, one - 1, one[:, :0]))
+            x = x + 0 * hidden.float().sum()
+        elif len(text.ids):
+            with torch.no_grad() if self.frozen else contextlib.nullcontext():
+                parts = _mean_of_parts(self._hidden(text), text.part, text.slot.shape[1])
+            has_cell = text.slot >= 0
+            x = x.index_put((text.slot[has_cell],), parts[has_cell].to(x.dtype))
+            present[text.slot[has_cell]] = True
+        return x.view(n_rows, n_columns, -1), present.view(n_rows, n_columns)
+
+    def lower(self, text: TextBatch) -> Float[Tensor, "s l f"]:
+        """The hidden states that enter the first layer that learns."""
+        states: list[Tensor] = []
+
+        def stop(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states.append(args[0] if args else kwargs["hidden_states"])
+            raise _Enough
+
+        first = _layers(self.net)[-(self.n_tuned_layers or 0)]
+        handle = first.register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self._run(self.net, text, input_ids=text.ids)
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
+        return states[0]
+
+    def train(self, mode: bool = True) -> TextBackbone:
+        super().train(mode)
+        for module in self.net.modules() if mode else ():  # no dropout in what does not learn
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+        return self
+
+    def save(self, folder: Path) -> None:
+        """What the same architecture is built from in another place."""
+        self.net.config.save_pretrained(folder)
+        self.spec.save(folder)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Also takes weights that were saved before the network stood under ``net``."""
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            if not name.startswith(f"{prefix}net."):
+                state_dict[f"{prefix}net.{name.removeprefix(prefix)}"] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _hidden(self, text: TextBatch) -> Float[Tensor, "s l f"]:
+        if text.states is not None and self._top:
+            return self._run(self._top[0], text, inputs_embeds=text.states.float())
+        return self._run(self.net, text, input_ids=text.ids)
+
+    def _run(self, net: nn.Module, text: TextBatch, **inputs: Tensor) -> Float[Tensor, "s l f"]:
+        sides = {"token_type_ids": text.side} if self._takes_sides else {}
+        return net(attention_mask=text.mask.long(), **inputs, **sides).last_hidden_state
+
+    def _agrees(self, top: nn.Module) -> bool:
+        """Whether the layers that learn, given what enters them, end where the whole network does. An architecture that
+        this way of cutting it does not fit runs whole in every step."""
+        n = min(8, self.spec.max_length)
+        ids = torch.arange(2 * n).view(2, n) % self.net.config.vocab_size
+        mask = torch.arange(n) < torch.tensor([[n], [n - 1]])
+        text = TextBatch(ids, mask, ids * 0, ids * 0 - 1, ids[:, :0])
+        training = self.net.training
+        self.net.eval()
+        try:
+            with torch.no_grad():
+                uncut = self._run(self.net, text, input_ids=ids)
+                cut = self._run(top, text, inputs_embeds=self.lower(text))
+            return uncut.shape == cut.shape and torch.allclose(uncut[mask], cut[mask], atol=1e-4, rtol=1e-4)
+        except Exception as error:  # whatever a foreign architecture makes of a stand-in for its embeddings
+            warnings.warn(f"text.backbone={self.spec.name}: all its layers run in every step ({error!r})", stacklevel=2)
+            return False
+        finally:
+            self.net.train(training)
+
+    def _freeze(self, n_tuned_layers: int | None) -> None:
+        if n_tuned_layers is None:
+            return
+        layers = _layers(self.net)
+        if not 0 <= n_tuned_layers <= len(layers):
+            raise ConfigError(f"text.n_tuned_layers={n_tuned_layers}: {self.spec.name} has {len(layers)} layers")
+        self.net.requires_grad_(False)
+        for layer in layers[len(layers) - n_tuned_layers :]:
+            layer.requires_grad_(True)
+
+
+class _Enough(Exception):
+    """Ends a forward pass that has come far enough."""
+
+
+class _PassThrough(nn.Module):
+    """In the place of the embeddings: hands on hidden states that are known already."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        inputs = (kwargs.get("inputs_embeds"), *args)  # DistilBERT does not name them
+        return next(x for x in inputs if isinstance(x, Tensor) and x.is_floating_point())
+
+
+def _mean_of_parts(hidden: Float[Tensor, "s l f"], part: Int[Tensor, "s l"], n_parts: int) -> Float[Tensor, "s p f"]:
+    member = (part[:, None, :] == torch.arange(n_parts, device=part.device)[:, None]).to(hidden.dtype)
+    total = torch.bmm(member, hidden)
+    return total / member.sum(-1, keepdim=True).clamp(min=1)
+
+
+def _without_lower(net: nn.Module, n_tuned: int) -> nn.Module:
+    """The same network, sharing all weights, whose first layer is the first that learns, and whose ``inputs_embeds`` are
+    the hidden states that enter it."""
+    layers = _layers(net)
+    embeddings: Any = net.get_input_embeddings()  # type: ignore[operator]
+
+    def cut(module: nn.Module) -> nn.Module:
+        if module is layers:
+            return nn.ModuleList(list(layers)[len(layers) - n_tuned :])
+        twin = copy.copy(module)
+        twin._modules = {
+            name: cut(child) if child is not None and any(m is layers for m in child.modules()) else child
+            for name, child in module._modules.items()
+        }
+        return twin
+
+    top = cut(net)
+    for name, child in top.named_children():
+        if any(module is embeddings for module in child.modules()):
+            top._modules[name] = _PassThrough()
+    return top
+
+
+def _layers(net: nn.Module) -> nn.ModuleList:
+    """The transformer's blocks: the longest list of modules in it, whatever the architecture calls it."""
+    lists = [module for module in net.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=nn.ModuleList())

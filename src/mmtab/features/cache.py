@@ -1,0 +1,139 @@
+"""What the frozen parts of backbones make of a table: computed once, stored in half precision."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmtab.data.digests import digest_of
+from mmtab.data.pictures import Pictures, Progress, no_progress
+from mmtab.features.backbones import ImageBackbone, TextBackbone
+from mmtab.features.text import Ragged, Sequences
+from mmtab.utils.cache import Arrays, Store
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Where features are stored, and how they are computed when they are not there yet.
+
+    store     the folder of all features
+    autocast  the precision of the networks' forward passes
+    device    where networks run
+    progress  what shows how far it is
+    """
+
+    store: Store
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    device: torch.device | str = "cpu"
+    progress: Progress = no_progress
+
+    def images(self, backbone: ImageBackbone, pictures: Pictures) -> np.ndarray:
+        """[m, f] float16 features of distinct pictures."""
+        backbone, pixels = backbone.to(self.device).eval(), pictures.pixels
+        key = {
+            "pixels": pictures.key,
+            "weights": frozen_digest(backbone),
+            "grid": backbone.grid,
+            "precision": self._precision,
+        }
+
+        def build(scratch: Path) -> Arrays:
+            out = _memory_map(scratch / "features.npy", np.float16, (len(pixels), backbone.d_hidden))
+            with self._computing():
+                for rows in self._steps(np.arange(len(pixels)), "image features"):
+                    out[rows] = _half(backbone.encode(torch.from_numpy(pixels[rows]).to(self.device)))
+            return {"features": out}
+
+        return self.store.arrays("image_features", key, build)["features"]
+
+    def texts(self, backbone: TextBackbone, sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
+        """[n, c, f] float16 vectors of cells, and [n, c] bool which cells there are."""
+
+        def build(scratch: Path) -> Arrays:
+            backbone.to(self.device).eval()
+            n, c = sequences.n_rows, sequences.n_columns
+            out = _memory_map(scratch / "features.npy", np.float16, (n, c, backbone.d_hidden))
+            present = np.zeros((n, c), bool)
+            with self._computing():
+                for rows in self._steps(_longest_first(sequences), "text features"):
+                    x, has_cell = backbone(sequences.single(rows).to(self.device), len(rows), c)
+                    out[rows], present[rows] = _half(x), has_cell.cpu().numpy()
+            return {"features": out, "present": present}
+
+        arrays = self.store.arrays("text_features", self._text_key(backbone, sequences), build)
+        return arrays["features"], arrays["present"]
+
+    def lower_layers(self, backbone: TextBackbone, sequences: Sequences) -> Ragged | None:
+        """The hidden states that enter the first layer that learns, for each sequence with its special tokens; None where
+        they would not fit on disk."""
+        lengths = np.where(sequences.lengths > 0, sequences.lengths.astype(np.int64) + 2, 0)
+        n_bytes = int(lengths.sum()) * backbone.d_hidden * 2
+        if not self.store.has_room(n_bytes):
+            warnings.warn(
+                f"text.n_tuned_layers={backbone.n_tuned_layers}: what the frozen layers make of this text would take "
+                f"{n_bytes / 1e9:.1f} GB of the cache, more than there is (cache_gb, or the disk): they run in every step",
+                stacklevel=2,
+            )
+            return None
+        key = self._text_key(backbone, sequences) | {"n_frozen_layers": backbone.n_frozen_layers}
+
+        def build(scratch: Path) -> Arrays:
+            backbone.to(self.device).eval()
+            offsets = np.concatenate([[0], lengths.cumsum()])
+            out = _memory_map(scratch / "states.npy", np.float16, (int(offsets[-1]), backbone.d_hidden))
+            with self._computing():
+                for rows in self._steps(_longest_first(sequences), "frozen text layers"):
+                    batch = sequences.single(rows)
+                    if len(batch.ids):
+                        mask = batch.mask.numpy()
+                        places = sequences.state_places(rows, offsets, mask.shape[1])
+                        out[places[mask]] = _half(backbone.lower(batch.to(self.device)))[mask]
+            return {"states": out, "offsets": offsets}
+
+        arrays = self.store.arrays("text_states", key, build)
+        return Ragged(arrays["states"], arrays["offsets"])
+
+    def _text_key(self, backbone: TextBackbone, sequences: Sequences) -> dict[str, Any]:
+        return {"tokens": sequences.key, "weights": frozen_digest(backbone.net), "precision": self._precision}
+
+    def _steps(self, rows: np.ndarray, title: str, size: int = 64) -> Iterable[np.ndarray]:
+        return self.progress((rows[i : i + size] for i in range(0, len(rows), size)), -(-len(rows) // size), title)
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        with torch.inference_mode(), self.autocast():
+            yield
+
+    @property
+    def _precision(self) -> str:
+        with self.autocast():
+            reduced = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+            return str(torch.get_autocast_dtype("cpu")) if reduced else "float32"
+
+
+def _longest_first(sequences: Sequences) -> np.ndarray:
+    """Row numbers, by the longest sequence of each row."""
+    longest = sequences.lengths.reshape(sequences.n_rows, -1).max(1, initial=0)
+    return np.argsort(-longest, kind="stable")
+
+
+def _half(x: torch.Tensor) -> np.ndarray:
+    return x.float().clamp(-65504, 65504).half().cpu().numpy()
+
+
+def _memory_map(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """To be filled in any order; what holds nothing cannot be mapped."""
+    return np.lib.format.open_memmap(path, "w+", dtype, shape) if 0 not in shape else np.zeros(shape, dtype)
+
+
+def frozen_digest(module: torch.nn.Module) -> str:
+    """A digest of what does not learn in a network: its output does not hang on the rest."""
+    frozen = [p for p in module.parameters() if not p.requires_grad] + list(module.buffers())
+    return digest_of("".join(digest_of(w.detach().cpu().float().numpy()) for w in frozen))

@@ -1,0 +1,338 @@
+"""Text cells as sequences of tokens: tokenised once, cut and put together batch by batch."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from tokenizers import Tokenizer
+
+from mmtab.config.types import AugmentConfig
+from mmtab.data.digests import digest_of
+from mmtab.data.pictures import Progress, no_progress
+from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.streams import Stream
+from mmtab.data.table import Table
+from mmtab.features.backbones.text import TextSpec
+from mmtab.features.batches import TextBatch
+from mmtab.utils.cache import Appended, Arrays, Store
+from mmtab.utils.errors import ConfigError
+
+CELLS_AT_ONCE = 1 << 14
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Cells of different lengths, end to end: cell i is ``values[offsets[i] : offsets[i + 1]]``."""
+
+    values: np.ndarray  # token ids [n] uint16 or int32, or hidden states [n, f] float16
+    offsets: np.ndarray  # [n_cells + 1] int64
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """The values at some places; those beyond the end are any."""
+        if not len(self.values):
+            return np.zeros((*places.shape, *self.values.shape[1:]), self.values.dtype)
+        return self.values[np.minimum(places, len(self.values) - 1)]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What stands between the special tokens of a sequence: the cells of a row (``joint``), or one cell. Each is cut to
+    ``budget`` tokens; in a joint sequence the longest cells are cut first, all to the same length."""
+
+    cells: Ragged  # row by row, ``n_columns`` each
+    n_columns: int
+    joint: bool
+    special: tuple[int, int, int]  # first, separator, padding
+    budget: int
+    key: dict[str, Any] = field(default_factory=dict)  # all that they were made from
+    states: Ragged | None = None  # what the frozen lower layers make of each whole sequence
+
+    @property
+    def n_rows(self) -> int:
+        return (len(self.cells.offsets) - 1) // self.n_columns
+
+    def without(self, missing: np.ndarray) -> Sequences:
+        """With some cells missing, ``missing`` [n_rows, n_columns] bool; and without states of frozen layers."""
+        lengths = np.where(missing.ravel(), 0, np.diff(self.cells.offsets))
+        values = self.cells.values[np.repeat(~missing.ravel(), np.diff(self.cells.offsets))]
+        return replace(self, cells=Ragged(values, np.concatenate([[0], lengths.cumsum()])), key={}, states=None)
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """[s] int32 tokens, without the special ones."""
+        parts = [self._spans(rows)[1].sum(1).astype(np.int32) for rows in _slices(self.n_rows)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def _spans(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[s, p] the start of each part of the rows' sequences, and its length once cut."""
+        places = rows[:, None] * self.n_columns + np.arange(self.n_columns)
+        start = self.cells.offsets[places]
+        length = self.cells.offsets[places + 1] - start
+        if self.joint:
+            return start, np.minimum(length, _shared_cap(length, self.budget)[:, None])
+        return start.reshape(-1, 1), np.minimum(length, self.budget).reshape(-1, 1)
+
+    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lengths [s], and [s, l] ids and parts (columns, or 0 where a sequence is one cell)."""
+        start, cut = self._spans(rows)
+        end = cut.cumsum(1)
+        length = end[:, -1]
+        position = np.arange(length.max(initial=0))
+        part = np.minimum((position[:, None] >= end[:, None, :]).sum(2), cut.shape[1] - 1)
+        places = np.take_along_axis(start - (end - cut), part, 1) + position
+        return length, self.cells.at(places), part.astype(np.int16)
+
+    def single(self, rows: np.ndarray) -> TextBatch:
+        """One sequence a row, or a cell, of those that have any text."""
+        c = self.n_columns
+        length, ids, part = self._read(rows)
+        keep = np.flatnonzero(length > 0)
+        slots = keep[:, None] * c + np.arange(c) if self.joint else keep[:, None]
+        text = self._frame([(length[keep], ids[keep], part[keep])], slots)
+        if self.states is None:
+            return text
+        places = self.state_places(rows, self.states.offsets, text.ids.shape[1])
+        return replace(text, states=torch.from_numpy(self.states.at(places)))
+
+    def state_places(self, rows: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:
+        """[s, width] where the states of the tokens of ``single(rows)`` lie; an empty sequence has none."""
+        c = self.n_columns
+        numbers = rows if self.joint else (rows[:, None] * c + np.arange(c)).ravel()
+        start, end = offsets[numbers], offsets[numbers + 1]
+        return start[end > start][:, None] + np.arange(width)
+
+    def double(
+        self,
+        first: np.ndarray,
+        second: np.ndarray,
+        augment: AugmentConfig | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> TextBatch:
+        """One sequence a pair; the parts of the second row follow those of the first, as do its table rows."""
+        c, b = self.n_columns, len(first)
+        sides = []
+        for units in (first, second):
+            length, ids, part = self._read(units)
+            if augment is not None and rng is not None:
+                length, ids, part = _vary(length, ids, part, c, augment, rng)
+            sides.append((length, ids, part))
+        (n_first, ids_first, part_first), (n_second, ids_second, part_second) = sides
+        slots = np.arange(b)[:, None] * c + np.arange(c)
+        return self._frame(
+            [(n_first, ids_first, part_first), (n_second, ids_second, part_second + c)],
+            np.concatenate([slots, slots + b * c], 1),
+        )
+
+    def ordered(
+        self, left: np.ndarray, right: np.ndarray, rng: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which unit of each pair comes first in its sequence, and which second: by content, or with ``rng`` by chance."""
+        swap = rng.random(len(left)) < 0.5 if rng is not None else self.rank[left] > self.rank[right]
+        return np.where(swap, right, left), np.where(swap, left, right)
+
+    @functools.cached_property
+    def rank(self) -> np.ndarray:
+        """[n] int64: units in the order of their content, equal ones on one rank. It does not depend on which others
+        there are, so the row that comes first in a pair's sequence is the same from either side."""
+        keys = list[bytes]()
+        for rows in _slices(self.n_rows):
+            for n, ids, part in zip(*self._read(rows), strict=True):
+                keys.append(ids[:n].tobytes() + part[:n].tobytes())
+        place = {key: i for i, key in enumerate(sorted(set(keys)))}
+        return np.array([place[key] for key in keys], np.int64)
+
+    def _frame(self, sides: list[tuple[np.ndarray, np.ndarray, np.ndarray]], slots: np.ndarray) -> TextBatch:
+        """[first] side [separator] (side [separator]), padded to the longest."""
+        first, separator, padding = self.special
+        total = np.sum([length for length, *_ in sides], 0) + 1 + len(sides)
+        shape = (len(slots), int(total.max(initial=0)))
+        ids, part, side = np.full(shape, padding), np.full(shape, -1), np.zeros(shape, np.int64)
+        position = np.arange(shape[1])
+        ids[:, :1] = first
+        start = np.ones(len(slots), np.int64)
+        for number, (length, side_ids, side_part) in enumerate(sides):
+            inside = (position >= start[:, None]) & (position < (start + length)[:, None])
+            source = np.arange(side_ids.shape[1]) < length[:, None]
+            ids[inside], part[inside] = side_ids[source], side_part[source]
+            side[inside] = number
+            end = position == (start + length)[:, None]
+            ids[end], side[end] = separator, number
+            start = start + length + 1
+        has = np.zeros((len(slots), slots.shape[1]), bool)
+        rows, columns = np.nonzero(part >= 0)
+        has[rows, part[rows, columns]] = True
+        return TextBatch(
+            ids=torch.from_numpy(ids.astype(np.int64)),
+            mask=torch.from_numpy(position < total[:, None]),
+            side=torch.from_numpy(side),
+            part=torch.from_numpy(part),
+            slot=torch.from_numpy(np.where(has, slots, -1)),
+        )
+
+
+def _vary(
+    length: np.ndarray, ids: np.ndarray, part: np.ndarray, c: int, augment: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Some sequences lose a span of up to a quarter of their tokens, some have their columns in another order (two of the
+    augmentations of Ditto)."""
+    b, width = ids.shape
+    position = np.arange(width)
+    shuffled = rng.random((b, 1)) < augment.column_shuffle
+    order = np.where(shuffled, rng.random((b, c)).argsort(1), np.arange(c))
+    place = np.take_along_axis(order, np.maximum(part, 0).astype(np.int64), 1) * width + position
+    cut = np.where(rng.random(b) < augment.span_deletion, (rng.random(b) * (length // 4 + 1)).astype(np.int64), 0)
+    start = (rng.random(b) * (length - cut + 1)).astype(np.int64)
+    lost = (position >= start[:, None]) & (position < (start + cut)[:, None])
+    place = np.where(lost | (position >= length[:, None]), c * width + position, place)
+    place = place.argsort(1, kind="stable")
+    return length - cut, np.take_along_axis(ids, place, 1), np.take_along_axis(part, place, 1)
+
+
+def text_columns(schema: Schema, also: tuple[str, ...]) -> list[str]:
+    """Columns that the text encoder reads: text, and the further types that it was asked to write out."""
+    writable = [ColumnType.CATEGORICAL, ColumnType.NUMERIC, ColumnType.DATETIME]
+    for kind in also:
+        if kind not in writable:
+            raise ConfigError(
+                f"text.also: {kind} cannot be written out as text; expected some of {', '.join(writable)}"
+            )
+    return schema.of_type(ColumnType.TEXT, *(ColumnType(kind) for kind in also))
+
+
+def cross_columns(schema: Schema, also: tuple[str, ...]) -> list[str]:
+    """Columns that are read in one sequence with another row's text: those that no relation ignores."""
+    return [name for name in text_columns(schema, also) if name not in schema.ignored_by_some]
+
+
+def tokenize(
+    table: Table | Stream,
+    columns: list[str],
+    spec: TextSpec,
+    store: Store,
+    *,
+    budget: int | None = None,
+    joint: bool | None = None,
+    progress: Progress = no_progress,
+) -> Sequences:
+    """Each distinct cell of a batch of rows once, by as many threads as there are cores; cells are stored row by row,
+    each cut to the spec's ``max_length``.
+
+    budget  tokens of a sequence beside the special ones; default: as the spec says
+    joint   whether a row's cells share a sequence; default: as the spec says
+    """
+    budget = spec.max_length - 2 if budget is None else budget
+    joint = spec.layout == "joint" if joint is None else joint
+    special = _special_ids(spec)
+    rust = Tokenizer.from_str(spec.tokenizer.backend_tokenizer.to_str())
+    rust.no_padding()
+    rust.enable_truncation(spec.max_length, direction=spec.tokenizer.truncation_side)
+    prefixes = [spec.column_prefix.replace("{}", name.replace("_", " ").strip().lower()) for name in columns]
+    key = {
+        "columns": [table.digests[name] for name in columns],
+        "tokenizer": digest_of(rust.to_str()),
+        "prefixes": prefixes,
+    }
+    dtype = np.uint16 if len(spec.tokenizer) <= 1 << 16 else np.int32
+
+    def build(scratch: Path) -> Arrays:
+        size = max(1, CELLS_AT_ONCE // len(columns))
+        with Appended(scratch / "ids.npy", dtype) as ids, Appended(scratch / "offsets.npy", np.int64) as offsets:
+            offsets.append(np.zeros(1, np.int64))
+            parts = (part for batch in table.batches() for part in _cut(batch, size))
+            for part in progress(parts, -(-len(table) // size), "tokens"):
+                cells = [_tokens(rust, prefix, part[name]) for prefix, name in zip(prefixes, columns, strict=True)]
+                end, flat = _row_by_row(cells, dtype)
+                offsets.append(ids.n_rows + end)
+                ids.append(flat)
+        return {}
+
+    arrays = store.arrays("tokens", key, build)
+    made_from = key | {"budget": budget, "joint": joint}
+    return Sequences(Ragged(arrays["ids"], arrays["offsets"]), len(columns), joint, special, budget, made_from)
+
+
+def cross_sequences(table: Table | Stream, columns: list[str], spec: TextSpec, store: Store) -> Sequences:
+    """Text of rows to be read in one sequence with another row's, which leaves each half of the room."""
+    return tokenize(table, columns, spec, store, budget=(spec.max_length - 3) // 2, joint=True)
+
+
+def _special_ids(spec: TextSpec) -> tuple[int, int, int]:
+    """First, separator, padding."""
+    tokenizer = spec.tokenizer
+    first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    if first is None or separator is None:
+        raise ConfigError(
+            f"text.backbone={spec.name}: its tokenizer has no first or separating token; "
+            "take an encoder such as BERT or RoBERTa"
+        )
+    return first, separator, tokenizer.pad_token_id or 0
+
+
+def _row_by_row(
+    cells: list[tuple[np.ndarray, np.ndarray, np.ndarray]], dtype: type[np.generic]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each column what ``_tokens`` gives: to where each cell ends, and the ids of all, row by row."""
+    length = np.stack([length for length, *_ in cells], 1)
+    end = length.ravel().cumsum().reshape(length.shape)
+    flat = np.empty(length.sum(), dtype)
+    for (_, distinct, start), column_end, column_length in zip(cells, end.T, length.T, strict=True):
+        place = np.arange(column_length.sum()) - np.repeat(column_length.cumsum() - column_length, column_length)
+        source = np.repeat(start, column_length) + place
+        flat[np.repeat(column_end - column_length, column_length) + place] = distinct[source]
+    return end.ravel(), flat
+
+
+def _cut(batch: Table, n: int) -> Iterator[dict[str, pa.Array]]:
+    for start in range(0, len(batch), n):
+        yield {name: values.slice(start, n) for name, values in batch.columns.items()}
+
+
+def _tokens(rust: Tokenizer, prefix: str, cells: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each cell the number of tokens and where they begin, and the tokens of all that differ."""
+    distinct = _as_text(cells).dictionary_encode()
+    texts = [prefix + value for value in distinct.dictionary.to_pylist()]
+    encodings = rust.encode_batch_fast(texts, add_special_tokens=False)
+    length = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
+    ids = np.fromiter(itertools.chain.from_iterable(encoding.ids for encoding in encodings), np.int64, length.sum())
+    length, start = np.append(length, 0), np.append(length.cumsum() - length, 0)  # the last is for missing cells
+    index = np.asarray(pc.fill_null(distinct.indices, -1))
+    return length[index], ids, start[index]
+
+
+def _slices(n: int, size: int = 1 << 14) -> list[np.ndarray]:
+    """Row numbers, some at a time."""
+    return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _shared_cap(lengths: np.ndarray, budget: int) -> np.ndarray:
+    """[n, c] lengths -> [n] the cap under which each row's lengths sum to at most ``budget``."""
+    n, c = lengths.shape
+    ascending = np.sort(lengths, 1)
+    before = np.concatenate([np.zeros((n, 1), np.int64), ascending.cumsum(1)[:, :-1]], 1)
+    caps = np.maximum(budget - before, 0) // (c - np.arange(c))  # if the shorter ones stay whole, the rest share this
+    binding = ascending > caps
+    first = binding.argmax(1)
+    return np.where(binding.any(1), caps[np.arange(n), first], budget)
+
+
+def _as_text(values: pa.Array) -> pa.Array:
+    """Numbers as they would be written down; an all-missing column is text too."""
+    return pc.cast(values, pa.large_string())
+
+
+def without_text(text: TextBatch, column: int, n_columns: int) -> TextBatch:
+    """Sequences of two rows in which one column is not read; its cells are as if missing."""
+    hidden = (text.part == column) | (text.part == column + n_columns)
+    slot = text.slot.clone()
+    slot[:, [column, column + n_columns]] = -1
+    return replace(text, mask=text.mask & ~hidden, part=text.part.masked_fill(hidden, -1), slot=slot)
