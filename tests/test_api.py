@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,7 @@ def test_rows_of_any_kind_of_table(tmp_path: Path, small: dict[str, Any]) -> Non
 def test_it_is_what_the_script_does(tmp_path: Path, small: dict[str, Any]) -> None:
     data = write_kway(tmp_path / "data")
     found = mmtab.fit(data, output=tmp_path / "a", seed=3, fusion="mean", **small)
-    script = ["dataset=custom", f"dataset.path={data}", "recipe=frozen", "seed=3", "fusion=mean", f"text.backbone={small['text']['backbone']}",
+    script = ["dataset=custom", f"dataset.path={data}", "seed=3", "fusion=mean", f"text.backbone={small['text']['backbone']}",
               "d_model=16", "trainer.max_epochs=2", "trainer.progress=false", "trainer.precision=fp32"]  # fmt: skip
     assert train(compose(*script, f"output={tmp_path / 'b'}"), tmp_path / "b") == found.metrics["valid"]
 
@@ -83,12 +85,29 @@ def test_a_part_of_ones_own_has_its_own_settings(tmp_path: Path, small: dict[str
         mmtab.fit(data, output=tmp_path / "no", fusion=own | {"n_heads": 2}, **small)
 
 
-def test_one_table_is_divided(tmp_path: Path, small: dict[str, Any]) -> None:
+def test_one_table_is_divided_scored_on_test_and_reported(tmp_path: Path, small: dict[str, Any]) -> None:
     data = write_kway(tmp_path / "data", n=60, images=False)
-    whole = frame_of(data, "train", "valid", "test")
-    found = mmtab.fit(whole, label="label", output=tmp_path / "run", **small)
+    rows = frame_of(data, "train", "valid", "test")
+    found = mmtab.fit(rows, label="label", output=tmp_path / "run", test=True, report=True, **small)
     assert [len(found.dataset[split]) for split in ("train", "valid", "test")] == pytest.approx([42, 6, 12], abs=2)
-    assert "accuracy" in found.evaluate()
+    tested = found.metrics["test"]
+    assert "accuracy" in tested and found.evaluate().items() <= tested.items()
+    assert (tmp_path / "run" / "report" / "report.html").is_file()
+
+
+def test_tables_beside_a_dataset_are_refused_by_name(tmp_path: Path) -> None:
+    data = write_kway(tmp_path / "data", n=30, images=False)
+    for name in ("valid", "test", "left", "records"):
+        with pytest.raises(ConfigError, match=f"fit: {name} goes with a table"):
+            mmtab.fit(data, output=tmp_path / "run", **{name: frame_of(data, "test")})
+    assert not (tmp_path / "run").exists()
+
+
+def test_public_names_are_listed_and_importing_them_loads_no_optional_library() -> None:
+    assert {"Dataset", "Run", "fit", "load_dataset", "load_run"} <= set(dir(mmtab))
+    code = "import sys, mmtab; mmtab.fit; print({'optuna', 'lightgbm', 'wandb'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_pairs(tmp_path: Path, small: dict[str, Any]) -> None:

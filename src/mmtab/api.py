@@ -1,4 +1,4 @@
-"""``mmtab.fit`` and ``mmtab.load_run``: what the scripts do, for notebooks and programs that hold tables in memory.
+"""``mmtab.fit`` and ``mmtab.load_run``: what the commands do, for notebooks and programs that hold tables in memory.
 
 >>> run = mmtab.fit(df, label="type", trainer={"max_epochs": 5})
 >>> run.evaluate(), run.predict(new_rows), run.predict_proba(new_rows)
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -26,7 +26,7 @@ from mmtab.data.dataset import dataset_folder, find_dataset
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.prepare.convert import PICTURE
 from mmtab.prepare.frames import as_arrow, from_frames
-from mmtab.runs.evaluate import evaluate
+from mmtab.runs.evaluate import evaluate, evaluate_if_labelled
 from mmtab.runs.folder import open_config, read_facts, read_run_file
 from mmtab.runs.inputs import cache_of
 from mmtab.runs.predict import predict
@@ -39,7 +39,7 @@ Named = str | Path
 
 
 class Dataset(datasets.Dataset):
-    """A dataset folder; ``from_frame`` and ``from_frames`` write one from tables in memory, as ``prepare.frames`` says."""
+    """A dataset folder; ``from_frame`` and ``from_frames`` write one from tables in memory, see ``prepare.frames``."""
 
     @classmethod
     def from_frame(cls, frame: Any, **options: Any) -> Self:
@@ -87,7 +87,7 @@ class Run:
     def evaluate(
         self, data: Any = None, split: str = "test", *, image_root: Named = ".", **tables: Any
     ) -> dict[str, float]:
-        """Metrics on a split of the run's own dataset, which go into its folder, or on rows (or pairs) at hand, which do
+        """Metrics on a split of the run's own dataset, which go into its folder, or on given rows (or pairs), which do
         not. ``tables``: left and right, or records, of pairs. Raises RunError where there are no labels."""
         if data is None:
             return evaluate(self.folder, split)
@@ -98,7 +98,8 @@ class Run:
                 _write(frame, Path(scratch) / f"{name}.parquet", schema, Path(image_root))
             schema.write(Path(scratch))
             if not table.has_labels(Path(scratch), schema, "test"):
-                raise DataError(schema.name, "these rows have no labels, so they can be predicted but not scored", column=schema.label)  # fmt: skip
+                problem = "these rows have no labels, so they can be predicted but not scored"
+                raise DataError(schema.name, problem, column=schema.label)
             batches, _, _ = session.load("test", Path(scratch))
             return session.task.metrics_of(session.predictions(batches)[0])
 
@@ -108,39 +109,48 @@ class Run:
 
         return write_report(self.folder, split)
 
-    def predict(self, data: Any, *, image_root: Named = ".", coverage: float | None = None, cost: float | None = None, **tables: Any) -> np.ndarray:  # fmt: skip
+    def predict(
+        self,
+        data: Any,
+        *,
+        image_root: Named = ".",
+        coverage: float | None = None,
+        cost: float | None = None,
+        **tables: Any,
+    ) -> np.ndarray:
         """[n] classes of rows, or [n] (of several relations [n, r]) 0 and 1 of pairs, in their order; ``None`` where
         ``coverage`` leaves a row without a prediction. ``tables``: left and right, or records, of pairs."""
-        found = self._predicted(data, image_root, tables, coverage=coverage, cost=cost)
-        columns = [found[name].to_numpy(zero_copy_only=False) for name in found.column_names if name.startswith("prediction")]  # fmt: skip
+        predictions = self._predicted(data, image_root, tables, coverage=coverage, cost=cost)
+        names = [name for name in predictions.column_names if name.startswith("prediction")]
+        columns = [predictions[name].to_numpy(zero_copy_only=False) for name in names]
         return columns[0] if len(columns) == 1 else np.stack(columns, 1)
 
     def predict_proba(self, data: Any, *, image_root: Named = ".", **tables: Any) -> Any:
-        """A table, of the kind of ``data`` (pandas, polars, else Arrow), with the probability of each class by its name,
+        """A table, of the kind of ``data`` (pandas, polars, else Arrow), with the probability of each class by name,
         or of a match for each relation. Of more than 1,000 classes the likeliest ten, as in prediction files."""
-        found, schema = self._predicted(data, image_root, tables), self.schema
+        predictions, schema = self._predicted(data, image_root, tables), self.schema
         if schema.task is TaskKind.MATCHING:
             names = {f"probability{'' if len(schema.relations) == 1 else f'_{r}'}": r for r in schema.relations}
         else:
-            names = {name: name.removeprefix("p_") for name in found.column_names if name.startswith("p_")}
+            names = {name: name.removeprefix("p_") for name in predictions.column_names if name.startswith("p_")}
             names = names or {name: name for name in ("top", "top_probability")}
-        kept = found.select(list(names)).rename_columns(list(names.values()))
+        columns = predictions.select(list(names)).rename_columns(list(names.values()))
         kind = type(data).__module__.partition(".")[0]
         if kind == "pandas":
-            return kept.to_pandas().set_index(data.index)
+            return columns.to_pandas().set_index(data.index)
         if kind == "polars":
             import polars
 
-            return polars.from_arrow(kept)
-        return kept
+            return polars.from_arrow(columns)
+        return columns
 
-    def _predicted(self, data: Any, image_root: Named, tables: Mapping[str, Any], **wishes: Any) -> pa.Table:
+    def _predicted(self, data: Any, image_root: Named, tables: Mapping[str, Any], **options: Any) -> pa.Table:
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             paths: dict[str, Any] = {}
             for name, frame in {"input": data, **tables}.items():
                 paths[name] = _write(frame, Path(scratch) / f"{name}.parquet", self.schema, Path(image_root))
             output = Path(scratch) / "predictions.parquet"
-            predict(self.folder, paths.pop("input"), output, **paths, **wishes)
+            predict(self.folder, paths.pop("input"), output, **paths, **options)
             return files.read(output, self.schema.name)
 
 
@@ -151,8 +161,9 @@ def fit(
     *,
     label: str | None = None,
     task: Literal["kway", "matching"] | None = None,
-    recipe: str | None = "frozen",
+    recipe: str | None = None,
     output: Named | None = None,
+    report: bool = False,
     left: Any = None,
     right: Any = None,
     records: Any = None,
@@ -161,42 +172,66 @@ def fit(
     image_root: Named = ".",
     **overrides: Any,
 ) -> Run:
-    """Train as ``scripts/train.py`` does; returns the finished run.
+    """Train as ``mmtab train`` does; returns the finished run. A table is a frame of pandas or polars, an Arrow table,
+    or the path of a csv or parquet file. Raises DataError, ConfigError and TrainingError as the command.
 
-    ``train``: a dataset by name or folder; or a table, as a frame of pandas or polars, an Arrow table or the path of a csv
-    or parquet file. Of rows, ``label`` names the class; for matching it holds pairs (left_id, right_id, label), and
-    ``left`` and ``right`` (or ``records``) the rows. Without ``valid`` the rows are divided into train, valid and test.
-    ``types`` overrules what is inferred of columns. ``overrides`` are settings of train.py: ``seed=1``,
-    ``trainer={"max_epochs": 5}``, ``fusion="mean"``, and ``numeric={"_target_": "mine.Encoder", "n_bins": 8}`` for an encoder
-    or a fusion of one's own, which gets ``d_model`` beside these. Raises DataError, ConfigError and TrainingError as the script.
+    train: dataset by name or folder; or a table of rows; for matching, of pairs (left_id, right_id, label)
+    valid: table; without it the rows of ``train`` are divided into train, valid and test
+    test: table; or True to score the test split once trained (``Run.evaluate`` does so later)
+    label: column with the class of a row
+    task: kway, or matching where ``left`` and ``right`` or ``records`` are given
+    recipe: name of configs/recipe/; None trains with the defaults of ``mmtab train``
+    output: run folder; None makes a new one under runs/fit
+    report: write the report page once trained (``Run.report`` does so later)
+    left, right, records: tables of the records that pairs name
+    types: types of columns, which overrule what is inferred
+    id: column that identifies a row
+    image_root: folder of the pictures that image columns name
+    overrides: settings of ``mmtab train``: ``seed=1``, ``trainer={"max_epochs": 5}``, ``fusion="mean"``; and
+        ``numeric={"_target_": "mine.Encoder", "n_bins": 8}`` for a part of one's own, which gets ``d_model`` besides
     """
     when = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     folder = Path(output) if output is not None else Path("runs") / "fit" / when
     settings = [*([f"recipe={recipe}"] if recipe else []), *_settings(overrides)]
-    compose_run("fit", ["dataset=custom"], settings)  # before anything is written
-    is_table = isinstance(train, str | Path) and Path(train).suffix in files.FORMATS and Path(train).is_file()
-    place: Sequence[str]
-    if isinstance(train, str | Path) and not is_table:
-        place = dataset_place(str(train), "fit")[1]
+    score_test, test = test is True, None if isinstance(test, bool) else test
+    if isinstance(train, str | Path) and not (Path(train).suffix in files.FORMATS and Path(train).is_file()):
+        tables = {"valid": valid, "test": test, "label": label, "left": left, "right": right, "records": records}
+        if given := [
+            name for name, value in (tables | {"task": task, "types": types, "id": id}).items() if value is not None
+        ]:
+            raise ConfigError(f"fit: {given[0]} goes with a table; {train} is a dataset, whose folder says this")
+        place = list(dataset_place(str(train), "fit")[1])
     else:
-        sides = {
-            name: frame for name, frame in (("left", left), ("right", right), ("records", records)) if frame is not None
-        }
-        task = task or ("matching" if sides else "kway")
-        if (task == "matching") != bool(sides):
-            raise ConfigError("fit: matching wants left and right, or records, beside the pairs; k-way wants neither")
-        whole = "pairs" if task == "matching" else "rows"
-        splits = {"train": train, "valid": valid, "test": test}
-        named = {f"{'pairs_' if task == 'matching' else ''}{split}": frame for split, frame in splits.items() if frame is not None}  # fmt: skip
-        if valid is None and test is not None:
-            raise ConfigError("fit: with test there has to be valid, by which the best epoch is chosen")
-        frames = {name: _read(frame) for name, frame in (sides | (named if valid is not None else {whole: train})).items()}  # fmt: skip
-        # Kept beside the run, so that it can be resumed, evaluated and reproduced
-        kept = folder.parent / f"{folder.name}-data"
-        found = from_frames(frames, label=label, folder=kept, id=id, types=types, image_root=image_root)
-        place = ["dataset=custom", f"dataset.path={written(str(found.folder.resolve()))}", f"dataset.name={written(found.schema.name)}"]  # fmt: skip
-    train_run(replace(compose_run("fit", place, settings), output=str(folder)), folder)
+        compose_run("fit", ["dataset=custom"], settings)  # before anything is written
+        records_by_name = {"left": left, "right": right, "records": records}
+        sides = {name: _read(frame) for name, frame in records_by_name.items() if frame is not None}
+        frames = sides | _splits(train, valid, test, task or ("matching" if sides else "kway"), bool(sides))
+        # Beside the run, so that it can be resumed, evaluated and reproduced
+        data = from_frames(
+            frames, label=label, folder=folder.parent / f"{folder.name}-data", id=id, types=types, image_root=image_root
+        )
+        path, name = written(str(data.folder.resolve())), written(data.schema.name)
+        place = ["dataset=custom", f"dataset.path={path}", f"dataset.name={name}"]
+    config = compose_run("fit", place, settings)
+    train_run(replace(config, output=str(folder), test=score_test, report=report), folder)
+    if score_test:
+        evaluate_if_labelled(folder, "test")
+    if report:
+        Run(folder).report()
     return Run(folder)
+
+
+def _splits(train: Any, valid: Any, test: Any, task: str, has_records: bool) -> dict[str, Any]:
+    """Tables by the names that they have in a dataset folder: a table for each split, or one that is to be divided."""
+    if (task == "matching") != has_records:
+        raise ConfigError("fit: matching wants left and right, or records, beside the pairs; k-way wants neither")
+    if valid is None and test is not None:
+        raise ConfigError("fit: with test there has to be valid, by which the best epoch is chosen")
+    if valid is None:
+        return {"pairs" if task == "matching" else "rows": _read(train)}
+    prefix = "pairs_" if task == "matching" else ""
+    splits = {"train": train, "valid": valid, "test": test}
+    return {f"{prefix}{split}": _read(frame) for split, frame in splits.items() if frame is not None}
 
 
 def load_run(folder: Named) -> Run:
@@ -206,8 +241,8 @@ def load_run(folder: Named) -> Run:
 
 
 def _settings(overrides: Mapping[str, Any]) -> list[str]:
-    """Overrides as on the command line, of settings and groups of them. A part that names a ``_target_`` of its own stands
-    for the whole leaf, as the settings of the leaf that it replaces are those of another class."""
+    """Overrides as on the command line, of settings and groups of them. A part that names a ``_target_`` of its own
+    replaces the leaf, as the settings of the leaf that it replaces are those of another class."""
 
     def walk(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
         for name, value in values.items():
@@ -243,9 +278,9 @@ def _write(frame: Any, path: Path, schema: Schema, image_root: Path) -> Path:
 def _embedded(cell: Any, root: Path) -> list[dict[str, Any]] | None:
     """A path that leads nowhere stays one, and is an error where it is opened."""
     sources = image_sources(cell) if not isinstance(cell, float) else []
-    found = []
+    pictures = []
     for source in sources:
         path = root / (source.path or "")
         data = source.data or (path.read_bytes() if source.path and path.is_file() else None)
-        found.append({"bytes": data, "path": source.path})
-    return found or None
+        pictures.append({"bytes": data, "path": source.path})
+    return pictures or None
