@@ -27,8 +27,17 @@ from mmtab.utils.errors import ConfigError, DataError, RunError
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-KWAY_VARIANTS = [[], ["text.layout=column"], ["text.n_tuned_layers=0"], ["fusion=mean"], ["numeric=periodic"], ["image.tuned=true", "image.augment=true"],
-                 ["text.also=[categorical,numeric]"], ["kway_head.class_weights=true"], ["dataset.drop=[image,text]"]]  # fmt: skip
+KWAY_VARIANTS = [
+    [],
+    ["text.layout=column"],
+    ["text.n_tuned_layers=0"],
+    ["fusion=mean"],
+    ["numeric=periodic"],
+    ["image.tuned=true", "image.augment=true"],
+    ["text.also=[categorical,numeric]"],
+    ["kway_head.class_weights=true"],
+    ["dataset.drop=[image,text]"],
+]
 
 
 @pytest.mark.parametrize("overrides", KWAY_VARIANTS, ids=lambda o: ",".join(o) or "default")
@@ -37,8 +46,17 @@ def test_kway_run_tells_everything(tmp_path: Path, configure, overrides: list[st
     write_kway(data)
     metrics = train(configure(data, *overrides), folder)
     assert {"accuracy", "macro_f1", "log_loss", "ece"} <= set(metrics)
-    for name in ("config.yaml", "schema.yaml", "fitted.json", "metrics.json", "metrics.csv", "provenance.json", "task.json",
-                 "checkpoints/best.ckpt", "predictions_valid.parquet"):  # fmt: skip
+    for name in (
+        "config.yaml",
+        "schema.yaml",
+        "fitted.json",
+        "metrics.json",
+        "metrics.csv",
+        "provenance.json",
+        "task.json",
+        "checkpoints/best.ckpt",
+        "predictions_valid.parquet",
+    ):
         assert (folder / name).is_file(), name
     facts = json.loads((folder / "provenance.json").read_text())
     assert facts["data_fingerprint"] and facts["seconds"]["total"] > 0 and facts["versions"]["torch"]
@@ -49,9 +67,20 @@ def test_kway_run_tells_everything(tmp_path: Path, configure, overrides: list[st
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("overrides", [[], ["pair_head=two_tower"], ["pair_head=cross"], ["pair_head=fusion", "pair_head.compare=null"], ["pair_head.cross_text=true"],
-                                       ["text.n_tuned_layers=0", "pair_head.hard_negatives=0.5"], ["text.layout=column"], ["fusion=mean"]],
-                         ids=lambda o: ",".join(o) or "default")  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["pair_head=two_tower"],
+        ["pair_head=cross"],
+        ["pair_head=fusion", "pair_head.compare=null"],
+        ["pair_head.cross_text=true"],
+        ["text.n_tuned_layers=0", "pair_head.hard_negatives=0.5"],
+        ["text.layout=column"],
+        ["fusion=mean"],
+    ],
+    ids=lambda o: ",".join(o) or "default",
+)
 def test_matching_run_keeps_its_threshold(tmp_path: Path, configure, overrides: list[str]) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     write_pairs(data)
@@ -207,8 +236,13 @@ def test_bad_runs_are_named(tmp_path: Path, configure) -> None:
 def test_settings_that_do_not_fit(tmp_path: Path, configure) -> None:
     data = tmp_path / "data"
     write_kway(data)
-    for override, message in ((("image.augment=true",), "augment"), (("text.n_tuned_layers=9",), "layers"), (("text.max_length=9999",), "at most"),
-                              (("text.backbone=/nowhere",), "cannot be loaded"), (("dataset.drop=[nonsense]",), "nonsense")):  # fmt: skip
+    for override, message in (
+        (("image.augment=true",), "augment"),
+        (("text.n_tuned_layers=9",), "layers"),
+        (("text.max_length=9999",), "at most"),
+        (("text.backbone=/nowhere",), "cannot be loaded"),
+        (("dataset.drop=[nonsense]",), "nonsense"),
+    ):
         with pytest.raises((ConfigError, DataError), match=message):
             train(configure(data, *override), tmp_path / "run")
 

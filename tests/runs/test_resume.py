@@ -66,15 +66,45 @@ def train_killed(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, aft
 
 VARIANTS = [
     (write_kway, 1, ["dataset.drop=[image,text]", "trainer.max_epochs=3"]),
-    (write_kway, 7, ["dataset.drop=[image]", "trainer.max_epochs=12", "trainer.patience=3", "text.n_tuned_layers=0", "trainer.keep=3"]),
+    (
+        write_kway,
+        7,
+        [
+            "dataset.drop=[image]",
+            "trainer.max_epochs=12",
+            "trainer.patience=3",
+            "text.n_tuned_layers=0",
+            "trainer.keep=3",
+        ],
+    ),
     (write_kway, 4, ["dataset.drop=[image]", "trainer.n_workers=1", "kway_head.n_sampled=2"]),
-    (write_pairs, 5, ["dataset.drop=[image]", "text.n_tuned_layers=0", "pair_head.hard_negatives=0.5", "trainer.max_epochs=4", "pair_head.augment.cell_drop=0.3"]),
+    (
+        write_pairs,
+        5,
+        [
+            "dataset.drop=[image]",
+            "text.n_tuned_layers=0",
+            "pair_head.hard_negatives=0.5",
+            "trainer.max_epochs=4",
+            "pair_head.augment.cell_drop=0.3",
+        ],
+    ),
     (write_pairs, 3, ["dataset.drop=[image]", "pair_head.cross_text=true", "pair_head.augment.span_deletion=0.5"]),
-]  # fmt: skip
+]
 PICTURES = [
     (write_kway, 4, []),
-    (write_kway, 3, ["image.tuned=true", "image.augment=true", "trainer.batch_size=4", "trainer.accumulate=2", "dataset.drop=[text]"]),
-]  # fmt: skip
+    (
+        write_kway,
+        3,
+        [
+            "image.tuned=true",
+            "image.augment=true",
+            "trainer.batch_size=4",
+            "trainer.accumulate=2",
+            "dataset.drop=[text]",
+        ],
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -150,15 +180,26 @@ def test_an_unfinished_run_is_not_mixed_with_another(
 
 
 def settings(folder: Path, data: Path, backbone: Path) -> list[str]:
-    small = ["text.max_length=16", "text.n_tuned_layers=1", "image.size=32", "d_model=16", "trainer.batch_size=8", "trainer.n_threads=1", "report=false"]  # fmt: skip
+    small = [
+        "text.max_length=16",
+        "text.n_tuned_layers=1",
+        "image.size=32",
+        "d_model=16",
+        "trainer.batch_size=8",
+        "trainer.n_threads=1",
+        "report=false",
+    ]
     return ["dataset=custom", f"dataset.path={data}", f"text.backbone={backbone}", f"output={folder}", *small]
 
 
 def start(folder: Path, data: Path, backbone: Path, *overrides: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(SCRIPTS / "train.py"), *settings(folder, data, backbone), *overrides],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 LONG = ["trainer.max_epochs=16", "trainer.patience=16", "trainer.checkpoint_seconds=0.2", "test=false"]

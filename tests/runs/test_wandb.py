@@ -141,8 +141,18 @@ def test_an_offline_run_is_told_whole(
     assert {name: told.summary[f"test/{name}"] for name in test} == pytest.approx(test)
     assert sum(check_mistakes(told, data, folder, split, write is write_pairs) for split in ("valid", "test")) > 0
     sent = told.files_of("model")
-    assert {"config.yaml", "schema.yaml", "fitted.json", "checkpoints/best.ckpt", "metrics.csv", "metrics.json",
-            "predictions_valid.parquet", "predictions_test.parquet", "provenance.json", "task.json"} == set(sent)  # fmt: skip
+    assert {
+        "config.yaml",
+        "schema.yaml",
+        "fitted.json",
+        "checkpoints/best.ckpt",
+        "metrics.csv",
+        "metrics.json",
+        "predictions_valid.parquet",
+        "predictions_test.parquet",
+        "provenance.json",
+        "task.json",
+    } == set(sent)
     assert list((folder / "checkpoints").glob("epoch-*.ckpt"))
     assert all(path == folder / name for name, path in sent.items())  # not copied
 
@@ -187,10 +197,15 @@ def test_of_many_mistakes_the_surest_are_shown() -> None:
         rows = mistake_rows(predictions, predictions.surest_mistakes(2))
         assert rows == [["c", "y", "x", 0.9], ["d", "x", "y", 0.8]]
     relations = {
-        "left_id": ids, "right_id": ids,
-        "probability_same": [0.9, 0.2, 0.1, 0.4, 0.5], "prediction_same": [1, 0, 0, 0, 1], "label_same": [0, 1, 1, 0, 0],
-        "probability_like": [0.9] * 5, "prediction_like": [1] * 5, "label_like": [1] * 5,
-    }  # fmt: skip
+        "left_id": ids,
+        "right_id": ids,
+        "probability_same": [0.9, 0.2, 0.1, 0.4, 0.5],
+        "prediction_same": [1, 0, 0, 0, 1],
+        "label_same": [0, 1, 1, 0, 0],
+        "probability_like": [0.9] * 5,
+        "prediction_like": [1] * 5,
+        "label_like": [1] * 5,
+    }
     pairs = Schema("toys", TaskKind.MATCHING, "id", kway.columns, relations={"same": (), "like": ()})
     same, like = (
         scored_pairs(pa.table(relations), pairs, "test", r, {"thresholds": [0.5, 0.5]}) for r in ("same", "like")
@@ -268,7 +283,9 @@ def test_a_run_that_goes_on_is_the_same_run(tmp_path: Path, configure: Any, monk
     evaluate(folder, "test")  # as from another process
     tested = Told(parts(folder)[-1])
     assert tested.run.run_id == known and len(parts(folder)) == 3
-    assert {"valid/accuracy", "test/accuracy"} <= set(tested.summary) and tested.steps("train/loss_step") == last.steps("train/loss_step")  # fmt: skip
+    assert {"valid/accuracy", "test/accuracy"} <= set(tested.summary) and tested.steps("train/loss_step") == last.steps(
+        "train/loss_step"
+    )
     assert {"predictions_valid.parquet", "predictions_test.parquet"} <= set(tested.files_of("model"))
     other = tmp_path / "other"
     train_and_die(config, other, monkeypatch, 3)

@@ -118,10 +118,17 @@ def test_a_full_disk_is_one_line(tmp_path: Path, backbone: Path) -> None:
     """No file may be larger than the first checkpoint of the run is going to be."""
     data = write_kway(tmp_path / "data")
     status, output = script(
-        "dataset=custom", f"dataset.path={data}", f"text.backbone={backbone}", "text.max_length=16", "d_model=64",
-        "dataset.drop=[image]", "trainer.checkpoint_seconds=0", f"output={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}",
+        "dataset=custom",
+        f"dataset.path={data}",
+        f"text.backbone={backbone}",
+        "text.max_length=16",
+        "d_model=64",
+        "dataset.drop=[image]",
+        "trainer.checkpoint_seconds=0",
+        f"output={tmp_path / 'run'}",
+        f"cache={tmp_path / 'cache'}",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)),
-    )  # fmt: skip
+    )
     assert status == 1 and "Traceback" not in output, output
     (line,) = [line for line in output.splitlines() if line.startswith("error:")]
     assert "File too large. What was whole before still is; make room" in line

@@ -75,7 +75,13 @@ def _gpus() -> list[str]:
         cuda = sys.modules["torch"].cuda
         return [cuda.get_device_name(i) for i in range(cuda.device_count())]
     try:
-        said = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=True)  # fmt: skip
+        said = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return []
     return said.stdout.splitlines()

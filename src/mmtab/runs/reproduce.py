@@ -50,8 +50,8 @@ class Reproduction:
 
 
 def reproduce(settings: ReproduceConfig, output: Path) -> Reproduction:
-    """Train the run's configuration again, into ``output``, with its number of threads and its precision. Raises RunError
-    where its data are not there or are others. Writes reproduction.json."""
+    """Train the run's configuration again, into ``output``, with its number of threads and its precision. Raises
+    RunError where its data are not there or are others. Writes reproduction.json."""
     then = Path(settings.run)
     facts, config = read_facts(then), open_config(then)
     known = read_run_file(then, "metrics.json")
@@ -87,8 +87,8 @@ def _check_data(folder: Path, then: str, paths: list[Path]) -> None:
     if now != then:
         names = ", ".join(path.name for path in paths)
         raise RunError(
-            f"{folder} was trained on other data: one of {names} in {paths[0].parent} has changed (fingerprint {then} then, "
-            f"{now} now). Name the folder of then with path=FOLDER"
+            f"{folder} was trained on other data: one of {names} in {paths[0].parent} has changed (fingerprint {then} "
+            f"then, {now} now). Name the folder of then with path=FOLDER"
         )
 
 

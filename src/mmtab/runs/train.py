@@ -52,9 +52,9 @@ from mmtab.utils.machine import prepare_process, usable_cores
 def train(config: RunConfig, folder: Path) -> dict[str, float]:
     """Train on train, choose on valid, write the run folder; returns the valid metrics. Never opens the test split.
 
-    An unfinished run of the same settings in the folder goes on where it was killed, and ends with the same numbers; of a
-    finished one the metrics are returned. Raises RunError where the folder holds another run, or another process writes
-    to it, and Stopped when a signal stopped it.
+    An unfinished run of the same settings in the folder goes on where it was killed, and ends with the same numbers;
+    of a finished one the metrics are returned. Raises RunError where the folder holds another run, or another process
+    writes to it, and Stopped when a signal stopped it.
     """
     with alone_in(folder) if distributed.is_first() else contextlib.nullcontext():
         if provenance.is_finished(folder):
@@ -211,8 +211,8 @@ def _after_oom(config: RunConfig, problem: str) -> RunConfig:
         )
         return replace(config, trainer=smaller)
     raise TrainingError(
-        f"out of memory with trainer.batch_size={size} ({problem}). Lower it (trainer.on_oom=halve does so by itself), or "
-        "text.max_length, image.size, text.n_tuned_layers; or set text.checkpointing=true, image.checkpointing=true"
+        f"out of memory with trainer.batch_size={size} ({problem}). Lower it (trainer.on_oom=halve does so by itself), "
+        "or text.max_length, image.size, text.n_tuned_layers; or set text.checkpointing=true, image.checkpointing=true"
     )
 
 

@@ -1,10 +1,10 @@
-"""What a run tells wandb: settings, metrics by step, the mistakes that it was surest of, and its folder. Whatever goes wrong
-there is one warning, and then wandb is off: the run matters more.
+"""What a run tells wandb: settings, metrics by step, the mistakes that it was surest of, and its folder. Whatever goes
+wrong there is one warning, and then wandb is off: the run matters more.
 
-A run folder is one run at wandb, whose id it keeps in wandb_run.json. When the folder is opened again, because a killed run
-goes on or another split was scored, wandb is told all rows of metrics.csv anew. Online it leaves out the steps that it has
-and takes those that it lost with the killed process. Offline it begins another folder, which so is whole by itself: sent, it
-takes the place of those before.
+A run folder is one run at wandb, whose id it keeps in wandb_run.json. When the folder is opened again, because a
+killed run goes on or another split was scored, wandb is told all rows of metrics.csv anew. Online it leaves out the
+steps that it has and takes those that it lost with the killed process. Offline it begins another folder, which so is
+whole by itself: sent, it takes the place of those before.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def wandb_loggers(config: RunConfig, folder: Path) -> list[Logger]:
 
 
 def log_results(config: RunConfig, folder: Path, split: str, data: Path | None = None) -> None:
-    """Tell wandb what a run folder holds now that a split was scored: metrics, the worst mistakes and, unless test is still
-    to come, the folder itself. ``data``: the dataset folder, where it is not that of the settings."""
+    """Tell wandb what a run folder holds now that a split was scored: metrics, the worst mistakes and, unless test is
+    still to come, the folder itself. ``data``: the dataset folder, where it is not that of the settings."""
     if config.wandb.mode == "disabled" or not (folder in _open or (folder / RUN).exists()):
         return
     logger = _open.get(folder) or _opened(config, folder, goes_on=True)
@@ -106,8 +106,8 @@ def group_of(config: RunConfig) -> str:
 
 
 class Wandb(MetricsLogger):
-    """One run at wandb, or nothing once that is off. ``goes_on``: the run that the folder had before, if any. ``told``: the
-    splits whose results it has."""
+    """One run at wandb, or nothing once that is off. ``goes_on``: the run that the folder had before, if any.
+    ``told``: the splits whose results it has."""
 
     def __init__(self, config: RunConfig, folder: Path, goes_on: bool) -> None:
         super().__init__()
@@ -252,8 +252,8 @@ def _copies_in(folder: Path) -> Iterator[None]:
 
 
 def mistakes(config: RunConfig, folder: Path, data: Path, split: str) -> dict[str, Any]:
-    """wandb tables by name, one for each relation: the wrong predictions of which the model was surest, with the rows (or
-    both rows of the pairs). The probability is that of the predicted class, or of a match."""
+    """wandb tables by name, one for each relation: the wrong predictions of which the model was surest, with the rows
+    (or both rows of the pairs). The probability is that of the predicted class, or of a match."""
     import wandb
 
     splits, tables_by_name = read_scored(folder, split), {}

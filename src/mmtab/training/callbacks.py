@@ -91,8 +91,8 @@ class MetricsLogger(Logger):
 
 
 class MetricsFile(MetricsLogger):
-    """metrics.csv: a row each time something is logged. It is written as a whole, so that it is whole; its rows are also
-    part of a run's checkpoint, with which they go back."""
+    """metrics.csv: a row each time something is logged. It is written as a whole, so that it is whole; its rows are
+    also part of a run's checkpoint, with which they go back."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

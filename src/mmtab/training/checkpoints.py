@@ -1,9 +1,9 @@
-"""What a training run keeps of itself: the weights of its best epochs, and all that it takes to go on after it was killed
-as if it had not been.
+"""What a training run keeps of itself: the weights of its best epochs, and all that it takes to go on after it was
+killed as if it had not been.
 
-Only ``last.ckpt`` says where a run stands, and it names the files with the best weights so far. They are therefore written
-in this order: new best weights, ``last.ckpt``, and then the best weights that it no longer names are removed. Whenever a run
-dies, what is under these names belongs together.
+Only ``last.ckpt`` says where a run stands, and it names the files with the best weights so far. They are therefore
+written in this order: new best weights, ``last.ckpt``, and then the best weights that it no longer names are removed.
+Whenever a run dies, what is under these names belongs together.
 """
 
 from __future__ import annotations
@@ -229,8 +229,8 @@ class Checkpoints(Checkpoint):
         n_ranks = ranks.rank()[1]
         if state_dict["n_ranks"] != n_ranks:
             raise RunError(
-                f"{self.folder / LAST.name} is of a run on {state_dict['n_ranks']} processes, now there are {n_ranks}: go on "
-                "with as many, or begin anew with resume=never"
+                f"{self.folder / LAST.name} is of a run on {state_dict['n_ranks']} processes, now there are {n_ranks}: go "
+                "on with as many, or begin anew with resume=never"
             )
         self.kept = [Kept(epoch, score) for epoch, score in state_dict["kept"]]
         self.sampler.start(*state_dict["position"])

@@ -69,8 +69,8 @@ def means_over_relations(metrics: Sequence[dict[str, float]]) -> dict[str, float
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int = N_BINS) -> float:
-    """Expected calibration error (Guo et al. 2017): the mean distance between confidence and accuracy over bins of equal
-    width, weighted by their rows. In float32, as torchmetrics' (a confidence of 1 is a bin of its own)."""
+    """Expected calibration error (Guo et al. 2017): the mean distance between confidence and accuracy over bins of
+    equal width, weighted by their rows. In float32, as torchmetrics' (a confidence of 1 is a bin of its own)."""
     import torch
 
     x, hits = torch.from_numpy(confidence).float(), torch.from_numpy(correct).float()
@@ -83,9 +83,9 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int =
 
 
 def best_temperature(logits: np.ndarray, label: np.ndarray) -> float:
-    """The divisor of logits [n, k] that makes labels [n] likeliest (Guo et al. 2017), from e^-3 to e^3; 1 where it lowers
-    their log-loss by less than three standard errors, for then it may be noise, or owed to the epoch, which was chosen on
-    these rows, and elsewhere do harm."""
+    """The divisor of logits [n, k] that makes labels [n] likeliest (Guo et al. 2017), from e^-3 to e^3; 1 where it
+    lowers their log-loss by less than three standard errors, for then it may be noise, or owed to the epoch, which was
+    chosen on these rows, and elsewhere do harm."""
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
@@ -100,8 +100,8 @@ def best_temperature(logits: np.ndarray, label: np.ndarray) -> float:
 
 def best_sigmoid(logit: np.ndarray, label: np.ndarray) -> tuple[float, float]:
     """Temperature and bias: the sigmoid of logit / temperature + bias makes labels [n], 0 or 1, of logits [n] likeliest
-    (Platt 1999). Pairs need the bias, for they are learnt among mined non-matches, of which there are more than elsewhere.
-    1 and 0 where that may be noise, as with ``best_temperature``."""
+    (Platt 1999). Pairs need the bias, for they are learnt among mined non-matches, of which there are more than
+    elsewhere. 1 and 0 where that may be noise, as with ``best_temperature``."""
     from scipy.optimize import minimize
 
     def losses(log_temperature: float, bias: float) -> np.ndarray:
@@ -132,8 +132,9 @@ def _is_beyond_noise(gain: np.ndarray) -> bool:
 def bootstrap(
     label: np.ndarray, predictions: np.ndarray, metric: str, n_classes: int, n_draws: int = N_DRAWS, seed: int = 0
 ) -> np.ndarray | None:
-    """[n_draws, s]: a metric of s predictions [s, n, r] against label [n, r] on rows drawn with replacement, the same rows
-    for all predictions (Efron and Tibshirani 1993, paired); n rows, r relations. None for metrics that take probabilities.
+    """[n_draws, s]: a metric of s predictions [s, n, r] against label [n, r] on rows drawn with replacement, the same
+    rows for all predictions (Efron and Tibshirani 1993, paired); n rows, r relations. None for metrics that take
+    probabilities.
 
     A draw is how often each row came, so a metric is made of products of those weights with what is true of the rows.
     """
@@ -141,7 +142,9 @@ def bootstrap(
     if metric not in ("accuracy", "macro_f1", "f1") or not n:
         return None
     if metric == "macro_f1":
-        parts = [_macro_f1(weights, label[:, 0], predictions[:, :, 0], n_classes) for weights in _weights(n, n_draws, seed)]  # fmt: skip
+        parts = [
+            _macro_f1(weights, label[:, 0], predictions[:, :, 0], n_classes) for weights in _weights(n, n_draws, seed)
+        ]
     elif metric == "accuracy":
         right = (predictions[:, :, 0] == label[:, 0]).T.astype(np.float32)
         parts = [weights @ right / n for weights in _weights(n, n_draws, seed)]

@@ -126,10 +126,13 @@ class Module(pl.LightningModule):
         self._check_losses()
         within = len(self.epoch_seconds) <= self.trainer.current_epoch  # an epoch
         checkpoint["module"] = {
-            "epoch_seconds": self.epoch_seconds, "loss_sum": self._loss_sum, "n_summed": self._n_summed,
-            "n_trained": self.n_trained, "usual": self._usual,
+            "epoch_seconds": self.epoch_seconds,
+            "loss_sum": self._loss_sum,
+            "n_summed": self._n_summed,
+            "n_trained": self.n_trained,
+            "usual": self._usual,
             "seconds": self._seconds_before + time.perf_counter() - self._started if within else 0.0,
-        }  # fmt: skip
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["module"]

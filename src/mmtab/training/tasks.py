@@ -108,8 +108,8 @@ class Calibration:
 class KWayTask(Calibration):
     """Cross-entropy with label smoothing (Szegedy et al. 2016) and, where asked, weights that balance the classes.
 
-    ``n_sampled``: the loss of a step is estimated from so many classes, drawn at random. Predictions are always over all
-    classes. Of very many classes neither holds more than MAX_LOGITS logits at once.
+    ``n_sampled``: the loss of a step is estimated from so many classes, drawn at random. Predictions are always over
+    all classes. Of very many classes neither holds more than MAX_LOGITS logits at once.
     """
 
     def __init__(
@@ -213,8 +213,8 @@ class KWayTask(Calibration):
         return shifted / shifted.sum(1, keepdims=True)
 
     def calibrate(self, predictions: Predictions) -> None:
-        """Fit the temperature to predictions without one. Of more than DENSE_CLASSES not all probabilities are at hand, so
-        there is none."""
+        """Fit the temperature to predictions without one. Of more than DENSE_CLASSES not all probabilities are at
+        hand, so there is none."""
         p, known = predictions.probability, predictions.label >= 0
         if p is not None and known.any():
             logits = np.log(p[known].astype(np.float64).clip(np.finfo(np.float32).tiny))
@@ -239,8 +239,8 @@ class KWayTask(Calibration):
         return self.metrics_of(self._summary(logits, labels, torch.arange(len(label))))
 
     def metrics_of(self, predictions: Predictions) -> dict[str, float]:
-        """Accuracy, macro-F1, log-loss, top-5 accuracy, expected calibration error (15 bins, Guo et al. 2017), and what the
-        latter would be without the temperature."""
+        """Accuracy, macro-F1, log-loss, top-5 accuracy, expected calibration error (15 bins, Guo et al. 2017), and
+        what the latter would be without the temperature."""
         p, label, rank = predictions.label_probability, predictions.label, predictions.rank
         assert predictions.best is not None and predictions.best_probability is not None
         assert p is not None and rank is not None
