@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +70,23 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def configure(backbone: Path, tmp_path: Path) -> Callable[..., Any]:
+def configure(small_config: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     """Makes a run configuration for a dataset folder that is small enough for a test, with overrides."""
+    return partial(small_config, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def small_config(backbone: Path) -> Callable[..., Any]:
+    """``configure`` for fixtures that several tests share: its first argument is the output folder."""
     from mmtab.config.compose import compose
     from mmtab.config.types import RunConfig
 
-    def make(folder: Path, *overrides: str) -> RunConfig:
-        small = [
-            "dataset=custom", f"dataset.path={folder}", f"text.backbone={backbone}", "text.max_length=24", "text.n_tuned_layers=1",
-            "image.size=32", "d_model=16", "fusion.d_hidden=32", "trainer.max_epochs=2", "trainer.batch_size=16",
-            "trainer.progress=false", f"output={tmp_path / 'run'}",
-        ]  # fmt: skip
-        return compose(*small, *overrides)
+    text = [f"text.backbone={backbone}", "text.max_length=24", "text.n_tuned_layers=1"]
+    model = [*text, "image.size=32", "d_model=16", "fusion.d_hidden=32"]
+    trainer = ["trainer.max_epochs=2", "trainer.batch_size=16", "trainer.progress=false"]
+
+    def make(output: Path, folder: Path, *overrides: str) -> RunConfig:
+        return compose("dataset=custom", f"dataset.path={folder}", *model, *trainer, f"output={output}", *overrides)
 
     return make
 
