@@ -130,7 +130,7 @@ def test_rows_not_split_yet(toys: Path, things: Path) -> None:
         (folder / f"{old.format('train')}.parquet").rename(folder / f"{new}.parquet")
         for split in ("valid", "test"):
             (folder / f"{old.format(split)}.parquet").unlink()
-        assert "prepare_data.py split" in one(folder, "not_split").message
+        assert "mmtab prepare split" in one(folder, "not_split").message
 
 
 @pytest.mark.parametrize("task", ["kway", "matching"])

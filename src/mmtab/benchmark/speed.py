@@ -110,7 +110,7 @@ class Bench:
             yield Finding("startup", what, seconds, "s", most=most)
 
     def loop(self) -> Iterator[Finding]:
-        """Training as scripts/train.py does it, against the least that PyTorch needs for the same steps."""
+        """Training as mmtab train does it, against the least that PyTorch needs for the same steps."""
         ours, bare = [], []
         for seed in range(self.settings.repeats):
             settings = (*TUNED, f"seed={seed}")

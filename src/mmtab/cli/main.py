@@ -31,7 +31,7 @@ COMMANDS = {
     "match": Command("match two tables or deduplicate one, with a run", "experiments", "match"),
     "sweep": Command("search settings over datasets and seeds", "experiments", "sweep"),
     "benchmark": Command("rank systems by their average over the datasets of a track", "experiments", "benchmark"),
-    "results": Command("a Markdown table of runs beside published scores", "results", "app"),
+    "results": Command("a Markdown table of runs beside reference figures", "results", "app"),
     "prepare": Command("from raw tables to a described, checked dataset folder", "prepare", "app"),
     "challenge": Command("score submissions against labels that participants do not have", "challenge", "app"),
     "cache": Command("what the cache holds, and making room in it", "cache", "app"),

@@ -17,7 +17,7 @@ def results(
     refresh: Annotated[Path | None, typer.Option(help="a Markdown file to put the table into")] = None,
     mark: Annotated[str, typer.Option(help="between <!-- MARK --> and <!-- /MARK --> of it")] = "results",
 ) -> None:
-    """A Markdown table of runs, averaged over seeds, beside published and floor scores."""
+    """A Markdown table of runs, averaged over seeds, beside figures for reference."""
     from mmtab.reports import results
 
     text = results.markdown(results.collect(folders, split))

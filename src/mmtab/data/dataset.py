@@ -135,7 +135,7 @@ def find_dataset(name: str | Path, data_root: str | Path | None = None) -> Path:
         return dataset_folder(dataset, root, Path(os.environ.get("MMTAB_CACHE", "~/.cache/mmtab")).expanduser())
     except DataError as error:
         if (CONFIGS / "import" / f"{name}.yaml").is_file():
-            fix = f"python scripts/prepare_data.py import {name} -o {root}/{name}"
+            fix = f"mmtab prepare import {name} -o {Path(root) / (dataset.path or str(name))}"
             raise DataError(str(name), "it is not here, but there is a recipe for it", fix=fix) from error
         raise
 

@@ -57,7 +57,7 @@ def write_report(
     facts, config = read_facts(folder), open_config(folder)
     splits = scored_splits(folder)
     if split is None and not splits:
-        raise RunError(f"{folder}: no split was scored; run scripts/evaluate.py run={folder}")
+        raise RunError(f"{folder}: no split was scored; run mmtab evaluate run={folder}")
     split = split or splits[0]
     predictions = read_scored(folder, split)
     schema, metrics, curves = predictions[0].schema, read_run_file(folder, "metrics.json"), learning_curves(folder)
@@ -110,7 +110,7 @@ def report_after(
     """``write_report`` right after a score, as a line to print. That a report cannot be written does not fail a run,
     and several processes leave it for later, since it scores in one."""
     if distributed.rank()[1] > 1:
-        return f"report: python scripts/report.py run={folder}"
+        return f"report: mmtab report run={folder}"
     try:
         return f"report: {write_report(folder, split, data=data, hardware=hardware)}"
     except (MmtabError, OSError) as error:

@@ -34,7 +34,7 @@ def write_comparison(folders: Sequence[Path], output: Path, split: str | None = 
     if split is None:
         common = [s for s in scored_splits(folders[0]) if all(s in scored_splits(folder) for folder in folders)]
         if not common:
-            raise RunError("these runs have no scored split in common; run scripts/evaluate.py for each")
+            raise RunError("these runs have no scored split in common; run mmtab evaluate for each")
         split = common[0]
     runs = dict(zip(_names(folders), folders, strict=True))
     predictions = {name: read_scored(folder, split) for name, folder in runs.items()}

@@ -30,7 +30,7 @@ def evaluate(
     if (batches.labels < 0).any():
         raise RunError(
             f"{session.schema.name}, split {split}: it has no labels, so it can be predicted but not scored; "
-            "use scripts/predict.py"
+            "use mmtab predict"
         )
     predictions, seconds = session.predictions(batches)
     metrics = session.task.metrics_of(predictions)

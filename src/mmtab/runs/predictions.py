@@ -220,7 +220,7 @@ def read_scored(folder: Path, split: str) -> list[ScoredPredictions]:
 
     if split not in scored_splits(folder):
         raise RunError(
-            f"{folder} has no scored predictions of {split!r}; run scripts/evaluate.py run={folder} split={split}"
+            f"{folder} has no scored predictions of {split!r}; run mmtab evaluate run={folder} split={split}"
         )
     schema, state = Schema.from_dict(read_run_file(folder, "schema.yaml")), read_task_state(folder)
     table = files.read(predictions_path(folder, split), schema.name)

@@ -59,7 +59,7 @@ class Setting:
         return min(max(rounded, d.low), d.high)
 
     def override(self, value: Value) -> str:
-        """As ``scripts/train.py`` takes it."""
+        """As ``mmtab train`` takes it."""
         return f"{self.name}={value if isinstance(value, str) else written(value)}"
 
     def values(self) -> list[Value] | None:

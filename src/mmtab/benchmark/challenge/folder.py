@@ -43,7 +43,7 @@ class Challenge:
         """Raises RunError for what is no challenge folder."""
         path = folder / SETTINGS
         if not path.is_file():
-            fix = f"python scripts/submit.py open {folder} --dataset NAME"
+            fix = f"mmtab challenge open {folder} --dataset NAME"
             raise RunError(f"no challenge in {folder}: it has no {SETTINGS}. Fix: {fix}")
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -39,7 +39,7 @@ def sentences(board: Board, standing: Standing, quote: Callable[[str], str], str
             for j, x in enumerate(standing.datasets)
             if (value := board.datasets[x].references.get(name)) is not None and value > standing.scores[own, j]
         ]
-        texts.append(f"Published figures above {names[own]}: {listed(above)}." if above else "")
+        texts.append(f"Figures for reference above {names[own]}: {listed(above)}." if above else "")
     return [text for text in texts if text]
 
 

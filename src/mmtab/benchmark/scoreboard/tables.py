@@ -99,5 +99,5 @@ def _track(board: Board, standing: Standing, datasets: bool) -> str:
     for name in references(board, standing) if datasets else []:
         values = [board.datasets[x].references.get(name) for x in names]
         cells = ["" if x is None else f"*{x:.3f}*" for x in values]
-        lines.append(["", f"*{markdown_text(name)}, published*", *[""] * 5, *cells])
+        lines.append(["", f"*{markdown_text(name)}, for reference*", *[""] * 5, *cells])
     return markdown_table([*columns, *map(markdown_text, names)], lines)

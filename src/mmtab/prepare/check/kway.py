@@ -43,14 +43,12 @@ def check_kway(folder: Path, schema: Schema, seed: int, images: bool) -> list[Al
             Alarm(
                 ERROR,
                 "not_split",
-                "the rows are not divided yet: run 'prepare_data.py split', then check again",
+                "the rows are not divided yet: run 'mmtab prepare split', then check again",
                 "rows",
             )
         ]
     for name in missing:
-        message = (
-            f"the table {name} is missing: mmtab needs train, valid and test ('prepare_data.py split' divides rows)"
-        )
+        message = f"the table {name} is missing: mmtab needs train, valid and test ('mmtab prepare split' divides rows)"
         alarms.append(Alarm(ERROR, "missing_table", message, name))
     reader = SplitReader(folder, schema, seed, images, alarms)
     # Held-out rows first: they are the index that the rows of train are then looked up in.

@@ -49,7 +49,7 @@ def check_matching(folder: Path, schema: Schema, seed: int, images: bool) -> lis
         attempt(alarms, lambda name=name: _read_all(folder, schema, name, not one, alarms))  # type: ignore[misc]
     missing = [split for split in SPLITS if not files.exists(folder, f"pairs_{split}")]
     if len(missing) == len(SPLITS) and files.exists(folder, "pairs"):
-        message = "the pairs are not divided yet: run 'prepare_data.py split', then check again"
+        message = "the pairs are not divided yet: run 'mmtab prepare split', then check again"
         return [*alarms, Alarm(ERROR, "not_split", message, "pairs")]
     for split in missing:
         message = f"the table pairs_{split} is missing: mmtab needs pairs_train, pairs_valid and pairs_test"
@@ -374,7 +374,7 @@ def _entities(data: PairData, schema: Schema) -> Iterator[Alarm]:
                 + (
                     ", though dataset.yaml says split by component: split again"
                     if promised
-                    else ": scores say little of new entities (scripts/prepare_data.py split keeps them apart)"
+                    else ": scores say little of new entities (mmtab prepare split keeps them apart)"
                 )
             )
             yield Alarm(
