@@ -223,8 +223,14 @@ def columns_of_text(config: RunConfig, schema: Schema) -> list[str]:
 
 
 def _cross_settings(config: RunConfig) -> dict[str, Any] | None:
-    """Those of the text encoder that reads both rows of a pair, or None."""
-    return config.text | config.pair_head.cross if config.pair_head.cross_text else None
+    """Those of the text encoder that reads both rows of a pair, or None. ``n_tuned_layers: null``, which the leaves of
+    pair_head have, says nothing to an encoder that wraps no backbone."""
+    if not config.pair_head.cross_text:
+        return None
+    settings = config.text | config.pair_head.cross
+    if settings.get("n_tuned_layers", 0) is None and TextBackbone not in _readers(_target(settings, "text"), "text"):
+        del settings["n_tuned_layers"]
+    return settings
 
 
 def _relation_views(
