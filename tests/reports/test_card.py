@@ -12,8 +12,7 @@ from pages import Seen
 from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.prepare.check import check
-from mmtab.reports.card import markdown, page, write_card
-from mmtab.reports.dataset_facts import describe
+from mmtab.reports.card import describe, markdown, page, write_card
 
 
 @pytest.mark.parametrize("suffix", files.FORMATS)

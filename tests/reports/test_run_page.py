@@ -20,11 +20,10 @@ import mmtab
 from mmtab.data.synthetic import Channel, Recipe, ceilings, write_catalogue
 from mmtab.data.table import Table, read_split
 from mmtab.reports.ablation import _shapley, ablate, ranking
-from mmtab.reports.predictions import read_scored
 from mmtab.reports.run_page import report_after, write_report
 from mmtab.reports.runs_page import write_comparison
 from mmtab.runs.evaluate import evaluate
-from mmtab.runs.predictions import scored_splits
+from mmtab.runs.predictions import read_scored, scored_splits
 from mmtab.runs.session import open_run
 from mmtab.runs.train import train
 from mmtab.training.metrics import best_temperature, bootstrap
@@ -138,7 +137,7 @@ def ablate_all(folder: Path, data: Path) -> np.ndarray:
     from mmtab.reports.ablation import _Work
 
     session = open_run(folder)
-    work = _Work.of(session, data, "valid", 1000, 0)
+    work = _Work(session, data, "valid", 1000, 0)
     found = work.score(work.everywhere(column.name for column in session.schema.columns)).probability
     assert found is not None
     return found

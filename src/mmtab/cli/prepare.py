@@ -172,8 +172,7 @@ def _pairs(types: list[str] | None) -> dict[str, str]:
 
 
 def _write_card(folder: Path, output: Path, alarms: list[Any]) -> None:
-    from mmtab.reports.card import write_card
-    from mmtab.reports.dataset_facts import describe
+    from mmtab.reports.card import describe, write_card
 
     for path in write_card(describe(folder, alarms=alarms), output):
         print_line(f"written: {path}")

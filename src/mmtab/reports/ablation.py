@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
-from math import factorial
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmtab.data.pairs import Records, read_records
+from mmtab.data.pairs import read_records
 from mmtab.data.pictures import Progress, no_progress
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.table import Table
 from mmtab.features.loader import KWayBatches, PairBatches
 from mmtab.features.similarity import EVERYTHING, Comparison
-from mmtab.runs.session import Batches, Session
+from mmtab.runs.session import Session
 from mmtab.training.metrics import bootstrap
 from mmtab.training.predictions import Predictions
 from mmtab.training.tasks import PairTask
@@ -67,121 +66,99 @@ def ablate(
     many nats the label's log-likelihood falls. ``low`` and ``high`` bound 95 % intervals. Plain values, for JSON.
     """
     started = time.perf_counter()
-    work = _Work.of(session, folder, split, n_rows, seed)
-    groups = modalities(session.schema)
-    conditions = _conditions(work, groups, [column.name for column in session.schema.columns], seed)
-    scores = _Scores.of(work, conditions, progress, seed)
-    names = list(groups)
-    everything = _subset(names)
+    work, groups = _Work(session, folder, split, n_rows, seed), modalities(session.schema)
+    scores, names = _Scores(work, _conditions(work, groups, seed), progress, seed), list(groups)
+    everything, score = _subset(names), scores.score
     curves = {
         name: [
-            scores.score[everything],
-            *(scores.score[f"{share} {name}"] for share in SHARES),
-            scores.score[_subset([n for n in names if n != name] if name != EVERY else [])],
+            score[everything],
+            *(score[f"{share} {name}"] for share in SHARES),
+            score[_subset(other for other in names if name not in (other, EVERY))],
         ]
         for name in [*names, EVERY]
     }
     return {
         "split": split,
-        "n_rows": scores.y_pred.shape[1],
+        "n_rows": scores.n_rows,
         "n_rows_of_split": work.n_in_split,
         "metric": scores.metric,
-        "score": scores.score[everything],
-        "nothing": scores.score[_subset(())],
-        "subsets": {_subset(subset): scores.score[_subset(subset)] for subset in _subsets(names)},
+        "score": score[everything],
+        "nothing": score[""],
+        "subsets": {_subset(subset): score[_subset(subset)] for subset in _subsets(names)},
         "modalities": {name: _modality(scores, groups, name) for name in names},
-        "columns": _columns(work, scores, groups),
+        "columns": {column: _column(work, scores, groups, column) for column in work.columns},
         "missingness": {"shares": [0.0, *SHARES, 1.0], "scores": curves},
         "seconds": time.perf_counter() - started,
     }
 
 
-def _conditions(work: _Work, groups: Mapping[str, list[str]], columns: Sequence[str], seed: int) -> dict[str, Removed]:
+def _conditions(work: _Work, groups: Mapping[str, list[str]], seed: int) -> dict[str, Removed]:
     """By name: every subset of the modalities, without each column, and with a share of each modality missing."""
-    names = list(groups)
     conditions = {
-        _subset(subset): work.everywhere(column for name in names if name not in subset for column in groups[name])
-        for subset in _subsets(names)
+        _subset(subset): work.everywhere(column for name in groups if name not in subset for column in groups[name])
+        for subset in _subsets(list(groups))
     }
-    conditions |= {f"without {column}": work.everywhere([column]) for column in columns}
-    draws = np.random.default_rng(seed).random((len(names), work.n_rows_of_table))
+    conditions |= {f"without {column}": work.everywhere([column]) for column in work.columns}
+    draws = np.random.default_rng(seed).random((len(groups), work.batches.table.n_rows))
     for share in SHARES:
-        removed = {
-            name: {column: draw < share for column in groups[name]} for name, draw in zip(names, draws, strict=True)
-        }
-        conditions |= {f"{share} {name}": cells for name, cells in removed.items()}
-        conditions[f"{share} {EVERY}"] = {column: rows for cells in removed.values() for column, rows in cells.items()}
+        for name, draw in zip(groups, draws, strict=True):
+            conditions[f"{share} {name}"] = {column: draw < share for column in groups[name]}
+        cells = [conditions[f"{share} {name}"] for name in groups]
+        conditions[f"{share} {EVERY}"] = {column: rows for removed in cells for column, rows in removed.items()}
     return conditions
 
 
-@dataclass(frozen=True)
 class _Scores:
-    """By condition; ``draws`` are the scores of a paired bootstrap."""
+    """By condition: ``predictions``, ``y_pred`` [n, r], ``score``, and ``draws``, the scores of a paired bootstrap."""
 
-    metric: str
-    predictions: dict[str, Predictions]
-    y_pred: np.ndarray  # [conditions, n, r] int64
-    score: dict[str, float]
-    draws: dict[str, np.ndarray]
-
-    @staticmethod
-    def of(work: _Work, conditions: Mapping[str, Removed], progress: Progress, seed: int) -> _Scores:
-        names = progress(iter(conditions), len(conditions), "without columns")
-        predictions = {name: work.score(conditions[name]) for name in names}
-        task = work.session.task
-        y_true, y_pred = work.labels_and_predictions(list(predictions.values()))
-        metric = task.metric if task.metric in ("accuracy", "macro_f1", "f1") else work.plain_metric
-        draws = bootstrap(y_true, y_pred, metric, int(max(y_true.max(), y_pred.max())) + 1, seed=seed)
+    def __init__(self, work: _Work, conditions: Mapping[str, Removed], progress: Progress, seed: int) -> None:
+        names, task = progress(iter(conditions), len(conditions), "without columns"), work.session.task
+        self.predictions = {name: work.score(conditions[name]) for name in names}
+        y_true, y_pred = work.labels_and_predictions(list(self.predictions.values()))
+        plain = "f1" if isinstance(task, PairTask) else "accuracy"
+        self.metric = task.metric if task.metric in ("accuracy", "macro_f1", "f1") else plain
+        draws = bootstrap(y_true, y_pred, self.metric, int(max(y_true.max(), y_pred.max())) + 1, seed=seed)
         assert draws is not None
-        score = {name: task.metrics_of(values)[metric] for name, values in predictions.items()}
-        return _Scores(metric, predictions, y_pred, score, dict(zip(predictions, draws.T, strict=True)))
+        self.n_rows = len(y_true)
+        self.y_pred = dict(zip(self.predictions, y_pred, strict=True))
+        self.draws = dict(zip(self.predictions, draws.T, strict=True))
+        self.score = {name: task.metrics_of(values)[self.metric] for name, values in self.predictions.items()}
 
-    def loss(self, whole: str, without: str) -> dict[str, float]:
-        bounds = _bounds(self.draws[whole] - self.draws[without])
-        return {"loss": self.score[whole] - self.score[without], **bounds}
-
-
-def _bounds(differences: np.ndarray) -> dict[str, float]:
-    low, high = np.percentile(differences, BOUNDS)
-    return {"low": float(low), "high": float(high)}
+    def loss(self, everything: str, without: str) -> dict[str, float]:
+        low, high = np.percentile(self.draws[everything] - self.draws[without], BOUNDS).tolist()
+        return {"loss": self.score[everything] - self.score[without], "low": low, "high": high}
 
 
 def _modality(scores: _Scores, groups: Mapping[str, list[str]], name: str) -> dict[str, Any]:
     names = list(groups)
-    everything, others = _subset(names), _subset([n for n in names if n != name])
-    loss = scores.loss(everything, others)
-    value, bounds = _shapley(scores.score, names, name), _bounds(_shapley(scores.draws, names, name))
+    everything, others = _subset(names), _subset(other for other in names if other != name)
+    loss, value = scores.loss(everything, others), _shapley(scores.score, names, name)
+    low, high = np.percentile(_shapley(scores.draws, names, name), BOUNDS).tolist()
     if loss["low"] > 0 and loss["loss"] >= MIN_GAIN:
         verdict = "used"
     else:
-        verdict = "replaceable" if bounds["low"] > 0 and value >= MIN_GAIN else "unused"
-    order = list(scores.predictions)
-    differs = scores.y_pred[order.index(everything)] != scores.y_pred[order.index(others)]
+        verdict = "replaceable" if low > 0 and value >= MIN_GAIN else "unused"
     return {
         "columns": groups[name],
         "without": scores.score[others],
         "alone": scores.score[name],
         **loss,
         "shapley": value,
-        "shapley_low": bounds["low"],
-        "shapley_high": bounds["high"],
-        "changed": float(differs.any(1).mean()),
+        "shapley_low": low,
+        "shapley_high": high,
+        "changed": float((scores.y_pred[everything] != scores.y_pred[others]).any(1).mean()),
         "verdict": verdict,
     }
 
 
-def _columns(work: _Work, scores: _Scores, groups: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:
-    modality = {column: name for name, columns in groups.items() for column in columns}
-    everything = _subset(groups)
-    likelihood = work.log_likelihood(scores.predictions[everything])
+def _column(work: _Work, scores: _Scores, groups: Mapping[str, list[str]], column: str) -> dict[str, Any]:
+    everything, without = _subset(groups), f"without {column}"
+    before, after = (work.log_likelihood(scores.predictions[name]) for name in (everything, without))
     return {
-        column.name: {
-            "modality": modality[column.name],
-            "without": scores.score[f"without {column.name}"],
-            **scores.loss(everything, f"without {column.name}"),
-            "nats": float((likelihood - work.log_likelihood(scores.predictions[f"without {column.name}"])).mean()),
-        }
-        for column in work.session.schema.columns
+        "modality": next(name for name, columns in groups.items() if column in columns),
+        "without": scores.score[without],
+        **scores.loss(everything, without),
+        "nats": float((before - after).mean()),
     }
 
 
@@ -193,24 +170,21 @@ def ranking(ablation: Mapping[str, Any]) -> list[str]:
 class _Work:
     """A sample of a split, scored again and again."""
 
-    def __init__(self, session: Session, batches: Batches, records: Records | None, n_in_split: int) -> None:
-        self.session, self.batches, self.records, self.n_in_split = session, batches, records, n_in_split
-        self.n_rows_of_table = batches.table.n_rows
-        self.plain_metric = "f1" if isinstance(session.task, PairTask) else "accuracy"
-
-    @staticmethod
-    def of(session: Session, folder: Path, split: str, n_rows: int, seed: int) -> _Work:
+    def __init__(self, session: Session, folder: Path, split: str, n_rows: int, seed: int) -> None:
+        self.session, self.columns = session, [column.name for column in session.schema.columns]
         batches, _, _ = session.load(split, folder)
-        n = len(batches)
-        chosen = np.sort(np.random.default_rng(seed).permutation(n)[:n_rows])
+        self.n_in_split = len(batches)
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(batches))[:n_rows])
         if isinstance(batches, KWayBatches):
-            chosen = chosen[batches.labels[chosen] >= 0]
-            return _Work(session, KWayBatches(batches.table, batches.labels, chosen), None, n)
-        bad: Any = session.config.dataset.bad_cells
-        return _Work(session, batches.some(chosen), read_records(folder, session.schema, bad), n)
+            self.batches: KWayBatches | PairBatches = KWayBatches(
+                batches.table, batches.labels, chosen[batches.labels[chosen] >= 0]
+            )
+        else:
+            bad: Any = session.config.dataset.bad_cells
+            self.batches, self.records = batches.some(chosen), read_records(folder, session.schema, bad).table
 
     def everywhere(self, columns: Iterable[str]) -> Removed:
-        return {name: np.ones(self.n_rows_of_table, bool) for name in columns}
+        return {name: np.ones(self.batches.table.n_rows, bool) for name in columns}
 
     def score(self, removed: Removed) -> Predictions:
         batches = self.batches.without(removed) if removed else self.batches
@@ -220,20 +194,18 @@ class _Work:
 
     def _compare_all(self, batches: PairBatches, removed: Removed) -> None:
         """What compares all texts of a row at once is computed anew, of rows that lack cells."""
-        comparison, fitted = batches.comparison, self.session.fitted
-        if comparison is None or fitted.comparison is None or self.records is None:
+        comparison, fitted, written = batches.comparison, self.session.fitted, self.session.schema.written
+        if comparison is None or fitted.comparison is None:
             return
         own = np.array([owner == EVERYTHING for owner in fitted.comparison.owners])
-        if not own.any() or not set(removed) & set(self.session.schema.written):
+        if not own.any() or not set(removed) & set(written):
             return
-        table: Table = self.records.table
-        columns = {
-            name: pc.if_else(pa.array(removed[name]), pa.scalar(None, cells.type), cells) if name in removed else cells
-            for name, cells in table.columns.items()
-            if name in self.session.schema.written
-        }
+        columns = {name: cells for name, cells in self.records.columns.items() if name in written}
+        for name in removed.keys() & columns.keys():
+            missing = pa.scalar(None, columns[name].type)
+            columns[name] = pc.if_else(pa.array(removed[name]), missing, columns[name])
         at_once = Comparison(fitted.comparison.schema, [EVERYTHING], fitted.comparison.idf_)
-        features = at_once(replace(table, columns=columns), batches.left, batches.right)
+        features = at_once(replace(self.records, columns=columns), batches.left, batches.right)
         scalers = [scaler for scaler, mine in zip(fitted.comparison_scalers, own, strict=True) if mine]
         batches.comparison = comparison.copy()
         batches.comparison[:, own] = replace(fitted, comparison_scalers=tuple(scalers)).scale(features)
@@ -242,21 +214,18 @@ class _Work:
         """[n, r] labels and [s, n, r] predictions, of k-way r is 1."""
         task = self.session.task
         if isinstance(task, PairTask):
-            return predictions[0].label, np.stack([(_p(p) >= task.thresholds).astype(np.int64) for p in predictions])
+            matches = [p.probability >= task.thresholds for p in predictions if p.probability is not None]
+            return predictions[0].label, np.stack(matches).astype(np.int64)
         return predictions[0].label[:, None], np.stack([p.best[:, :1] for p in predictions if p.best is not None])
 
     def log_likelihood(self, predictions: Predictions) -> np.ndarray:
         """[n] of the label, in nats; the mean over relations."""
         if isinstance(self.session.task, PairTask):
-            p = _p(predictions).clip(1e-12, 1 - 1e-12)
+            assert predictions.probability is not None
+            p = predictions.probability.clip(1e-12, 1 - 1e-12)
             return np.log(np.where(predictions.label == 1, p, 1 - p)).mean(1)
         assert predictions.label_probability is not None
         return np.log(predictions.label_probability.clip(1e-12))
-
-
-def _p(predictions: Predictions) -> np.ndarray:
-    assert predictions.probability is not None
-    return predictions.probability
 
 
 def _subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -270,10 +239,9 @@ def _subset(names: Iterable[str]) -> str:
 
 def _shapley(score: Mapping[str, Any], names: Sequence[str], name: str) -> Any:
     """What a modality adds to the score, averaged over all orders in which modalities could come together."""
-    others, n = [other for other in names if other != name], len(names)
     total: Any = 0.0
-    for subset in _subsets(others):
-        weight = factorial(len(subset)) * factorial(n - len(subset) - 1) / factorial(n)
-        with_it = [other for other in names if other in (*subset, name)]
-        total = total + weight * (score[_subset(with_it)] - score[_subset(subset)])
+    for subset in _subsets([other for other in names if other != name]):
+        weight = 1 / (len(names) * comb(len(names) - 1, len(subset)))
+        with_it = _subset(other for other in names if other in (*subset, name))
+        total = total + weight * (score[with_it] - score[_subset(subset)])
     return total

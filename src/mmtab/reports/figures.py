@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmtab.reports.predictions import ScoredPredictions
+from mmtab.runs.predictions import ScoredPredictions
 from mmtab.utils.text import one_line, short
 
 BLUE, ORANGE, GREEN, GREY, INK = "#1f6fb5", "#c05a12", "#26804a", "#8b8f96", "#222222"
@@ -109,7 +109,9 @@ def _confused_classes(predictions: ScoredPredictions) -> tuple[np.ndarray, np.nd
         mistaken = np.concatenate([predictions.y_true[wrong], predictions.y_pred[wrong]])
         n_mistakes = np.bincount(mistaken, minlength=len(predictions.classes))
         classes = np.sort(np.argsort(-n_mistakes, kind="stable")[:MAX_CLASSES])
-    counts = predictions.confusion(classes)
+    y_true, y_pred = predictions.y_true, predictions.y_pred
+    shown, counts = np.isin(y_true, classes) & np.isin(y_pred, classes), np.zeros((len(classes),) * 2, np.int64)
+    np.add.at(counts, tuple(np.searchsorted(classes, y[shown]) for y in (y_true, y_pred)), 1)
     if len(classes) <= 2:
         return counts, classes
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)

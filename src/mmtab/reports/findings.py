@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mmtab.config.types import RunConfig
-from mmtab.reports.predictions import ScoredPredictions
+from mmtab.reports.ablation import ranking
 from mmtab.reports.slices import MIN_ROWS, Z
+from mmtab.runs.predictions import ScoredPredictions
 
 RISEN = 1.1  # valid log-loss over its best, from which it counts as risen
 NEAR = 0.01  # of a score
 GOOD, WARNING, PLAIN = "good", "warning", "plain"
+TRIES = {  # for a modality that is not used
+    "image": "image.tuned=true or a greater image.size; or dataset.drop=[image]",
+    "text": "text.n_tuned_layers=2, a longer text.max_length; or dataset.drop=[text]",
+}
 
 
 @dataclass(frozen=True)
@@ -33,25 +38,24 @@ def findings(
     curves: Sequence[Mapping[str, float]],
     slices: Sequence[Mapping[str, Any]],
     ablation: Mapping[str, Any] | None,
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """The most important first. ``predictions``: one a relation."""
     schema = predictions[0].schema
-    findings = [_learnt(relation, schema.ceiling if len(predictions) == 1 else None) for relation in predictions]
-    if predictions[0].split == "test":
-        findings += _splits(metrics, schema.metric, len(predictions[0].y_true))
-    findings += _curves(curves, schema.metric, config)
-    if ablation is not None:
-        findings += [*_modalities(ablation), *_columns(ablation)]
     for relation in predictions:
-        findings.append(_calibration(relation))
-        findings += _mistakes(relation)
+        yield _learnt(relation, schema.ceiling if len(predictions) == 1 else None)
+    if predictions[0].split == "test":
+        yield from _splits(metrics, schema.metric, len(predictions[0].y_true))
+    yield from _curves(curves, schema.metric, config)
+    if ablation is not None:
+        yield from _modalities(ablation)
+        yield from _columns(ablation)
+    for relation in predictions:
+        yield _calibration(relation)
+        yield from _mistakes(relation)
     for part in slices:
         if part["high"] < 0:
             scores = f"{part['score']:.3f}, and {part['rest']:.3f} on the rest"
-            findings.append(
-                Finding(WARNING, f"It is worse on rows with {part['slice']}: {scores} ({part['rows']} rows).")
-            )
-    return findings
+            yield Finding(WARNING, f"It is worse on rows with {part['slice']}: {scores} ({part['rows']} rows).")
 
 
 def _learnt(predictions: ScoredPredictions, ceiling: float | None) -> Finding:
@@ -72,79 +76,66 @@ def _learnt(predictions: ScoredPredictions, ceiling: float | None) -> Finding:
     return Finding(WARNING, f"It learnt nothing: {text}", f"{checks}; a higher trainer.lr, or more epochs")
 
 
-def _splits(metrics: Mapping[str, Mapping[str, float]], metric: str, n_test: int) -> list[Finding]:
+def _splits(metrics: Mapping[str, Mapping[str, float]], metric: str, n_test: int) -> Iterator[Finding]:
     valid, test = (metrics.get(split, {}).get(metric) for split in ("valid", "test"))
     if valid is None or test is None or valid - test <= Z * np.sqrt(max(test * (1 - test), 1e-9) * 2 / n_test):
-        return []
+        return
     text = f"test {metric} ({test:.3f}) is below valid ({valid:.3f}) by more than noise"
     why = "the splits differ, or much was chosen on valid"
-    return [Finding(WARNING, f"{text}: {why}.", "prepare_data.py check compares the splits")]
+    yield Finding(WARNING, f"{text}: {why}.", "prepare_data.py check compares the splits")
 
 
-def _curves(curves: Sequence[Mapping[str, float]], metric: str, config: RunConfig) -> list[Finding]:
+def _curves(curves: Sequence[Mapping[str, float]], metric: str, config: RunConfig) -> Iterator[Finding]:
     rows = [row for row in curves if f"valid/{metric}" in row]
     if len(rows) < 2:
-        return []
+        return
     values, losses = ([row.get(name, np.nan) for row in rows] for name in (f"valid/{metric}", "valid/log_loss"))
-    best, n = int(np.argmax(values)), len(rows)
-    findings = []
+    best, n, lowest = int(np.argmax(values)), len(rows), int(np.nanargmin(losses))
     if best == n - 1 and values[best] - values[-2] > 0.002:
-        text = f"valid {metric} still rose in the last epoch ({n})."
-        findings.append(Finding(WARNING, text, f"trainer.max_epochs={2 * n}"))
-    lowest = int(np.nanargmin(losses))
+        yield Finding(WARNING, f"valid {metric} still rose in the last epoch ({n}).", f"trainer.max_epochs={2 * n}")
     if losses[-1] > RISEN * losses[lowest]:
         fell = f"valid log-loss fell to {losses[lowest]:.3f} in epoch {lowest + 1} and rose to {losses[-1]:.3f}"
         text = f"It overfits: {fell}, while {metric} was best in epoch {best + 1}."
         lr, decay = f"trainer.lr={config.trainer.lr / 2:g}", f"trainer.weight_decay={config.trainer.weight_decay * 3:g}"
-        findings.append(Finding(WARNING, text, f"fewer epochs, {lr}, {decay}, or fusion=mean"))
-    return findings
+        yield Finding(WARNING, text, f"fewer epochs, {lr}, {decay}, or fusion=mean")
 
 
-def _modalities(ablation: Mapping[str, Any]) -> list[Finding]:
-    metric, modalities = ablation["metric"], ablation["modalities"]
-    order = sorted(modalities, key=lambda name: -modalities[name]["shapley"])
-    findings = []
+def _modalities(ablation: Mapping[str, Any]) -> Iterator[Finding]:
+    metric, modalities, order = ablation["metric"], ablation["modalities"], ranking(ablation)
     if len(order) > 1 and any(values["verdict"] != "unused" for values in modalities.values()):
         parts = ", ".join(f"{name} {modalities[name]['shapley']:+.3f}" for name in order)
         score = f"({ablation['score']:.3f}, of which {ablation['nothing']:.3f} without anything)"
-        text = f"What contributes to {ablation['split']} {metric} {score}, most first: {parts}."
-        findings.append(Finding(PLAIN, text))
+        yield Finding(PLAIN, f"What contributes to {ablation['split']} {metric} {score}, most first: {parts}.")
     for name in order:
         values = modalities[name]
         interval = f"(95 % interval {-values['high']:+.3f} to {-values['low']:+.3f})"
         change = f"taking it away changes {metric} by {-values['loss']:+.3f} {interval}"
         change += f" and {values['changed']:.0%} of the predictions"
         if values["verdict"] == "unused":
-            tries = {
-                "image": "image.tuned=true or a greater image.size; or dataset.drop=[image]",
-                "text": "text.n_tuned_layers=2, a longer text.max_length; or dataset.drop=[text]",
-            }.get(name, f"look at these columns with prepare_data.py describe; or dataset.drop=[{name}]")
+            describe = f"look at these columns with prepare_data.py describe; or dataset.drop=[{name}]"
             text = f"{name} is not used: {change}. Alone it reaches {values['alone']:.3f}."
-            findings.append(Finding(WARNING, text, tries))
+            yield Finding(WARNING, text, TRIES.get(name, describe))
         elif values["verdict"] == "replaceable":
             text = f"{name} is used, but the others carry the same information: {change}; alone it reaches"
-            findings.append(Finding(PLAIN, f"{text} {values['alone']:.3f}."))
-    return findings
+            yield Finding(PLAIN, f"{text} {values['alone']:.3f}.")
 
 
-def _columns(ablation: Mapping[str, Any]) -> list[Finding]:
+def _columns(ablation: Mapping[str, Any]) -> Iterator[Finding]:
     metric, columns = ablation["metric"], ablation["columns"]
-    findings = []
     idle = [n for n, v in columns.items() if v["high"] <= NEAR and v["low"] <= 0 and abs(v["nats"]) < NEAR]
     if idle and len(idle) < len(columns):
-        findings.append(Finding(PLAIN, f"Without these columns nothing changes: {', '.join(idle)}."))
+        yield Finding(PLAIN, f"Without these columns nothing changes: {', '.join(idle)}.")
     harmful = [name for name, values in columns.items() if values["high"] < 0]
     if harmful:
         text = f"It is better without {', '.join(harmful)}, to which it overfits."
-        findings.append(Finding(WARNING, text, f"dataset.drop=[{','.join(harmful)}]"))
+        yield Finding(WARNING, text, f"dataset.drop=[{','.join(harmful)}]")
     gain = ablation["score"] - ablation["nothing"]
     for name, values in columns.items():
         alone = ablation["modalities"][values["modality"]]["alone"]
         if len(columns) > 2 and gain > 0.1 and values["low"] > 0.9 * gain and alone > 0.9 * ablation["score"]:
             text = f"The score depends almost entirely on {name}: without it {metric} is {values['without']:.3f}."
             tries = f"make sure that {name} is not the label in disguise, and is known when you predict"
-            findings.append(Finding(WARNING, text, tries))
-    return findings
+            yield Finding(WARNING, text, tries)
 
 
 def _calibration(predictions: ScoredPredictions) -> Finding:
@@ -166,27 +157,22 @@ def _calibration(predictions: ScoredPredictions) -> Finding:
     return Finding(WARNING, f"{text} The calibration that was fitted on valid does not correct that.")
 
 
-def _mistakes(predictions: ScoredPredictions) -> list[Finding]:
+def _mistakes(predictions: ScoredPredictions) -> Iterator[Finding]:
     n = int((~predictions.correct).sum())
-    if not n:
-        return []
-    if predictions.threshold is not None:
+    if n and predictions.threshold is not None:
         false = int(((predictions.y_pred == 1) & (predictions.y_true == 0)).sum())
         relation = f" of {predictions.relation}" if predictions.relation else ""
         kinds = f"{false:,} are false matches and {n - false:,} missed ones"
         text = f"Of {n:,} mistakes{relation} {kinds}, at the threshold {predictions.threshold:.3g}."
-        return [Finding(PLAIN, text, "predict cost=… where the one costs more than the other")]
-    if len(predictions.classes) <= 2:
-        return []
-    findings = []
-    classes, confusions = predictions.classes, predictions.confusions()[:3]
-    kinds = "; ".join(f"{classes[a]} taken for {classes[b]} ({count})" for a, b, count in confusions)
-    share = sum(count for *_, count in confusions) / n
-    findings.append(Finding(PLAIN, f"Of {n:,} mistakes {share:.0%} are: {kinds}."))
-    bad = [row for row in predictions.by_class() if row["rows"] >= MIN_ROWS and row["recall"] < 0.5]
-    if bad:
+        yield Finding(PLAIN, text, "predict cost=… where the one costs more than the other")
+    elif n and len(predictions.classes) > 2:
+        classes, confusions = predictions.classes, predictions.confusions()[:3]
+        kinds = "; ".join(f"{classes[a]} taken for {classes[b]} ({count})" for a, b, count in confusions)
+        share = sum(count for *_, count in confusions) / n
+        yield Finding(PLAIN, f"Of {n:,} mistakes {share:.0%} are: {kinds}.")
+        bad = [row for row in predictions.by_class() if row["rows"] >= MIN_ROWS and row["recall"] < 0.5]
         worst = sorted(bad, key=lambda row: row["recall"])[:4]
-        names = ", ".join(f"{row['class']} ({row['recall']:.2f})" for row in worst)
-        text = f"Classes of which less than half of the rows are recognised: {names}."
-        findings.append(Finding(WARNING, text, "kway_head.class_weights=true, or more rows of them"))
-    return findings
+        if worst:
+            names = ", ".join(f"{row['class']} ({row['recall']:.2f})" for row in worst)
+            text = f"Classes of which less than half of the rows are recognised: {names}."
+            yield Finding(WARNING, text, "kway_head.class_weights=true, or more rows of them")

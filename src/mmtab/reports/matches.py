@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mmtab.matching.explain import column_title
 from mmtab.matching.pipeline import match
 from mmtab.matching.result import Matches
 from mmtab.reports.html import TEMPLATES, render
-from mmtab.reports.rows import MAX_PICTURES, Picture, as_text, one_row, thumbnails, value_of
+from mmtab.reports.rows import MAX_PICTURES, as_text, one_row, thumbnails, value_of
 from mmtab.runs.session import progress_of
 from mmtab.utils.atomic import write_text
 from mmtab.utils.text import short
@@ -53,12 +53,23 @@ def write_page(
     ``facts`` stand in a table above the pairs. Groups keep the order in which they first come.
     """
     relations = list(dict.fromkeys(relation for pair in pairs for relation in pair.scores))
-    groups: dict[str, list[Card]] = {}
-    layout = Layout(schema, relations, _scale(pairs))
+    # One scale for the whole page, which a few extreme columns do not flatten
+    values = [abs(v) for pair in pairs for reasons in pair.reasons.values() for v in reasons.values() if np.isfinite(v)]
+    scale = max(float(np.quantile(values, 0.95)), 0.1) if values else 1.0
+    groups: dict[str, list[dict[str, Any]]] = {}
     for pair in pairs:
-        groups.setdefault(pair.group, []).append(layout.card(pair))
+        groups.setdefault(pair.group, []).append(_card(schema, relations, scale, pair))
     names = {i: f"{relation}: " if len(relations) > 1 else "" for i, relation in enumerate(relations)}
-    page = render(TEMPLATES / "matches.html.jinja", title=title, facts=facts, groups=groups, names=names, id=schema.id)
+    page = render(
+        TEMPLATES / "matches.html.jinja",
+        title=title,
+        facts=facts,
+        groups=groups,
+        relations=relations,
+        nameless=relations == [LABEL],
+        names=names,
+        id=schema.id,
+    )
     write_text(path, page)
 
 
@@ -127,131 +138,70 @@ def _shown(result: Matches, place: int, group: str) -> ShownPair:
     )
 
 
-def _scale(pairs: Sequence[ShownPair]) -> float:
-    """The log-odds of a full bar: one for the whole page, which a few extreme columns do not flatten."""
-    values = [abs(v) for pair in pairs for reasons in pair.reasons.values() for v in reasons.values() if np.isfinite(v)]
-    return max(float(np.quantile(values, 0.95)), 0.1) if values else 1.0
+def _card(schema: Schema, relations: Sequence[str], scale: float, pair: ShownPair) -> dict[str, Any]:
+    """A pair as the template shows it.
 
+    ``lines``: name, reasons and both cells (None where missing), or no cells where the name is no column. ``absent``:
+    columns that are missing on both sides. ``matches`` and ``scores`` are by relation, for the filters of the page;
+    ``scale``: log-odds of a full bar.
+    """
 
-# --- a pair as its card shows it -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Meter:
-    """The probability of a relation, beside the threshold and in words."""
-
-    relation: str  # empty for the one relation without a name
-    score: float
-    threshold: float
-    match: bool
-    cluster: str
-
-
-@dataclass(frozen=True)
-class Reason:
-    """What a column contributes to a relation's score; ``place``: of the relation among those of the page. ``log_odds``
-    is None where the relation lets the column differ. ``width``: of its bar, in percent."""
-
-    place: int
-    relation: str  # empty where there is only one
-    log_odds: float | None
-    width: float = 0.0
-
-
-@dataclass(frozen=True)
-class SideCell:
-    """A cell as runs of text that the other side has or lacks. A long text has ``rest``, which unfolds; ``apart``: most
-    words differ."""
-
-    text: list[tuple[str, bool]]
-    rest: list[tuple[str, bool]]
-    apart: bool = False
-    pictures: tuple[Picture, ...] = ()
-    n_more_pictures: int = 0
-
-
-@dataclass(frozen=True)
-class Card:
-    """``lines``: name, reasons, and both cells (None where missing), or no cells where it is no column. ``absent``:
-    columns that are missing on both sides. ``called`` and ``scores`` are by relation, for the filters of the page."""
-
-    ids: tuple[str, str]
-    called: str
-    scores: str
-    meters: list[Meter]
-    lines: list[tuple[str, list[Reason], list[SideCell | None]]]
-    absent: list[str]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What all cards of a page share; ``scale``: log-odds of a full bar."""
-
-    schema: Schema
-    relations: Sequence[str]
-    scale: float
-
-    def card(self, pair: ShownPair) -> Card:
-        called = [str(int(pair.matches(name))) if name in pair.scores else "-" for name in self.relations]
-        scores = [f"{pair.scores[name]:.6g}" if name in pair.scores else "-" for name in self.relations]
-        lines: list[tuple[str, list[Reason], list[SideCell | None]]] = []
-        absent = []
-        for column in sorted(self.schema.columns, key=lambda column: column.type is not ColumnType.IMAGE):
-            values = [value_of(table, row, column.name) for table, row in (pair.left, pair.right)]
-            if values == [None, None] and not any(reasons.get(column.name) for reasons in pair.reasons.values()):
-                absent.append(column.name)
-            else:
-                lines.append((column.name, self.reasons(pair, column.name), list(_cells(pair, column, values))))
-        columns = {column.name for column in self.schema.columns}
-        for name in dict.fromkeys(name for reasons in pair.reasons.values() for name in reasons):
-            if name not in columns:  # but of the records as a whole
-                lines.append((name, self.reasons(pair, name), []))
-        ids = tuple(str(table.ids[row].as_py()) for table, row in (pair.left, pair.right))
-        meters = [self.meter(pair, relation) for relation in self.relations if relation in pair.scores]
-        return Card((ids[0], ids[1]), " ".join(called), " ".join(scores), meters, lines, absent)
-
-    def meter(self, pair: ShownPair, relation: str) -> Meter:
-        cluster = pair.clusters.get(relation)
-        place = "" if cluster is None else "two clusters" if cluster < 0 else f"cluster {cluster}"
-        name = "" if list(self.relations) == [LABEL] else relation
-        return Meter(name, pair.scores[relation], pair.thresholds[relation], pair.matches(relation), place)
-
-    def reasons(self, pair: ShownPair, name: str) -> list[Reason]:
-        reasons = []
-        for i, relation in enumerate(self.relations):
-            title = relation if len(self.relations) > 1 else ""
+    def contributions(name: str) -> list[tuple[int, float | None, float]]:
+        """Of each relation its number, log-odds and width of the bar, in percent; no log-odds where it may differ."""
+        values: list[tuple[int, float | None, float]] = []
+        for i, relation in enumerate(relations):
             value = pair.reasons.get(relation, {}).get(name)
             if value is not None and not np.isnan(value):
-                reasons.append(Reason(i, title, value, 50 * min(abs(value) / self.scale, 1)))
-            elif name in self.schema.relations.get(relation, ()):
-                reasons.append(Reason(i, title, None))
-        return reasons
+                values.append((i, value, 50 * min(abs(value) / scale, 1)))
+            elif name in schema.relations.get(relation, ()):
+                values.append((i, None, 0))
+        return values
 
-
-def _cells(pair: ShownPair, column: Column, values: list[object]) -> Iterator[SideCell | None]:
-    """Both cells of a column, with what the other one lacks marked."""
-    for (table, row), value, other in zip((pair.left, pair.right), values, reversed(values), strict=True):
-        if value is None:
-            yield None
-        elif column.type is ColumnType.IMAGE:
-            pictures = thumbnails(table, row, column.name, THUMBNAIL)
-            yield SideCell([], [], False, pictures, max(len(image_sources(value)) - MAX_PICTURES, 0))
-        elif column.type is ColumnType.TEXT:
-            yield _folded(str(value), None if other is None else str(other))
+    sides = pair.left, pair.right
+    lines: list[tuple[str, list[tuple[int, float | None, float]], list[dict[str, Any] | None]]] = []
+    absent = []
+    for column in sorted(schema.columns, key=lambda column: column.type is not ColumnType.IMAGE):
+        values = [value_of(table, row, column.name) for table, row in sides]
+        if values == [None, None] and not any(reasons.get(column.name) for reasons in pair.reasons.values()):
+            absent.append(column.name)
         else:
-            yield SideCell([(short(as_text(column.type, value), LONG), other is not None and other != value)], [])
+            cells = [_cell(*side, column, *x) for side, x in zip(sides, (values, values[::-1]), strict=True)]
+            lines.append((column.name, contributions(column.name), cells))
+    columns = {column.name for column in schema.columns}
+    names = dict.fromkeys(name for reasons in pair.reasons.values() for name in reasons)
+    lines += [(name, contributions(name), []) for name in names if name not in columns]  # of whole records
+    return {
+        "pair": pair,
+        "ids": [str(table.ids[row].as_py()) for table, row in sides],
+        "matches": " ".join(str(int(pair.matches(name))) if name in pair.scores else "-" for name in relations),
+        "scores": " ".join(f"{pair.scores[name]:.6g}" if name in pair.scores else "-" for name in relations),
+        "lines": lines,
+        "absent": absent,
+    }
 
 
-def _folded(text: str, other: str | None) -> SideCell:
-    """Words that the other text lacks are marked; where those are most words, the cell is apart."""
+def _cell(table: Table, row: int, column: Column, value: object, other: object) -> dict[str, Any] | None:
+    """A cell, with what that of the other side lacks marked; None where it is missing."""
+    if value is None:
+        return None
+    if column.type is ColumnType.IMAGE:
+        n_more = max(len(image_sources(value)) - MAX_PICTURES, 0)
+        return {"pictures": thumbnails(table, row, column.name, THUMBNAIL), "n_more": n_more}
+    if column.type is ColumnType.TEXT:
+        return _folded(str(value), None if other is None else str(other))
+    text = short(as_text(column.type, value), LONG)
+    return {"text": [(text, other is not None and other != value)], "rest": [], "apart": False}
+
+
+def _folded(text: str, other: str | None) -> dict[str, Any]:
+    """Runs of text; words that the other text lacks are marked, or where those are most words, the cell is apart. Of a
+    long text the ``rest`` unfolds."""
     text = short(text, LONGEST)
     own, others = _words(text), _words(other or "")
     apart = other is not None and 3 * len(own & others) < len(own)
     lacking = set() if apart or other is None else own - others
-    if len(text) <= LONG * 1.3:
-        return SideCell(_marked(text, lacking), [], apart)
-    cut = text.rfind(" ", LONG // 2, LONG) + 1 or LONG
-    return SideCell(_marked(text[:cut], lacking), _marked(text[cut:], lacking), apart)
+    cut = len(text) if len(text) <= LONG * 1.3 else text.rfind(" ", LONG // 2, LONG) + 1 or LONG
+    return {"text": _marked(text[:cut], lacking), "rest": _marked(text[cut:], lacking), "apart": apart}
 
 
 def _words(text: str) -> set[str]:

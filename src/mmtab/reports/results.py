@@ -19,19 +19,20 @@ from mmtab.utils.text import markdown_table
 CEILING = "ceiling of its modalities"
 
 
+COSTS = {"minutes": ".1f", "train rows/s": ".0f", "predict rows/s": ".0f", "GiB": ".1f"}  # how a mean is written
+
+
 @dataclass
 class Row:
-    """All runs of one dataset with the same columns. ``ceiling``: the best reachable score, where it is known."""
+    """All runs of one dataset with the same columns: their scores, and figures as COSTS names them. ``ceiling``: the
+    best reachable score, where it is known."""
 
     dataset: str
     dropped: str
     metric: str
     ceiling: float | None = None
     scores: list[float] = field(default_factory=list)
-    minutes: list[float] = field(default_factory=list)
-    train_rows_per_second: list[float] = field(default_factory=list)
-    predict_rows_per_second: list[float] = field(default_factory=list)
-    memory_gib: list[float] = field(default_factory=list)
+    costs: list[tuple[float, ...]] = field(default_factory=list)
 
     def cells(self, references: Mapping[str, float], names: list[str]) -> list[str]:
         """A line of the table; ``names``: columns for ``references``, the figures of others."""
@@ -41,10 +42,10 @@ class Row:
             f"**{mean(self.scores):.3f}**" + (f" ± {stdev(self.scores):.3f}" if len(self.scores) > 1 else ""),
             *(f"{references[name]:.3f}" if name in references else "" for name in names),
             str(len(self.scores)),
-            f"{mean(self.minutes):.1f}",
-            f"{mean(self.train_rows_per_second):.0f}",
-            f"{mean(self.predict_rows_per_second):.0f}",
-            f"{mean(self.memory_gib):.1f}",
+            *(
+                format(mean(costs), how)
+                for costs, how in zip(zip(*self.costs, strict=True), COSTS.values(), strict=True)
+            ),
         ]
 
 
@@ -62,10 +63,8 @@ def collect(folders: list[Path], split: str) -> dict[str, list[Row]]:
         row = Row(schema["name"], dropped, schema["metric"], Schema.from_dict(schema).ceiling)
         row = tasks[schema["task"]].setdefault(schema["name"] + dropped, row)
         row.scores.append(metrics[split][schema["metric"]])
-        row.minutes.append(facts["seconds"]["total"] / 60)
-        row.train_rows_per_second.append(facts["train_rows_per_second"])
-        row.predict_rows_per_second.append(metrics[split]["predict_rows_per_second"])
-        row.memory_gib.append(facts["peak_memory_mib"] / 1024)
+        minutes, gib = facts["seconds"]["total"] / 60, facts["peak_memory_mib"] / 1024
+        row.costs.append((minutes, facts["train_rows_per_second"], metrics[split]["predict_rows_per_second"], gib))
     if not tasks:
         raise RunError(f"no run with a score on {split!r} below {', '.join(map(str, folders))}")
     return {task: sorted(rows.values(), key=lambda row: (row.dataset, row.dropped)) for task, rows in tasks.items()}
@@ -81,7 +80,7 @@ def markdown(tables: dict[str, list[Row]]) -> str:
             for row in rows
         ]
         names = list(dict.fromkeys(name for reference in references for name in reference))
-        head = ["dataset", "metric", "mmtab", *names, "runs", "minutes", "train rows/s", "predict rows/s", "GiB"]
+        head = ["dataset", "metric", "mmtab", *names, "runs", *COSTS]
         body = [row.cells(reference, names) for row, reference in zip(rows, references, strict=True)]
         if not any(row.dropped for row in rows):
             average = mean(mean(row.scores) for row in rows)

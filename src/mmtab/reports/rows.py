@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from mmtab.data.cells import ImageSource, image_sources
+from mmtab.data.cells import image_sources
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.table import Table
@@ -21,21 +20,8 @@ MAX_PICTURES = 4  # of one cell
 MAX_CHARACTERS = 280  # of one cell
 
 
-@dataclass(frozen=True)
-class Picture:
-    """``uri`` is None where the picture cannot be opened; ``alt`` says what it shows."""
-
-    alt: str
-    uri: str | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell that is not missing, as text or as pictures."""
-
-    name: str
-    text: str = ""
-    pictures: tuple[Picture, ...] = ()
+Picture = tuple[str, str | None]  # what it shows, and its data URI; None where it cannot be opened
+Cell = tuple[str, str | list[Picture]]  # its column, and its text or its pictures
 
 
 def one_row(table: Table, row: int) -> Table:
@@ -61,30 +47,27 @@ def as_text(kind: ColumnType, value: object) -> str:
 
 def cells_of(schema: Schema, table: Table, row: int) -> list[Cell]:
     """The id and the cells of a row; missing ones are left out."""
-    cells = [Cell(schema.id, str(table.ids[row].as_py()))]
+    cells: list[Cell] = [(schema.id, str(table.ids[row].as_py()))]
     for column in schema.columns:
         value = value_of(table, row, column.name)
-        if value is None:
-            continue
-        if column.type is ColumnType.IMAGE:
-            cells.append(Cell(column.name, pictures=thumbnails(table, row, column.name)))
-        else:
-            cells.append(Cell(column.name, short(as_text(column.type, value), MAX_CHARACTERS)))
+        if value is not None and column.type is ColumnType.IMAGE:
+            cells.append((column.name, thumbnails(table, row, column.name)))
+        elif value is not None:
+            cells.append((column.name, short(as_text(column.type, value), MAX_CHARACTERS)))
     return cells
 
 
-def thumbnails(table: Table, row: int, column: str, size: int = THUMBNAIL) -> tuple[Picture, ...]:
+def thumbnails(table: Table, row: int, column: str, size: int = THUMBNAIL) -> list[Picture]:
     """The first pictures of a cell, ``size`` pixels wide or high."""
-    sources = image_sources(value_of(table, row, column))[:MAX_PICTURES]
-    return tuple(Picture(column, _thumbnail(table, source, row, column, size)) for source in sources)
-
-
-def _thumbnail(table: Table, source: ImageSource, row: int, column: str, size: int) -> str | None:
-    try:
-        picture = open_picture(table, source, row, column)
-    except DataError:
-        return None
-    picture.thumbnail((size, size))
-    sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=80)
-    return data_uri(sink.getvalue(), "jpeg")
+    pictures: list[Picture] = []
+    for source in image_sources(value_of(table, row, column))[:MAX_PICTURES]:
+        try:
+            picture = open_picture(table, source, row, column)
+        except DataError:
+            pictures.append((column, None))
+            continue
+        picture.thumbnail((size, size))
+        sink = io.BytesIO()
+        picture.save(sink, "JPEG", quality=80)
+        pictures.append((column, data_uri(sink.getvalue(), "jpeg")))
+    return pictures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ from mmtab.reports import figures
 from mmtab.reports.ablation import ablate, ranking
 from mmtab.reports.findings import findings
 from mmtab.reports.html import TEMPLATES, data_uri, render
-from mmtab.reports.predictions import ScoredPredictions, learning_curves, read_scored
-from mmtab.reports.rows import Cell, Picture, cells_of
+from mmtab.reports.rows import Cell, cells_of
 from mmtab.reports.slices import Source, slices
-from mmtab.runs.folder import open_config, read_facts, read_run_file
+from mmtab.runs.folder import learning_curves, open_config, read_facts, read_run_file
 from mmtab.runs.inputs import cache_of
-from mmtab.runs.predictions import scored_splits
+from mmtab.runs.predictions import ScoredPredictions, read_scored, scored_splits
 from mmtab.runs.session import open_run
 from mmtab.utils import distributed
 from mmtab.utils.atomic import replacing, write_json, write_text
@@ -46,25 +45,23 @@ def write_report(
 ) -> Path:
     """Write FOLDER/report/report.html of a finished run and return its path.
 
-    Arguments:
-        split: one that was scored; default test, else valid.
-        ablation: score valid again with columns taken away, which is kept for later reports.
-        data: the dataset's folder; default the one that the run was trained on. Where it is no longer there, the page
-            does without its rows.
+    split:    one that was scored; default test, else valid
+    ablation: score valid again with columns taken away, which is kept for later reports
+    data:     the dataset's folder; default the one that the run was trained on. Where it is no longer there, the page
+              does without its rows
+    hardware: on which the ablation predicts
+    progress: of the ablation
 
     Raises RunError for a folder that is no finished run, or a split that was not scored.
     """
-    facts, config = read_facts(folder), open_config(folder)
-    splits = scored_splits(folder)
+    facts, config, splits = read_facts(folder), open_config(folder), scored_splits(folder)
     if split is None and not splits:
         raise RunError(f"{folder}: no split was scored; run mmtab evaluate run={folder}")
-    split = split or splits[0]
-    predictions = read_scored(folder, split)
-    schema, metrics, curves = predictions[0].schema, read_run_file(folder, "metrics.json"), learning_curves(folder)
+    predictions = read_scored(folder, split or splits[0])
     source, parts, problem = None, list[dict[str, Any]](), ""
     try:
         data = data or dataset_folder(config.dataset, config.data_root, cache_of(config))
-        source = Source.open(data, schema, split)
+        source = Source(data, predictions[0].schema, predictions[0].split)
         parts = [part for relation in predictions for part in slices(relation, source)]
     except (MmtabError, OSError) as error:
         source = None
@@ -74,13 +71,27 @@ def write_report(
         assert data is not None
         without = ablate(open_run(folder, hardware), data, progress=progress)
         write_json(folder / FOLDER / "ablation.json", without)
-    conclusions = findings(config, predictions, metrics, curves, parts, without)
+    return _write(folder, facts, config, predictions, source, parts, problem, without)
+
+
+def _write(
+    folder: Path,
+    facts: Mapping[str, Any],
+    config: RunConfig,
+    predictions: Sequence[ScoredPredictions],
+    source: Source | None,
+    parts: Sequence[Mapping[str, Any]],
+    problem: str,
+    without: Mapping[str, Any] | None,
+) -> Path:
+    """Write the page, its pictures and findings.json; ``parts`` are slices, ``without`` is an ablation."""
+    schema, split, output = predictions[0].schema, predictions[0].split, folder / FOLDER
+    metrics, curves = read_run_file(folder, "metrics.json"), learning_curves(folder)
+    conclusions = list(findings(config, predictions, metrics, curves, parts, without))
     pictures = _pictures(predictions, schema, curves, facts, without)
-    (folder / FOLDER).mkdir(exist_ok=True)
-    for name, (picture, _) in pictures.items():
-        with replacing(folder / FOLDER / f"{name}.png") as scratch:
-            scratch.write_bytes(picture)
-    path = folder / FOLDER / "report.html"
+    for name, (_, png) in pictures.items():
+        with replacing(output / f"{name}.png") as scratch:
+            scratch.write_bytes(png)
     page = render(
         TEMPLATES / "run.html.jinja",
         title=f"Report: {schema.name}",
@@ -90,18 +101,18 @@ def write_report(
         problem=problem,
         findings=conclusions,
         scores=_scores(metrics, schema),
-        pictures={name: Picture(about, data_uri(png, "png")) for name, (png, about) in pictures.items()},
+        pictures={name: (about, data_uri(png, "png")) for name, (about, png) in pictures.items()},
         classes=[_classes(relation) for relation in predictions if relation.threshold is None],
         slices=_slices(parts),
         ablation=without,
         modalities=_modalities(without) if without else ([], []),
         mistakes=[] if source is None else [(relation, _mistakes(relation, source)) for relation in predictions],
         costs=_costs(folder, facts),
-        config=_yaml(config),
+        config=yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True),
     )
-    write_text(path, page)
-    write_json(folder / FOLDER / "findings.json", {"split": split, "findings": [asdict(f) for f in conclusions]})
-    return path
+    write_text(output / "report.html", page)
+    write_json(output / "findings.json", {"split": split, "findings": [asdict(finding) for finding in conclusions]})
+    return output / "report.html"
 
 
 def report_after(
@@ -131,25 +142,25 @@ def _pictures(
     curves: Sequence[Mapping[str, float]],
     facts: Mapping[str, Any],
     without: Mapping[str, Any] | None,
-) -> dict[str, tuple[bytes, str]]:
-    """By name: PNG, and what it shows in words."""
-    drawn: dict[str, tuple[Any, str]] = {}
+) -> dict[str, tuple[str, bytes]]:
+    """By name what a picture shows, in words, and PNG."""
+    drawn: dict[str, tuple[str, Any]] = {}
     if any(f"valid/{schema.metric}" in row for row in curves):
-        drawn["learning"] = figures.learning(curves, schema.metric, facts["n_epochs"]), "losses and score by epoch"
+        drawn["learning"] = "losses and score by epoch", figures.learning(curves, schema.metric, facts["n_epochs"])
     for relation in predictions:
         suffix = f"_{relation.relation}" if relation.relation else ""
         if relation.threshold is None:
-            drawn["confusion"] = figures.confusion(relation), "confusion matrix: rows are labels, columns predictions"
+            drawn["confusion"] = "confusion matrix: rows are labels, columns predictions", figures.confusion(relation)
         else:
-            drawn[f"precision_recall{suffix}"] = figures.precision_recall(relation), "precision by recall"
-        drawn[f"reliability{suffix}"] = figures.reliability(relation), "reliability diagram"
+            drawn[f"precision_recall{suffix}"] = "precision by recall", figures.precision_recall(relation)
+        drawn[f"reliability{suffix}"] = "reliability diagram", figures.reliability(relation)
     by_relation = {f"{relation.relation}: " if relation.relation else "": relation for relation in predictions}
-    drawn["risk_coverage"] = figures.risk_coverage(by_relation), "share of mistakes by coverage"
+    drawn["risk_coverage"] = "share of mistakes by coverage", figures.risk_coverage(by_relation)
     if without is not None:
-        drawn["modalities"] = figures.by_modality(without, ranking(without)), "score with and without each modality"
-        drawn["columns"] = figures.by_column(without), "what is lost without each column"
-        drawn["missingness"] = figures.missingness(without), "score by share of missing cells"
-    return {name: (figures.png(figure), about) for name, (figure, about) in drawn.items()}
+        drawn["modalities"] = "score with and without each modality", figures.by_modality(without, ranking(without))
+        drawn["columns"] = "what is lost without each column", figures.by_column(without)
+        drawn["missingness"] = "score by share of missing cells", figures.missingness(without)
+    return {name: (about, figures.png(figure)) for name, (about, figure) in drawn.items()}
 
 
 def _scores(metrics: Mapping[str, Mapping[str, Any]], schema: Schema) -> tuple[list[str], list[list[str]]]:
@@ -184,67 +195,46 @@ def _slices(parts: Sequence[Mapping[str, Any]]) -> tuple[list[list[object]], lis
 
 def _modalities(without: Mapping[str, Any]) -> tuple[list[list[object]], list[str]]:
     """Body of a table, and the class of each line."""
-    body: list[list[object]] = []
-    for name in ranking(without):
-        values = without["modalities"][name]
-        bounds = interval(values["shapley_low"], values["shapley_high"])
-        rest = [values[key] for key in ("without", "alone", "changed", "verdict")]
-        body.append([name, values["shapley"], bounds, *rest])
-    return body, ["down" if line[-1] == "unused" else "" for line in body]
+    values = [(name, without["modalities"][name]) for name in ranking(without)]
+    body: list[list[object]] = [
+        [name, v["shapley"], interval(v["shapley_low"], v["shapley_high"])]
+        + [v[key] for key in ("without", "alone", "changed", "verdict")]
+        for name, v in values
+    ]
+    return body, ["down" if v["verdict"] == "unused" else "" for _, v in values]
 
 
 def interval(low: float, high: float) -> str:
     return f"{low:+.3f} to {high:+.3f}"
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """A wrong prediction, the cells of its row (of a pair, of both rows), and those of a row of the class that it was
-    taken for."""
-
-    y_true: str
-    y_pred: str
-    p_true: float
-    p_pred: float
-    sides: list[list[Cell]]
-    example: list[Cell] | None
-    p_example: float
-
-
-def _mistakes(predictions: ScoredPredictions, source: Source) -> list[Mistake]:
-    """Those with the surest wrong predictions first."""
-    worst = predictions.surest_mistakes(N_MISTAKES)
-    if not len(worst):
+def _mistakes(predictions: ScoredPredictions, source: Source) -> list[dict[str, Any]]:
+    """The surest wrong predictions, each with the cells of its row (of a pair, of both rows) and, of classes, those of
+    the most confident of the rows that are rightly predicted as what it was taken for."""
+    worst, examples = predictions.surest_mistakes(N_MISTAKES).tolist(), dict[int, int]()
+    if not worst:
         return []
-    examples = _examples(predictions, worst) if predictions.threshold is None else {}
-    shown = np.concatenate([worst, np.array(list(examples.values()), int)])
-    rows = source.rows(np.unique(predictions.row[shown]))
+    for i in worst if predictions.threshold is None else ():
+        same = np.flatnonzero(predictions.correct & (predictions.y_pred == predictions.y_pred[i]))
+        if len(same):
+            examples[i] = int(same[predictions.p_pred[same].argmax()])
+    rows = source.rows(np.unique(predictions.row[[*worst, *examples.values()]]))
 
     def cells(i: int) -> list[list[Cell]]:
         return [cells_of(predictions.schema, *place) for place in rows[int(predictions.row[i])]]
 
     return [
-        Mistake(
-            predictions.classes[predictions.y_true[i]],
-            predictions.classes[predictions.y_pred[i]],
-            predictions.p_true[i],
-            predictions.p_pred[i],
-            cells(i),
-            cells(examples[i])[0] if i in examples else None,
-            predictions.p_pred[examples[i]] if i in examples else float("nan"),
-        )
-        for i in worst.tolist()
+        {
+            "y_true": predictions.classes[predictions.y_true[i]],
+            "y_pred": predictions.classes[predictions.y_pred[i]],
+            "p_true": predictions.p_true[i],
+            "p_pred": predictions.p_pred[i],
+            "sides": cells(i),
+            "example": cells(examples[i])[0] if i in examples else None,
+            "p_example": predictions.p_pred[examples[i]] if i in examples else None,
+        }
+        for i in worst
     ]
-
-
-def _examples(predictions: ScoredPredictions, worst: np.ndarray) -> dict[int, int]:
-    """For each mistake the most confident of the rows that are rightly predicted as what it was taken for."""
-    examples = {}
-    for i in worst.tolist():
-        same = np.flatnonzero(predictions.correct & (predictions.y_pred == predictions.y_pred[i]))
-        if len(same):
-            examples[i] = int(same[predictions.p_pred[same].argmax()])
-    return examples
 
 
 def _costs(folder: Path, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -264,7 +254,3 @@ def _costs(folder: Path, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items())),
         ("run folder", folder.resolve().name),
     ]
-
-
-def _yaml(config: RunConfig) -> str:
-    return yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True)

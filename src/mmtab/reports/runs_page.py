@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,10 @@ import numpy as np
 
 from mmtab.reports import figures
 from mmtab.reports.html import TEMPLATES, data_uri, render
-from mmtab.reports.predictions import ScoredPredictions, learning_curves, read_scored
 from mmtab.reports.rows import Picture
 from mmtab.reports.run_page import interval, read_ablation
-from mmtab.runs.folder import flat, open_config, read_facts, read_run_file
-from mmtab.runs.predictions import scored_splits
+from mmtab.runs.folder import flat, learning_curves, open_config, read_facts, read_run_file
+from mmtab.runs.predictions import ScoredPredictions, read_scored, scored_splits
 from mmtab.training.metrics import bootstrap
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import RunError
@@ -76,7 +76,7 @@ def _pictures(runs: Mapping[str, Path], predictions: Predictions, metric: str) -
     ablations = {name: ablation for name, folder in runs.items() if (ablation := read_ablation(folder))}
     if ablations:
         drawn["what each modality contributes"] = figures.many_modalities(ablations)
-    return [Picture(about, data_uri(figures.png(figure), "png")) for about, figure in drawn.items()]
+    return [(about, data_uri(figures.png(figure), "png")) for about, figure in drawn.items()]
 
 
 def _scores(
@@ -85,24 +85,29 @@ def _scores(
     """A table, the best run first by the metric that ranks, and the class of each line."""
     metrics = {name: read_run_file(folder, "metrics.json") for name, folder in runs.items()}
     order = sorted(runs, key=lambda name: -metrics[name][split][metric])
-    best = order[0]
-    intervals = _below_best(predictions, order)
-    columns: dict[str, list[object]] = {
-        "run": list(order),
-        f"{split} {metric}": [metrics[name][split][metric] for name in order],
-        "below the best": [metrics[best][split][metric] - metrics[name][split][metric] for name in order],
-        "95 % interval": [interval(*intervals[n]) if n != best and n in intervals else "" for n in order],
-        "log-loss": [metrics[name][split].get("log_loss", float("nan")) for name in order],
-        "ECE": [float(np.mean([relation.ece() for relation in predictions[name]])) for name in order],
-        "valid": [metrics[name].get("valid", {}).get(metric, float("nan")) for name in order],
-    }
-    facts = [read_facts(runs[name]) for name in order]
-    columns["training, s"] = [float(fact["seconds"]["train"]) for fact in facts]
-    columns["rows/s"] = [float(fact["predict_rows_per_second"]) for fact in facts]
-    columns["MiB"] = [int(fact["peak_memory_mib"]) for fact in facts]
-    columns["parameters that learn"] = [int(fact["n_trained_parameters"]) for fact in facts]
-    kinds = ["up" if n != best and intervals.get(n, (1.0, 1.0))[0] <= 0 else "" for n in order]
-    return list(columns), [list(line) for line in zip(*columns.values(), strict=True)], kinds
+    intervals, best = _below_best(predictions, order), metrics[order[0]][split][metric]
+    body: list[list[object]] = []
+    for name in order:
+        scores, facts = metrics[name], read_facts(runs[name])
+        body.append(
+            [
+                name,
+                scores[split][metric],
+                best - scores[split][metric],
+                interval(*intervals[name]) if name in intervals and name != order[0] else "",
+                scores[split].get("log_loss", math.nan),
+                float(np.mean([relation.ece() for relation in predictions[name]])),
+                scores.get("valid", {}).get(metric, math.nan),
+                float(facts["seconds"]["train"]),
+                float(facts["predict_rows_per_second"]),
+                int(facts["peak_memory_mib"]),
+                int(facts["n_trained_parameters"]),
+            ]
+        )
+    head = ["run", f"{split} {metric}", "below the best", "95 % interval", "log-loss", "ECE", "valid"]
+    head += ["training, s", "rows/s", "MiB", "parameters that learn"]
+    kinds = ["up" if name != order[0] and intervals.get(name, (1.0,))[0] <= 0 else "" for name in order]
+    return head, body, kinds
 
 
 def _below_best(predictions: Predictions, order: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -148,14 +153,8 @@ def _disagreements(predictions: Predictions) -> list[dict[str, Any]]:
         correct = np.stack([run.correct[i] for run, i in zip(relation, rows, strict=True)], 1)
         disagree = np.flatnonzero(correct.any(1) & ~correct.all(1))
         first = relation[0]
-        body = [
-            [
-                ids[i],
-                first.classes[first.y_true[rows[0, i]]],
-                *(run.classes[run.y_pred[rows[r, i]]] for r, run in enumerate(relation)),
-            ]
-            for i in disagree[:MAX_NAMED]
-        ]
+        labels = [first.classes[label] for label in first.y_true[rows[0]]]
+        y_pred = [[run.classes[c] for c in run.y_pred[i]] for run, i in zip(relation, rows, strict=True)]
         parts.append(
             {
                 "relation": first.relation,
@@ -163,7 +162,8 @@ def _disagreements(predictions: Predictions) -> list[dict[str, Any]]:
                 "n_right": int(correct.all(1).sum()),
                 "n_wrong": int((~correct.any(1)).sum()),
                 "n_disagree": len(disagree),
-                "table": (["row", "label", *predictions], body),
+                "head": ["row", "label", *predictions],
+                "body": [[ids[i], labels[i], *(classes[i] for classes in y_pred)] for i in disagree[:MAX_NAMED]],
             }
         )
     return parts

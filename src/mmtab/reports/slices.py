@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,40 +10,36 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
+from mmtab.data.pairs import Pairs, read_pairs, read_records
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table, find_table
-from mmtab.reports.predictions import ScoredPredictions
+from mmtab.runs.predictions import ScoredPredictions
 
 MIN_ROWS = 20  # of a slice and of its rest; a score of fewer says nothing
 Z = 1.96  # standard errors to either side of a 95 % interval
 
 
-@dataclass
 class Source:
-    """The rows (or pairs) of a split, where the dataset still is."""
+    """The rows (or pairs) of a split, where the dataset still is; cells that do not fit count as missing."""
 
-    schema: Schema
-    table: Stream | None
-    records: Records | None
-    pairs: Pairs | None
-
-    @staticmethod
-    def open(folder: Path, schema: Schema, split: str) -> Source:
+    def __init__(self, folder: Path, schema: Schema, split: str) -> None:
+        self.schema = schema
+        self.pairs: Pairs | None = None
+        self.batches: Callable[[], Iterator[Table]]
         if schema.task is TaskKind.KWAY:
-            return Source(schema, Stream(find_table(folder, schema, split), schema, folder, "missing"), None, None)
-        records = read_records(folder, schema, "missing")
-        return Source(schema, None, records, read_pairs(folder, schema, split, records))
+            self.batches = Stream(find_table(folder, schema, split), schema, folder, "missing").batches
+        else:
+            records = read_records(folder, schema, "missing")
+            self.pairs, self.batches = read_pairs(folder, schema, split, records), lambda: iter([records.table])
 
     def rows(self, places: np.ndarray) -> dict[int, list[tuple[Table, int]]]:
         """By place in the split: the row, or both rows of the pair, each as its table and its number there."""
-        if self.records is not None and self.pairs is not None:
-            table = self.records.table
-            return {int(i): [(table, int(self.pairs.left[i])), (table, int(self.pairs.right[i]))] for i in places}
-        assert self.table is not None
+        if self.pairs is not None:
+            (table,), left, right = self.batches(), self.pairs.left, self.pairs.right
+            return {int(i): [(table, int(left[i])), (table, int(right[i]))] for i in places}
         rows: dict[int, list[tuple[Table, int]]] = {}
-        for batch in self.table.batches():
+        for batch in self.batches():
             for i in places[(places >= batch.first_row) & (places < batch.first_row + len(batch))]:
                 rows[int(i)] = [(batch, int(i) - batch.first_row)]
         return rows
@@ -52,7 +48,7 @@ class Source:
     def missing_and_length(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """By column, [n] whether its cell is missing (of pairs, that of either row), and [n] characters of all text (of
         pairs, of both rows)."""
-        batches = [self.records.table] if self.records is not None else list(self.table.batches())  # type: ignore[union-attr]
+        batches = list(self.batches())
         missing = {
             column.name: np.concatenate([np.asarray(pc.is_null(batch.columns[column.name])) for batch in batches])
             for column in self.schema.columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import pickle
@@ -143,3 +144,12 @@ def write_metrics(folder: Path, split: str, metrics: dict[str, Any]) -> None:
     path = folder / "metrics.json"
     others = json.loads(path.read_text()) if path.exists() else {}
     write_json(path, others | {split: metrics})
+
+
+def learning_curves(folder: Path) -> list[dict[str, float]]:
+    """metrics.csv, a dictionary a line, without its empty fields; none where it is not there."""
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as lines:
+        return [{name: float(value) for name, value in line.items() if value} for line in csv.DictReader(lines)]

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from mmtab.data import files
 from mmtab.data.schema import Schema, TaskKind
+from mmtab.training.metrics import N_BINS, unscaled
 from mmtab.training.predictions import Predictions
 from mmtab.utils.errors import RunError
 
@@ -204,6 +205,83 @@ class ScoredPredictions:
         """Places of at most ``n`` wrong predictions: those with the most probability for the wrong class first."""
         wrong = np.flatnonzero(~self.correct)
         return wrong[np.argsort(-self.p_pred[wrong], kind="stable")][:n]
+
+    @property
+    def of_relation(self) -> str:
+        """To be put after a name."""
+        return f", {self.relation}" if self.relation else ""
+
+    @property
+    def scaling(self) -> str:
+        return f"temperature {self.temperature:.2f}" + (f" and bias {self.bias:+.2f}" if self.bias else "")
+
+    @property
+    def score_name(self) -> str:
+        return "accuracy" if self.threshold is None else "F1"
+
+    def score(self, rows: np.ndarray | None = None) -> float:
+        """Accuracy, or of pairs F1, of all rows or of some, [n] bool."""
+        y_true, y_pred = (x if rows is None else x[rows] for x in (self.y_true, self.y_pred))
+        if self.threshold is None:
+            return float((y_true == y_pred).mean()) if len(y_true) else float("nan")
+        total = (y_true == 1).sum() + (y_pred == 1).sum()
+        return float(2 * ((y_true == 1) & (y_pred == 1)).sum() / total) if total else float("nan")
+
+    def reliability(self, scaled: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each bin that is not empty: mean confidence, share of correct predictions, and number of rows. Of pairs it
+        is the probability of a match, and the share of matches. ``scaled`` false: without temperature and bias."""
+        if self.probability is None:
+            confidence, correct = self.p_pred, self.correct
+        else:
+            p = self.probability if scaled else unscaled(self.probability, self.temperature, self.bias)
+            if self.threshold is None:
+                confidence, correct = p[np.arange(len(p)), self.y_pred], self.correct
+            else:
+                confidence, correct = p[:, 1], self.y_true == 1
+        bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
+        n = np.bincount(bins, minlength=N_BINS)
+        means = [np.bincount(bins, weights=x, minlength=N_BINS)[n > 0] / n[n > 0] for x in (confidence, correct)]
+        return means[0], means[1], n[n > 0]
+
+    def ece(self, scaled: bool = True) -> float:
+        """Expected calibration error (Guo et al. 2017); of pairs that of the probability of a match."""
+        confidence, correct, n = self.reliability(scaled)
+        return float((np.abs(confidence - correct) * n).sum() / n.sum())
+
+    def risk_coverage(self) -> tuple[np.ndarray, np.ndarray]:
+        """[n] share of rows that are predicted, by falling confidence, and [n] share of mistakes among those (El-Yaniv
+        and Wiener 2010)."""
+        wrong = ~self.correct[np.argsort(-self.confidence, kind="stable")]
+        n = np.arange(1, len(wrong) + 1)
+        return n / len(wrong), wrong.cumsum() / n
+
+    def by_class(self) -> list[dict[str, Any]]:
+        """Of each class that occurs: rows, precision, recall, F1 and the class that it is taken for most often."""
+        from sklearn.metrics import precision_recall_fscore_support
+
+        taken: dict[int, str] = {}
+        for y_true, y_pred, n in self.confusions():
+            taken.setdefault(y_true, f"{self.classes[y_pred]} ({n})")
+        classes = np.union1d(self.y_true, self.y_pred).tolist()
+        rates = precision_recall_fscore_support(self.y_true, self.y_pred, labels=classes, zero_division=np.nan)
+        return [
+            {
+                "class": self.classes[i],
+                "rows": n,
+                "precision": precision,
+                "recall": recall,
+                "F1": f1,
+                "taken for": taken.get(i, ""),
+            }
+            for i, precision, recall, f1, n in zip(classes, *(values.tolist() for values in rates), strict=True)
+        ]
+
+    def confusions(self) -> list[tuple[int, int, int]]:
+        """Label, wrong prediction, and number of rows, the most frequent first."""
+        wrong = np.stack([self.y_true, self.y_pred], 1)[~self.correct]
+        kinds, counts = np.unique(wrong, axis=0, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return [(int(kinds[i, 0]), int(kinds[i, 1]), int(counts[i])) for i in order]
 
 
 def scored_splits(folder: Path) -> list[str]:

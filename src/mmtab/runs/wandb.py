@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import csv
 import dataclasses
 import json
 import logging
@@ -38,7 +37,7 @@ from mmtab.data.pairs import Records, read_records
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
 from mmtab.data.table import Table
-from mmtab.runs.folder import APART, TASK, deciding, read_run_file
+from mmtab.runs.folder import APART, TASK, deciding, learning_curves, read_run_file
 from mmtab.runs.inputs import cache_of
 from mmtab.runs.predictions import ScoredPredictions, read_scored
 from mmtab.training.callbacks import MetricsLogger
@@ -163,12 +162,9 @@ class Wandb(MetricsLogger):
         warnings.warn(f"{self.folder}: wandb is {state}: {text}", stacklevel=2)
 
     def _tell_again(self, run: Any) -> None:
-        path = self.folder / "metrics.csv"
-        if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
-                    step = int(row.pop("step"))
-                    run.log({name: float(value) for name, value in row.items() if value}, step=step)
+        for row in learning_curves(self.folder):
+            step = int(row.pop("step"))
+            run.log(row, step=step)
 
     def _tell_results(self, run: Any, split: str, data: Path | None) -> None:
         config, metrics = self.config, read_run_file(self.folder, "metrics.json")
