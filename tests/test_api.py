@@ -27,11 +27,17 @@ from mmtab.utils.errors import ConfigError, DataError, MmtabError, RunError
 @pytest.fixture
 def small(backbone: Path) -> dict[str, Any]:
     """Settings of a run that is small enough for a test."""
-    return {"text": {"backbone": str(backbone)}, "d_model": 16, "trainer": {"max_epochs": 2, "progress": False, "precision": "fp32"}}  # fmt: skip
+    return {
+        "text": {"backbone": str(backbone)},
+        "d_model": 16,
+        "trainer": {"max_epochs": 2, "progress": False, "precision": "fp32"},
+    }
 
 
 def frame_of(folder: Path, *stems: str) -> pd.DataFrame:
-    return pd.concat([pa.parquet.read_table(folder / f"{stem}.parquet").to_pandas() for stem in stems], ignore_index=True)  # fmt: skip
+    return pd.concat(
+        [pa.parquet.read_table(folder / f"{stem}.parquet").to_pandas() for stem in stems], ignore_index=True
+    )
 
 
 def test_rows_of_any_kind_of_table(tmp_path: Path, small: dict[str, Any]) -> None:
@@ -69,8 +75,17 @@ def test_rows_of_any_kind_of_table(tmp_path: Path, small: dict[str, Any]) -> Non
 def test_it_is_what_the_script_does(tmp_path: Path, small: dict[str, Any]) -> None:
     data = write_kway(tmp_path / "data")
     found = mmtab.fit(data, output=tmp_path / "a", seed=3, fusion="mean", **small)
-    script = ["dataset=custom", f"dataset.path={data}", "seed=3", "fusion=mean", f"text.backbone={small['text']['backbone']}",
-              "d_model=16", "trainer.max_epochs=2", "trainer.progress=false", "trainer.precision=fp32"]  # fmt: skip
+    script = [
+        "dataset=custom",
+        f"dataset.path={data}",
+        "seed=3",
+        "fusion=mean",
+        f"text.backbone={small['text']['backbone']}",
+        "d_model=16",
+        "trainer.max_epochs=2",
+        "trainer.progress=false",
+        "trainer.precision=fp32",
+    ]
     assert train(compose(*script, f"output={tmp_path / 'b'}"), tmp_path / "b") == found.metrics["valid"]
 
 

@@ -143,7 +143,7 @@ def test_training_never_opens_test(tmp_path: Path, configure) -> None:
 
 
 def test_run_folder_is_enough_elsewhere(tmp_path: Path, configure, backbone: Path) -> None:
-    """Neither training data nor text weights nor the old path are there any more; other rows, other format, no labels."""
+    """Without the training data, the text weights and the old path; for rows in another format, without labels."""
     data, elsewhere, copy = tmp_path / "data", tmp_path / "elsewhere", tmp_path / "backbone-copy"
     write_kway(data)
     write_kway(elsewhere, seed=0)

@@ -29,7 +29,7 @@ from mmtab.runs.predictions import scored_pairs, scored_rows
 from mmtab.runs.train import train
 from mmtab.runs.wandb import group_of, mistake_rows, wandb_loggers
 from mmtab.training.checkpoints import Checkpoints
-from mmtab.utils import distributed as ranks
+from mmtab.utils import distributed
 
 SMALL = ["dataset.drop=[text]", "trainer.max_epochs=2", "trainer.batch_size=8"]
 QUICK = [*SMALL, "dataset.drop=[text,image]"]
@@ -235,7 +235,7 @@ def test_seeds_share_a_group(tmp_path: Path, configure: Any) -> None:
 
 
 def test_only_the_first_process_tells(tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "is_first", lambda: False)
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
     assert wandb_loggers(configure(tmp_path, "wandb.mode=offline"), tmp_path) == []
 
 
@@ -302,7 +302,8 @@ def test_disabled_imports_no_wandb(tmp_path: Path, configure: Any, backbone: Pat
     code = (
         "import sys; from pathlib import Path; from omegaconf import OmegaConf; from mmtab.runs.train import train\n"
         "from mmtab.runs.evaluate import evaluate\n"
-        "from mmtab.config.settings import resolve; from mmtab.config.types import RunConfig; here = Path(sys.argv[1])\n"
+        "from mmtab.config.settings import resolve\nfrom mmtab.config.types import RunConfig\n"
+        "here = Path(sys.argv[1])\n"
         "train(resolve(OmegaConf.load(here / 'config.yaml'), RunConfig), here / 'run'); evaluate(here / 'run')\n"
         "print([name for name in sys.modules if name.split('.')[0] == 'wandb'])"
     )

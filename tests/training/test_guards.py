@@ -19,6 +19,7 @@ from toy_data import write_kway, write_pairs
 from mmtab.model.classifier import Classifier
 from mmtab.model.matcher import Matcher
 from mmtab.runs.evaluate import evaluate
+from mmtab.runs.folder import open_config
 from mmtab.runs.train import train
 from mmtab.utils.errors import ConfigError, RunError, TrainingError
 
@@ -105,7 +106,7 @@ def test_out_of_memory_says_what_to_lower_or_halves_the_batch(
     halving = configure(data, *QUICK, "trainer.batch_size=16", "trainer.on_oom=halve")
     with pytest.warns(UserWarning, match=r"beginning anew with trainer\.batch_size=4 trainer\.accumulate=4"):
         halved = train(halving, tmp_path / "halved")
-    settings = run.open_config(tmp_path / "halved").trainer
+    settings = open_config(tmp_path / "halved").trainer
     assert (settings.batch_size, settings.accumulate) == (4, 4)
     small = configure(data, *QUICK, "trainer.batch_size=4", "trainer.accumulate=4")
     assert train(small, tmp_path / "small") == halved  # as if it had been asked for

@@ -1,4 +1,4 @@
-"""Losses, metrics and the threshold against scikit-learn, torchmetrics and plain definitions; the optimiser's groups."""
+"""Losses, metrics and thresholds against scikit-learn, torchmetrics and plain definitions; the optimiser's groups."""
 
 from __future__ import annotations
 

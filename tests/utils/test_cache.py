@@ -155,7 +155,9 @@ def test_a_killed_build_is_never_taken_for_an_entry_and_lets_the_next_one_build(
     assert left.path == scratch and store.remove([left]) == [left] and not scratch.exists()
 
 
-def test_waiting_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
+def test_waiting_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(store_module, "PATIENCE", 0.05)
     begun, finish = threading.Event(), threading.Event()
 
@@ -182,7 +184,9 @@ def test_waiting_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         ("filelock.BaseFileLock.acquire", NotImplementedError()),
     ],
 )
-def test_a_file_system_that_cannot_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception) -> None:  # fmt: skip
+def test_a_file_system_that_cannot_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
@@ -498,11 +502,18 @@ CELLS: dict[pa.DataType, st.SearchStrategy] = {
         {"bytes": st.none() | st.binary(max_size=2), "path": st.none() | st.text("a", max_size=1)}
     ),
     pa.list_(pa.struct({"a": pa.list_(pa.int32()), "b": pa.bool_()})): st.lists(
-        st.none() | st.fixed_dictionaries({"a": st.none() | st.lists(st.integers(0, 1), max_size=2), "b": st.none() | st.booleans()}),
+        st.none()
+        | st.fixed_dictionaries(
+            {"a": st.none() | st.lists(st.integers(0, 1), max_size=2), "b": st.none() | st.booleans()}
+        ),
         max_size=2,
     ),
-}  # fmt: skip
-WIDE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary(), pa.list_(pa.string()): pa.large_list(pa.large_string())}  # fmt: skip
+}
+WIDE = {
+    pa.string(): pa.large_string(),
+    pa.binary(): pa.large_binary(),
+    pa.list_(pa.string()): pa.large_list(pa.large_string()),
+}
 
 
 def columns(kind: pa.DataType) -> st.SearchStrategy[list[Any]]:
@@ -562,7 +573,9 @@ def masked(values: pa.Array) -> pa.Array:
     return pa.Array.from_buffers(values.type, 3, buffers, children=children)
 
 
-@pytest.mark.parametrize("cells", [["a", "xx", "b"], [b"a", b"xx", b""], [1, 7, 3], [[1], [7, 7], [2]], [True, True, False]])  # fmt: skip
+@pytest.mark.parametrize(
+    "cells", [["a", "xx", "b"], [b"a", b"xx", b""], [1, 7, 3], [[1], [7, 7], [2]], [True, True, False]]
+)
 def test_what_lies_beneath_missing_cells_does_not_count(cells: list[Any]) -> None:
     hidden, plain = masked(pa.array(cells)), pa.array([cells[0], None, cells[2]])
     assert hidden.to_pylist() == plain.to_pylist() and digest_of(hidden) == digest_of(plain)

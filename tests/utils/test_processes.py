@@ -29,8 +29,11 @@ def script(name: str, *overrides: str, launcher: tuple[str, ...] = (), status: i
     """What a script prints; it has to end with ``status``."""
     done = subprocess.run(
         [sys.executable, *launcher, str(SCRIPTS / f"{name}.py"), *overrides],
-        capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -38,10 +41,18 @@ def script(name: str, *overrides: str, launcher: tuple[str, ...] = (), status: i
 @pytest.fixture
 def small(backbone: Path) -> list[str]:
     return [
-        "dataset=custom", f"text.backbone={backbone}", "text.max_length=16", "text.n_tuned_layers=1", "image.size=32",
-        "d_model=16", "trainer.batch_size=8", "trainer.max_epochs=2", "trainer.precision=fp32", "trainer.n_threads=1",
+        "dataset=custom",
+        f"text.backbone={backbone}",
+        "text.max_length=16",
+        "text.n_tuned_layers=1",
+        "image.size=32",
+        "d_model=16",
+        "trainer.batch_size=8",
+        "trainer.max_epochs=2",
+        "trainer.precision=fp32",
+        "trainer.n_threads=1",
         "report=false",
-    ]  # fmt: skip
+    ]
 
 
 def alone(folder: Path, *overrides: str) -> None:
@@ -69,8 +80,17 @@ def losses(folder: Path) -> list[float]:
 def test_two_processes_see_the_rows_of_one(tmp_path: Path, small: list[str], write: Any) -> None:
     """Nothing learns and nothing is drawn, so the loss over an epoch is the same if, and only if, the rows are."""
     data = write(tmp_path / "data", n=70)
-    still = ["trainer.lr=0", "trainer.backbone_lr=0", "token_dropout=0", "fusion.dropout=0", f"dataset.path={data}",
-             "dataset.drop=[image]", "text.n_tuned_layers=0", "categorical.unseen_dropout=0", "test=false"]  # fmt: skip
+    still = [
+        "trainer.lr=0",
+        "trainer.backbone_lr=0",
+        "token_dropout=0",
+        "fusion.dropout=0",
+        f"dataset.path={data}",
+        "dataset.drop=[image]",
+        "text.n_tuned_layers=0",
+        "categorical.unseen_dropout=0",
+        "test=false",
+    ]
     still += ["kway_head.head.dropout=0"] if write is write_kway else []
     still += ["pair_head.augment.cell_drop=0", "pair_head.hard_negatives=0"] if write is write_pairs else []
     alone(tmp_path / "one", *small, *still)
@@ -123,7 +143,15 @@ def test_two_processes_score_what_one_has_trained(tmp_path: Path, small: list[st
 @pytest.mark.slow
 def test_two_processes_that_are_stopped_go_on(tmp_path: Path, small: list[str]) -> None:
     data = write_kway(tmp_path / "data")
-    own = [*small, f"dataset.path={data}", "dataset.drop=[image]", *TWO, "trainer.max_epochs=12", "trainer.patience=12", "test=false"]  # fmt: skip
+    own = [
+        *small,
+        f"dataset.path={data}",
+        "dataset.drop=[image]",
+        *TWO,
+        "trainer.max_epochs=12",
+        "trainer.patience=12",
+        "test=false",
+    ]
     script("train", *own, f"output={tmp_path / 'whole'}")
     killed = [sys.executable, str(SCRIPTS / "train.py"), *own, f"output={tmp_path / 'stopped'}"]
     process = subprocess.Popen(killed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -154,8 +182,11 @@ def test_slurm_is_asked_to_queue_a_stopped_run_again(tmp_path: Path, small: list
     environment = os.environ | {"PATH": f"{scontrol.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
     process = subprocess.Popen(
         [sys.executable, str(SCRIPTS / "train.py"), *own, f"output={tmp_path / 'run'}"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("epoch   2"))
     process.send_signal(signal.SIGUSR1)

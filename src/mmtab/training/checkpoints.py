@@ -29,7 +29,7 @@ from torch import Tensor
 
 from mmtab.features.loader import KWayBatches, LengthBatches, PairBatches
 from mmtab.training.callbacks import MetricsFile
-from mmtab.utils import distributed as ranks
+from mmtab.utils import distributed
 from mmtab.utils.atomic import leftovers, replacing
 from mmtab.utils.errors import RunError, Stopped
 
@@ -96,14 +96,14 @@ class Checkpoints(Checkpoint):
     # --- when
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        folders = set(ranks.of_all(str(self.folder)))  # each process made a name of its own
+        folders = set(distributed.of_all(str(self.folder)))  # each process made a name of its own
         if len(folders) > 1:
             raise RunError(f"the processes of this run would write to {', '.join(sorted(folders))}; give output=FOLDER")
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
         if self._random is not None:
-            _set_random_state(self._random[ranks.rank()[0]])
+            _set_random_state(self._random[distributed.rank()[0]])
             self._random = None
             self.resumed_at.append(trainer.global_step)
         if threading.current_thread() is threading.main_thread():  # after Lightning's own, which only SIGTERM reaches
@@ -145,7 +145,7 @@ class Checkpoints(Checkpoint):
         if trainer.world_size > 1:
             if n_steps % ASK_EVERY != 0:
                 return
-            answers = ranks.of_all((due, heard))
+            answers = distributed.of_all((due, heard))
             due, heard = answers[0][0], next((number for _, number in answers if number is not None), None)
         if due or heard is not None:
             self.save(trainer, position)
@@ -155,7 +155,7 @@ class Checkpoints(Checkpoint):
     def _hear(self, number: int, frame: Any) -> None:
         if self._signal is not None and number == signal.SIGINT:  # asked twice: at once
             raise KeyboardInterrupt
-        if ranks.is_first():
+        if distributed.is_first():
             again = ", and again at once" if number == signal.SIGINT else ""
             print(
                 f"{signal.Signals(number).name}: stopping when the run can be saved{again}", file=sys.stderr, flush=True
@@ -171,7 +171,7 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer: pl.Trainer, position: tuple[int, int]) -> None:
         """Write where the run stands; all processes have to."""
-        self._position, self._random = position, ranks.of_all(_random_state())
+        self._position, self._random = position, distributed.of_all(_random_state())
         self._write_best(trainer)
         trainer.save_checkpoint(self.folder / LAST.name, weights_only=False)
         self._random = None
@@ -221,12 +221,12 @@ class Checkpoints(Checkpoint):
             "mined": self.batches.state_dict() if isinstance(self.batches, PairBatches) else {},
             "metrics": self.metrics.rows,
             "fingerprint": self.fingerprint,
-            "n_ranks": ranks.rank()[1],
+            "n_ranks": distributed.rank()[1],
             "resumed_at": self.resumed_at,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        n_ranks = ranks.rank()[1]
+        n_ranks = distributed.rank()[1]
         if state_dict["n_ranks"] != n_ranks:
             raise RunError(
                 f"{self.folder / LAST.name} is of a run on {state_dict['n_ranks']} processes, now there are {n_ranks}: go "

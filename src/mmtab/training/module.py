@@ -17,7 +17,7 @@ from mmtab.training.optim import parameter_groups, warmup_cosine
 from mmtab.training.predictions import Predictions, gather
 from mmtab.training.sharding import shard, whole
 from mmtab.training.tasks import Task
-from mmtab.utils import distributed as ranks
+from mmtab.utils import distributed
 
 EXPLODED = 1e3  # times the first loss
 
@@ -97,9 +97,9 @@ class Module(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._check_losses()
-        sums = np.sum(ranks.of_all((self._loss_sum, self._n_summed)), 0)
+        sums = np.sum(distributed.of_all((self._loss_sum, self._n_summed)), 0)
         self.log("train/loss_epoch", float(sums[0] / max(sums[1], 1)))
-        predictions = gather([part for parts in ranks.of_all(self._seen) for part in parts])
+        predictions = gather([part for parts in distributed.of_all(self._seen) for part in parts])
         self._seen.clear()
         self.task.fit_threshold(predictions)
         for name, value in self.task.metrics_of(predictions).items():
@@ -107,7 +107,7 @@ class Module(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.model.train()  # pretrained parts arrive in eval mode
-        rank, n_ranks = ranks.rank()
+        rank, n_ranks = distributed.rank()
         if n_ranks > 1:  # all began with one seed; dropout is to differ
             torch.manual_seed(torch.initial_seed() + rank)
 
