@@ -43,7 +43,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def train_killed(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> int:
-    """Kill the run after every ``after``-th checkpoint and start it again until it ends; returns the number of kills."""
+    """Kill the run after every ``after``-th checkpoint and start it again until it ends; returns how often."""
     save, n_saved, n_killed = Checkpoints.save, 0, 0
 
     def save_and_die(self: Checkpoints, *arguments: Any) -> None:

@@ -187,7 +187,7 @@ def check_mistakes(told: Told, data: Path, folder: Path, split: str, pairs: bool
 
 def test_of_many_mistakes_the_surest_are_shown() -> None:
     ids = pa.array(["a", "b", "c", "d", "e"])
-    kway = Schema("toys", TaskKind.KWAY, "id", (Column("x", ColumnType.NUMERIC),), label="label")
+    kway = Schema("toys", TaskKind.KWAY, (Column("x", ColumnType.NUMERIC),), label="label")
     labels = {"prediction": ["x", "y", "x", "y", "x"], "label": ["y", "y", "y", "x", None]}
     few = pa.table({"id": ids, "p_x": [0.6, 0.1, 0.9, 0.2, 1.0], "p_y": [0.4, 0.9, 0.1, 0.8, 0.0], **labels})
     top = {"top": [["x", "y"], ["y", "x"]] * 2 + [["x", "y"]], "top_probability": [[0.6, 0.4]] * 5}
@@ -206,7 +206,7 @@ def test_of_many_mistakes_the_surest_are_shown() -> None:
         "prediction_like": [1] * 5,
         "label_like": [1] * 5,
     }
-    pairs = Schema("toys", TaskKind.MATCHING, "id", kway.columns, relations={"same": (), "like": ()})
+    pairs = Schema("toys", TaskKind.MATCHING, kway.columns, relations={"same": (), "like": ()})
     same, like = (
         scored_pairs(pa.table(relations), pairs, "test", r, {"thresholds": [0.5, 0.5]}) for r in ("same", "like")
     )

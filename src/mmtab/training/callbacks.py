@@ -1,4 +1,4 @@
-"""What a run shows while it trains, and where it logs."""
+"""Lightning callbacks and loggers of a training run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import Logger
 
 from mmtab.utils.atomic import write_text
 
-WRITE_EVERY = 5.0  # seconds, for whoever looks at metrics.csv while it grows
+WRITE_EVERY = 5.0  # seconds between two writes of metrics.csv
 
 
 class EpochLines(Callback):
@@ -27,7 +27,7 @@ class EpochLines(Callback):
         self.metric = metric
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.started = time.perf_counter()  # for a run that goes on within an epoch
+        self.started = time.perf_counter()  # of a run that resumes within an epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started = time.perf_counter()
@@ -45,7 +45,7 @@ class EpochLines(Callback):
 
 
 class EveryEpochs(Callback):
-    """Calls a function after every ``n``-th epoch that another one follows."""
+    """Calls ``function`` after every ``n``-th epoch but the last."""
 
     def __init__(self, function: Callable[[], None], n: int) -> None:
         self.function, self.n = function, n
@@ -57,7 +57,7 @@ class EveryEpochs(Callback):
 
 
 class BeforeValidation(Callback):
-    """Calls ``function`` before each look at the valid split."""
+    """Calls ``function`` before each validation."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self.function = function
@@ -66,9 +66,9 @@ class BeforeValidation(Callback):
         self.function()
 
 
-def progress_bar(wanted: bool) -> list[Callback]:
-    """A rich bar on a terminal; in a log file it would be noise."""
-    if not wanted or not sys.stdout.isatty():
+def progress_bar(progress: bool) -> list[Callback]:
+    """A rich bar, on a terminal."""
+    if not progress or not sys.stdout.isatty():
         return []
     from pytorch_lightning.callbacks import RichProgressBar
 
@@ -76,23 +76,17 @@ def progress_bar(wanted: bool) -> list[Callback]:
 
 
 class MetricsLogger(Logger):
-    """Logs metrics alone, and makes no folder by its name and version."""
+    """Logs metrics only: settings are in config.yaml. Without a name and version Lightning makes no folder for them."""
 
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
+    name = version = ""
 
     def log_hyperparams(self, *args: Any, **options: Any) -> None:
-        """config.yaml has them."""
+        pass
 
 
 class MetricsFile(MetricsLogger):
-    """metrics.csv: a row each time something is logged. It is written as a whole, so that it is whole; its rows are
-    also part of a run's checkpoint, with which they go back."""
+    """metrics.csv: a row each time something is logged. It is always written atomically from ``rows``, which a
+    checkpoint saves and restores."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

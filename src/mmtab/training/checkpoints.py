@@ -1,13 +1,12 @@
-"""What a training run keeps of itself: the weights of its best epochs, and all that it takes to go on after it was
-killed as if it had not been.
+"""Checkpoints: the weights of a run's best epochs, and the state from which a killed run resumes with the same numbers.
 
-Only ``last.ckpt`` says where a run stands, and it names the files with the best weights so far. They are therefore
-written in this order: new best weights, ``last.ckpt``, and then the best weights that it no longer names are removed.
-Whenever a run dies, what is under these names belongs together.
+``last.ckpt`` holds that state and names the files with the best weights. New best weights are therefore written before
+it, and those that it no longer names are removed after it, so that these files are consistent whenever a run dies.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -15,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,23 +34,23 @@ from mmtab.utils.errors import RunError, Stopped
 
 BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGTERM))
-ASK_EVERY = 10  # batches, after which several processes ask each other whether to save: asking makes all wait for all
+SYNC_EVERY = 10  # steps after which several processes agree whether to save, for which all wait for all
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Checkpoints that appear whole or not at all."""
+    """Writes checkpoints atomically."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         try:
             with replacing(Path(path)) as scratch, scratch.open("wb") as file:
                 torch.save(checkpoint, file)
-        except RuntimeError as error:  # torch hides what the disk said
+        except RuntimeError as error:  # torch hides the error of the disk
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 @dataclass
-class Kept:
-    """An epoch that is among the best. ``weights``: what learns, where no file has it yet."""
+class BestEpoch:
+    """An epoch that is among the best. ``weights``: its trained weights, until they are in its file."""
 
     epoch: int
     score: float
@@ -63,11 +62,19 @@ class Kept:
 
 
 class Checkpoints(Checkpoint):
-    """Keeps the ``keep`` best epochs by ``monitor``, and where the run stands every ``seconds`` and when it is asked to
-    stop (SIGTERM, SIGINT, SIGUSR1), which then raises ``Stopped``.
+    """Saves the best epochs, and the state of the run between two steps of the optimizer: every ``seconds``, and on
+    SIGTERM, SIGINT or SIGUSR1, after which ``Stopped`` is raised. To the state that Lightning saves (weights,
+    optimizer, schedule, loops, early stopping) it adds random numbers, the position in the data, mined pairs and the
+    rows of metrics.csv.
 
-    A run stands between two steps of the optimizer. Random numbers, the place in the data, mined pairs and the rows of
-    metrics.csv are part of that; weights, optimizer, schedule, loops and early stopping are Lightning's.
+    folder:        the run folder
+    monitor:       name of the metric, of which the highest is best
+    train_batches: what is trained on, with its mined pairs
+    sampler:       draws these batches, and resumes within an epoch
+    metrics:       metrics.csv
+    fingerprint:   of the data, by which a checkpoint of other data is refused
+    keep:          number of best epochs
+    seconds:       between two checkpoints of the state
     """
 
     def __init__(
@@ -84,19 +91,17 @@ class Checkpoints(Checkpoint):
     ) -> None:
         self.folder, self.monitor, self.keep, self.seconds = folder / "checkpoints", monitor, keep, seconds
         self.batches, self.sampler, self.metrics, self.fingerprint = train_batches, sampler, metrics, fingerprint
-        self.kept: list[Kept] = []  # the best first
+        self.best: list[BestEpoch] = []  # the best first
         self.resumed_at: list[int] = []  # steps
         self._position = (0, 0)  # epoch, and batches of it that were drawn
         self._stop_early = False
-        self._random: list[dict[str, Any]] | None = None  # of each process, to be restored
+        self._random: list[dict[str, Any]] | None = None  # states of each process, to be restored
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
         self._saved_at = time.monotonic()
 
-    # --- when
-
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        folders = set(distributed.of_all(str(self.folder)))  # each process made a name of its own
+        folders = set(distributed.of_all(str(self.folder)))  # each process resolved the setting itself
         if len(folders) > 1:
             raise RunError(f"the processes of this run would write to {', '.join(sorted(folders))}; give output=FOLDER")
 
@@ -107,86 +112,82 @@ class Checkpoints(Checkpoint):
             self._random = None
             self.resumed_at.append(trainer.global_step)
         if threading.current_thread() is threading.main_thread():  # after Lightning's own, which only SIGTERM reaches
-            self._handlers = {number: signal.signal(number, self._hear) for number in SIGNALS}
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._forget_signals()
+        self._restore_handlers()
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        self._forget_signals()
+        self._restore_handlers()
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         score = float(trainer.callback_metrics[self.monitor])
-        score = score if score == score else -float("inf")
-        if len(self.kept) == self.keep and score <= self.kept[-1].score:
+        score = -math.inf if math.isnan(score) else score
+        if len(self.best) == self.keep and score <= self.best[-1].score:
             return
-        now = trainer.strategy.lightning_module_state_dict()
+        state = trainer.strategy.lightning_module_state_dict()
         frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
-        learnt = (name for name in now if name not in frozen and trainer.is_global_zero)
-        weights = {name: now[name].detach().to("cpu", copy=True) for name in learnt}
-        self.kept.append(Kept(trainer.current_epoch, score, weights))
-        self.kept.sort(key=lambda each: (-each.score, each.epoch))
-        del self.kept[self.keep :]
+        trained = (name for name in state if name not in frozen and trainer.is_global_zero)
+        weights = {name: state[name].detach().to("cpu", copy=True) for name in trained}
+        self.best.append(BestEpoch(trainer.current_epoch, score, weights))
+        self.best.sort(key=lambda best: (-best.score, best.epoch))
+        del self.best[self.keep :]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        n = batch_idx + 1
-        between_steps = n % trainer.accumulate_grad_batches == 0
-        if between_steps and n < trainer.num_training_batches:  # the end of an epoch is looked at once it was validated
-            self._maybe_save(trainer, (trainer.current_epoch, n), n // trainer.accumulate_grad_batches)
+        n_steps, remainder = divmod(batch_idx + 1, trainer.accumulate_grad_batches)
+        if (
+            not remainder and batch_idx + 1 < trainer.num_training_batches
+        ):  # the end of an epoch is saved once validated
+            self._maybe_save(trainer, (trainer.current_epoch, batch_idx + 1), n_steps)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._stop_early = trainer.should_stop
         self._maybe_save(trainer, (trainer.current_epoch + 1, 0), 0)
 
     def _maybe_save(self, trainer: pl.Trainer, position: tuple[int, int], n_steps: int) -> None:
-        due, heard = time.monotonic() - self._saved_at >= self.seconds, self._signal
+        due, number = time.monotonic() - self._saved_at >= self.seconds, self._signal
         if trainer.world_size > 1:
-            if n_steps % ASK_EVERY != 0:
+            if n_steps % SYNC_EVERY != 0:
                 return
-            answers = distributed.of_all((due, heard))
-            due, heard = answers[0][0], next((number for _, number in answers if number is not None), None)
-        if due or heard is not None:
+            states = distributed.of_all((due, number))
+            due, number = states[0][0], next((n for _, n in states if n is not None), None)
+        if due or number is not None:
             self.save(trainer, position)
-        if heard is not None:
-            raise Stopped(heard, f"saved after step {trainer.global_step}; the same command goes on from there")
+        if number is not None:
+            raise Stopped(number, f"saved after step {trainer.global_step}; the same command goes on from there")
 
-    def _hear(self, number: int, frame: Any) -> None:
-        if self._signal is not None and number == signal.SIGINT:  # asked twice: at once
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self._signal is not None and number == signal.SIGINT:  # the second Ctrl-C stops at once
             raise KeyboardInterrupt
         if distributed.is_first():
-            again = ", and again at once" if number == signal.SIGINT else ""
-            print(
-                f"{signal.Signals(number).name}: stopping when the run can be saved{again}", file=sys.stderr, flush=True
-            )
+            text = f"{signal.Signals(number).name}: stopping when the run can be saved"
+            print(text + (", and again at once" if number == signal.SIGINT else ""), file=sys.stderr, flush=True)
         self._signal = number
 
-    def _forget_signals(self) -> None:
+    def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
 
-    # --- what
-
     def save(self, trainer: pl.Trainer, position: tuple[int, int]) -> None:
-        """Write where the run stands; all processes have to."""
+        """Write ``last.ckpt``, called by all processes. ``position``: epoch, and how many of its batches were drawn."""
         self._position, self._random = position, distributed.of_all(_random_state())
         self._write_best(trainer)
         trainer.save_checkpoint(self.folder / LAST.name, weights_only=False)
         self._random = None
         self.metrics.write()
         if trainer.is_global_zero:
-            named = {each.file for each in self.kept}
-            _remove(path for path in self.folder.glob("epoch-*.ckpt") if path.name not in named)
+            self._remove_all_but(self.best)
         self._saved_at = time.monotonic()
 
     def finish(self, trainer: pl.Trainer) -> Path:
-        """Write the best weights that training found to ``best.ckpt``; returns where it lies."""
+        """Write the best weights to ``best.ckpt``; returns its path."""
         self._write_best(trainer)
         best = self.folder / BEST.name
         if trainer.is_global_zero:
-            source = self.folder / self.kept[0].file
+            source = self.folder / self.best[0].file
             with replacing(best) as scratch:
                 scratch.unlink()
                 try:
@@ -197,24 +198,28 @@ class Checkpoints(Checkpoint):
         return best
 
     def clean(self) -> None:
-        """Remove what a finished run needs no more."""
-        others = {each.file for each in self.kept[1:]}
-        _remove([self.folder / LAST.name, *(p for p in self.folder.glob("epoch-*.ckpt") if p.name not in others)])
+        """Remove what a finished run does not need: ``best.ckpt`` is the first of the best epochs."""
+        (self.folder / LAST.name).unlink(missing_ok=True)
+        self._remove_all_but(self.best[1:])
+
+    def _remove_all_but(self, best: Sequence[BestEpoch]) -> None:
+        files = {epoch.file for epoch in best}
+        _remove(path for path in self.folder.glob("epoch-*.ckpt") if path.name not in files)
 
     def _write_best(self, trainer: pl.Trainer) -> None:
-        waiting = [each for each in self.kept if each.weights is not None]
-        if not waiting:
+        unwritten = [best for best in self.best if best.weights is not None]
+        if not unwritten:
             return
-        whole = trainer.strategy.lightning_module_state_dict()
-        for each in waiting:
+        current = trainer.strategy.lightning_module_state_dict()
+        for best in unwritten:
             if trainer.is_global_zero:
-                state = {name: (each.weights or {}).get(name, x) for name, x in whole.items()}
-                AtomicIO().save_checkpoint({"state_dict": state, "epoch": each.epoch}, self.folder / each.file)
-            each.weights = None
+                state = current | (best.weights or {})
+                AtomicIO().save_checkpoint({"state_dict": state, "epoch": best.epoch}, self.folder / best.file)
+            best.weights = None
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "kept": [(each.epoch, each.score) for each in self.kept],
+            "kept": [(best.epoch, best.score) for best in self.best],
             "position": list(self._position),
             "random": self._random,
             "stop_early": self._stop_early,
@@ -229,10 +234,10 @@ class Checkpoints(Checkpoint):
         n_ranks = distributed.rank()[1]
         if state_dict["n_ranks"] != n_ranks:
             raise RunError(
-                f"{self.folder / LAST.name} is of a run on {state_dict['n_ranks']} processes, now there are {n_ranks}: go "
-                "on with as many, or begin anew with resume=never"
+                f"{self.folder / LAST.name} is of a run on {state_dict['n_ranks']} processes, now there are {n_ranks}: "
+                "go on with as many, or begin anew with resume=never"
             )
-        self.kept = [Kept(epoch, score) for epoch, score in state_dict["kept"]]
+        self.best = [BestEpoch(epoch, score) for epoch, score in state_dict["kept"]]
         self.sampler.start(*state_dict["position"])
         self._random, self._stop_early = state_dict["random"], state_dict["stop_early"]
         if isinstance(self.batches, PairBatches):
@@ -245,8 +250,8 @@ class Checkpoints(Checkpoint):
 
 
 def find_last(folder: Path, fingerprint: str) -> Path | None:
-    """The checkpoint that a run in this folder goes on from, or None where it has to begin. What a killed process left
-    half-written is removed; raises RunError for a checkpoint that cannot be used."""
+    """The checkpoint that a run in this folder resumes from, or None. Half-written files of a killed process are
+    removed; raises RunError for a checkpoint that is damaged or of other data."""
     last = folder / LAST
     _remove([*leftovers(folder), *leftovers(last.parent)])
     if not last.is_file():
@@ -254,8 +259,9 @@ def find_last(folder: Path, fingerprint: str) -> Path | None:
     try:
         state = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
         ours: Mapping[str, Any] = state["callbacks"][Checkpoints.__qualname__]
-        missing = [f for f in (Kept(*each).file for each in ours["kept"]) if not (last.parent / f).is_file()]
-    except Exception as error:  # whatever a damaged file makes of itself
+        files = [BestEpoch(epoch, score).file for epoch, score in ours["kept"]]
+        missing = [file for file in files if not (last.parent / file).is_file()]
+    except Exception as error:  # a damaged file may raise anything
         raise RunError(f"{last} is damaged ({str(error).splitlines()[0]}); begin anew with resume=never") from error
     if missing:
         raise RunError(f"{last} wants {missing[0]}, which is not beside it; begin anew with resume=never")
@@ -264,17 +270,17 @@ def find_last(folder: Path, fingerprint: str) -> Path | None:
     return last
 
 
-def _remove(paths: Any) -> None:
+def _remove(paths: Iterable[Path]) -> None:
     for path in list(paths):
         path.unlink(missing_ok=True)
 
 
 def _random_state() -> dict[str, Any]:
-    """Of all generators that a step may draw from, as plain values and tensors."""
-    name, keys, place, has_gauss, gauss = np.random.get_state()
+    """The states of all generators that a step may draw from, as plain values and tensors."""
+    name, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), place, has_gauss, gauss),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state().cpu() if torch.cuda.is_available() else None,
     }

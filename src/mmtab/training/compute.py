@@ -46,7 +46,7 @@ class Compute:
 
     @property
     def precision(self) -> Any:
-        """In Lightning's words."""
+        """As Lightning names it."""
         if self.precision_setting != "auto":
             return PRECISIONS[self.precision_setting]
         return "bf16-mixed" if native_bf16(self.device) else "32-true"
@@ -97,7 +97,7 @@ class Compute:
 
 
 def silence_libraries() -> None:
-    """Silence remarks of libraries that a user can do nothing about."""
+    """Silence messages of libraries that a user cannot act on."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in IGNORED_WARNINGS:

@@ -11,7 +11,7 @@ from mmtab.features.backbones import ImageBackbone, TextBackbone
 
 
 def parameter_groups(model: nn.Module, lr: float, backbone_lr: float, weight_decay: float) -> list[dict[str, object]]:
-    """Pretrained weights (of backbones, and whatever stands under that name) learn at ``backbone_lr``, all else at ``lr``.
+    """Pretrained weights (of backbones, and of modules of that name) learn at ``backbone_lr``, all else at ``lr``.
     Vectors, such as biases and norms, and embeddings of categories do not decay."""
     backbones = [module for module in model.modules() if isinstance(module, TextBackbone | ImageBackbone)]
     pretrained_ids = {id(parameter) for backbone in backbones for parameter in backbone.parameters()}
