@@ -23,6 +23,17 @@ from mmtab.reports.matches import ShownPair, write_page
 from mmtab.reports.rows import one_row
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--window-size=1400,1000",
+    "--dump-dom",
+]
 EVIL = "<script>alert(1)</script> \"'&<img src=x onerror=alert(2)>\x00"
 
 
@@ -54,9 +65,9 @@ def rendered(path: Path, schema: Schema, *shown: ShownPair, title: str = "toys",
 
 def card(text: str) -> str:
     """The first card as the reader sees it, without tags."""
-    found = re.search(r"<article.*?</article>", text, re.S)
-    assert found
-    return re.sub(r"<[^>]*>", " ", found[0])
+    article = re.search(r"<article.*?</article>", text, re.S)
+    assert article
+    return re.sub(r"<[^>]*>", " ", article[0])
 
 
 def test_both_rows_stand_side_by_side_with_reasons(tmp_path: Path, toys: tuple[Schema, list[Table]]) -> None:
@@ -70,7 +81,8 @@ def test_both_rows_stand_side_by_side_with_reasons(tmp_path: Path, toys: tuple[S
     assert "spoke for:  +1.3" in shown and "spoke against:  −0.7" in shown and "said little:  +0.0" in shown
     assert "<mark>red</mark> lamp no. 7<" in text and "lamp no. 7 <mark>with shade</mark>" in text
     assert "<mark>3</mark>" in text and "<mark>4.25</mark>" in text
-    assert '>red<' in text and text.count("—") == 1 + sum(c[0].as_py() is None for r in (left, right) for n, c in r.columns.items() if n != "colour")  # fmt: skip
+    cells = [c[0].as_py() for row in (left, right) for name, c in row.columns.items() if name != "colour"]
+    assert ">red<" in text and text.count("—") == 1 + cells.count(None)
     assert 'data-called="1" data-scores="0.9"' in text
     text, _ = rendered(tmp_path / "page.html", schema, pair(left, right, 0.499, clusters={"label": -1}))
     assert "✗ no match" in card(text) and "two clusters" in card(text)
@@ -113,14 +125,21 @@ def test_nothing_from_data_breaks_the_page(tmp_path: Path, toys: tuple[Schema, l
     raw = schema.to_dict()
     schema = Schema.from_dict(raw | {"columns": raw["columns"] | {EVIL: "text"}, "id": f"{EVIL} id"})
     evil = [
-        with_cells(replace(row, ids=pa.array([EVIL]), columns=row.columns | {EVIL: pa.array([EVIL])}),
-                   title=f"{EVIL} {i}", colour=f"{EVIL} {i}")
+        with_cells(
+            replace(row, ids=pa.array([EVIL]), columns=row.columns | {EVIL: pa.array([EVIL])}),
+            title=f"{EVIL} {i}",
+            colour=f"{EVIL} {i}",
+        )
         for i, row in enumerate(rows[:2])
-    ]  # fmt: skip
+    ]
     shown = pair(
-        *evil, scores={EVIL: 0.7, "b": 0.2}, thresholds={EVIL: 0.5, "b": 0.5}, clusters={},
-        reasons={EVIL: {EVIL: 1.0, "title": 2.0, EVIL * 2: 1.0}}, group=EVIL,
-    )  # fmt: skip
+        *evil,
+        scores={EVIL: 0.7, "b": 0.2},
+        thresholds={EVIL: 0.5, "b": 0.5},
+        clusters={},
+        reasons={EVIL: {EVIL: 1.0, "title": 2.0, EVIL * 2: 1.0}},
+        group=EVIL,
+    )
     text, seen = rendered(tmp_path / "page.html", schema, shown, title=EVIL, facts=[(EVIL, EVIL)])
     assert len(seen.having("script")) == 1 and "alert" not in text[text.index("<script>") :]
     assert not any(name.startswith("on") for _, attributes in seen.tags for name in attributes)
@@ -141,10 +160,11 @@ def test_two_relations_have_their_own_scores_and_reasons(tmp_path: Path, toys: t
     schema, rows = toys
     schema = Schema.from_dict(schema.to_dict() | {"relations": {"duplicate": {}, "variant": {"ignore": ["colour"]}}})
     changes: dict[str, Any] = {
-        "scores": {"duplicate": 0.2, "variant": 0.8}, "thresholds": {"duplicate": 0.5, "variant": 0.6},
+        "scores": {"duplicate": 0.2, "variant": 0.8},
+        "thresholds": {"duplicate": 0.5, "variant": 0.6},
         "reasons": {"duplicate": {"colour": -2.0, "title": 1.0}, "variant": {"title": 1.5}},
         "clusters": {"duplicate": -1, "variant": 4},
-    }  # fmt: skip
+    }
     text, seen = rendered(tmp_path / "page.html", schema, pair(rows[1], rows[2], **changes))
     assert re.search(r"duplicate\s+20\.0 %\s+✗ no match\s+two clusters", card(text))
     assert re.search(r"variant\s+80\.0 %\s+✓ match\s+cluster 4", card(text))
@@ -218,31 +238,35 @@ document.querySelector('iframe').addEventListener('load', event => {
 def test_a_browser_shows_filters_and_sorts_it(tmp_path: Path, toys: tuple[Schema, list[Table]], width: int) -> None:
     schema, rows = toys
     long = "x" * 300 + " " + "word " * 200 + "<script>window.broken = 1</script>"
+    long_name = "duplicate_of_a_long_name"
     scores = [(0.9, 0.1), (0.6, 0.7), (0.95, 0.8), (0.3, 0.2)]
     shown = [
         pair(
             with_cells(rows[i], title=long if i == 0 else "a unique old needle" if i == 2 else "lamp", colour="c" * 90),
             with_cells(rows[10 + i], title=long[::-1], colour="d e" * 90),
-            scores={"duplicate_of_a_long_name": a, "variant": b}, thresholds={"duplicate_of_a_long_name": 0.5, "variant": 0.5},
-            reasons={"duplicate_of_a_long_name": {"title": 9.0, "photo": -9.0, "n" * 80: 1.0}, "variant": {"title": 1.0}},
-            group="sure match" if i < 2 else "just below the threshold " * 5, clusters={"variant": 123456789},
+            scores={long_name: a, "variant": b},
+            thresholds={long_name: 0.5, "variant": 0.5},
+            reasons={long_name: {"title": 9.0, "photo": -9.0, "n" * 80: 1.0}, "variant": {"title": 1.0}},
+            group="sure match" if i < 2 else "just below the threshold " * 5,
+            clusters={"variant": 123456789},
         )
         for i, (a, b) in enumerate(scores)
-    ]  # fmt: skip
+    ]
     text, _ = rendered(
         tmp_path / "page.html", schema, *shown, title="Matches " + "of" * 60, facts=[("a" * 60, "b" * 90)]
     )
     outer = tmp_path / "outer.html"
     outer.write_text(PROBE.replace("WIDTH", str(width)).replace("PAGE", escape(text)), encoding="utf-8")
     done = subprocess.run(
-        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
-         "--window-size=1400,1000", "--dump-dom", outer.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    found = re.search(r"<pre>(.*)</pre>", done.stdout)
-    assert found, done.stdout[-500:] + done.stderr[-500:]
-    seen = json.loads(found[1])
+        [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", outer.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    result = re.search(r"<pre>(.*)</pre>", done.stdout)
+    assert result, done.stdout[-500:] + done.stderr[-500:]
+    seen = json.loads(result[1])
     listed = [f"{a} {b}" for a, b in scores]
     needed, visible, inner = seen["widths"]
     assert needed <= visible <= inner == width

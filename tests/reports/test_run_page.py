@@ -19,7 +19,7 @@ from toy_data import write_kway, write_pairs
 import mmtab
 from mmtab.data.synthetic import Channel, Recipe, ceilings, write_catalogue
 from mmtab.data.table import Table, read_split
-from mmtab.reports.ablation import _shapley, ablate, ranking
+from mmtab.reports.ablation import _shapley, _Work, ablate, ranking
 from mmtab.reports.run_page import report_after, write_report
 from mmtab.reports.runs_page import write_comparison
 from mmtab.runs.evaluate import evaluate
@@ -30,19 +30,33 @@ from mmtab.training.metrics import best_temperature, bootstrap
 from mmtab.utils.errors import RunError
 
 MODALITIES = ("image", "text", "numeric", "categorical")
-KNOWN = Recipe(image=Channel(0.985, 0.015), text=Channel(0.9, 0.05), numeric=Channel(0.97, 0.01), categorical=Channel(0.85, 0.05), named_shape=0.0)  # fmt: skip
+HEADINGS = (
+    "Did it learn?",
+    "Where is it wrong?",
+    "Can its probabilities be trusted?",
+    "What does it use?",
+    "Worst mistakes",
+    "Time, memory, provenance",
+)
+RECIPE = Recipe(
+    image=Channel(0.985, 0.015),
+    text=Channel(0.9, 0.05),
+    numeric=Channel(0.97, 0.01),
+    categorical=Channel(0.85, 0.05),
+    named_shape=0.0,
+)
 
 
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of which each modality tells another amount; without pictures' text of shapes."""
+    """Each modality tells another amount of the class; no text names the shape in the picture."""
     folder = tmp_path_factory.mktemp("catalogue")
-    write_catalogue(folder, "product_type", n_rows=2000, image_size=32, recipe=KNOWN)
+    write_catalogue(folder, "product_type", n_rows=2000, image_size=32, recipe=RECIPE)
     return folder
 
 
-def known_ranking() -> list[str]:
-    score = ceilings("product_type", KNOWN) | {"": 1 / 48}
+def ranking_of_the_recipe() -> list[str]:
+    score = ceilings("product_type", RECIPE) | {"": 1 / 48}
     return sorted(MODALITIES, key=lambda name: -_shapley(score, MODALITIES, name))
 
 
@@ -53,15 +67,16 @@ def trained(data: Path, folder: Path) -> mmtab.Run:
 
 def test_modalities_are_ranked_as_the_generator_knows(catalogue: Path, tmp_path: Path) -> None:
     trained_run = trained(catalogue, tmp_path / "run")
-    found = ablate(open_run(trained_run.folder), catalogue)
-    assert ranking(found) == known_ranking() == ["image", "text", "numeric", "categorical"]
-    assert {found["modalities"][name]["verdict"] for name in ("image", "text", "numeric")} == {"used"}
-    total = sum(each["shapley"] for each in found["modalities"].values())
-    assert total == pytest.approx(found["score"] - found["nothing"])
-    assert found["columns"]["department"]["loss"] > 0.1 > abs(found["columns"]["price"]["loss"])
-    image = found["missingness"]["scores"]["image"]
+    ablation = ablate(open_run(trained_run.folder), catalogue)
+    assert ranking(ablation) == ranking_of_the_recipe() == ["image", "text", "numeric", "categorical"]
+    assert {ablation["modalities"][name]["verdict"] for name in ("image", "text", "numeric")} == {"used"}
+    total = sum(values["shapley"] for values in ablation["modalities"].values())
+    assert total == pytest.approx(ablation["score"] - ablation["nothing"])
+    assert ablation["columns"]["department"]["loss"] > 0.1 > abs(ablation["columns"]["price"]["loss"])
+    image = ablation["missingness"]["scores"]["image"]
     assert (
-        image[0] == found["score"] and image[-1] == found["subsets"]["text+numeric+categorical"] < image[2] < image[0]
+        image[0] == ablation["score"]
+        and image[-1] == ablation["subsets"]["text+numeric+categorical"] < image[2] < image[0]
     )
 
 
@@ -70,7 +85,9 @@ def test_a_modality_scrambled_in_training_is_named_as_not_used(catalogue: Path, 
     shutil.copytree(catalogue, data)
     table = pq.read_table(data / "train.parquet")
     order = np.random.default_rng(0).permutation(len(table))
-    pq.write_table(table.set_column(table.column_names.index("department"), "department", table["department"].take(order)).set_column(table.column_names.index("brand"), "brand", table["brand"].take(order)), data / "train.parquet")  # fmt: skip
+    for column in ("department", "brand"):
+        table = table.set_column(table.column_names.index(column), column, table[column].take(order))
+    pq.write_table(table, data / "train.parquet")
     trained_run = trained(data, tmp_path / "run")
     page = Seen(trained_run.report("valid").read_text(encoding="utf-8"))
     assert "categorical is not used" in page.text
@@ -107,13 +124,15 @@ def test_a_cell_taken_away_is_a_missing_cell(
     batches, _, _ = session.load("valid", data)
     table = read_split(data, session.schema, "valid")
     for column in table.columns:
-        gone = np.arange(len(table)) % 2 == 0
+        missing = np.arange(len(table)) % 2 == 0
         cells = table.columns[column]
-        lacking = pa.array([None if lost else cell.as_py() for lost, cell in zip(gone, cells, strict=True)], cells.type)
+        lacking = pa.array(
+            [None if lost else cell.as_py() for lost, cell in zip(missing, cells, strict=True)], cells.type
+        )
         read = session.kway(replace_column(table, column, lacking))
         expected, _ = session.predictions(read)
-        found, _ = session.predictions(batches.without({column: gone}))
-        np.testing.assert_allclose(found.probability, expected.probability, atol=2e-3, err_msg=column)
+        predictions, _ = session.predictions(batches.without({column: missing}))
+        np.testing.assert_allclose(predictions.probability, expected.probability, atol=2e-3, err_msg=column)
 
 
 def replace_column(table: Table, name: str, cells: pa.Array) -> Table:
@@ -126,21 +145,13 @@ def test_pairs_lose_their_comparison_too(tmp_path: Path, configure: Callable[...
     train(configure(data), folder)
     evaluate(folder, "test")
     page = Seen(write_report(folder).read_text(encoding="utf-8"))
-    found = json.loads((folder / "report" / "ablation.json").read_text())
-    assert found["metric"] == "f1" and found["subsets"][""] == found["nothing"]
-    nothing = ablate_all(folder, data)
-    assert len(np.unique(nothing.round(6))) == 1  # without any cell all pairs are alike
-    assert {"precision by recall", "reliability diagram"} <= {str(img["alt"]) for img in page.having("img")}
-
-
-def ablate_all(folder: Path, data: Path) -> np.ndarray:
-    from mmtab.reports.ablation import _Work
-
+    ablation = json.loads((folder / "report" / "ablation.json").read_text())
+    assert ablation["metric"] == "f1" and ablation["subsets"][""] == ablation["nothing"]
     session = open_run(folder)
     work = _Work(session, data, "valid", 1000, 0)
-    found = work.score(work.everywhere(column.name for column in session.schema.columns)).probability
-    assert found is not None
-    return found
+    probability = work.score(work.everywhere(column.name for column in session.schema.columns)).probability
+    assert probability is not None and len(np.unique(probability.round(6))) == 1  # without any cell all pairs are alike
+    assert {"precision by recall", "reliability diagram"} <= {str(img["alt"]) for img in page.having("img")}
 
 
 def test_the_page_of_a_run(kway: tuple[Path, Path]) -> None:
@@ -148,7 +159,7 @@ def test_the_page_of_a_run(kway: tuple[Path, Path]) -> None:
     path = write_report(folder)
     text = path.read_text(encoding="utf-8")
     page = Seen(text)
-    for heading in ("Did it learn?", "Where is it wrong?", "Can its probabilities be trusted?", "What does it use?", "Worst mistakes", "Time, memory, provenance"):  # fmt: skip
+    for heading in HEADINGS:
         assert heading in page.text
     assert all(str(img["src"]).startswith("data:image/") for img in page.having("img"))
     assert "http" not in {str(a.get("href", ""))[:4] for a in page.having("a")}
@@ -160,7 +171,7 @@ def test_the_page_of_a_run(kway: tuple[Path, Path]) -> None:
     assert scored.ece() == pytest.approx(metrics["ece"], abs=1e-4)
     coverage, risk = scored.risk_coverage()
     assert coverage[-1] == 1 and risk[-1] == pytest.approx(1 - scored.score())
-    assert sum(each["rows"] for each in scored.by_class()) == len(scored.y_true)
+    assert sum(row["rows"] for row in scored.by_class()) == len(scored.y_true)
     elsewhere = data.rename(data.with_name("elsewhere"))
     again = write_report(folder, "valid")  # without the data a page is left, and earlier measurements are on it
     elsewhere.rename(data)
@@ -189,17 +200,18 @@ def test_no_report_is_no_failure_of_the_run(tmp_path: Path) -> None:
 
 def test_a_temperature_is_only_for_what_is_beyond_noise() -> None:
     rng = np.random.default_rng(0)
-    label = rng.integers(0, 4, 400)
-    sure = rng.normal(size=(400, 4))
-    sure[np.arange(400), label] += 1.0
-    assert best_temperature(sure * 8, label) > 4
-    assert best_temperature(sure / 4, label) < 0.5
-    assert best_temperature(sure, np.array([rng.choice(4, p=p) for p in np.exp(sure) / np.exp(sure).sum(1, keepdims=True)])) == 1.0  # fmt: skip
+    y_true = rng.integers(0, 4, 400)
+    logits = rng.normal(size=(400, 4))
+    logits[np.arange(400), y_true] += 1.0
+    assert best_temperature(logits * 8, y_true) > 4
+    assert best_temperature(logits / 4, y_true) < 0.5
+    probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert best_temperature(logits, np.array([rng.choice(4, p=p) for p in probability])) == 1.0
 
 
 def test_the_bootstrap_is_paired() -> None:
     rng = np.random.default_rng(0)
-    label = rng.integers(0, 3, (200, 1))
-    said = np.stack([label, label, np.roll(label, 1, 0)])
-    drawn = bootstrap(label, said, "accuracy", 3)
-    assert drawn is not None and (drawn[:, 0] == drawn[:, 1]).all() and (drawn[:, 0] >= drawn[:, 2]).all()
+    y_true = rng.integers(0, 3, (200, 1))
+    y_pred = np.stack([y_true, y_true, np.roll(y_true, 1, 0)])
+    draws = bootstrap(y_true, y_pred, "accuracy", 3)
+    assert draws is not None and (draws[:, 0] == draws[:, 1]).all() and (draws[:, 0] >= draws[:, 2]).all()

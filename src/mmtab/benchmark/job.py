@@ -154,7 +154,7 @@ def _score(job: Job, folder: Path, predictions: Path, cost: Cost) -> None:
     write_json(folder / "result.json", result)
 
 
-def read_scored(folder: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
+def read_labels_and_predictions(folder: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
     """Label and prediction, [n, r] each, of the test rows that a finished job was scored on."""
     path = folder / SCORED if (folder / SCORED).exists() else folder / SCORED_BEFORE
     table = files.read(path, dataset)

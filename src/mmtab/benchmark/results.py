@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from mmtab.benchmark.job import read_scored
+from mmtab.benchmark.job import read_labels_and_predictions
 from mmtab.benchmark.plan import JOBS, Source
 from mmtab.benchmark.types import Board, Entry, Failure, RankedDataset, Score
 from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig
@@ -62,7 +62,7 @@ def collect(
     for folder, result in results:
         name = result["dataset"]
         if name in sources and result["data_fingerprint"] == sources[name].fingerprint:
-            labels[name], prediction = read_scored(folder, name)
+            labels[name], prediction = read_labels_and_predictions(folder, name)
             scores.setdefault(result["system"], []).append(
                 Score(
                     dataset=name,

@@ -178,7 +178,7 @@ def _label(table: Table, row: int) -> str:
     return str(table.labels[row].as_py()) if table.labels is not None else "no label"
 
 
-# --- the card -----------------------------------------------------------------------------------------------------------
+# --- the card ---------------------------------------------------------------------------------------------------------
 
 
 def write_card(facts: DatasetFacts, folder: Path) -> tuple[Path, Path]:
