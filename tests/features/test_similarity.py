@@ -21,7 +21,7 @@ from mmtab.features.similarity import (
     MAX_CHARACTERS,
     NUMERIC_FEATURES,
     TEXT_FEATURES,
-    Comparison,
+    SimilarityFeatures,
     shared_columns,
 )
 
@@ -65,7 +65,7 @@ def compared(left: list[Any], right: list[Any], name: str = "text") -> dict[str,
     schema, table = records_of(**{name: [*left, *right]})
     n = len(left)
     pairs = pairs_of(np.arange(n), np.arange(n) + n)
-    comparison = Comparison.fit(table, np.arange(2 * n), pairs, schema)
+    comparison = SimilarityFeatures.fit(table, np.arange(2 * n), pairs, schema)
     features = comparison(table, pairs.left, pairs.right)
     names = NUMERIC_FEATURES if name.startswith("n") else TEXT_FEATURES
     return {feature: features[:, i] for i, feature in enumerate(names)}
@@ -89,7 +89,7 @@ def test_exactly_the_same_from_either_side(seed: int) -> None:
         t=[unicode_text(rng) for _ in range(n)], u=[unicode_text(rng) for _ in range(n)], n=numbers
     )
     left, right = rng.integers(0, n, 400), rng.integers(0, n, 400)
-    comparison = Comparison.fit(table, np.arange(n // 2), pairs_of(left, right), schema)
+    comparison = SimilarityFeatures.fit(table, np.arange(n // 2), pairs_of(left, right), schema)
     forth, back = comparison(table, left, right), comparison(table, right, left)
     assert forth.shape == (400, comparison.n_features) and forth.dtype == np.float64
     assert forth.tobytes() == back.tobytes()
@@ -99,7 +99,7 @@ def test_exactly_the_same_from_either_side(seed: int) -> None:
 
 def test_missing_sides_give_nan(toys: tuple[Schema, Records, Pairs]) -> None:
     schema, records, pairs = toys
-    comparison = Comparison.fit(records.table, np.unique([pairs.left, pairs.right]), pairs, schema)
+    comparison = SimilarityFeatures.fit(records.table, np.unique([pairs.left, pairs.right]), pairs, schema)
     pictures = np.where(np.asarray(records.table.columns["photo"].is_null())[:, None], np.nan, 1.0)
     features = comparison(records.table, pairs.left, pairs.right, {"photo": pictures})
     start = 0
@@ -119,7 +119,7 @@ def test_missing_sides_give_nan(toys: tuple[Schema, Records, Pairs]) -> None:
 
 def test_groups_of_the_toys(toys: tuple[Schema, Records, Pairs]) -> None:
     schema, records, pairs = toys
-    comparison = Comparison.fit(records.table, np.arange(80), pairs, schema)
+    comparison = SimilarityFeatures.fit(records.table, np.arange(80), pairs, schema)
     text, number = len(TEXT_FEATURES), len(NUMERIC_FEATURES)
     assert comparison.groups == [
         ("title", text),
@@ -133,7 +133,7 @@ def test_groups_of_the_toys(toys: tuple[Schema, Records, Pairs]) -> None:
 
 def test_matches_look_more_alike(toys: tuple[Schema, Records, Pairs]) -> None:
     schema, records, pairs = toys
-    comparison = Comparison.fit(records.table, np.arange(80), pairs, schema)
+    comparison = SimilarityFeatures.fit(records.table, np.arange(80), pairs, schema)
     features = comparison(records.table, pairs.left, pairs.right)
     match = np.asarray(pairs.labels) == 1
     same_code = features[:, TEXT_FEATURES.index("code_jaccard")]
@@ -142,8 +142,8 @@ def test_matches_look_more_alike(toys: tuple[Schema, Records, Pairs]) -> None:
 
 def test_round_trip_through_json(toys: tuple[Schema, Records, Pairs]) -> None:
     schema, records, pairs = toys
-    comparison = Comparison.fit(records.table, np.arange(30), pairs, schema)
-    again = Comparison(schema, **json.loads(json.dumps(comparison.to_dict())))
+    comparison = SimilarityFeatures.fit(records.table, np.arange(30), pairs, schema)
+    again = SimilarityFeatures(schema, **json.loads(json.dumps(comparison.to_dict())))
     before, after = (c(records.table, pairs.left, pairs.right) for c in (comparison, again))
     assert before.tobytes() == after.tobytes() and again.groups == comparison.groups
 
@@ -152,7 +152,7 @@ def test_rarity_sees_only_the_given_rows() -> None:
     schema, table = records_of(t=["red lamp", "blue lamp", "green tent", "odd thing"])
     other = records_of(t=["red lamp", "blue lamp", "lamp lamp", "lamp red"])[1]
     pairs = pairs_of([0, 0], [1, 1])
-    fits = [Comparison.fit(t, np.array([0, 1]), pairs, schema).to_dict() for t in (table, other)]
+    fits = [SimilarityFeatures.fit(t, np.array([0, 1]), pairs, schema).to_dict() for t in (table, other)]
     assert fits[0] == fits[1]
     assert set(fits[0]["idf_"]["t"]) == {"", "red", "blue", "lamp"}  # type: ignore[index]
 
@@ -180,12 +180,12 @@ def test_only_columns_present_on_both_sides_of_some_pair() -> None:
     schema, table = records_of(a=["x", None], b=["x", "y"], n=[None, 1.0])
     pairs = pairs_of([0], [1])
     assert shared_columns(table, pairs, schema) == ["b"]
-    assert [name for name, _ in Comparison.fit(table, np.arange(2), pairs, schema).groups] == ["b", EVERYTHING]
+    assert [name for name, _ in SimilarityFeatures.fit(table, np.arange(2), pairs, schema).groups] == ["b", EVERYTHING]
 
 
 def test_pictures_are_compared_by_their_features(toys: tuple[Schema, Records, Pairs]) -> None:
     schema, records, pairs = toys
-    comparison = Comparison.fit(records.table, np.arange(80), pairs, schema)
+    comparison = SimilarityFeatures.fit(records.table, np.arange(80), pairs, schema)
     place = np.array(comparison.owners) == schema.of_type(ColumnType.IMAGE)[0]
     features = np.random.default_rng(0).normal(size=(len(records.table), 6)).astype(np.float16)
     features[3] = np.nan

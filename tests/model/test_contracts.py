@@ -736,16 +736,14 @@ class Matcher:
     def batches(
         self, pairs: Pairs, encoded: EncodedTable | None = None, augment: AugmentConfig | None = None
     ) -> PairBatches:
-        comparison, encoded = None, encoded or self.encoded
-        assert self.fitted.comparison is not None
+        similarity, encoded = None, encoded or self.encoded
+        assert self.fitted.similarity is not None
         if self.model.comparison is not None:
-            features = self.fitted.comparison(self.records, pairs.left, pairs.right, encoded.pictures)
-            comparison = self.fitted.scale(features)
+            features = self.fitted.similarity(self.records, pairs.left, pairs.right, encoded.pictures)
+            similarity = self.fitted.scale(features)
         labels = np.arange(len(pairs) * self.n_relations).reshape(len(pairs), -1) % 2
-        return PairBatches(
-            encoded, pairs.left, pairs.right, labels, comparison,
-            compared=self.fitted.comparison.owners, augment=augment,
-        )  # fmt: skip
+        owners = self.fitted.similarity.owners
+        return PairBatches(encoded, pairs.left, pairs.right, labels, similarity, owners=owners, augment=augment)
 
     @property
     def n_relations(self) -> int:
@@ -815,7 +813,7 @@ def make_matcher(tiny_bert: str, tmp_path: Path) -> Callable[..., Matcher]:
         encoded = encode_records(backbones, fitted, records, schema, tmp_path)
         matcher = Matcher(model, backbones, encoded, fitted, records, pairs)
         if matcher.model.comparison is not None:
-            features = fitted.comparison(records, pairs.left, pairs.right, matcher.encoded.pictures)  # type: ignore[misc]
+            features = fitted.similarity(records, pairs.left, pairs.right, matcher.encoded.pictures)  # type: ignore[misc]
             matcher.fitted = fitted.with_scalers(features)
         return matcher
 
@@ -959,29 +957,29 @@ def test_training_pairs_are_varied_and_scoring_ones_are_not(make_matcher: Callab
     assert len(orders) > 30
 
 
-def test_a_cell_that_goes_missing_takes_its_comparison_along(make_matcher: Callable[..., Matcher]) -> None:
+def test_a_cell_that_goes_missing_takes_its_similarity_features_along(make_matcher: Callable[..., Matcher]) -> None:
     matcher = make_matcher("fusion", "text.n_tuned_layers=0")
     plain = matcher.batches(matcher.pairs).__getitems__(list(range(24)))
     batch = matcher.batches(matcher.pairs, augment=AugmentConfig(cell_drop=0.5)).__getitems__(list(range(24)))
-    assert matcher.fitted.comparison is not None and batch.comparison is not None and plain.comparison is not None
-    owners = np.array(matcher.fitted.comparison.owners)
+    assert matcher.fitted.similarity is not None and batch.similarity is not None and plain.similarity is not None
+    owners = np.array(matcher.fitted.similarity.owners)
     assert batch.table.numeric is not None and plain.table.numeric is not None
     gone = batch.table.numeric.isnan()[:, 0] & ~plain.table.numeric.isnan()[:, 0]  # size
     lost = gone[batch.left] | gone[batch.right]
     size = torch.from_numpy(owners == "size")
-    assert lost.any() and batch.comparison[:, size][lost].isnan().all()
-    torch.testing.assert_close(batch.comparison[:, size][~lost], plain.comparison[:, size][~lost], equal_nan=True)
+    assert lost.any() and batch.similarity[:, size][lost].isnan().all()
+    torch.testing.assert_close(batch.similarity[:, size][~lost], plain.similarity[:, size][~lost], equal_nan=True)
 
 
 def test_places_for_mined_pairs_are_filled_anew(make_matcher: Callable[..., Matcher]) -> None:
     matcher = make_matcher("fusion", "text.n_tuned_layers=0")
     plain = matcher.batches(matcher.pairs)
     batches = PairBatches(
-        matcher.encoded, plain.left, plain.right, plain.labels, plain.comparison, augment=AugmentConfig(), n_mined=6
+        matcher.encoded, plain.left, plain.right, plain.labels, plain.similarity, augment=AugmentConfig(), n_mined=6
     )
     assert len(batches) == 30 and np.isin(batches.left[24:], plain.left).all()
     found = np.array([1, 2, 3, 4])
-    batches.mined(found, found + 5, np.zeros((4, plain.comparison.shape[1]), np.float32))  # type: ignore[union-attr]
+    batches.mined(found, found + 5, np.zeros((4, plain.similarity.shape[1]), np.float32))  # type: ignore[union-attr]
     assert len(batches) == 30 and batches.left[24:].tolist() == [1, 2, 3, 4, 1, 2]
     assert (batches.labels[24:] == 0).all() and np.array_equal(batches.labels[:24], plain.labels)
     (batch,) = loader(batches, 30, shuffle=True)

@@ -127,7 +127,7 @@ class Rows(_Movable):
 class PairBatch(_Movable):
     """Pairs of the rows of ``table``, or of ``rows`` where they are encoded already; the same row may stand in many pairs.
 
-    ``label``: by relation, -1 where unknown. ``comparison``: see comparison.py. ``cross``: both rows' text in one sequence a
+    ``label``: by relation, -1 where unknown. ``similarity``: see similarity.py. ``cross``: both rows' text in one sequence a
     pair; the cells of the row that comes first are at rows 0 … b-1 of its slots, the other's at b … 2b-1.
     """
 
@@ -136,6 +136,6 @@ class PairBatch(_Movable):
     right: Int[Tensor, " b"]
     row: Int[Tensor, " b"]
     label: Int[Tensor, "b r"]
-    comparison: Float[Tensor, "b f"] | None = None
+    similarity: Float[Tensor, "b f"] | None = None
     cross: TextBatch | None = None
     rows: Rows | None = None

@@ -152,7 +152,7 @@ def encode_table(
     cache             where features are stored, and how they are computed
     bad_cells         whether a picture that cannot be read is an error, or missing
     store_frozen      compute what frozen networks make of the table, too
-    compare_pictures  compute features of pictures anyway: the comparison of pairs reads them
+    compare_pictures  compute features of pictures anyway: similarity features of pairs read them
     """
     text, image = backbones.text, backbones.image
     text_spec, image_spec, cross_spec = backbones.text_spec, backbones.image_spec, backbones.cross_spec

@@ -26,9 +26,9 @@ class KWayBatches(Dataset[KWayBatch]):
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def without(self, gone: dict[str, np.ndarray]) -> KWayBatches:
+    def without(self, missing: dict[str, np.ndarray]) -> KWayBatches:
         """As if cells were missing; see EncodedTable."""
-        return KWayBatches(self.table.without(gone), self.labels, self.chosen)
+        return KWayBatches(self.table.without(missing), self.labels, self.chosen)
 
     def __getitems__(self, places: list[int]) -> KWayBatch:
         chosen = self.chosen[places]
@@ -36,12 +36,16 @@ class KWayBatches(Dataset[KWayBatch]):
 
 
 class PairBatches(Dataset[PairBatch]):
-    """Batches of pairs of a table's rows. ``labels`` [n, r] int64, -1 unknown; ``comparison`` [n, f] float32, whose
-    features belong to the columns named in ``compared``.
+    """Batches of pairs of a table's rows.
 
-    ``augment``, in training: cells go missing, and sequences of two rows are varied and begin with either row; otherwise
-    they begin with the row whose content comes first, so that no score depends on which row is called left. ``n_mined``
-    places follow the pairs given, for non-matches that are found while the model learns.
+    left, right  [n] row numbers
+    labels       [n, r] int64, -1 unknown
+    similarity   [n, f] float32 similarity features, scaled; None where the model reads none
+    owners       [f] the column of each similarity feature
+    augment      in training: cells go missing, and sequences of two rows are varied and begin with either row; otherwise
+                 they begin with the row whose content comes first, so that no score depends on which row is called left
+    n_mined      places that follow the pairs given, for non-matches that are mined while the model learns
+    seed         of the augmentation
     """
 
     def __init__(
@@ -50,77 +54,87 @@ class PairBatches(Dataset[PairBatch]):
         left: np.ndarray,
         right: np.ndarray,
         labels: np.ndarray,
-        comparison: np.ndarray | None,
+        similarity: np.ndarray | None,
         *,
-        compared: Sequence[str] | np.ndarray = (),
+        owners: Sequence[str] | np.ndarray = (),
         augment: AugmentConfig | None = None,
         n_mined: int = 0,
         seed: int = 0,
     ) -> None:
-        self.table, self.left, self.right, self.labels, self.comparison = table, left, right, labels, comparison
-        self.compared, self.augment, self.seed = np.array(compared, object), augment, seed
-        self.n_mined = n_mined
-        self.known: tuple[Rows, np.ndarray] | None = (
-            None  # encoded rows, and the place of each row of the table in them
-        )
-        if n_mined:  # until some are found, more of the pairs given
+        self.table, self.left, self.right, self.labels, self.similarity = table, left, right, labels, similarity
+        self.owners, self.augment, self.n_mined, self.seed = np.array(owners, object), augment, n_mined, seed
+        self._encoded: tuple[Rows, np.ndarray] | None = None
+        if n_mined:  # until some are mined, more of the pairs given
             again = np.resize(np.random.default_rng(seed).permutation(len(left)), n_mined)
-            self._append(left[again], right[again], labels[again], None if comparison is None else comparison[again])
+            self._set_mined(
+                left[again], right[again], labels[again], None if similarity is None else similarity[again], 0
+            )
 
-    def mined(self, left: np.ndarray, right: np.ndarray, comparison: np.ndarray | None) -> None:
+    def use_encoded(self, rows: Rows | None, places: np.ndarray | None = None) -> None:
+        """From now on batches hold rows that are encoded already; ``places`` [n_rows]: where each row of the table is
+        among ``rows``. None: rows are encoded with each batch."""
+        self._encoded = None if rows is None or places is None else (rows, places)
+
+    def mined(self, left: np.ndarray, right: np.ndarray, similarity: np.ndarray | None) -> None:
         """Fill the places for mined non-matches, repeating them where there are fewer."""
-        if not self.n_mined or not len(left):
-            return
-        places = np.resize(np.arange(len(left)), self.n_mined)
-        self._keep_given()
-        self._append(
-            left[places], right[places], np.zeros((self.n_mined, self.labels.shape[1]), np.int64),
-            None if comparison is None else comparison[places],
-        )  # fmt: skip
+        if self.n_mined and len(left):
+            places = np.resize(np.arange(len(left)), self.n_mined)
+            labels = np.zeros((self.n_mined, self.labels.shape[1]), np.int64)
+            self._set_mined(left[places], right[places], labels, None if similarity is None else similarity[places])
 
     def some(self, chosen: np.ndarray) -> PairBatches:
         """Those numbered ``chosen``, as they are."""
-        comparison = None if self.comparison is None else self.comparison[chosen]
-        return PairBatches(self.table, self.left[chosen], self.right[chosen], self.labels[chosen], comparison, compared=self.compared)  # fmt: skip
+        similarity = None if self.similarity is None else self.similarity[chosen]
+        return PairBatches(
+            self.table, self.left[chosen], self.right[chosen], self.labels[chosen], similarity, owners=self.owners
+        )
 
-    def without(self, gone: dict[str, np.ndarray]) -> PairBatches:
-        """As if cells of rows were missing; see EncodedTable. What compares several columns at once stays as it is."""
-        comparison = self.comparison
-        if comparison is not None:
-            comparison = self._compared_without(comparison, gone, self.left, self.right)
-        return PairBatches(self.table.without(gone), self.left, self.right, self.labels, comparison, compared=self.compared)  # fmt: skip
+    def with_similarity(self, similarity: np.ndarray) -> PairBatches:
+        """The same pairs with other similarity features."""
+        return PairBatches(self.table, self.left, self.right, self.labels, similarity, owners=self.owners)
 
-    def _compared_without(
-        self, comparison: np.ndarray, gone: dict[str, np.ndarray], left: np.ndarray, right: np.ndarray
-    ) -> np.ndarray:
+    def without(self, missing: dict[str, np.ndarray]) -> PairBatches:
+        """As if cells of rows were missing; see EncodedTable. Similarity features of several columns at once stay as they
+        are."""
+        similarity = self._similarity_without(self.similarity, missing, self.left, self.right)
+        table = self.table.without(missing)
+        return PairBatches(table, self.left, self.right, self.labels, similarity, owners=self.owners)
+
+    def _similarity_without(
+        self, similarity: np.ndarray | None, missing: dict[str, np.ndarray], left: np.ndarray, right: np.ndarray
+    ) -> np.ndarray | None:
         """Features are missing where a cell of either side is."""
-        n = len(next(iter(gone.values()))) if gone else 0
-        lost = stack_columns(gone, self.compared, n)
-        return np.where(lost[left] | lost[right], np.float32(np.nan), comparison) if n else comparison
+        if similarity is None or not missing:
+            return similarity
+        lost = stack_columns(missing, self.owners, len(next(iter(missing.values()))))
+        return np.where(lost[left] | lost[right], np.float32(np.nan), similarity) if len(lost) else similarity
 
     def state_dict(self) -> dict[str, Any]:
         """The mined pairs of now, as tensors."""
         n = len(self.left) - self.n_mined
         state = {"left": self.left[n:], "right": self.right[n:], "labels": self.labels[n:]}
-        if self.comparison is not None:
-            state["comparison"] = self.comparison[n:]
+        if self.similarity is not None:
+            state["comparison"] = self.similarity[n:]
         return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in state.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._keep_given()
         arrays = {name: x.numpy() for name, x in state.items()}
-        self._append(arrays["left"], arrays["right"], arrays["labels"], arrays.get("comparison"))
+        self._set_mined(arrays["left"], arrays["right"], arrays["labels"], arrays.get("comparison"))
 
-    def _keep_given(self) -> None:
-        n = len(self.left) - self.n_mined
-        self.left, self.right, self.labels = self.left[:n], self.right[:n], self.labels[:n]
-        self.comparison = None if self.comparison is None else self.comparison[:n]
-
-    def _append(self, left: np.ndarray, right: np.ndarray, labels: np.ndarray, comparison: np.ndarray | None) -> None:
-        self.left, self.right = np.concatenate([self.left, left]), np.concatenate([self.right, right])
-        self.labels = np.concatenate([self.labels, labels])
-        if self.comparison is not None and comparison is not None:
-            self.comparison = np.concatenate([self.comparison, comparison])
+    def _set_mined(
+        self,
+        left: np.ndarray,
+        right: np.ndarray,
+        labels: np.ndarray,
+        similarity: np.ndarray | None,
+        n_replaced: int | None = None,
+    ) -> None:
+        """Replace the last ``n_replaced`` pairs, by default those mined before."""
+        n = len(self.left) - (self.n_mined if n_replaced is None else n_replaced)
+        self.left, self.right = np.concatenate([self.left[:n], left]), np.concatenate([self.right[:n], right])
+        self.labels = np.concatenate([self.labels[:n], labels])
+        if self.similarity is not None and similarity is not None:
+            self.similarity = np.concatenate([self.similarity[:n], similarity])
 
     @property
     def lengths(self) -> np.ndarray:
@@ -135,19 +149,18 @@ class PairBatches(Dataset[PairBatch]):
         chosen, b = np.asarray(pairs), len(pairs)
         left, right = self.left[chosen], self.right[chosen]
         rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
-        known = None if self.known is None else self.known[0][torch.from_numpy(self.known[1][rows])]
-        table = self.table.rows(rows) if known is None else TensorTable(len(rows))
-        comparison = None if self.comparison is None else self.comparison[chosen]
+        encoded = None if self._encoded is None else self._encoded[0][torch.from_numpy(self._encoded[1][rows])]
+        table = self.table.rows(rows) if encoded is None else TensorTable(len(rows))
+        similarity = None if self.similarity is None else self.similarity[chosen]
         rng = None
         if self.augment is not None:
             # By what is in the batch, so that it does not matter which process draws it, or what it drew before.
             rng = np.random.default_rng((self.seed, *pairs))
             if self.augment.cell_drop > 0:
                 names = list(dict.fromkeys(name for names in self.table.columns.values() for name in names))
-                gone = dict(zip(names, rng.random((len(names), len(rows))) < self.augment.cell_drop, strict=True))
-                table = without_cells(table, self.table.columns, gone)
-                if comparison is not None:
-                    comparison = self._compared_without(comparison, gone, places[:b], places[b:])
+                missing = dict(zip(names, rng.random((len(names), len(rows))) < self.augment.cell_drop, strict=True))
+                table = without_cells(table, self.table.columns, missing)
+                similarity = self._similarity_without(similarity, missing, places[:b], places[b:])
         cross = None
         if self.table.cross is not None:
             ends = self.table.cross.ordered(left, right, rng)
@@ -158,9 +171,9 @@ class PairBatches(Dataset[PairBatch]):
             right=torch.from_numpy(places[b:]),
             row=torch.from_numpy(chosen),
             label=torch.from_numpy(self.labels[chosen]),
-            comparison=None if comparison is None else torch.from_numpy(comparison),
+            similarity=None if similarity is None else torch.from_numpy(similarity),
             cross=cross,
-            rows=known,
+            rows=encoded,
         )
 
 

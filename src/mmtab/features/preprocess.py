@@ -1,4 +1,4 @@
-"""Fitted on train only, saved as plain JSON: numbers, categories, moments and labels become arrays; pairs are compared."""
+"""Fitted on train only, saved as plain JSON: numbers, categories, moments and labels become arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmtab.config.types import CategoryRules
 from mmtab.data.pairs import Pairs
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.table import Table
-from mmtab.features.similarity import Comparison
+from mmtab.features.similarity import SimilarityFeatures
 
 MISSING, UNSEEN = 0, 1
 N_SPECIAL_IDS = 2
@@ -199,11 +199,11 @@ class Preprocessor:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was fitted on train: scalers, vocabularies and classes, and for matching the comparison of rows."""
+    """What was fitted on train: scalers, vocabularies and classes, and for matching similarity features."""
 
     preprocessor: Preprocessor
-    comparison: Comparison | None = None
-    comparison_scalers: tuple[QuantileScaler, ...] = ()
+    similarity: SimilarityFeatures | None = None
+    similarity_scalers: tuple[QuantileScaler, ...] = ()
 
     @staticmethod
     def kway(train: Table | Iterable[Table], schema: Schema, rules: CategoryRules) -> Fitted:
@@ -211,32 +211,32 @@ class Fitted:
 
     @staticmethod
     def matching(records: Table, pairs: Pairs, schema: Schema, rules: CategoryRules) -> Fitted:
-        """Sees the records of the training pairs, and no others. Comparisons are to be scaled by ``with_scalers``."""
+        """Sees the records of the training pairs, and no others. Similarity features are to be scaled by ``with_scalers``."""
         rows = np.unique(np.concatenate([pairs.left, pairs.right]))
-        comparison = Comparison.fit(records, rows, pairs, schema)
-        return Fitted(Preprocessor.fit(records, schema, rules, rows), comparison)
+        similarity = SimilarityFeatures.fit(records, rows, pairs, schema)
+        return Fitted(Preprocessor.fit(records, schema, rules, rows), similarity)
 
     def with_scalers(self, features: np.ndarray) -> Fitted:
-        """``features`` [n_pairs, n_features]: the comparison of the training pairs."""
-        return replace(self, comparison_scalers=tuple(QuantileScaler.fit(column) for column in features.T))
+        """``features`` [n_pairs, n_features]: those of the training pairs."""
+        return replace(self, similarity_scalers=tuple(QuantileScaler.fit(column) for column in features.T))
 
     def scale(self, features: np.ndarray) -> np.ndarray:
         """[n_pairs, n_features] float32, by rank among the training pairs; NaN for missing."""
-        columns = [scaler.transform(x) for scaler, x in zip(self.comparison_scalers, features.T, strict=True)]
+        columns = [scaler.transform(x) for scaler, x in zip(self.similarity_scalers, features.T, strict=True)]
         return np.stack(columns, 1)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "preprocessor": self.preprocessor.to_dict(),
-            "comparison": None if self.comparison is None else self.comparison.to_dict(),
-            "comparison_scalers": [scaler.quantiles_ for scaler in self.comparison_scalers],
+            "comparison": None if self.similarity is None else self.similarity.to_dict(),
+            "comparison_scalers": [scaler.quantiles_ for scaler in self.similarity_scalers],
         }
 
     @staticmethod
     def from_dict(raw: dict[str, Any], schema: Schema) -> Fitted:
-        comparison = raw["comparison"] and Comparison(schema, raw["comparison"]["columns"], raw["comparison"]["idf_"])
+        similarity = raw["comparison"] and SimilarityFeatures(schema, **raw["comparison"])
         scalers = tuple(QuantileScaler(quantiles) for quantiles in raw["comparison_scalers"])
-        return Fitted(Preprocessor.from_dict(raw["preprocessor"]), comparison, scalers)
+        return Fitted(Preprocessor.from_dict(raw["preprocessor"]), similarity, scalers)
 
 
 MAX_SAMPLE = 1 << 20

@@ -32,7 +32,7 @@ WORD = re.compile(r"\w+")
 CODE = re.compile(r"\w[\w\-/.]*")
 
 
-class Comparison:
+class SimilarityFeatures:
     """Features of pairs, in groups (one a column, and one for all text of a row taken together).
 
     Fitted state: word rarity among the records of the training pairs.
@@ -48,12 +48,12 @@ class Comparison:
             self.groups.append((name, len(features)))
 
     @staticmethod
-    def fit(records: Table, rows: np.ndarray, pairs: Pairs, schema: Schema) -> Comparison:
+    def fit(records: Table, rows: np.ndarray, pairs: Pairs, schema: Schema) -> SimilarityFeatures:
         """``rows``: records that training may see."""
-        comparison = Comparison(schema, [*shared_columns(records, pairs, schema), EVERYTHING], {})
-        for name in comparison._texts():
-            comparison.idf_[name] = _rarity([text for text in comparison._cells(records, name, rows) if text])
-        return comparison
+        features = SimilarityFeatures(schema, [*shared_columns(records, pairs, schema), EVERYTHING], {})
+        for name in features._texts():
+            features.idf_[name] = _rarity([text for text in features._cells(records, name, rows) if text])
+        return features
 
     @property
     def n_features(self) -> int:

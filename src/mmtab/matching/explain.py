@@ -15,7 +15,7 @@ from mmtab.matching.scoring import logits_of, map_shards
 def explained_columns(context: Context) -> list[str]:
     """The columns, and all texts taken together where similarity features compare them."""
     names = [column.name for column in context.session.schema.columns]
-    similarity = context.session.fitted.comparison
+    similarity = context.session.fitted.similarity
     return [*names, EVERYTHING] if context.model.comparison is not None and similarity is not None else names
 
 
@@ -49,7 +49,7 @@ def _contributions(
     similarity: np.ndarray | None,
 ) -> np.ndarray:
     """[n, r * columns]"""
-    owners, fitted = np.array(context.model.owners, object), context.session.fitted.comparison
+    owners, fitted = np.array(context.model.owners, object), context.session.fitted.similarity
     logits, differences = logits_of(context, records, left, right, similarity), []
     for name in columns:
         features = similarity

@@ -51,16 +51,16 @@ class RelationViews:
 class MatcherParts:
     """The ways in which a matcher looks at a pair; None for those it does without.
 
-    tower       bi-encoder: compares the two row vectors; beside ``joint`` their comparison is a token instead
+    tower       bi-encoder: compares the two row vectors; beside ``joint`` that is a token instead
     joint       token fusion: reads the vector of a pair whose rows' tokens met in the fusion transformer
     cross       cross-encoder: tokens of both rows' text, read in one sequence (Ditto, Li et al. 2020); needs ``joint``
-    comparison  similarity features, as tokens for ``joint`` and as logits of their own
+    similarity  similarity features, as tokens for ``joint`` and as logits of their own
     """
 
     tower: PairHead | None = None
     joint: JointPairHead | None = None
     cross: ColumnEncoder | None = None
-    comparison: SimilarityEncoder | None = None
+    similarity: SimilarityEncoder | None = None
 
 
 class Matcher(nn.Module):
@@ -99,7 +99,7 @@ class Matcher(nn.Module):
     ) -> None:
         super().__init__()
         self.tokenizer, self.fusion, self.towers = tokenizer, fusion, towers
-        self.tower, self.joint, self.cross, self.comparison = parts.tower, parts.joint, parts.cross, parts.comparison
+        self.tower, self.joint, self.cross, self.comparison = parts.tower, parts.joint, parts.cross, parts.similarity
         self.branch_dropout, self.contrast_weight, self.temperature = branch_dropout, contrast_weight, temperature
         self.owners, self.views = relations.owners, relations.groups()
         reads = torch.tensor([list(read) for read in relations.reads], dtype=torch.bool)
@@ -118,7 +118,7 @@ class Matcher(nn.Module):
 
     def forward(self, batch: PairBatch) -> PairScores:
         rows = self.rows(batch.table) if batch.rows is None else batch.rows
-        logits = self.score(rows[batch.left], rows[batch.right], batch.comparison, batch.cross)
+        logits = self.score(rows[batch.left], rows[batch.right], batch.similarity, batch.cross)
         learns = self.training and rows.vector is not None and self.contrast_weight > 0
         return PairScores(logits, self.contrast_weight * self._info_nce(rows, batch) if learns else None)
 
@@ -140,24 +140,24 @@ class Matcher(nn.Module):
         self,
         left: Rows,
         right: Rows,
-        comparison: Float[Tensor, "b f"] | None = None,
+        similarity: Float[Tensor, "b f"] | None = None,
         cross: TextBatch | None = None,
         hidden: Bool[Tensor, " t"] | None = None,
     ) -> Float[Tensor, "b r"]:
         """Logits of pairs.
 
         left, right  the rows of each pair
-        comparison   its similarity features, scaled
+        similarity   its similarity features, scaled
         cross        both rows' text in one sequence a pair
         hidden       token places that token fusion leaves out
         """
-        branches = []
-        similarity: list[Tokens] = []
-        if self.comparison is not None and comparison is not None:
-            similarity, direct = self._compare(comparison)
+        branches: list[Tensor] = []
+        similarity_tokens: list[Tokens] = []
+        if self.comparison is not None and similarity is not None:
+            similarity_tokens, direct = self._compare(similarity)
             branches.append(direct)
         if self.joint is not None:
-            branches.insert(0, self._fuse(left, right, similarity, cross, hidden))
+            branches.insert(0, self._fuse(left, right, similarity_tokens, cross, hidden))
         elif self.tower is not None:
             assert left.summary is not None and right.summary is not None
             branches.insert(0, self.tower(left.summary, right.summary))
@@ -170,7 +170,7 @@ class Matcher(nn.Module):
         self,
         left: Rows,
         right: Rows,
-        similarity: list[Tokens],
+        similarity_tokens: list[Tokens],
         cross: TextBatch | None,
         hidden: Bool[Tensor, " t"] | None,
     ) -> Float[Tensor, "b r"]:
@@ -190,7 +190,7 @@ class Matcher(nn.Module):
         logits = met.new_zeros(n, len(self.reads))
         for i, ((reads, _), relations) in enumerate(self.views.items()):
             places = slice(None) if all(reads) else torch.tensor(reads, device=mask.device)
-            tokens = [Tokens(met[:, places], mask[:, places]), *further, *(similarity[i : i + 1])]
+            tokens = [Tokens(met[:, places], mask[:, places]), *further, *similarity_tokens[i : i + 1]]
             logits[:, relations] = self.joint(self.fusion(Tokens.concat(*tokens)))[:, relations].to(logits.dtype)
         return logits
 

@@ -22,7 +22,7 @@ from mmtab.data.pairs import read_records
 from mmtab.data.pictures import Progress, no_progress
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.features.loader import KWayBatches, PairBatches
-from mmtab.features.similarity import EVERYTHING, Comparison
+from mmtab.features.similarity import EVERYTHING, SimilarityFeatures
 from mmtab.runs.session import Session
 from mmtab.training.metrics import bootstrap
 from mmtab.training.predictions import Predictions
@@ -189,26 +189,27 @@ class _Work:
     def score(self, removed: Removed) -> Predictions:
         batches = self.batches.without(removed) if removed else self.batches
         if isinstance(batches, PairBatches) and removed:
-            self._compare_all(batches, removed)
+            batches = self._compare_all(batches, removed)
         return self.session.predictions(batches)[0]
 
-    def _compare_all(self, batches: PairBatches, removed: Removed) -> None:
-        """What compares all texts of a row at once is computed anew, of rows that lack cells."""
-        comparison, fitted, written = batches.comparison, self.session.fitted, self.session.schema.written
-        if comparison is None or fitted.comparison is None:
-            return
-        own = np.array([owner == EVERYTHING for owner in fitted.comparison.owners])
+    def _compare_all(self, batches: PairBatches, removed: Removed) -> PairBatches:
+        """With similarity features of all texts of a row at once computed anew, of rows that lack cells."""
+        similarity, fitted, written = batches.similarity, self.session.fitted, self.session.schema.written
+        if similarity is None or fitted.similarity is None:
+            return batches
+        own = np.array([owner == EVERYTHING for owner in fitted.similarity.owners])
         if not own.any() or not set(removed) & set(written):
-            return
+            return batches
         columns = {name: cells for name, cells in self.records.columns.items() if name in written}
         for name in removed.keys() & columns.keys():
             missing = pa.scalar(None, columns[name].type)
             columns[name] = pc.if_else(pa.array(removed[name]), missing, columns[name])
-        at_once = Comparison(fitted.comparison.schema, [EVERYTHING], fitted.comparison.idf_)
+        at_once = SimilarityFeatures(fitted.similarity.schema, [EVERYTHING], fitted.similarity.idf_)
         features = at_once(replace(self.records, columns=columns), batches.left, batches.right)
-        scalers = [scaler for scaler, mine in zip(fitted.comparison_scalers, own, strict=True) if mine]
-        batches.comparison = comparison.copy()
-        batches.comparison[:, own] = replace(fitted, comparison_scalers=tuple(scalers)).scale(features)
+        scalers = [scaler for scaler, mine in zip(fitted.similarity_scalers, own, strict=True) if mine]
+        similarity = similarity.copy()
+        similarity[:, own] = replace(fitted, similarity_scalers=tuple(scalers)).scale(features)
+        return batches.with_similarity(similarity)
 
     def labels_and_predictions(self, predictions: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray]:
         """[n, r] labels and [s, n, r] predictions, of k-way r is 1."""

@@ -90,7 +90,7 @@ class Session:
             FeatureCache(store or store_of(self.config), self.compute.autocast, self.compute.device, show),
             bad_cells=self.config.dataset.bad_cells,  # type: ignore[arg-type]
             store_frozen=self.config.store_frozen,
-            compare_pictures=self.fitted.comparison is not None and bool(self.config.pair_head.compare),
+            compare_pictures=self.fitted.similarity is not None and bool(self.config.pair_head.compare),
         )
 
     def kway(self, table: Table | Stream) -> KWayBatches:
@@ -109,7 +109,7 @@ class Session:
             pairs.right,
             labels.astype(np.int64),
             self.compare(records.table, pairs.left, pairs.right, encoded.pictures),
-            compared=self.fitted.comparison.owners if self.fitted.comparison else (),
+            owners=self.fitted.similarity.owners if self.fitted.similarity else (),
             augment=head.augment if training else None,
             n_mined=round(head.hard_negatives * len(pairs)) if training else 0,
             seed=self.config.seed,
@@ -119,9 +119,9 @@ class Session:
         self, records: Table, left: np.ndarray, right: np.ndarray, pictures: Mapping[str, np.ndarray]
     ) -> np.ndarray | None:
         """[n_pairs, f] float32: similarity features of pairs, scaled; None where the model reads none."""
-        if self.fitted.comparison is None or not self.config.pair_head.compare:
+        if self.fitted.similarity is None or not self.config.pair_head.compare:
             return None
-        return self.fitted.scale(self.fitted.comparison(records, left, right, pictures))
+        return self.fitted.scale(self.fitted.similarity(records, left, right, pictures))
 
     def load(self, split: str, folder: Path) -> tuple[Batches, pa.Table, list[Path]]:
         """A split of a dataset folder to score: batches, its id columns, and the files read."""

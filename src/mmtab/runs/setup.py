@@ -129,8 +129,8 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     session = Session(config, schema, fitted, model, backbones, task, _compute(config))
     encoded = session.encode(records.table)
     if config.pair_head.compare:
-        assert fitted.comparison is not None
-        features = fitted.comparison(records.table, train_pairs.left, train_pairs.right, encoded.pictures)
+        assert fitted.similarity is not None
+        features = fitted.similarity(records.table, train_pairs.left, train_pairs.right, encoded.pictures)
         session = replace(session, fitted=fitted.with_scalers(features))
     train = session.pairs(records, encoded, train_pairs, training=True)
     valid = session.pairs(records, encoded, valid_pairs)

@@ -244,8 +244,8 @@ def _relation_views(
     reads = [[name not in columns for name in owners] for columns in ignored]
     if not config.pair_head.compare:
         return RelationViews(owners, reads)
-    assert fitted.comparison is not None
-    groups = [name for name, _ in fitted.comparison.groups]
+    assert fitted.similarity is not None
+    groups = [name for name, _ in fitted.similarity.groups]
     return RelationViews(owners, reads, [[name not in columns for name in groups] for columns in ignored])
 
 
@@ -256,18 +256,18 @@ def _matcher_parts(
     head, n_relations = config.pair_head, len(schema.relations)
     tower = part(head.tower, "pair_head.tower")(n_relations=n_relations) if head.tower else None
     joint = part(head.joint, "pair_head.joint")(n_relations=n_relations) if head.joint else None
-    comparison = cross = backbone = None
+    similarity = cross = backbone = None
     if head.compare:
-        assert fitted.comparison is not None
-        groups = [n for _, n in fitted.comparison.groups]
-        comparison = part(head.compare, "pair_head.compare")(groups=groups, n_relations=n_relations)
+        assert fitted.similarity is not None
+        groups = [n for _, n in fitted.similarity.groups]
+        similarity = part(head.compare, "pair_head.compare")(groups=groups, n_relations=n_relations)
     settings = _cross_settings(config)
     if settings is not None:
         columns = cross_columns(schema, _also(settings))
         if columns:
             copy = None if folder is None else folder / "cross_backbone"
             cross, backbone = build_text_encoder(settings, "pair_head.cross", len(columns), copy)
-    return MatcherParts(tower, joint, cross, comparison), backbone
+    return MatcherParts(tower, joint, cross, similarity), backbone
 
 
 def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.ndarray | None = None) -> Task:

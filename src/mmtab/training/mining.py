@@ -39,7 +39,7 @@ class RowEncoder:
     def encode_rows(self, batches: PairBatches) -> None:
         """Encode each row of the pairs once instead of in each batch that it occurs in. Rows that would take more than
         ``ROWS_IN_MEMORY`` bytes are left to the batches."""
-        batches.known = None
+        batches.use_encoded(None)
         rows = np.unique(np.concatenate([batches.left, batches.right]))
         tokens = self.model.tokenizer.column  # type: ignore[union-attr]
         if len(rows) * tokens.numel() * tokens.element_size() > ROWS_IN_MEMORY:  # type: ignore[operator]
@@ -48,7 +48,7 @@ class RowEncoder:
         with self.compute.evaluating(self.model):
             parts = list(self._batches(batches.table, rows))
         place[np.concatenate([numbers for numbers, _ in parts])] = np.arange(len(rows))
-        batches.known = Rows.concat([encoded for _, encoded in parts]), place
+        batches.use_encoded(Rows.concat([encoded for _, encoded in parts]), place)
 
     def _batches(self, table: EncodedTable, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
         """Row numbers and encoded rows, those of similar length together."""
@@ -78,12 +78,12 @@ class HardNegativeMiner:
         a, b, matches = hard_negatives(self.rows.vectors(table), left, right, match)
         matches, anchor = np.unique(matches, return_inverse=True)
         pairs = np.concatenate([a, left[matches]]), np.concatenate([b, right[matches]])
-        comparison = self.compare(*pairs)
+        similarity = self.compare(*pairs)
         unlabelled = np.full((len(pairs[0]), batches.labels.shape[1]), -1)
-        probability = self._score(PairBatches(table, *pairs, unlabelled, comparison)).max(1)
+        probability = self._score(PairBatches(table, *pairs, unlabelled, similarity)).max(1)
         fitting = np.flatnonzero(passes(probability[: len(a)], probability[len(a) :][anchor]))
         hardest = fitting[np.argsort(-probability[fitting], kind="stable")][: batches.n_mined]
-        batches.mined(a[hardest], b[hardest], None if comparison is None else comparison[hardest])
+        batches.mined(a[hardest], b[hardest], None if similarity is None else similarity[hardest])
 
     def _score(self, pairs: PairBatches) -> np.ndarray:
         """[n, r] probability of a match."""

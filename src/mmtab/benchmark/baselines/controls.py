@@ -46,7 +46,7 @@ def majority(problem: Problem) -> Model:
 
 def tfidf_linear(problem: Problem) -> Model:
     """K-way: logistic regression on tf-idf of words and of parts of words, categories one-hot, numbers by rank.
-    Matching: on the similarities that ``Comparison`` has without pictures."""
+    Matching: on the similarities that ``SimilarityFeatures`` has without pictures."""
     problem.needs(*NOT_IMAGE)
     if not problem.kway:
         return logistic_regression(problem, standardised(similarities(problem)), PENALTIES)
@@ -126,7 +126,7 @@ def embeddings_linear(problem: Problem) -> Model:
 
 
 def embeddings_gbm(problem: Problem) -> Model:
-    """LightGBM on the main directions of those vectors; matching with all that ``Comparison`` has."""
+    """LightGBM on the main directions of those vectors; matching with all that ``SimilarityFeatures`` has."""
     if not problem.kway:
         vectors = FrozenVectors(problem)(problem.records)
         reduce = [Directions(block[problem.seen], problem.seed, N_COMPONENTS) for block in vectors]

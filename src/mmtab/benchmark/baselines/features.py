@@ -19,7 +19,7 @@ from mmtab.data.pairs import Pairs
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.table import Table
 from mmtab.features.preprocess import numeric_columns
-from mmtab.features.similarity import Comparison
+from mmtab.features.similarity import SimilarityFeatures
 from mmtab.utils.machine import native_bf16
 
 Features = Callable[[str], Any]  # of a split: [n, f], dense or sparse
@@ -73,7 +73,7 @@ def similarities(problem: Problem, pictures: dict[str, np.ndarray] | None = None
     schema, train = problem.schema, problem.pairs("train")
     if pictures is None and schema.of_type(ColumnType.IMAGE):
         schema = schema.without([str(ColumnType.IMAGE)])
-    comparison = Comparison.fit(problem.records, problem.seen, train, schema)
+    comparison = SimilarityFeatures.fit(problem.records, problem.seen, train, schema)
 
     def features(split: str) -> np.ndarray:
         pairs = problem.pairs(split)
