@@ -58,11 +58,23 @@ def _stream(patch: pytest.MonkeyPatch) -> None:
 def plain(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Folders and valid metrics of a run on each task, with an empty cache."""
     root = tmp_path_factory.mktemp("plain")
-    found: dict[str, Any] = {"root": root, "small": [
-        f"text.backbone={backbone}", "text.max_length=24", "text.n_tuned_layers=1", "image.size=32", "d_model=16",
-        "fusion.d_hidden=32", "trainer.max_epochs=2", "trainer.batch_size=16", "trainer.progress=false",
-        "trainer.precision=fp32", f"cache={root / 'cache'}", "dataset=custom",
-    ]}  # fmt: skip
+    found: dict[str, Any] = {
+        "root": root,
+        "small": [
+            f"text.backbone={backbone}",
+            "text.max_length=24",
+            "text.n_tuned_layers=1",
+            "image.size=32",
+            "d_model=16",
+            "fusion.d_hidden=32",
+            "trainer.max_epochs=2",
+            "trainer.batch_size=16",
+            "trainer.progress=false",
+            "trainer.precision=fp32",
+            f"cache={root / 'cache'}",
+            "dataset=custom",
+        ],
+    }
     for name, write in (("kway", write_kway), ("pairs", write_pairs)):
         write(root / name, n=90)
         found[name] = train(_config(found, name), root / f"run-{name}")
@@ -122,9 +134,11 @@ def arrays(table: EncodedTable) -> dict[str, np.ndarray]:
     assert table.text is not None and table.text.states is not None
     found = {name: value for name, value in vars(table).items() if isinstance(value, np.ndarray)}
     return found | {
-        "ids": table.text.cells.values, "offsets": table.text.cells.offsets, "states": table.text.states.values,
+        "ids": table.text.cells.values,
+        "offsets": table.text.cells.offsets,
+        "states": table.text.states.values,
         "lengths": table.text.lengths,
-    }  # fmt: skip
+    }
 
 
 def test_a_table_read_in_batches_is_encoded_as_the_whole(
@@ -175,9 +189,15 @@ def test_a_stream_tells_what_its_table_is(tmp_path: Path, monkeypatch: pytest.Mo
 def texts(backbone: TextBackbone, store: Path) -> EncodedTable:
     words = ["red lamp", None, "green piano of teal", "a", "gold tent, black drill and blue globe", "chair"]
     columns = {"name": pa.array(words), "note": pa.array(words[::-1])}
-    schema = Schema.from_dict({
-        "name": "toys", "task": "kway", "id": "id", "label": "label", "columns": dict.fromkeys(columns, "text"),
-    })  # fmt: skip
+    schema = Schema.from_dict(
+        {
+            "name": "toys",
+            "task": "kway",
+            "id": "id",
+            "label": "label",
+            "columns": dict.fromkeys(columns, "text"),
+        }
+    )
     table = Table("toys", "train", store, pa.array([f"i{i}" for i in range(6)]), columns)
     return encode_table(table, schema, Preprocessor({}, {}, None), Backbones(backbone), FeatureCache(Store(store)))
 
@@ -200,15 +220,33 @@ def test_stored_states_stand_in_for_the_lower_layers(layout: Any, backbone: Path
     torch.testing.assert_close(results[0][1], results[1][1], atol=2e-2, rtol=2e-2)
 
 
-@pytest.mark.parametrize("name", ["BertModel", "RobertaModel", "DistilBertModel", "ElectraModel", "MPNetModel", "ModernBertModel"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["BertModel", "RobertaModel", "DistilBertModel", "ElectraModel", "MPNetModel", "ModernBertModel"]
+)
 def test_architectures_are_cut(name: str, tmp_path: Path) -> None:
     import transformers
 
     kind = getattr(transformers, name)
-    small = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48,
-             "max_position_embeddings": 64, "dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 48, "embedding_size": 32,
-             "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3,
-             "local_attention": 16, "reference_compile": False}  # fmt: skip
+    small = {
+        "vocab_size": 200,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "dim": 32,
+        "n_layers": 3,
+        "n_heads": 2,
+        "hidden_dim": 48,
+        "embedding_size": 32,
+        "pad_token_id": 0,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "local_attention": 16,
+        "reference_compile": False,
+    }
     folder = tiny_text_backbone(tmp_path / "model")
     config = kind.config_class(**small)
     for file in ("config.json", "model.safetensors"):

@@ -1,4 +1,4 @@
-"""What is fitted on train: scales, vocabularies, classes. It sees the given rows only and survives a trip through JSON."""
+"""What is fitted on train: scales, vocabularies, classes. It sees the given rows only and survives JSON."""
 
 from __future__ import annotations
 
@@ -28,8 +28,26 @@ from mmtab.features.preprocess import (
 )
 from mmtab.utils.errors import DataError
 
-HARD = np.array([0.0, 1.0, -1.0, 3.0, 5e-324, -5e-324, 1e-310, 2.3e-308, 1e16, 1e16 + 2, 1e308, -1e308,
-                 1.7976931348623157e308, -1.7976931348623157e308, math.inf, -math.inf])  # fmt: skip
+HARD = np.array(
+    [
+        0.0,
+        1.0,
+        -1.0,
+        3.0,
+        5e-324,
+        -5e-324,
+        1e-310,
+        2.3e-308,
+        1e16,
+        1e16 + 2,
+        1e308,
+        -1e308,
+        1.7976931348623157e308,
+        -1.7976931348623157e308,
+        math.inf,
+        -math.inf,
+    ]
+)
 RULES = CategoryRules()
 
 
@@ -190,8 +208,12 @@ def test_a_label_that_train_never_had(tmp_path: Path) -> None:
     train, valid = table_of(["a", "b"]), table_of(["a", "b", "new"])
     with pytest.raises(DataError) as error:
         LabelCoder.fit(train, "kind").transform(valid, "kind")
-    for part in ("dataset toys, table train, row 3 (id i2), column kind: a label that train never had", "found new",
-                 "expected one of the 2 training classes", "Fix: move a row of this class to train"):  # fmt: skip
+    for part in (
+        "dataset toys, table train, row 3 (id i2), column kind: a label that train never had",
+        "found new",
+        "expected one of the 2 training classes",
+        "Fix: move a row of this class to train",
+    ):
         assert part in str(error.value)
 
 

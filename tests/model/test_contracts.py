@@ -417,11 +417,13 @@ def test_stored_text_features_are_what_the_backbone_gives(layout: str, tiny_bert
 
 
 def test_numbers_and_categories_can_be_written_out_as_text(tiny_bert: str, tmp_path: Path) -> None:
-    table, schema = table_of({
-        "size": (ColumnType.NUMERIC, pa.array([3.0, None])),
-        "first": (TEXT, pa.array(["red table", "oak"])),
-        "kind": (ColumnType.CATEGORICAL, pa.array(["lamp", "chair"])),
-    })  # fmt: skip
+    table, schema = table_of(
+        {
+            "size": (ColumnType.NUMERIC, pa.array([3.0, None])),
+            "first": (TEXT, pa.array(["red table", "oak"])),
+            "kind": (ColumnType.CATEGORICAL, pa.array(["lamp", "chair"])),
+        }
+    )
     encoder = text_encoder(tiny_bert, n_columns=3, also=("categorical", "numeric"), column_prefix="").eval()
     batch = encode(table, schema, encoder, tmp_path).rows(np.arange(2))
     assert batch.text is not None
@@ -894,7 +896,7 @@ def test_gradients_reach_every_trainable_parameter_of_a_pair_model(
 def test_a_relation_does_not_see_what_it_ignores(
     pair_head: str, setting: tuple[str, ...], make_matcher: Callable[..., Matcher], tmp_path: Path
 ) -> None:
-    """Other cells in the columns that a relation ignores change the other relation's scores, and not a bit of its own."""
+    """Other cells in the columns that a relation ignores change the other relation's scores, and none of its own."""
     setting = (*setting, "text.layout=column")  # in a joint sequence cells read each other; config.settle sees to it
     matcher = make_matcher(pair_head, *setting, relations=TWO)
     expected = matcher.scores(matcher.batches(matcher.pairs))

@@ -221,9 +221,16 @@ def write_many(folder: Path, k: int = 1_500, n: int = 9_000) -> Path:
 
 def configure(folder: Path, *overrides: str) -> RunConfig:
     return compose(
-        "dataset=custom", f"dataset.path={folder}", "output=unused", "d_model=32", "fusion.d_hidden=64", "trainer.max_epochs=10",
-        "trainer.progress=false", "trainer.lr=3e-3", *overrides,
-    )  # fmt: skip
+        "dataset=custom",
+        f"dataset.path={folder}",
+        "output=unused",
+        "d_model=32",
+        "fusion.d_hidden=64",
+        "trainer.max_epochs=10",
+        "trainer.progress=false",
+        "trainer.lr=3e-3",
+        *overrides,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,11 @@ def load_pictures(
         parts: list[np.ndarray] = []
         shape = (3, spec.size, spec.size)
         # PIL lets other threads run while it decodes and resizes. Warnings are set for all threads at once.
-        with Appended(scratch / "pixels.npy", np.uint8, shape) as pixels, warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:  # fmt: skip
+        with (
+            Appended(scratch / "pixels.npy", np.uint8, shape) as pixels,
+            warnings.catch_warnings(),
+            ThreadPoolExecutor(usable_cores()) as pool,
+        ):
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
 
             def one(job: tuple[Table, ImageSource, int, str]) -> np.ndarray | None:
@@ -176,17 +180,24 @@ def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: st
         path, inside, there = "", True, False
     if not inside:
         raise table.error(
-            "the path leaves the dataset folder", row=row, column=column, expected="a path inside it",
+            "the path leaves the dataset folder",
+            row=row,
+            column=column,
+            expected="a path inside it",
             found=source.path,
             fix="copy the picture into the dataset folder",
-        )  # fmt: skip
+        )
     if not there:
         if bad_cells == "missing":
             return None
         raise table.error(
-            "image missing", row=row, column=column, expected=f"a file under {root.name}/", found=source.path,
+            "image missing",
+            row=row,
+            column=column,
+            expected=f"a file under {root.name}/",
+            found=source.path,
             fix="add the file, empty the cell, or set dataset.bad_cells=missing",
-        )  # fmt: skip
+        )
     return Path(path)
 
 
@@ -212,9 +223,13 @@ def _read(
     if bad_cells == "missing":
         return None
     raise table.error(
-        problem, row=row, column=column, expected="a readable picture", found=name,
+        problem,
+        row=row,
+        column=column,
+        expected="a readable picture",
+        found=name,
         fix="replace the file, empty the cell, or set dataset.bad_cells=missing",
-    )  # fmt: skip
+    )
 
 
 def _rgb(image: Image.Image) -> Image.Image:

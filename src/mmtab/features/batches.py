@@ -1,8 +1,9 @@
 """What moves between the parts of a model.
 
 Shape letters, here once: **b** rows, **c** columns of one type, **l** text length, **t** tokens a row, **d** width,
-**k** classes, **r** relations (of pairs); **s** sequences, **p** parts of a sequence (a column's span in it), **m** distinct pictures,
-**j** pictures a cell, **g** tokens a picture, **f** features of a frozen backbone. Every mask: True = present.
+**k** classes, **r** relations (of pairs); **s** sequences, **p** parts of a sequence (a column's span in it), **m**
+distinct pictures, **j** pictures a cell, **g** tokens a picture, **f** features of a frozen backbone. Every mask: True
+= present.
 """
 
 from __future__ import annotations
@@ -125,10 +126,10 @@ class Rows(_Movable):
 
 @dataclass(frozen=True)
 class PairBatch(_Movable):
-    """Pairs of the rows of ``table``, or of ``rows`` where they are encoded already; the same row may stand in many pairs.
+    """Pairs of the rows of ``table``, or of ``rows`` where they are encoded already; a row may stand in many pairs.
 
-    ``label``: by relation, -1 where unknown. ``similarity``: see similarity.py. ``cross``: both rows' text in one sequence a
-    pair; the cells of the row that comes first are at rows 0 … b-1 of its slots, the other's at b … 2b-1.
+    ``label``: by relation, -1 where unknown. ``similarity``: see similarity.py. ``cross``: both rows' text in one
+    sequence a pair; the cells of the row that comes first are at rows 0 … b-1 of its slots, the other's at b … 2b-1.
     """
 
     table: TensorTable

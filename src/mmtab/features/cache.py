@@ -71,14 +71,14 @@ class FeatureCache:
         return arrays["features"], arrays["present"]
 
     def lower_layers(self, backbone: TextBackbone, sequences: Sequences) -> Ragged | None:
-        """The hidden states that enter the first layer that learns, for each sequence with its special tokens; None where
-        they would not fit on disk."""
+        """The hidden states that enter the first layer that learns, for each sequence with its special tokens; None
+        where they would not fit on disk."""
         lengths = np.where(sequences.lengths > 0, sequences.lengths.astype(np.int64) + 2, 0)
         n_bytes = int(lengths.sum()) * backbone.d_hidden * 2
         if not self.store.has_room(n_bytes):
             warnings.warn(
                 f"text.n_tuned_layers={backbone.n_tuned_layers}: what the frozen layers make of this text would take "
-                f"{n_bytes / 1e9:.1f} GB of the cache, more than there is (cache_gb, or the disk): they run in every step",
+                f"{n_bytes / 1e9:.1f} GB of the cache, more than there is (cache_gb, or disk): they run in every step",
                 stacklevel=2,
             )
             return None

@@ -43,7 +43,7 @@ class EncodedTable:
     missing: dict[str, np.ndarray] = field(default_factory=dict)  # by column, [n] bool: cells to leave out
 
     def without(self, missing: dict[str, np.ndarray]) -> EncodedTable:
-        """As if cells were missing; ``missing``: by column, [n] bool. Exactly what encoding the table without them gives."""
+        """As if cells were missing; ``missing``: by column, [n] bool. Equals encoding the table without them."""
         of = {kind: stack_columns(missing, names, self.n_rows) for kind, names in self.columns.items()}
         text, cross, features, present = self.text, self.cross, self.text_features, self.text_present
         if text is not None and of["text"].any():
@@ -76,8 +76,8 @@ class EncodedTable:
 
     @functools.cached_property
     def pictures(self) -> dict[str, np.ndarray]:
-        """By image column, [n, f] float16: the mean features of a cell's pictures, NaN where it has none; empty where the
-        backbone is not frozen."""
+        """By image column, [n, f] float16: the mean features of a cell's pictures, NaN where it has none; empty where
+        the backbone is not frozen."""
         if self.image_index is None or self.image_features is None:
             return {}
         index = self.image_index.transpose(1, 0, 2)
@@ -145,7 +145,7 @@ def encode_table(
     store_frozen: bool = True,
     compare_pictures: bool = False,
 ) -> EncodedTable:
-    """Compute everything that is computed once. All that grows with the table lies in the store and is mapped into memory.
+    """Compute everything that is computed once. All that grows with the table is mapped from the store.
 
     preprocessor      fitted on train
     backbones         what reads text and pictures

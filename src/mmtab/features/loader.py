@@ -42,8 +42,9 @@ class PairBatches(Dataset[PairBatch]):
     labels       [n, r] int64, -1 unknown
     similarity   [n, f] float32 similarity features, scaled; None where the model reads none
     owners       [f] the column of each similarity feature
-    augment      in training: cells go missing, and sequences of two rows are varied and begin with either row; otherwise
-                 they begin with the row whose content comes first, so that no score depends on which row is called left
+    augment      in training: cells go missing, and sequences of two rows are varied and begin with either row;
+                 otherwise they begin with the row whose content comes first, so that no score depends on which row is
+                 called left
     n_mined      places that follow the pairs given, for non-matches that are mined while the model learns
     seed         of the augmentation
     """
@@ -94,8 +95,8 @@ class PairBatches(Dataset[PairBatch]):
         return PairBatches(self.table, self.left, self.right, self.labels, similarity, owners=self.owners)
 
     def without(self, missing: dict[str, np.ndarray]) -> PairBatches:
-        """As if cells of rows were missing; see EncodedTable. Similarity features of several columns at once stay as they
-        are."""
+        """As if cells of rows were missing; see EncodedTable. Similarity features of several columns at once stay as
+        they are."""
         similarity = self._similarity_without(self.similarity, missing, self.left, self.right)
         table = self.table.without(missing)
         return PairBatches(table, self.left, self.right, self.labels, similarity, owners=self.owners)
@@ -181,11 +182,10 @@ class LengthBatches(Sampler[list[int]]):
     """Batches of rows of similar length, to pad little. Shuffled: rows are dealt into chunks at random each epoch,
     sorted within a chunk, and the batches shuffled again; otherwise simply sorted, the longest first.
 
-    Several processes share the same batches. Shuffled, each takes its part of the rows of every batch, so that a step is
-    what it is in one process (of a batch with fewer rows than processes, some rows come twice). Otherwise whole batches
-    are dealt out, so that each row is scored as in one process. As all processes have to do the same number of them, the
-    first batches may come twice; ``tasks.gather`` takes each row once.
-    """
+    Several processes share the same batches. Shuffled, each takes its part of the rows of every batch, so that a step
+    is what it is in one process (of a batch with fewer rows than processes, some rows come twice). Otherwise whole
+    batches are dealt out, so that each row is scored as in one process. As all processes have to do the same number of
+    them, the first batches may come twice; ``tasks.gather`` takes each row once."""
 
     def __init__(
         self, rows: KWayBatches | PairBatches, batch_size: int, shuffle: bool, seed: int = 0, chunk: int = 32

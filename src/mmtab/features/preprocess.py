@@ -119,9 +119,12 @@ class LabelCoder:
             found.update(pc.unique(_known_labels(table, column)).to_pylist())
         if len(found) < 2:
             raise table.error(
-                "only one class in the training labels", column=column, expected="at least two", found=sorted(found),
+                "only one class in the training labels",
+                column=column,
+                expected="at least two",
+                found=sorted(found),
                 fix="check the split, or choose another label",
-            )  # fmt: skip
+            )
         return LabelCoder(sorted(found))
 
     def transform(self, table: Table, column: str) -> np.ndarray:
@@ -133,10 +136,13 @@ class LabelCoder:
         if found.null_count:
             row = int(np.flatnonzero(np.asarray(pc.is_null(found)))[0])
             raise table.error(
-                "a label that train never had", row=row, column=column, found=labels[row].as_py(),
+                "a label that train never had",
+                row=row,
+                column=column,
+                found=labels[row].as_py(),
                 expected=f"one of the {len(self.classes_)} training classes",
                 fix="move a row of this class to train, or leave the class out",
-            )  # fmt: skip
+            )
         return np.asarray(found).astype(np.int64)
 
 
@@ -152,11 +158,10 @@ class Preprocessor:
     def fit(
         tables: Table | Iterable[Table], schema: Schema, rules: CategoryRules, rows: np.ndarray | None = None
     ) -> Preprocessor:
-        """``tables``: the training table, or its batches as ``table.read_batches`` gives them: one pass in bounded memory,
-        exact up to a million rows (quantiles) and a million values of a column (categories), by a seeded sample and
-        without the rarest values beyond. ``rows``: the row numbers that training may see (matching: the records of
-        training pairs); default all.
-        """
+        """``tables``: the training table, or its batches as ``table.read_batches`` gives them: one pass in bounded
+        memory, exact up to a million rows (quantiles) and a million values of a column (categories), by a seeded sample
+        and without the rarest values beyond. ``rows``: the row numbers that training may see (matching: the records of
+        training pairs); default all."""
         sample, counts = _RowSample(), {name: Counter[str]() for name in schema.of_type(ColumnType.CATEGORICAL)}
         labelled, classes = True, list[Table]()
         for table in _batches(tables):
@@ -211,7 +216,7 @@ class Fitted:
 
     @staticmethod
     def matching(records: Table, pairs: Pairs, schema: Schema, rules: CategoryRules) -> Fitted:
-        """Sees the records of the training pairs, and no others. Similarity features are to be scaled by ``with_scalers``."""
+        """Sees the records of the training pairs, and no others. ``with_scalers`` is to follow."""
         rows = np.unique(np.concatenate([pairs.left, pairs.right]))
         similarity = SimilarityFeatures.fit(records, rows, pairs, schema)
         return Fitted(Preprocessor.fit(records, schema, rules, rows), similarity)

@@ -20,10 +20,10 @@ from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.table import Table
 
 TEXT_FEATURES = (
-    "ratio", "token_set_ratio", "token_sort_ratio", "partial_ratio", "jaro_winkler",
-    "word_jaccard", "word_containment", "rarity_jaccard", "rarity_containment", "length_ratio",
-    "code_containment", "code_jaccard", "code_inside", "code_nearest",
-)  # fmt: skip
+    *("ratio", "token_set_ratio", "token_sort_ratio", "partial_ratio", "jaro_winkler"),
+    *("word_jaccard", "word_containment", "rarity_jaccard", "rarity_containment", "length_ratio"),
+    *("code_containment", "code_jaccard", "code_inside", "code_nearest"),
+)
 NUMERIC_FEATURES = ("distance", "relative_distance")
 IMAGE_FEATURES = ("cosine", "distance")  # of the features that a frozen image backbone makes of the cell's pictures
 EVERYTHING = "*"
@@ -62,8 +62,8 @@ class SimilarityFeatures:
     def __call__(
         self, records: Table, left: np.ndarray, right: np.ndarray, pictures: Mapping[str, np.ndarray] | None = None
     ) -> np.ndarray:
-        """[n_pairs, n_features] float64. ``pictures``: by column, [n_records, f] features of its pictures, NaN where there
-        is none; a column that it lacks counts as missing."""
+        """[n_pairs, n_features] float64. ``pictures``: by column, [n_records, f] features of its pictures, NaN where
+        there is none; a column that it lacks counts as missing."""
         rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
         first, second = places[: len(left)], places[len(left) :]
         parts: list[np.ndarray] = []

@@ -135,7 +135,7 @@ class Sequences:
     def ordered(
         self, left: np.ndarray, right: np.ndarray, rng: np.random.Generator | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Which unit of each pair comes first in its sequence, and which second: by content, or with ``rng`` by chance."""
+        """Which unit of each pair comes first in its sequence, and which second: by content, with ``rng`` by chance."""
         swap = rng.random(len(left)) < 0.5 if rng is not None else self.rank[left] > self.rank[right]
         return np.where(swap, right, left), np.where(swap, left, right)
 
@@ -182,8 +182,8 @@ class Sequences:
 def _vary(
     length: np.ndarray, ids: np.ndarray, part: np.ndarray, c: int, augment: AugmentConfig, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Some sequences lose a span of up to a quarter of their tokens, some have their columns in another order (two of the
-    augmentations of Ditto)."""
+    """Some sequences lose a span of up to a quarter of their tokens, some have their columns in another order (two of
+    the augmentations of Ditto)."""
     b, width = ids.shape
     position = np.arange(width)
     shuffled = rng.random((b, 1)) < augment.column_shuffle

@@ -1,4 +1,4 @@
-"""Dropout whose random numbers cost little: on CPU torch's own takes a tenth of a step of a model on frozen features."""
+"""Dropout whose random numbers cost little: on CPU torch's own takes a tenth of a step on frozen features."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 
 class FeatureDropout(nn.Module):
-    """Drops each feature with probability ``p`` (Srivastava et al. 2014). On CPU a random byte decides, so ``p`` is rounded
-    to 1/256."""
+    """Drops each feature with probability ``p`` (Srivastava et al. 2014). On CPU a random byte decides, so ``p`` is
+    rounded to 1/256."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 @dataclass
 class ClassScores:
-    """One logit a class, as products of row vectors with class vectors. Those of 100,000 classes may be too many to hold
-    for all rows at once, so whoever reads them can ask for some rows or some classes."""
+    """One logit a class, as products of row vectors with class vectors. Those of 100,000 classes may be too many to
+    hold for all rows at once, so whoever reads them can ask for some rows or some classes."""
 
     x: Float[Tensor, "b d"]
     weight: Float[Tensor, "k d"]
@@ -113,8 +113,8 @@ def symmetric(a: Float[Tensor, "... d"], b: Float[Tensor, "... d"]) -> Float[Ten
 
 
 class PairHead(nn.Module):
-    """Compares two row vectors by what is the same from either side: so the score of (a, b) is the score of (b, a) to the
-    last bit. One logit a relation."""
+    """Compares two row vectors by what is the same from either side: so the score of (a, b) is the score of (b, a) to
+    the last bit. One logit a relation."""
 
     def __init__(self, d_model: int, n_relations: int = 1, d_hidden: int = 128, dropout: float = 0.1) -> None:
         super().__init__()

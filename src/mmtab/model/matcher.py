@@ -75,8 +75,8 @@ class Matcher(nn.Module):
     d_model          width of tokens and vectors
     relations        what each relation may look at
     parts            the ways of looking at a pair
-    towers           whether each row becomes a vector on its own, trained to lie near those of its matches (InfoNCE, van
-                     den Oord et al. 2018, over the rows of the batch); blocking searches among these
+    towers           whether each row becomes a vector on its own, trained to lie near those of its matches (InfoNCE,
+                     van den Oord et al. 2018, over the rows of the batch); blocking searches among these
     branch_dropout   in training, the probability that one of the two sets of logits (similarity features', and the
                      others') is left out, so that neither leans on the other
     contrast_weight  weight of InfoNCE in the loss

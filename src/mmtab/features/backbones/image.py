@@ -115,7 +115,7 @@ def _moments(x: Float[Tensor, "m f h w"]) -> Float[Tensor, "m f2"]:
 
 
 def _augment(x: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "m 3 h w"]:
-    """Each picture mirrored or not, shifted by up to 8 %, zoomed by up to 15 %, brightened or darkened by up to 20 %."""
+    """Each picture mirrored or not, shifted by up to 8 %, zoomed by up to 15 %, its brightness by up to 20 %."""
     m = len(x)
     uniform = torch.rand(5, m, device=x.device) * 2 - 1
     zoom = 1 + 0.15 * uniform[0]

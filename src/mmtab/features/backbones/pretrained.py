@@ -36,7 +36,8 @@ def _loading(setting: str, advice: str) -> Iterator[None]:
 
 
 def _loading_text(name: str) -> contextlib.AbstractContextManager[None]:
-    advice = f"Give {MINILM}, a Hugging Face name while online, or a folder with config.json, tokenizer and model.safetensors"
+    files = "config.json, tokenizer and model.safetensors"
+    advice = f"Give {MINILM}, a Hugging Face name while online, or a folder with {files}"
     return _loading(f"text.backbone={name}", advice)
 
 

@@ -64,8 +64,8 @@ class TextBackbone(nn.Module):
     spec            how cells become its token sequences
     n_tuned_layers  the top layers that learn; 0 freezes all, None tunes all
     dropout         of hidden states, in layers that learn
-    checkpointing   keep no activations inside the layers and compute them again for the gradient (Chen et al. 2016): less
-                    memory, a third more time
+    checkpointing   keep no activations inside the layers and compute them again for the gradient (Chen et al. 2016):
+                    less memory, a third more time
     folder          a run folder's copy of the architecture, where weights will come from a checkpoint
     """
 
@@ -226,8 +226,8 @@ def _mean_of_parts(hidden: Float[Tensor, "s l f"], part: Int[Tensor, "s l"], n_p
 
 
 def _without_lower(net: nn.Module, n_tuned: int) -> nn.Module:
-    """The same network, sharing all weights, whose first layer is the first that learns, and whose ``inputs_embeds`` are
-    the hidden states that enter it."""
+    """The same network, sharing all weights, whose first layer is the first that learns, and whose ``inputs_embeds``
+    are the hidden states that enter it."""
     layers = _layers(net)
     embeddings: Any = net.get_input_embeddings()  # type: ignore[operator]
 

@@ -13,8 +13,8 @@ from mmtab.utils import distributed
 
 
 class ImageEncoder(nn.Module):
-    """A token for each group of the backbone's features: of late and of early stages, and of each region. Several pictures
-    in one cell are averaged.
+    """A token for each group of the backbone's features: of late and of early stages, and of each region. Several
+    pictures in one cell are averaged.
 
     n_columns  columns of pictures
     d_model    width of a token
