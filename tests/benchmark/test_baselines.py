@@ -15,8 +15,7 @@ from toy_data import read_rows, write_kway, write_pairs, write_table
 
 from mmtab.benchmark.baselines import BASELINES, Fit, run_baseline
 from mmtab.benchmark.handout import without_labels
-from mmtab.benchmark.predictions import read_predictions
-from mmtab.benchmark.scoring import metrics
+from mmtab.benchmark.scoring import metrics, read_predictions
 from mmtab.benchmark.truth import Truth
 from mmtab.utils.errors import ConfigError, DataError, MmtabError
 

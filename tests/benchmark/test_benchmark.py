@@ -22,10 +22,9 @@ from toy_data import write_kway, write_pairs, write_table
 from mmtab.benchmark.ensemble import average
 from mmtab.benchmark.handout import without_labels
 from mmtab.benchmark.plan import applies, check_system, find_datasets, plan_jobs, seeds_of
-from mmtab.benchmark.predictions import CheckedPredictions, read_predictions, write_predictions
 from mmtab.benchmark.results import read_results
 from mmtab.benchmark.runner import run_benchmark
-from mmtab.benchmark.scoring import metrics
+from mmtab.benchmark.scoring import CheckedPredictions, metrics, read_predictions, write_predictions
 from mmtab.benchmark.truth import Truth
 from mmtab.config.compose import compose, register
 from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig, TrackConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtab.benchmark.predictions import CheckedPredictions, write_predictions
+from mmtab.benchmark.scoring import CheckedPredictions, write_predictions
 from mmtab.benchmark.truth import Truth
 from mmtab.training.metrics import best_threshold
 from mmtab.utils.errors import RunError

@@ -20,8 +20,7 @@ import pyarrow as pa
 
 from mmtab.benchmark import programs
 from mmtab.benchmark.handout import without_labels
-from mmtab.benchmark.predictions import read_predictions
-from mmtab.benchmark.scoring import metrics, ranked_by
+from mmtab.benchmark.scoring import metrics, ranked_by, read_predictions
 from mmtab.benchmark.truth import Truth
 from mmtab.config.types import SystemConfig
 from mmtab.data import files

@@ -16,10 +16,9 @@ from mmtab.data.pairs import pair_labels
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.table import Table, find_table, has_labels, read_column
 from mmtab.features.preprocess import LabelCoder
+from mmtab.runs.predictions import PAIR_IDS
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import DataError
-
-PAIR = ["left_id", "right_id"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,10 @@ class Truth:
     @property
     def dataset(self) -> str:
         return self.schema.name
+
+    @property
+    def kway(self) -> bool:
+        return self.schema.task is TaskKind.KWAY
 
     @property
     def relations(self) -> list[str]:
@@ -63,10 +66,10 @@ class Truth:
             ids = {schema.id: rows.ids.to_pylist()}
             return Truth(schema, split, ids, coder.classes_, coder.transform(rows, schema.label)[:, None])
         path = find_table(folder, schema, f"pairs_{split}")
-        ids = {name: _cells(path, schema, name).to_pylist() for name in PAIR}
+        ids = {name: _cells(path, schema, name).to_pylist() for name in PAIR_IDS}
         if not labelled:
-            return Truth(schema, split, ids, [], np.full((len(ids[PAIR[0]]), len(schema.relations)), -1, np.int64))
-        pairs = Table(schema.name, path.stem, folder, pa.nulls(len(ids[PAIR[0]]), pa.string()), {})
+            return Truth(schema, split, ids, [], np.full((len(ids[PAIR_IDS[0]]), len(schema.relations)), -1, np.int64))
+        pairs = Table(schema.name, path.stem, folder, pa.nulls(len(ids[PAIR_IDS[0]]), pa.string()), {})
         label = [pair_labels(pairs, relation, _cells(path, schema, relation)) for relation in schema.relations]
         return Truth(schema, split, ids, [], np.stack(label, 1).astype(np.int64))
 
@@ -82,7 +85,7 @@ class Truth:
         about = yaml.safe_load((folder / "truth.yaml").read_text(encoding="utf-8"))
         schema = Schema.from_dict(about["schema"])
         table = files.read(folder / "truth.parquet", schema.name)
-        names = [schema.id] if schema.task is TaskKind.KWAY else PAIR
+        names = [schema.id] if schema.task is TaskKind.KWAY else PAIR_IDS
         labels = [np.asarray(table[name]) for name in table.column_names if name not in names]
         ids = {name: table[name].to_pylist() for name in names}
         return Truth(schema, about["split"], ids, about["classes"], np.stack(labels, 1).astype(np.int64))

@@ -12,7 +12,7 @@ import numpy as np
 from mmtab.benchmark.baselines.controls import BASELINES
 from mmtab.benchmark.baselines.learners import Model
 from mmtab.benchmark.baselines.problem import Problem, listed
-from mmtab.benchmark.predictions import write_predictions
+from mmtab.benchmark.scoring import write_predictions
 from mmtab.benchmark.truth import Truth
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.training.metrics import best_threshold

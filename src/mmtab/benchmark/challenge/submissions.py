@@ -19,8 +19,7 @@ from mmtab.benchmark.challenge import database, untrusted
 from mmtab.benchmark.challenge.folder import FILES, Challenge
 from mmtab.benchmark.challenge.stored import write_array
 from mmtab.benchmark.challenge.untrusted import one_line
-from mmtab.benchmark.predictions import CheckedPredictions
-from mmtab.benchmark.scoring import metrics, ranked_by
+from mmtab.benchmark.scoring import CheckedPredictions, metrics, ranked_by
 from mmtab.benchmark.truth import Truth
 from mmtab.data import files as tables
 from mmtab.utils.atomic import WRITING, leftovers, replacing

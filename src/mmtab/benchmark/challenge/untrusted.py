@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmtab.benchmark.predictions import MAX_BYTES_A_ROW, CheckedPredictions, read_predictions
+from mmtab.benchmark.scoring import MAX_BYTES_A_ROW, CheckedPredictions, read_predictions
 from mmtab.benchmark.truth import Truth
 from mmtab.data import files as tables
 from mmtab.utils.errors import DataError
