@@ -5,7 +5,6 @@ Data are the shipped catalogue's, with descriptions made longer so that a row fi
 
 from __future__ import annotations
 
-import functools
 import json
 import statistics
 import tempfile
@@ -23,8 +22,20 @@ import torch
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
-from mmtab.benchmark.speed_data import WORDS, distinct, lengthen, repeated, write_rows
-from mmtab.benchmark.speed_steps import Clock, epoch_speed, run_program, run_python, seconds_of, stepper
+from mmtab.benchmark.programs import FOREIGN
+from mmtab.benchmark.speed_tools import (
+    WORDS,
+    Clock,
+    distinct,
+    epoch_speed,
+    lengthen,
+    repeated,
+    run_program,
+    run_python,
+    seconds_of,
+    stepper,
+    write_rows,
+)
 from mmtab.config.compose import compose
 from mmtab.config.types import RunConfig
 from mmtab.data.pictures import load_pictures
@@ -52,29 +63,25 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 @dataclass(frozen=True)
 class Settings:
-    """``rows`` of the data set (train is 70 %), ``words`` added to each description, ``peers``: the folder of the peer
-    scripts, and the Python of an environment that has AutoGluon; ``sizes``: training rows of the scaling curve."""
-
-    rows: int = 900
-    words: int = 80
+    rows: int = 900  # of the dataset; train is 70 %
+    words: int = 80  # added to each description
     repeats: int = 3
-    sizes: tuple[int, ...] = SIZES
-    peers: Path | None = None
-    peer_python: Path | None = None
+    sizes: tuple[int, ...] = SIZES  # training rows of the part about memory
+    peer_python: Path | None = None  # the Python of an environment that has AutoGluon
 
 
 @dataclass(frozen=True)
 class Finding:
-    """``value`` in ``unit``; ``ratio`` to what it is held against, and what that should be at least (or ``most``)."""
+    """``value`` in ``unit``; ``ratio`` to what it is compared with, and what that should be at least (or ``most``)."""
 
-    part: str
     what: str
     value: float
-    unit: str
+    unit: str = "rows/s"
     against: str = ""
     ratio: float | None = None
     least: float | None = None
     most: float | None = None
+    part: str = ""
 
 
 class Bench:
@@ -107,7 +114,7 @@ class Bench:
         for what, command in commands.items():
             seconds = self._median(lambda command=command: seconds_of(lambda: run_python(command)))  # type: ignore[misc]
             most = {"--help": 1.5, "import torch": None}.get(what, 2.0)
-            yield Finding("startup", what, seconds, "s", most=most)
+            yield Finding(what, seconds, "s", most=most)
 
     def loop(self) -> Iterator[Finding]:
         """Training as mmtab train does it, against the least that PyTorch needs for the same steps."""
@@ -119,12 +126,8 @@ class Bench:
             batches = list(loader(train, session.config.trainer.batch_size, shuffle=True, seed=seed))
             step = stepper(session, len(batches))
             bare.append([epoch_speed(session, step, batches) for _ in range(2)][-1])
-        pairs = zip(ours, bare, strict=True)
-        ratio = statistics.median(mine / other for mine, other in pairs)
-        yield Finding("loop", "bare loop, tensors in memory", statistics.median(bare), "rows/s")
-        yield Finding(
-            "loop", "training, tuned text and pictures", statistics.median(ours), "rows/s", "bare loop", ratio, 0.95
-        )
+        yield Finding("bare loop, tensors in memory", statistics.median(bare))
+        yield _compared("training, tuned text and pictures", ours, bare, "bare loop", 0.95)
 
     def profile(self) -> Iterator[Finding]:
         """Where a step's time goes, tuned and frozen."""
@@ -132,8 +135,7 @@ class Bench:
             session, train = self._session(*settings)
             clock = Clock(session.compute.device)
             model: Any = session.model
-            parts = {kind: encoder for kind, encoder in model.tokenizer.encoders.items()}
-            for part, module in (parts | {"fusion": model.fusion, "head": model.head}).items():
+            for part, module in (*model.tokenizer.encoders.items(), ("fusion", model.fusion), ("head", model.head)):
                 clock.watch(part, module)
             batches = iter(loader(train, session.config.trainer.batch_size, shuffle=True))
             step = stepper(session, len(train), clock)
@@ -146,9 +148,9 @@ class Bench:
                 if batch is None:
                     break
                 step(batch)
-            whole = time.perf_counter() - start
+            total = time.perf_counter() - start
             for part, seconds in sorted(clock.seconds.items(), key=lambda item: -item[1]):
-                yield Finding("profile", f"{name}: {part}", 100 * seconds / whole, "% of a step")
+                yield Finding(f"{name}: {part}", 100 * seconds / total, "% of a step")
 
     def kernels(self) -> Iterator[Finding]:
         """bf16 against float32 and gradient checkpointing against none, tuned; torch.compile against none, frozen, for
@@ -158,30 +160,30 @@ class Bench:
             (FROZEN, {"compile": "trainer.compile=true"}),
         ):
             name, plain = "tuned" if base is TUNED else "frozen", self._fit(*base)[-1]
-            yield Finding("kernels", f"{name}, {self._session(*base)[0].compute.precision}", plain, "rows/s")
+            yield Finding(f"{name}, {self._session(*base)[0].compute.precision}", plain)
             for what, change in changes.items():
                 speed = self._fit(*base, change)[-1]
-                yield Finding("kernels", f"{name}, {what}", speed, "rows/s", "as above", speed / plain)
+                yield Finding(f"{name}, {what}", speed, "rows/s", "as above", speed / plain)
 
     def frozen(self) -> Iterator[Finding]:
         """Frozen networks: the second and later epochs, against encoding in every step."""
         many = Bench(replace(self.settings, rows=6 * self.settings.rows), self.work)
         for size in (64, 256):
             settings = (*FROZEN, f"trainer.batch_size={size}")
-            each = many._fit(*settings, "store_frozen=false", epochs=1)[0]
-            yield Finding("frozen", f"encoding in every step, batch {size}", each, "rows/s")
+            encoding = many._fit(*settings, "store_frozen=false", epochs=1)[0]
+            yield Finding(f"encoding in every step, batch {size}", encoding)
             speed = statistics.median(many._fit(*settings, epochs=1 + self.settings.repeats)[1:])
-            yield Finding("frozen", f"stored, batch {size}", speed, "rows/s", "each step", speed / each, 50)
+            yield Finding(f"stored, batch {size}", speed, "rows/s", "each step", speed / encoding, 50)
 
     def top(self) -> Iterator[Finding]:
         """The top two text layers tuned from stored states, against tuning all and against running the lower ones."""
         frozen = ("image.tuned=false", "trainer.batch_size=32")
         full = self._fit("text.n_tuned_layers=null", *frozen)[-1]
-        yield Finding("top", "all text layers tuned", full, "rows/s")
+        yield Finding("all text layers tuned", full)
         unstored = self._fit("text.n_tuned_layers=2", *frozen, "store_frozen=false")[-1]
-        yield Finding("top", "top two, nothing stored", unstored, "rows/s", "all tuned", unstored / full)
+        yield Finding("top two, nothing stored", unstored, "rows/s", "all tuned", unstored / full)
         stored = self._fit("text.n_tuned_layers=2", *frozen)[-1]
-        yield Finding("top", "top two, lower layers stored", stored, "rows/s", "all tuned", stored / full, 2.0)
+        yield Finding("top two, lower layers stored", stored, "rows/s", "all tuned", stored / full, 2.0)
 
     def store(self) -> Iterator[Finding]:
         """Building the store, against its tokenizer and its picture decoder alone, on the same cores."""
@@ -204,7 +206,7 @@ class Bench:
 
         raw = self._median(lambda: seconds_of(tokenize_alone))
         ours = self._median(lambda: built(lambda store: tokenize(many, columns, text.spec, store)))
-        yield Finding("store", "tokens", len(texts) / ours, "cells/s", "tokenizer alone", raw / ours, 0.8)
+        yield Finding("tokens", len(texts) / ours, "cells/s", "tokenizer alone", raw / ours, 0.8)
         folder = self.work / "pictures"
         if not folder.exists():
             write_catalogue(folder, "product_type", n_rows=6000)
@@ -218,7 +220,7 @@ class Bench:
         with ThreadPoolExecutor(usable_cores()) as pool:
             raw = self._median(lambda: seconds_of(lambda: list(pool.map(decode, paths))))
         ours = self._median(lambda: built(lambda store: load_pictures(table, ["image"], image.spec, store)))
-        yield Finding("store", "pictures", len(paths) / ours, "pictures/s", "decoder alone", raw / ours, 0.8)
+        yield Finding("pictures", len(paths) / ours, "pictures/s", "decoder alone", raw / ours, 0.8)
 
     def predict(self) -> Iterator[Finding]:
         """Predicting rows whose tokens and pictures are stored, against the two backbones alone."""
@@ -235,8 +237,8 @@ class Bench:
 
         bare = len(train) / self._median(lambda: seconds_of(backbones))
         ours = len(train) / self._median(lambda: seconds_of(lambda: session.predictions(train)))
-        yield Finding("predict", "backbones alone", bare, "rows/s")
-        yield Finding("predict", "predictions", ours, "rows/s", "backbones", ours / bare)
+        yield Finding("backbones alone", bare)
+        yield Finding("predictions", ours, "rows/s", "backbones", ours / bare)
 
     def memory(self) -> Iterator[Finding]:
         """Peak memory and speed as rows grow: text and tables, a text encoder small enough to read a million rows."""
@@ -245,69 +247,55 @@ class Bench:
         for n in sorted(self.settings.sizes):
             folder = self.work / f"rows-{n}"
             write_rows(folder, n)
-            told = json.loads(
-                run_python(
-                    ["-c", TRAIN, str(folder), str(self.work / f"run-{n}"), str(self.work / "cache"), str(backbone)]
-                )
-                .strip()
-                .splitlines()[-1]
-            )
-            yield Finding("memory", f"{n:,} rows: training", told["train_rows_per_second"], "rows/s")
-            yield Finding("memory", f"{n:,} rows: reading, fitting, store", n / told["seconds"]["prepare"], "rows/s")
-            peak = told["peak_memory_mib"]
+            run_python(["-c", TRAIN, *map(str, (folder, self.work / f"run-{n}", self.work / "cache", backbone))])
+            facts = json.loads((self.work / f"run-{n}" / "provenance.json").read_text())
+            yield Finding(f"{n:,} rows: training", facts["train_rows_per_second"])
+            yield Finding(f"{n:,} rows: reading, fitting, store", n / facts["seconds"]["prepare"])
+            peak = facts["peak_memory_mib"]
             first = peak if n == 10_000 else first
             ratio = None if first is None or n <= 10_000 else peak / first
             what, against = f"{n:,} rows: peak memory", "10,000 rows" if ratio else ""
-            yield Finding("memory", what, peak, "MiB", against, ratio, most=1.2 if ratio else None)
+            yield Finding(what, peak, "MiB", against, ratio, most=1.2 if ratio else None)
 
     def autogluon(self) -> Iterator[Finding]:
-        """AutoGluon MultiModal with the same text and picture networks, token length, picture size, batch and epoch."""
-        if self.settings.peers is None or self.settings.peer_python is None:
-            raise ConfigError("autogluon: give --peers FOLDER and --peer-python PYTHON of an environment that has it")
-        peers, python, timm = self.settings.peers, str(self.settings.peer_python), self.work / "timm"
-        if not timm.exists():
-            run_program([python, str(peers / "timm_folder.py"), str(timm), "128"])
-        train_speeds, predict, theirs_train, theirs_predict = [], dict[str, list[float]](), [], []
+        """AutoGluon MultiModal, an epoch with the same text and picture networks, token length, picture size, batch."""
+        if self.settings.peer_python is None:
+            raise ConfigError("autogluon: give --peer-python PYTHON of an environment that has it")
+        speeds = [self._beside_autogluon(self.settings.peer_python, seed) for seed in range(self.settings.repeats)]
+        of = {what: [speed[what] for speed in speeds] for what in speeds[0]}
+        yield Finding("AutoGluon: training, all of fit()", statistics.median(of["their training"]))
+        yield _compared("training, all of train()", of["training"], of["their training"], "AutoGluon", 3.0)
+        yield Finding("AutoGluon: prediction", statistics.median(of["their prediction"]))
+        yield _compared("prediction, nothing stored", of["cold"], of["their prediction"], "AutoGluon", 5.0)
+        yield _compared("prediction, rows stored", of["warm"], of["their prediction"], "AutoGluon", 5.0)
+
+    def _beside_autogluon(self, python: Path, seed: int) -> dict[str, float]:
+        """Rows/s of both."""
         n = {split: pa.parquet.read_metadata(self.folder / f"{split}.parquet").num_rows for split in ("train", "test")}
-        for seed in range(self.settings.repeats):
-            program = [python, str(peers / "autogluon_multimodal.py"), str(self.folder), "--timm", str(timm)]
-            sizes = ["--epochs", "1", "--batch", "32", "--size", "128", "--max-text", "128"]
-            command = [*program, *sizes, "--threads", str(usable_cores()), "--seed", str(seed)]
-            told = json.loads(run_program(command).strip().splitlines()[-1])
-            theirs_train.append(told["train_rows_per_s"])
-            theirs_predict.append(told["predict_rows_per_s"])
-            with tempfile.TemporaryDirectory(dir=self.work) as scratch:
-                config = self._config(*TUNED, f"seed={seed}", "trainer.max_epochs=1", f"cache={scratch}/cache")
-                folder = Path(scratch) / "run"
-                train_speeds.append(n["train"] / seconds_of(functools.partial(train, config, folder)))
-                session = open_run(folder)
-                for what in ("cold", "warm"):
-                    start = time.perf_counter()
-                    session.predictions(session.load("test", self.folder)[0])
-                    predict.setdefault(what, []).append(n["test"] / (time.perf_counter() - start))
-
-        def ratio(ours: list[float], theirs: list[float]) -> float:
-            return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
-
-        median = statistics.median
-        yield Finding("autogluon", "AutoGluon: training, all of fit()", median(theirs_train), "rows/s")
-        faster = ratio(train_speeds, theirs_train)
-        yield Finding("autogluon", "training, all of train()", median(train_speeds), "rows/s", "AutoGluon", faster, 3.0)
-        yield Finding("autogluon", "AutoGluon: prediction", median(theirs_predict), "rows/s")
-        for what, title in (("cold", "prediction, nothing stored"), ("warm", "prediction, rows stored")):
-            speeds = predict[what]
-            yield Finding("autogluon", title, median(speeds), "rows/s", "AutoGluon", ratio(speeds, theirs_predict), 5.0)
+        with tempfile.TemporaryDirectory(dir=self.work) as scratch:
+            program = [python, FOREIGN / "autogluon_.py", "multimodal", self.folder, scratch, "--seed", seed]
+            options = ["--epochs", 1, "--batch", 32, "--time", 100_000, "--threads", usable_cores()]
+            run_program([str(word) for word in (*program, *options)])
+            facts, folder = json.loads(Path(scratch, "facts.json").read_text()), Path(scratch) / "run"
+            config = self._config(*TUNED, f"seed={seed}", "trainer.max_epochs=1", f"cache={scratch}/cache")
+            training = seconds_of(lambda: train(config, folder))
+            session = open_run(folder)
+            cold, warm = (
+                seconds_of(lambda: session.predictions(session.load("test", self.folder)[0])) for _ in range(2)
+            )
+        return {
+            "their training": n["train"] / facts["train_seconds"],
+            "training": n["train"] / training,
+            "their prediction": facts["predict_rows_per_second"],
+            "cold": n["test"] / cold,
+            "warm": n["test"] / warm,
+        }
 
     # --- what they share
 
     def _config(self, *settings: str) -> RunConfig:
-        own = [
-            "dataset=custom",
-            f"dataset.path={self.folder}",
-            f"cache={self.work / 'cache'}",
-            "trainer.progress=false",
-        ]
-        return compose(*own, f"output={self.work / 'run'}", *settings)
+        places = f"dataset.path={self.folder}", f"cache={self.work / 'cache'}", f"output={self.work / 'run'}"
+        return compose("dataset=custom", *places, "trainer.progress=false", *settings)
 
     def _session(self, *settings: str) -> tuple[Session, KWayBatches]:
         config = self._config("trainer.max_epochs=2", *settings)
@@ -342,26 +330,31 @@ config = compose("dataset=custom", f"dataset.path={data}", f"cache={cache}", f"o
                  "trainer.progress=false", f"text.backbone={backbone}", "text.n_tuned_layers=null",
                  "text.max_length=64", "trainer.max_epochs=1", "trainer.batch_size=256", "d_model=64")
 train(config, Path(folder))
-print(Path(folder, "provenance.json").read_text().replace(chr(10), " "))
 """
 
 
-def measure(settings: Settings, only: list[str], output: Path, told: Callable[[Finding], None]) -> list[Finding]:
-    """Run the parts named (none: all that can be run), telling and saving each finding as it comes."""
+def measure(settings: Settings, only: list[str], output: Path, report: Callable[[Finding], None]) -> list[Finding]:
+    """Run the parts named (none: all that can be run), reporting and saving each finding as it comes."""
     with tempfile.TemporaryDirectory(prefix="mmtab-speed-") as work:
         bench = Bench(settings, Path(work))
         if unknown := sorted(set(only) - set(bench.parts())):
             raise ConfigError(f"no part {unknown[0]}: expected some of {', '.join(bench.parts())}")
-        found: list[Finding] = []
+        findings: list[Finding] = []
         for name, part in bench.parts().items():
             if name in only or (not only and (name != "autogluon" or settings.peer_python is not None)):
                 for finding in part():
-                    found.append(finding)
-                    told(finding)
+                    findings.append(replace(finding, part=name))
+                    report(findings[-1])
                     own = json.loads(json.dumps(asdict(settings), default=str))
                     facts = provenance.facts() | {"threads": usable_cores(), "settings": own}
-                    write_json(output, facts | {"findings": [asdict(each) for each in found]})
-    return found
+                    write_json(output, facts | {"findings": list(map(asdict, findings))})
+    return findings
+
+
+def _compared(what: str, ours: list[float], theirs: list[float], against: str, least: float) -> Finding:
+    """Medians, of the speeds and of their ratio in each repeat."""
+    ratio = statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
+    return Finding(what, statistics.median(ours), against=against, ratio=ratio, least=least)
 
 
 def _backbones(session: Session) -> tuple[TextBackbone, ImageBackbone]:

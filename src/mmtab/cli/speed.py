@@ -20,15 +20,14 @@ def speed(
     rows: Annotated[int, typer.Option(help="rows of the generated table")] = 900,
     words: Annotated[int, typer.Option(help="words of a text cell")] = 80,
     repeats: Annotated[int, typer.Option(help="times that each side is timed")] = 3,
-    largest: Annotated[int, typer.Option(help="most records of the matching parts")] = 1_000_000,
-    peers: Annotated[Path | None, typer.Option(help="autogluon: folder to work in")] = None,
+    largest: Annotated[int, typer.Option(help="memory: most training rows")] = 1_000_000,
     peer_python: Annotated[Path | None, typer.Option(help="autogluon: python of an environment that has it")] = None,
 ) -> None:
     """How fast mmtab is on this machine, as ratios of what one run timed; printed and saved as json."""
     from mmtab.benchmark.speed import SIZES, Settings, measure
 
     sizes = tuple(size for size in SIZES if size <= largest)
-    measure(Settings(rows, words, repeats, sizes, peers, peer_python), only or [], output, _print)
+    measure(Settings(rows, words, repeats, sizes, peer_python), only or [], output, _print)
 
 
 def _print(finding: Finding) -> None:
@@ -37,4 +36,4 @@ def _print(finding: Finding) -> None:
     ratio = "" if finding.ratio is None else f"   {finding.ratio:.2f} x {finding.against}"
     bound = f"at least {finding.least:g}" if finding.least else f"at most {finding.most:g}" if finding.most else ""
     text = f"{finding.part:10} {finding.what:45} {finding.value:10,.2f} {finding.unit:12}{ratio}"
-    Console(highlight=False, width=160).print(text + (f" (wanted: {bound})" if bound else ""))
+    Console(highlight=False, width=160).print(text + (f" (should be {bound})" if bound else ""))

@@ -102,7 +102,8 @@ class Data:
         return [name for name, kind in self.kinds.items() if kind in kinds]
 
 
-def tabular(data: Data, a: argparse.Namespace, work: Path) -> Any:
+def tabular(data: Data, a: argparse.Namespace, work: Path) -> tuple[Any, dict[str, Any]]:
+    """A predictor, and the arguments of its fit()."""
     from autogluon.tabular import FeatureMetadata, TabularPredictor
 
     columns = data.of("text", "numeric", "categorical", "datetime")
@@ -110,21 +111,13 @@ def tabular(data: Data, a: argparse.Namespace, work: Path) -> Any:
     types = FeatureMetadata.from_df(train.drop(columns=LABEL)).add_special_types({c: ["text"] for c in data.of("text")})
     metric = "accuracy" if data.kway else "average_precision"
     model = TabularPredictor(LABEL, path=str(work / "model"), eval_metric=metric, verbosity=2)
-    bagged = {"use_bag_holdout": True} if a.preset not in ("medium_quality",) else {}
-    model.fit(
-        train,
-        tuning_data=valid,
-        presets=a.preset,
-        time_limit=a.time,
-        num_cpus=a.threads,
-        num_gpus=0,
-        feature_metadata=types,
-        **bagged,
-    )
-    return model
+    arguments = {"train_data": train, "tuning_data": valid, "presets": a.preset, "time_limit": a.time}
+    arguments |= {"num_cpus": a.threads, "num_gpus": 0, "feature_metadata": types}
+    return model, arguments if a.preset == "medium_quality" else arguments | {"use_bag_holdout": True}
 
 
-def multimodal(data: Data, a: argparse.Namespace, work: Path) -> Any:
+def multimodal(data: Data, a: argparse.Namespace, work: Path) -> tuple[Any, dict[str, Any]]:
+    """As ``tabular``."""
     import torch
     from autogluon.multimodal import MultiModalPredictor
 
@@ -137,7 +130,7 @@ def multimodal(data: Data, a: argparse.Namespace, work: Path) -> Any:
         "optim.max_epochs": a.epochs,
         "optim.lr": 1e-4,
         "env.per_gpu_batch_size": 32,
-        "env.batch_size": 128,
+        "env.batch_size": a.batch,
         "env.num_workers": 0,
         "env.num_workers_inference": 0,
         "env.num_gpus": int(gpu),
@@ -165,15 +158,8 @@ def multimodal(data: Data, a: argparse.Namespace, work: Path) -> Any:
         validation_metric=metric,
         verbosity=2,
     )
-    model.fit(
-        train_data=data.frames["train"],
-        tuning_data=data.frames["valid"],
-        column_types=types,
-        hyperparameters=settings,
-        seed=a.seed,
-        time_limit=a.time,
-    )
-    return model
+    arguments = {"train_data": data.frames["train"], "tuning_data": data.frames["valid"], "column_types": types}
+    return model, arguments | {"hyperparameters": settings, "seed": a.seed, "time_limit": a.time}
 
 
 def timm_folder(folder: Path, size: int = 128) -> Path:
@@ -249,13 +235,15 @@ def main() -> None:
     parser.add_argument("--time", type=int, default=300, help="seconds of fit(), at most")
     parser.add_argument("--preset", default="medium_quality")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=128, help="rows of a step")
     a = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     work = Path(tempfile.mkdtemp(prefix="autogluon-"))
     try:
         data = Data(a.data, work)
+        model, arguments = (tabular if a.which == "tabular" else multimodal)(data, a, work)
         began = time.perf_counter()
-        model = (tabular if a.which == "tabular" else multimodal)(data, a, work)
+        model.fit(**arguments)
         trained = time.perf_counter()
         test = model.predict_proba(data.frames["test"], as_pandas=True)
         rate = len(test) / (time.perf_counter() - trained)
