@@ -91,11 +91,37 @@ def small_config(backbone: Path) -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture(scope="session")
+def kway_run(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[..., Any]) -> tuple[Path, Path]:
+    """Dataset and run folder of a k-way run, of one epoch, that has scored test. Tests read them, or change a copy."""
+    from toy_data import write_kway
+
+    return _trained(write_kway, tmp_path_factory.mktemp("kway"), small_config)
+
+
+@pytest.fixture(scope="session")
+def pairs_run(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[..., Any]) -> tuple[Path, Path]:
+    """As ``kway_run``, of matching."""
+    from toy_data import write_pairs
+
+    return _trained(write_pairs, tmp_path_factory.mktemp("pairs"), small_config)
+
+
+def _trained(write: Callable[..., Path], folder: Path, small_config: Callable[..., Any]) -> tuple[Path, Path]:
+    from mmtab.runs.evaluate import evaluate
+    from mmtab.runs.train import train
+
+    data, run = write(folder / "data", n=100), folder / "run"
+    train(small_config(run, data, "trainer.max_epochs=1"), run)
+    evaluate(run, "test")
+    return data, run
+
+
 LARGE = {"airbnb", "fashion", "hearthstone", "hm_variants", "movies"}  # seconds each; small ones show the same
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes ``real_dataset`` runs once for each dataset folder under the data root, large ones as slow tests."""
+    """Runs a test that takes ``real_dataset`` for each dataset folder under the data root; large ones are slow tests."""
     if "real_dataset" in metafunc.fixturenames:
         root = _find_data()
         found = sorted(root.glob("**/dataset.yaml")) if root else []

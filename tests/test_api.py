@@ -28,9 +28,10 @@ from mmtab.utils.errors import ConfigError, DataError, MmtabError, RunError
 def small(backbone: Path) -> dict[str, Any]:
     """Settings of a run that is small enough for a test."""
     return {
-        "text": {"backbone": str(backbone)},
+        "text": {"backbone": str(backbone), "max_length": 24},
+        "image": {"size": 32},
         "d_model": 16,
-        "trainer": {"max_epochs": 2, "progress": False, "precision": "fp32"},
+        "trainer": {"max_epochs": 1, "progress": False, "precision": "fp32"},
     }
 
 
@@ -81,8 +82,10 @@ def test_it_is_what_the_script_does(tmp_path: Path, small: dict[str, Any]) -> No
         "seed=3",
         "fusion=mean",
         f"text.backbone={small['text']['backbone']}",
+        "text.max_length=24",
+        "image.size=32",
         "d_model=16",
-        "trainer.max_epochs=2",
+        "trainer.max_epochs=1",
         "trainer.progress=false",
         "trainer.precision=fp32",
     ]

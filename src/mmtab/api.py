@@ -22,19 +22,19 @@ from mmtab.config.types import PARTS
 from mmtab.data import dataset as datasets
 from mmtab.data import files, table
 from mmtab.data.cells import image_sources
-from mmtab.data.dataset import dataset_folder, find_dataset
+from mmtab.data.dataset import find_dataset
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.prepare.convert import PICTURE
 from mmtab.prepare.frames import as_arrow, from_frames
+from mmtab.runs import predictions as prediction_files
 from mmtab.runs.evaluate import evaluate, evaluate_if_labelled
 from mmtab.runs.folder import open_config, read_facts, read_run_file
-from mmtab.runs.inputs import cache_of
+from mmtab.runs.inputs import data_folder
 from mmtab.runs.predict import predict
 from mmtab.runs.session import open_run
 from mmtab.runs.train import train as train_run
 from mmtab.utils.errors import ConfigError, DataError
 
-PAIRS = ("left_id", "right_id")
 Named = str | Path
 
 
@@ -72,7 +72,7 @@ class Run:
     def dataset(self) -> Dataset:
         """What it was trained on, where that still is."""
         config = open_config(self.folder)
-        return Dataset.read(dataset_folder(config.dataset, config.data_root, cache_of(config)))
+        return Dataset.read(data_folder(config))
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -121,7 +121,7 @@ class Run:
         """[n] classes of rows, or [n] (of several relations [n, r]) 0 and 1 of pairs, in their order; ``None`` where
         ``coverage`` leaves a row without a prediction. ``tables``: left and right, or records, of pairs."""
         predictions = self._predicted(data, image_root, tables, coverage=coverage, cost=cost)
-        names = [name for name in predictions.column_names if name.startswith("prediction")]
+        names = prediction_files.prediction_columns(predictions.column_names)
         columns = [predictions[name].to_numpy(zero_copy_only=False) for name in names]
         return columns[0] if len(columns) == 1 else np.stack(columns, 1)
 
@@ -130,10 +130,14 @@ class Run:
         or of a match for each relation. Of more than 1,000 classes the likeliest ten, as in prediction files."""
         predictions, schema = self._predicted(data, image_root, tables), self.schema
         if schema.task is TaskKind.MATCHING:
-            names = {f"probability{'' if len(schema.relations) == 1 else f'_{r}'}": r for r in schema.relations}
+            suffixes = prediction_files.relation_suffixes(list(schema.relations))
+            names = {f"{prediction_files.PROBABILITY}{s}": r for s, r in zip(suffixes, schema.relations, strict=True)}
         else:
-            names = {name: name.removeprefix("p_") for name in predictions.column_names if name.startswith("p_")}
-            names = names or {name: name for name in ("top", "top_probability")}
+            names = {
+                prediction_files.class_column(name): name
+                for name in prediction_files.classes_of(predictions.column_names)
+            }
+            names = names or {name: name for name in (prediction_files.TOP, prediction_files.TOP_PROBABILITY)}
         columns = predictions.select(list(names)).rename_columns(list(names.values()))
         kind = type(data).__module__.partition(".")[0]
         if kind == "pandas":
@@ -266,7 +270,7 @@ def _write(frame: Any, path: Path, schema: Schema, image_root: Path) -> Path:
     if isinstance(frame, str | Path):
         frame, image_root = _read(frame), image_root if image_root != Path() else Path(frame).parent
     rows = as_arrow(frame, schema.name, path.stem)
-    if schema.id not in rows.column_names and not set(PAIRS) <= set(rows.column_names):
+    if schema.id not in rows.column_names and not set(prediction_files.PAIR_IDS) <= set(rows.column_names):
         rows = rows.append_column(schema.id, pa.array([str(i + 1) for i in range(len(rows))]))
     for name in set(schema.of_type(ColumnType.IMAGE)) & set(rows.column_names):
         cells = [_embedded(cell, image_root) for cell in rows[name].to_pylist()]

@@ -44,7 +44,7 @@ KWAY_VARIANTS = [
 def test_kway_run_tells_everything(tmp_path: Path, configure, overrides: list[str]) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     write_kway(data)
-    metrics = train(configure(data, *overrides), folder)
+    metrics = train(configure(data, "trainer.max_epochs=1", *overrides), folder)
     assert {"accuracy", "macro_f1", "log_loss", "ece"} <= set(metrics)
     for name in (
         "config.yaml",
@@ -84,7 +84,7 @@ def test_kway_run_tells_everything(tmp_path: Path, configure, overrides: list[st
 def test_matching_run_keeps_its_threshold(tmp_path: Path, configure, overrides: list[str]) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     write_pairs(data)
-    metrics = train(configure(data, *overrides), folder)
+    metrics = train(configure(data, "trainer.max_epochs=1", *overrides), folder)
     assert {"f1", "precision", "recall", "pr_auc", "roc_auc"} <= set(metrics)
     (threshold,) = json.loads((folder / "task.json").read_text())["thresholds"]
     evaluate(folder, "test")
@@ -92,11 +92,13 @@ def test_matching_run_keeps_its_threshold(tmp_path: Path, configure, overrides: 
     assert ((np.array(stored["probability"]) >= threshold) == np.array(stored["prediction"]).astype(bool)).all()
 
 
-@pytest.mark.parametrize("write", [write_kway, write_pairs])
-def test_a_run_with_its_calibration_in_provenance_still_opens(tmp_path: Path, configure, write) -> None:
+@pytest.mark.parametrize("run", ["kway_run", "pairs_run"])
+def test_a_run_with_its_calibration_in_provenance_still_opens(
+    tmp_path: Path, run: str, request: pytest.FixtureRequest
+) -> None:
     """As runs of format 2 have it."""
-    data, folder = write(tmp_path / "data"), tmp_path / "run"
-    train(configure(data, "trainer.max_epochs=1"), folder)
+    data, trained = request.getfixturevalue(run)
+    folder = shutil.copytree(trained, tmp_path / "run")
     state = json.loads((folder / "task.json").read_text())
     shifted = {name: (np.array(values) * 0.9).tolist() for name, values in state.items()}
     (folder / "task.json").write_text(json.dumps(shifted))
@@ -124,12 +126,12 @@ def test_same_seed_same_metrics_and_csv_equals_parquet(tmp_path: Path, configure
         write(tmp_path / name, suffix=suffix)
         seen.append(
             (
-                train(configure(tmp_path / name), tmp_path / f"run-{name}"),
+                train(configure(tmp_path / name, "trainer.max_epochs=1"), tmp_path / f"run-{name}"),
                 evaluate(tmp_path / f"run-{name}", "test"),
             )
         )
     assert seen[0] == seen[1] == seen[2]
-    other = train(configure(tmp_path / "a", "seed=1"), tmp_path / "run-seed")
+    other = train(configure(tmp_path / "a", "trainer.max_epochs=1", "seed=1"), tmp_path / "run-seed")
     assert other != seen[0][0]
 
 
@@ -137,7 +139,7 @@ def test_training_never_opens_test(tmp_path: Path, configure) -> None:
     data = tmp_path / "data"
     write_kway(data)
     (data / "test.parquet").write_bytes(b"whoever reads this fails")
-    train(configure(data), tmp_path / "run")
+    train(configure(data, "trainer.max_epochs=1", "dataset.drop=[image]"), tmp_path / "run")
     with pytest.raises(DataError, match="table test"):
         evaluate(tmp_path / "run", "test")
 
@@ -148,7 +150,7 @@ def test_run_folder_is_enough_elsewhere(tmp_path: Path, configure, backbone: Pat
     write_kway(data)
     write_kway(elsewhere, seed=0)
     shutil.copytree(backbone, copy)
-    train(configure(data, f"text.backbone={copy}"), tmp_path / "run")
+    train(configure(data, f"text.backbone={copy}", "trainer.max_epochs=1"), tmp_path / "run")
     evaluate(tmp_path / "run", "test")
     shutil.move(tmp_path / "run", tmp_path / "moved")
     shutil.rmtree(data)
@@ -164,62 +166,51 @@ def test_run_folder_is_enough_elsewhere(tmp_path: Path, configure, backbone: Pat
         np.testing.assert_allclose(np.array(predicted[name]), np.array(before[name]), atol=1e-6)
 
 
-def test_pairs_are_predicted_from_tables(tmp_path: Path, configure) -> None:
-    data = tmp_path / "data"
-    write_pairs(data)
-    train(configure(data), tmp_path / "run")
-    evaluate(tmp_path / "run", "test")
-    n = predict(
-        tmp_path / "run",
-        data / "pairs_test.parquet",
-        tmp_path / "out.parquet",
-        left=data / "left.parquet",
-        right=data / "right.parquet",
-    )
+def test_pairs_are_predicted_from_tables(tmp_path: Path, pairs_run: tuple[Path, Path]) -> None:
+    data, folder = pairs_run
+    pairs, tables = data / "pairs_test.parquet", {side: data / f"{side}.parquet" for side in ("left", "right")}
+    n = predict(folder, pairs, tmp_path / "out.parquet", **tables)
     predicted, before = (
-        pa.parquet.read_table(p) for p in (tmp_path / "out.parquet", tmp_path / "run" / "predictions_test.parquet")
+        pa.parquet.read_table(path) for path in (tmp_path / "out.parquet", folder / "predictions_test.parquet")
     )
     assert n == before.num_rows
     np.testing.assert_allclose(np.array(predicted["probability"]), np.array(before["probability"]), atol=1e-6)
     with pytest.raises(RunError, match="left=TABLE"):
-        predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "x.parquet")
-    tables = {side: data / f"{side}.parquet" for side in ("left", "right")}
+        predict(folder, pairs, tmp_path / "x.parquet")
     for cost in (0.25, 4.0):
-        predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "cost.csv", **tables, cost=cost)
+        predict(folder, pairs, tmp_path / "cost.csv", **tables, cost=cost)
         stored = pa.csv.read_csv(tmp_path / "cost.csv")
         assert (np.array(stored["prediction"]) == (np.array(stored["probability"]) >= cost / (1 + cost))).all()
     with pytest.raises(RunError, match="cost=-1"):
-        predict(tmp_path / "run", data / "pairs_test.parquet", tmp_path / "x.csv", **tables, cost=-1)
+        predict(folder, pairs, tmp_path / "x.csv", **tables, cost=-1)
 
 
-@pytest.mark.parametrize("write", [write_kway, write_pairs])
-def test_of_what_it_is_least_sure_it_says_nothing(tmp_path: Path, configure, write) -> None:
-    data, folder, out = tmp_path / "data", tmp_path / "run", tmp_path / "out.csv"
-    write(data, n=100)
-    train(configure(data), folder)
-    kway = write is write_kway
+@pytest.mark.parametrize("run", ["kway_run", "pairs_run"])
+def test_predictions_below_the_confidence_of_a_coverage_are_left_out(
+    tmp_path: Path, run: str, request: pytest.FixtureRequest
+) -> None:
+    (data, folder), out, kway = request.getfixturevalue(run), tmp_path / "out.csv", run == "kway_run"
     tables = {} if kway else {side: data / f"{side}.parquet" for side in ("left", "right")}
     split = data / ("valid.parquet" if kway else "pairs_valid.parquet")  # on which it was measured
-    whole = pa.parquet.read_table(folder / "predictions_valid.parquet")["prediction"].to_pylist()
+    all_predictions = pa.parquet.read_table(folder / "predictions_valid.parquet")["prediction"].to_pylist()
     for coverage in (1.0, 0.8, 0.5):
         predict(folder, split, out, **tables, coverage=coverage)
         stored = pa.csv.read_csv(out, convert_options=pa.csv.ConvertOptions(strings_can_be_null=True))
-        said, sure = stored["prediction"].to_pylist(), np.array(stored["confidence"])
-        known = np.array([each is not None for each in said])
-        assert known.mean() == pytest.approx(coverage, abs=0.051)
-        assert all(a == b for a, b in zip(said, whole, strict=True) if a is not None)
-        assert known.all() or sure[known].min() >= sure[~known].max()
+        predictions, confidence = stored["prediction"].to_pylist(), np.array(stored["confidence"])
+        covered = np.array([prediction is not None for prediction in predictions])
+        assert covered.mean() == pytest.approx(coverage, abs=0.051)
+        assert all(a == b for a, b in zip(predictions, all_predictions, strict=True) if a is not None)
+        assert covered.all() or confidence[covered].min() >= confidence[~covered].max()
     for wrong in ({"coverage": 0.0}, {"coverage": 1.2}, *([{"cost": 2.0}] if kway else [])):
         with pytest.raises(RunError, match=r"coverage=|cost is for matching"):
             predict(folder, split, out, **tables, **wrong)
 
 
-def test_bad_runs_are_named(tmp_path: Path, configure) -> None:
-    data, folder = tmp_path / "data", tmp_path / "run"
+def test_bad_runs_are_named(tmp_path: Path, configure, kway_run: tuple[Path, Path]) -> None:
+    data, trained = kway_run
     with pytest.raises(RunError, match="not a finished run"):
         evaluate(tmp_path / "nothing")
-    write_kway(data)
-    train(configure(data), folder)
+    folder = shutil.copytree(trained, tmp_path / "run")
     with pytest.raises(RunError, match="already holds a finished run with other settings"):
         train(configure(data, "seed=1"), folder)
     facts = json.loads((folder / "provenance.json").read_text())

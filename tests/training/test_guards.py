@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,9 +147,11 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
         assert "error:" in output and "/sys/kernel" in output
 
 
-def test_a_checkpoint_that_wants_to_run_something_does_not(tmp_path: Path, configure: Any) -> None:
-    data, folder = write_kway(tmp_path / "data"), tmp_path / "run"
-    train(configure(data, *QUICK), folder)
+def test_a_checkpoint_that_wants_to_run_something_does_not(
+    tmp_path: Path, configure: Any, kway_run: tuple[Path, Path]
+) -> None:
+    (data, trained), folder = kway_run, tmp_path / "run"
+    shutil.copytree(trained, folder)
 
     class Evil:
         def __reduce__(self) -> Any:
@@ -160,7 +163,7 @@ def test_a_checkpoint_that_wants_to_run_something_does_not(tmp_path: Path, confi
         evaluate(folder)
     (folder / "provenance.json").unlink()
     with pytest.raises(RunError, match=r"last\.ckpt is damaged"):
-        train(configure(data, *QUICK), folder)
+        train(configure(data, "trainer.max_epochs=1"), folder)
     assert not (tmp_path / "done").exists()
     with pytest.raises(FileExistsError):  # it would have
         pickle.loads(pickle.dumps(Evil())), pickle.loads(pickle.dumps(Evil()))

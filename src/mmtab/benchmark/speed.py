@@ -49,8 +49,9 @@ from mmtab.features.text import tokenize
 from mmtab.runs import provenance
 from mmtab.runs.session import Session, open_run
 from mmtab.runs.setup import prepare
-from mmtab.runs.train import fit_prepared, train
+from mmtab.runs.train import train
 from mmtab.training.compute import silence_libraries
+from mmtab.training.fit import fit
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
@@ -312,7 +313,7 @@ class Bench:
         torch.manual_seed(config.seed)
         prepared = prepare(config)
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
-            module, *_ = fit_prepared(prepared, Path(folder))
+            module, *_ = fit(prepared.fit_settings, Path(folder))
         return [len(prepared.train) / seconds for seconds in module.epoch_seconds]
 
     def _median(self, measure: Callable[[], float]) -> float:

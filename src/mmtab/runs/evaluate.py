@@ -6,10 +6,9 @@ from pathlib import Path
 
 from mmtab.config.types import Hardware
 from mmtab.data import table as tables
-from mmtab.data.dataset import dataset_folder
 from mmtab.data.schema import Schema
 from mmtab.runs.folder import open_config, read_run_file, write_metrics
-from mmtab.runs.inputs import cache_of
+from mmtab.runs.inputs import data_folder
 from mmtab.runs.predictions import predictions_path
 from mmtab.runs.session import open_run
 from mmtab.runs.wandb import log_results
@@ -25,7 +24,7 @@ def evaluate(
     ``path``: a dataset folder other than that of the run."""
     session = open_run(folder, hardware)
     config = session.config
-    data = path or dataset_folder(config.dataset, config.data_root, cache_of(config))
+    data = path or data_folder(config)
     batches, ids, files = session.load(split, data)
     if (batches.labels < 0).any():
         raise RunError(
@@ -50,7 +49,7 @@ def evaluate(
 def evaluate_if_labelled(folder: Path, split: str) -> dict[str, float] | None:
     """As evaluate(), on the hardware of the training, but None for a split that is absent or has no labels."""
     config = open_config(folder)
-    data = dataset_folder(config.dataset, config.data_root, cache_of(config))
+    data = data_folder(config)
     schema = Schema.from_dict(read_run_file(folder, "schema.yaml"))
     hardware = Hardware.of(config.trainer)
     return evaluate(folder, split, hardware=hardware) if tables.has_labels(data, schema, split) else None

@@ -11,6 +11,7 @@ import pyarrow as pa
 from mmtab.config.types import RunConfig
 from mmtab.data import table as tables
 from mmtab.data.cells import join
+from mmtab.data.dataset import dataset_folder
 from mmtab.data.pairs import Pairs, Records, stack_sides
 from mmtab.data.schema import Schema
 from mmtab.data.streams import Stream
@@ -52,6 +53,11 @@ def row_ids(table: Stream) -> pa.Table:
 
 def pair_ids(pairs: Pairs) -> pa.Table:
     return pa.table({"left_id": pairs.left_ids, "right_id": pairs.right_ids})
+
+
+def data_folder(config: RunConfig) -> Path:
+    """The dataset folder of the settings."""
+    return dataset_folder(config.dataset, config.data_root, cache_of(config))
 
 
 def cache_of(config: RunConfig) -> Path:

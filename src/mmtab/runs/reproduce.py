@@ -12,12 +12,11 @@ import pyarrow.parquet
 
 from mmtab.config.types import PRECISIONS, ReproduceConfig
 from mmtab.data import table as tables
-from mmtab.data.dataset import dataset_folder
 from mmtab.data.schema import Schema
 from mmtab.runs import provenance
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.folder import open_config, read_facts, read_run_file
-from mmtab.runs.inputs import cache_of
+from mmtab.runs.inputs import data_folder
 from mmtab.runs.predictions import prediction_columns, predictions_path
 from mmtab.runs.train import train
 from mmtab.utils.atomic import write_json
@@ -59,7 +58,7 @@ def reproduce(settings: ReproduceConfig, output: Path) -> Reproduction:
         config.dataset.path = settings.path
     if settings.data_root is not None:
         config.data_root = settings.data_root
-    data = dataset_folder(config.dataset, config.data_root, cache_of(config))
+    data = data_folder(config)
     schema = Schema.from_dict(read_run_file(then, "schema.yaml"))
     _check_data(then, facts["data_fingerprint"], tables.training_files(data, schema))
     precision = next(ours for ours, theirs in PRECISIONS.items() if theirs == facts["precision"])

@@ -97,8 +97,17 @@ class Session:
         """Batches over a table, with labels where it has them."""
         return KWayBatches(self.encode(table), labels_of(self.fitted, table, self.schema))
 
-    def pairs(self, records: Records, encoded: EncodedTable, pairs: Pairs, training: bool = False) -> PairBatches:
-        """Batches over pairs of the records."""
+    def pairs(
+        self,
+        records: Records,
+        encoded: EncodedTable,
+        pairs: Pairs,
+        training: bool = False,
+        similarities: np.ndarray | None = None,
+    ) -> PairBatches:
+        """Batches over pairs of the records. ``similarities``: their ``compare``, where it is at hand."""
+        if similarities is None:
+            similarities = self.compare(records.table, pairs.left, pairs.right, encoded.pictures)
         head, labels = self.config.pair_head, np.full((len(pairs), len(self.schema.relations)), -1)
         for r, name in enumerate(self.schema.relations):
             if name in pairs.relations:
@@ -108,7 +117,7 @@ class Session:
             pairs.left,
             pairs.right,
             labels.astype(np.int64),
-            self.compare(records.table, pairs.left, pairs.right, encoded.pictures),
+            similarities,
             owners=self.fitted.similarity.owners if self.fitted.similarity else (),
             augment=head.augment if training else None,
             n_mined=round(head.hard_negatives * len(pairs)) if training else 0,

@@ -13,14 +13,13 @@ import pyarrow as pa
 from mmtab.config.compose import settle
 from mmtab.config.types import Hardware, RunConfig
 from mmtab.data import table as tables
-from mmtab.data.dataset import dataset_folder
 from mmtab.data.pairs import Pairs, read_pairs, read_records
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.loader import KWayBatches
 from mmtab.features.preprocess import Fitted
-from mmtab.runs.inputs import cache_of, labels_of, pair_ids, row_ids
+from mmtab.runs.inputs import data_folder, labels_of, pair_ids, row_ids
 from mmtab.runs.session import Batches, Session
 from mmtab.training.build import build_model, build_task, check_settings, columns_of_text
 from mmtab.training.compute import Compute
@@ -73,7 +72,7 @@ class Prepared:
 def prepare(config: RunConfig) -> Prepared:
     """Read train and valid, fit on train, build the model, encode."""
     check_settings(config)
-    data = dataset_folder(config.dataset, config.data_root, cache_of(config))
+    data = data_folder(config)
     schema = Schema.read(data)
     if config.dataset.drop:
         schema = schema.without(list(config.dataset.drop))
@@ -127,12 +126,13 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     model, backbones = build_model(config, schema, fitted)
     task = build_task(config, schema, fitted)
     session = Session(config, schema, fitted, model, backbones, task, _compute(config))
-    encoded = session.encode(records.table)
+    encoded, similarities = session.encode(records.table), None
     if config.pair_head.compare:
         assert fitted.similarity is not None
         features = fitted.similarity(records.table, train_pairs.left, train_pairs.right, encoded.pictures)
-        session = replace(session, fitted=fitted.with_scalers(features))
-    train = session.pairs(records, encoded, train_pairs, training=True)
+        fitted = fitted.with_scalers(features)
+        session, similarities = replace(session, fitted=fitted), fitted.scale(features)
+    train = session.pairs(records, encoded, train_pairs, training=True, similarities=similarities)
     valid = session.pairs(records, encoded, valid_pairs)
     miner = None
     if train.n_mined:

@@ -10,7 +10,6 @@ import gc
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.loggers import Logger
 
 from mmtab.config.types import RunConfig, TrainerConfig
 from mmtab.data import table as tables
@@ -36,12 +34,11 @@ from mmtab.runs.folder import (
 )
 from mmtab.runs.predictions import predictions_path
 from mmtab.runs.session import Session
-from mmtab.runs.setup import Prepared, prepare
+from mmtab.runs.setup import prepare
 from mmtab.runs.wandb import log_results, wandb_loggers
 from mmtab.training.checkpoints import LAST, Checkpoints
 from mmtab.training.compute import silence_libraries
 from mmtab.training.fit import fit
-from mmtab.training.module import Module
 from mmtab.utils import distributed
 from mmtab.utils.atomic import write_json, write_text
 from mmtab.utils.errors import RunError, TrainingError
@@ -94,7 +91,8 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     elif distributed.is_first():
         _write_description(session, folder)
 
-    module, trainer, checkpoints = fit_prepared(prepared, folder, fingerprint, wandb_loggers(session.config, folder))
+    loggers = wandb_loggers(session.config, folder)
+    module, trainer, checkpoints = fit(prepared.fit_settings, folder, fingerprint, loggers)
     load_weights(session.model, checkpoints.finish(trainer))
     predictions, predict_seconds = session.predictions(prepared.valid)
     task.calibrate(predictions)
@@ -124,13 +122,6 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
         checkpoints.clean()
         log_results(session.config, folder, "valid")
     return distributed.of_first(metrics)  # nobody opens the folder before it is complete
-
-
-def fit_prepared(
-    prepared: Prepared, folder: Path, fingerprint: str = "", loggers: Sequence[Logger] = ()
-) -> tuple[Module, pl.Trainer, Checkpoints]:
-    """``training.fit`` of what was prepared."""
-    return fit(prepared.fit_settings, folder, fingerprint, loggers)
 
 
 def _training_facts(session: Session, trainer: pl.Trainer, checkpoints: Checkpoints) -> dict[str, Any]:

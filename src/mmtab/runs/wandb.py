@@ -1,10 +1,9 @@
-"""What a run tells wandb: settings, metrics by step, the mistakes that it was surest of, and its folder. Whatever goes
-wrong there is one warning, and then wandb is off: the run matters more.
+"""Logging to wandb: settings, metrics by step, the most confident mistakes, and the run folder. A failure of wandb is
+one warning, after which wandb is off: it never stops a run.
 
-A run folder is one run at wandb, whose id it keeps in wandb_run.json. When the folder is opened again, because a
-killed run goes on or another split was scored, wandb is told all rows of metrics.csv anew. Online it leaves out the
-steps that it has and takes those that it lost with the killed process. Offline it begins another folder, which so is
-whole by itself: sent, it takes the place of those before.
+A run folder is one wandb run, whose id is in wandb_run.json. When a killed run resumes, or another split is scored, all
+rows of metrics.csv are logged again. Online, wandb ignores steps that it has and takes those lost with the killed
+process. Offline, it writes another, complete folder, which replaces the earlier ones when it is synced.
 """
 
 from __future__ import annotations
@@ -31,14 +30,13 @@ from mmtab.config.types import RunConfig
 from mmtab.data import files
 from mmtab.data import table as tables
 from mmtab.data.cells import image_sources
-from mmtab.data.dataset import dataset_folder
 from mmtab.data.digests import digest_of
 from mmtab.data.pairs import Records, read_records
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
 from mmtab.data.table import Table
 from mmtab.runs.folder import APART, TASK, deciding, learning_curves, read_run_file
-from mmtab.runs.inputs import cache_of
+from mmtab.runs.inputs import data_folder
 from mmtab.runs.predictions import ScoredPredictions, read_scored
 from mmtab.training.callbacks import MetricsLogger
 from mmtab.training.checkpoints import BEST, LAST
@@ -60,33 +58,33 @@ ARTIFACT_FILES = (
     "predictions_*.parquet",
     "provenance.json",
 )
-INIT_TIMEOUT, FINISH_TIMEOUT = 30.0, 120.0  # seconds to reach the server, and to send what is left in the end
+INIT_TIMEOUT, FINISH_TIMEOUT = 30.0, 120.0  # seconds to reach the server, and to send the rest at the end
 THUMBNAIL, MAX_PICTURES, LONGEST = 120, 4, 2000  # pixels, pictures of a cell, characters of a text
 
-_open: dict[Path, Wandb] = {}  # by its folder, the one run that this process tells of
+_open: dict[Path, Wandb] = {}  # the one open run of this process, by its folder
 
 
 def wandb_loggers(config: RunConfig, folder: Path) -> list[Logger]:
-    """wandb where asked, for the first process. Its failing never stops a run."""
+    """The logger of the first process, where wandb is not disabled."""
     if config.wandb.mode == "disabled" or not distributed.is_first():
         return []
-    return [_opened(config, folder, goes_on=config.resume == "auto" and (folder / LAST).exists())]
+    return [_opened(config, folder, resumes=config.resume == "auto" and (folder / LAST).exists())]
 
 
 def log_results(config: RunConfig, folder: Path, split: str, data: Path | None = None) -> None:
-    """Tell wandb what a run folder holds now that a split was scored: metrics, the worst mistakes and, unless test is
-    still to come, the folder itself. ``data``: the dataset folder, where it is not that of the settings."""
+    """Log a split that was scored: metrics, the most confident mistakes and, unless test is still to come, the run
+    folder. ``data``: the dataset folder, where it is not that of the settings."""
     if config.wandb.mode == "disabled" or not (folder in _open or (folder / RUN).exists()):
         return
-    logger = _open.get(folder) or _opened(config, folder, goes_on=True)
+    logger = _open.get(folder) or _opened(config, folder, resumes=True)
     logger.log_results(split, data)
-    if not config.test or "test" in logger.told:
+    if not config.test or "test" in logger.logged_splits:
         _close()
 
 
-def _opened(config: RunConfig, folder: Path, goes_on: bool) -> Wandb:
+def _opened(config: RunConfig, folder: Path, resumes: bool) -> Wandb:
     _close()
-    _open[folder] = Wandb(config, folder, goes_on)
+    _open[folder] = Wandb(config, folder, resumes)
     atexit.register(_close)  # before what wandb itself does then
     return _open[folder]
 
@@ -98,61 +96,60 @@ def _close() -> None:
 
 
 def group_of(config: RunConfig) -> str:
-    """The same for runs that differ in nothing but the seed and in what leaves results as they are."""
+    """The same for runs that differ only in the seed and in settings that leave results as they are."""
     apart = (APART | {"seed"}) - {"dataset.path"}  # which tells one custom dataset from another
     settings = json.dumps(deciding(config, apart), sort_keys=True)
     return f"{config.dataset.name}-{digest_of(settings)[:8]}"
 
 
 class Wandb(MetricsLogger):
-    """One run at wandb, or nothing once that is off. ``goes_on``: the run that the folder had before, if any.
-    ``told``: the splits whose results it has."""
+    """One wandb run, or none once wandb is off. ``resumes``: continue the wandb run of the folder, if it has one."""
 
-    def __init__(self, config: RunConfig, folder: Path, goes_on: bool) -> None:
+    def __init__(self, config: RunConfig, folder: Path, resumes: bool) -> None:
         super().__init__()
         self.config, self.folder = config, folder
-        self.told: set[str] = set()
+        self.logged_splits: set[str] = set()
         self._run: Any = None
-        id, problem = _known_id(folder) if goes_on else None, None
+        id, problem = _stored_id(folder) if resumes else None, None
         for mode in dict.fromkeys([config.wandb.mode, "offline"]):
             try:
-                self._run = _begin(config, folder, mode, id)
+                self._run = _start(config, folder, mode, id)
                 break
-            except Exception as error:  # whatever wandb raises
+            except Exception as error:  # wandb may raise anything
                 problem = problem or error
-                _tear_down()  # for it holds on to the id
+                _tear_down()  # it holds on to the id
         if problem is not None:
             self._warn(problem, "off" if self._run is None else "offline")
         self._do(lambda run: write_json(folder / RUN, {"id": run.id}))
         if id is not None:
-            self._do(self._tell_again)
+            self._do(self._log_again)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self._do(lambda run: run.log(dict(metrics), step=step))
 
     def log_results(self, split: str, data: Path | None) -> None:
-        self._do(lambda run: self._tell_results(run, split, data))
+        self._do(lambda run: self._log_split(run, split, data))
 
     def finalize(self, status: str) -> None:
         if status != "success":  # after which the results are still to come
             self.finish()
 
     def finish(self) -> None:
-        """End the run at wandb, as failed where no results were told."""
-        if self.told and self.config.wandb.artifact:
+        """End the wandb run, as failed where no split was logged."""
+        if self.logged_splits and self.config.wandb.artifact:
             self._do(self._send_folder)
-        self._do(lambda run: run.finish(exit_code=0 if self.told else 1))
+        self._do(lambda run: run.finish(exit_code=0 if self.logged_splits else 1))
         if self._run is not None and self._run.offline:
             print(f"wandb is offline; to send this run: {_sync(self._run)}", flush=True)
         self._run = None
 
     def _do(self, action: Callable[[Any], object]) -> None:
-        """Nothing where it is off, which it is once an action fails."""
+        """Call ``action`` unless wandb is off; where it fails, wandb is off from then on."""
         if self._run is None:
             return
         try:
             action(self._run)
-        except Exception as error:  # whatever wandb raises
+        except Exception as error:  # wandb may raise anything
             self._warn(error, f"off (`{_sync(self._run)}` may send what it knew before)")
             self._run = None
             _tear_down()
@@ -161,21 +158,21 @@ class Wandb(MetricsLogger):
         text = " ".join(str(problem).split()) or type(problem).__name__
         warnings.warn(f"{self.folder}: wandb is {state}: {text}", stacklevel=2)
 
-    def _tell_again(self, run: Any) -> None:
+    def _log_again(self, run: Any) -> None:
         for row in learning_curves(self.folder):
             step = int(row.pop("step"))
             run.log(row, step=step)
 
-    def _tell_results(self, run: Any, split: str, data: Path | None) -> None:
+    def _log_split(self, run: Any, split: str, data: Path | None) -> None:
         config, metrics = self.config, read_run_file(self.folder, "metrics.json")
         run.log({})  # ends the last row, whose metrics would else be the summary
-        run.summary.update({f"{split}/{name}": x for split, found in metrics.items() for name, x in found.items()})
+        run.summary.update({f"{s}/{name}": x for s, values in metrics.items() for name, x in values.items()})
         if config.wandb.mistakes:
-            data = data or dataset_folder(config.dataset, config.data_root, cache_of(config))
+            data = data or data_folder(config)
             with _copies_in(self.folder / "wandb"):
-                for each in [each for each in metrics if each == split or each not in self.told]:
-                    run.log(mistakes(config, self.folder, data, each))
-        self.told |= {*metrics}
+                for name in [name for name in metrics if name == split or name not in self.logged_splits]:
+                    run.log(mistakes(config, self.folder, data, name))
+        self.logged_splits |= {*metrics}
 
     def _send_folder(self, run: Any) -> None:
         import wandb
@@ -188,17 +185,17 @@ class Wandb(MetricsLogger):
             run.log_artifact(artifact)
 
 
-def _known_id(folder: Path) -> str | None:
+def _stored_id(folder: Path) -> str | None:
     with contextlib.suppress(OSError, ValueError, KeyError):
         return json.loads((folder / RUN).read_text(encoding="utf-8"))["id"]
     return None
 
 
-def _begin(config: RunConfig, folder: Path, mode: str, id: str | None) -> Any:
-    """A run at wandb, which says nothing on the console and asks for nothing. Raises what wandb raises."""
+def _start(config: RunConfig, folder: Path, mode: str, id: str | None) -> Any:
+    """Start a wandb run that neither prints nor prompts. Raises what wandb raises."""
     import wandb
 
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # by which wandb tells of itself
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # wandb's telemetry
     wandb.setup(wandb.Settings(silent=True))
     settings = wandb.Settings(
         console="off", init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True
@@ -206,7 +203,7 @@ def _begin(config: RunConfig, folder: Path, mode: str, id: str | None) -> Any:
     options: dict[str, Any] = {
         "id": id,
         "mode": mode,
-        "resume": "allow" if mode == "online" else None,  # null: what is sent takes the place of what is there
+        "resume": "allow" if mode == "online" else None,  # None: what is synced replaces the run
         "project": config.wandb.project,
         "name": f"{config.dataset.name}-seed{config.seed}",
         "group": config.wandb.group or group_of(config),
@@ -221,7 +218,7 @@ def _begin(config: RunConfig, folder: Path, mode: str, id: str | None) -> Any:
 
 
 def _tear_down() -> None:
-    """End wandb's own process, which would else be waited for, and complain, when this one ends."""
+    """End wandb's own process, for which this one would otherwise wait at its end."""
     with contextlib.suppress(Exception):
         import wandb
 
@@ -234,13 +231,13 @@ def _sync(run: Any) -> str:
 
 @contextlib.contextmanager
 def _copies_in(folder: Path) -> Iterator[None]:
-    """wandb copies pictures before it sends them: to ``folder`` and not to the user's home, unless told where."""
-    told = "WANDB_DATA_DIR" in os.environ
+    """wandb copies pictures before it sends them: to ``folder`` instead of the user's home, unless the user chose."""
+    chosen = "WANDB_DATA_DIR" in os.environ
     os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve()))
     try:
         yield
     finally:
-        if not told:
+        if not chosen:
             del os.environ["WANDB_DATA_DIR"]
 
 
@@ -248,8 +245,8 @@ def _copies_in(folder: Path) -> Iterator[None]:
 
 
 def mistakes(config: RunConfig, folder: Path, data: Path, split: str) -> dict[str, Any]:
-    """wandb tables by name, one for each relation: the wrong predictions of which the model was surest, with the rows
-    (or both rows of the pairs). The probability is that of the predicted class, or of a match."""
+    """wandb tables by name, one for each relation: the most confident wrong predictions with their rows (or both rows
+    of the pairs). The probability is that of the predicted class, or of a match."""
     import wandb
 
     splits, tables_by_name = read_scored(folder, split), {}
@@ -295,14 +292,14 @@ def _read_records(config: RunConfig, schema: Schema, data: Path, split: str) -> 
 
 
 def _cells(records: Iterable[Records], schema: Schema, ids: pa.ChunkedArray, side: str) -> list[list[Any]]:
-    """What the rows with these ids hold, by column; nothing where there is no such row."""
-    found: list[list[Any]] = [[None] * len(schema.columns) for _ in ids]
+    """The cells of the rows with these ids, by column; None where there is no such row."""
+    cells: list[list[Any]] = [[None] * len(schema.columns) for _ in ids]
     names = pc.cast(ids.combine_chunks(), pa.large_string())
-    for each in records:
-        for i, row in enumerate(each.row_of(names, side).to_pylist()):
+    for part in records:
+        for i, row in enumerate(part.row_of(names, side).to_pylist()):
             if row is not None:
-                found[i] = [_cell(each.table, row, column) for column in schema.columns]
-    return found
+                cells[i] = [_cell(part.table, row, column) for column in schema.columns]
+    return cells
 
 
 def _cell(table: Table, row: int, column: Column) -> Any:
@@ -315,19 +312,20 @@ def _cell(table: Table, row: int, column: Column) -> Any:
 
 
 def _pictures(table: Table, row: int, column: str, cell: object) -> Any:
-    """The first pictures of a cell side by side, for a cell of wandb's tables shows one; None where there is none."""
+    """The first pictures of a cell side by side, as a cell of a wandb table shows one; None where there is none."""
     import wandb
 
-    shown = []
+    pictures = []
     for source in image_sources(cell)[:MAX_PICTURES]:
         with contextlib.suppress(DataError):  # the run took it as missing
             picture = open_picture(table, source, row, column)
             picture.thumbnail((THUMBNAIL, THUMBNAIL))
-            shown.append(picture)
-    if not shown:
+            pictures.append(picture)
+    if not pictures:
         return None
-    whole, left = Image.new("RGB", (sum(p.width for p in shown), max(p.height for p in shown)), "white"), 0
-    for picture in shown:
-        whole.paste(picture, (left, 0))
+    size = sum(picture.width for picture in pictures), max(picture.height for picture in pictures)
+    strip, left = Image.new("RGB", size, "white"), 0
+    for picture in pictures:
+        strip.paste(picture, (left, 0))
         left += picture.width
-    return wandb.Image(whole, file_type="jpg")
+    return wandb.Image(strip, file_type="jpg")
