@@ -44,6 +44,7 @@ class DataError(MmtabError):
         found: object = None,
         fix: str | None = None,
     ) -> None:
+        self.table, self.row, self.row_id, self.column = table, row, row_id, column
         place = [f"dataset {dataset}"]
         if table is not None:
             place.append(f"table {table}")

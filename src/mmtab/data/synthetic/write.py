@@ -41,12 +41,7 @@ CHUNK = 4000  # records of the task offers that draw from one random generator; 
 
 
 def write_catalogue(
-    folder: Path,
-    task: str,
-    n_rows: int = 4000,
-    seed: int = 0,
-    image_size: int = 96,
-    recipe: Recipe = DEFAULT,
+    folder: Path, task: str, n_rows: int = 4000, seed: int = 0, image_size: int = 96, recipe: Recipe = DEFAULT
 ) -> None:
     """Write the dataset into `folder`: `n_rows` products (product_type) or pairs, 70/10/20 train/valid/test.
 

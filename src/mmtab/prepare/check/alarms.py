@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,7 +10,6 @@ from hashlib import blake2b
 from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.data.cells import ImageSource, hashes, image_sources
@@ -22,6 +20,7 @@ from mmtab.utils.errors import DataError
 
 T = TypeVar("T")
 N_EXAMPLES = 5
+ID_LIKE, ID_LIKE_ROWS = 0.95, 20
 KNOWN_PICTURES = 1 << 20  # paths whose bytes are remembered, so that this memory stays bounded
 
 
@@ -58,27 +57,33 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def grade(share: float, *steps: tuple[float, Severity], otherwise: Severity) -> Severity:
-    """The severity of the first step that the share reaches."""
-    return next((severity for least, severity in steps if share >= least), otherwise)
+def counted(
+    grades: Severity | tuple[tuple[float, Severity], ...],
+    kind: str,
+    things: str,
+    rest: str,
+    count: int,
+    total: int,
+    examples: Iterable[str] = (),
+    *,
+    unit: str = "",
+    table: str | None = None,
+) -> Iterator[Alarm]:
+    """The alarm "3 THINGS (2 %) REST", or none where the count is 0.
 
-
-# How DataError begins. It keeps no parts, so the place is read back from its words.
-_PLACE = re.compile(
-    r"dataset .*?(?:, table (?P<table>.+?))?(?:, row (?P<row>\d+)(?: \(id (?P<id>.*?)\))?)?"
-    r"(?:, column (?P<column>.+?))?: "
-)
+    ``grades``: the severity, or steps of (least share, severity), the highest first. ``unit``: what the share is of.
+    """
+    if count:
+        share = count / total
+        severity = grades if isinstance(grades, Severity) else next(s for least, s in grades if share >= least)
+        message = f"{count:,} {things} ({percent(share)}{unit}) {rest}"
+        yield Alarm(severity, kind, message, table, None, tuple(examples), count, share)
 
 
 def fault(error: DataError) -> Alarm:
     """A fault of the standard as an alarm."""
-    place = _PLACE.match(str(error))
-    row = table = column = None
-    if place is not None:
-        table, column = place["table"], place["column"]
-        if place["row"] is not None:
-            row = name_row(table or "table", int(place["row"]) - 1, place["id"])
-    return Alarm(Severity.ERROR, "standard", str(error), table, column, (row,) if row else (), 1)
+    rows = () if error.row is None else (name_row(error.table or "table", error.row - 1, error.row_id),)
+    return Alarm(Severity.ERROR, "standard", str(error), error.table, error.column, rows, 1)
 
 
 def name_row(table: str, row: int, row_id: object) -> str:
@@ -130,29 +135,21 @@ class Cells:
 
     def alarms(self) -> list[Alarm]:
         """The pictures at fault so far, an alarm for each column of each table."""
+        what = "picture(s) cannot be used, the first:"
         return [
-            Alarm(
-                Severity.ERROR,
-                "picture",
-                f"{count} picture(s) cannot be used, the first: {first}",
-                table,
-                column,
-                tuple(rows),
-                count,
-            )
+            Alarm(Severity.ERROR, "picture", f"{count} {what} {first}", table, column, tuple(rows), count)
             for (table, column), (first, rows, count) in self._faulty.items()
         ]
 
     def _pictures(self, table: Table, column: str) -> np.ndarray:
-        cells = [image_sources(cell) for cell in table.columns[column].to_pylist()]
+        cells = [[(_name(source), source) for source in image_sources(v)] for v in table.columns[column].to_pylist()]
         if len(self._known) > KNOWN_PICTURES:
             self._known.clear()
-        unknown = {
-            self._name(source): (source, row) for row, cell in reversed(list(enumerate(cells))) for source in cell
-        }
-        unknown = {name: where for name, where in unknown.items() if name not in self._known}
+        rows = reversed(list(enumerate(cells)))
+        unknown = {name: (source, row) for row, cell in rows for name, source in cell if name not in self._known}
 
-        def look(source: ImageSource, row: int) -> int | DataError:
+        def look(where: tuple[ImageSource, int]) -> int | DataError:
+            source, row = where
             if not self.images:
                 return hash(source.data or source.path)
             try:
@@ -161,26 +158,23 @@ class Cells:
             except DataError as error:
                 return error
 
-        wrong: dict[str, DataError] = {}
         with ThreadPoolExecutor(4) as pool:
-            for name, seen in zip(unknown, pool.map(lambda where: look(*where), unknown.values()), strict=True):
-                if isinstance(seen, DataError):
-                    wrong[name] = seen
-                else:
-                    self._known[name] = seen
+            looked = dict(zip(unknown, pool.map(look, unknown.values()), strict=True))
+        wrong = {name: seen for name, seen in looked.items() if isinstance(seen, DataError)}
+        self._known |= {name: seen for name, seen in looked.items() if not isinstance(seen, DataError)}
         for row, cell in enumerate(cells):
-            error = next((wrong[n] for n in map(self._name, cell) if n in wrong), None)
+            error = next((wrong[name] for name, _ in cell if name in wrong), None)
             if error is not None:
-                first, rows, count = self._faulty.get((table.name, column), (str(error), [], 0))
+                first, examples, count = self._faulty.get((table.name, column), (str(error), [], 0))
                 if count < N_EXAMPLES:
-                    rows = [*rows, name_row(table.name, table.first_row + row, table.ids[row].as_py())]
-                self._faulty[table.name, column] = first, rows, count + 1
-        names = ([self._known.get(n, hash(n)) for n in map(self._name, cell)] for cell in cells)
-        return np.fromiter((hash(tuple(n)) if n else 0 for n in names), np.int64, len(cells))
+                    examples = [*examples, name_row(table.name, table.first_row + row, table.ids[row].as_py())]
+                self._faulty[table.name, column] = first, examples, count + 1
+        keys = ([self._known.get(name, hash(name)) for name, _ in cell] for cell in cells)
+        return np.fromiter((hash(tuple(key)) if key else 0 for key in keys), np.int64, len(cells))
 
-    @staticmethod
-    def _name(source: ImageSource) -> str:
-        return f"file {source.path}" if source.data is None else blake2b(source.data, digest_size=16).hexdigest()
+
+def _name(source: ImageSource) -> str:
+    return f"file {source.path}" if source.data is None else blake2b(source.data, digest_size=16).hexdigest()
 
 
 @dataclass
@@ -205,34 +199,30 @@ class Usage:
         return 1 - self.n_present / max(self.n, 1)
 
 
-def usage_alarms(columns: dict[str, ColumnType], tables: dict[str, dict[str, Usage]]) -> list[Alarm]:
+def usage_alarms(columns: dict[str, ColumnType], tables: dict[str, dict[str, Usage]]) -> Iterator[Alarm]:
     """Columns that say nothing, in all tables together."""
-    out = []
     for column in columns:
         parts = [table[column] for table in tables.values() if column in table]
         n_present, n = sum(p.n_present for p in parts), sum(p.n for p in parts)
         if n and n_present == 0:
             message = f"column {column} is missing in all {n:,} rows: take it out of dataset.yaml"
-            out.append(Alarm(Severity.WARNING, "all_missing_column", message, None, column, (), n, 1.0))
+            yield Alarm(Severity.WARNING, "all_missing_column", message, None, column, (), n, 1.0)
         elif n_present > 1 and len({p.only for p in parts if p.n_present}) == 1 and all(p.constant for p in parts):
-            message = (
-                f"column {column} has the same value in all {n_present:,} filled rows: it tells nothing, take it out"
-            )
-            out.append(Alarm(Severity.WARNING, "constant_column", message, None, column, (), n_present, n_present / n))
-    return out
+            rows = f"in all {n_present:,} filled rows"
+            message = f"column {column} has the same value {rows}: it tells nothing, take it out"
+            yield Alarm(Severity.WARNING, "constant_column", message, None, column, (), n_present, n_present / n)
 
 
-def id_like(column: str, table: str, values: Iterable[object], least: float, n_least: int) -> list[Alarm]:
+def id_like(column: str, table: str, values: Iterable[object]) -> Iterator[Alarm]:
     """Whether a categorical column looks like a name for each row."""
     filled = [value for value in values if value is not None]
     distinct = len(set(filled)) / max(len(filled), 1)
-    if len(filled) < n_least or distinct <= least:
-        return []
-    message = (
-        f"categorical column {column}: {percent(distinct)} of {len(filled):,} filled cells are distinct, so hardly a"
-        " value is seen twice: make it text, or take it out if it is an id"
-    )
-    return [Alarm(Severity.WARNING, "id_like_column", message, table, column, (), len(set(filled)), distinct)]
+    if len(filled) >= ID_LIKE_ROWS and distinct > ID_LIKE:
+        message = (
+            f"categorical column {column}: {percent(distinct)} of {len(filled):,} filled cells are distinct, so hardly"
+            " a value is seen twice: make it text, or take it out if it is an id"
+        )
+        yield Alarm(Severity.WARNING, "id_like_column", message, table, column, (), len(set(filled)), distinct)
 
 
 def attempt(alarms: list[Alarm], action: Callable[[], T]) -> T | None:
@@ -242,8 +232,3 @@ def attempt(alarms: list[Alarm], action: Callable[[], T]) -> T | None:
     except DataError as error:
         alarms.append(fault(error))
         return None
-
-
-def strings(values: pa.Array, longest: int) -> list[str | None]:
-    """Normalised texts, cut to ``longest`` characters."""
-    return [None if v is None else normal(v[:longest]) for v in values.to_pylist()]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from mmtab.data import files
+from mmtab.data.cells import hashes
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.splits import SPLITS
 from mmtab.data.table import find_table, read_column
@@ -16,40 +19,31 @@ from mmtab.prepare.check.alarms import (
     Alarm,
     Severity,
     attempt,
+    counted,
     id_like,
     name_row,
     percent,
     usage_alarms,
 )
-from mmtab.prepare.check.declared import declared_split
 from mmtab.prepare.check.duplicates import across_splits, near_duplicates, within_splits
-from mmtab.prepare.check.findings import Finding, Ref, Split, ref_of
 from mmtab.prepare.check.leaks import leaks
-from mmtab.prepare.check.reader import SplitReader
+from mmtab.prepare.check.reader import Finding, Ref, Split, SplitReader
 from mmtab.utils.errors import DataError
 
 ERROR, SEVERE, WARNING, NOTE = Severity
 
-MISSING_DIFFERS, ID_LIKE, ID_LIKE_ROWS = 0.3, 0.95, 20
+MISSING_DIFFERS = 0.3
 FEW_ROWS, LARGEST_CLASS = 5, 0.5
 
 
 def check_kway(folder: Path, schema: Schema, seed: int, images: bool) -> list[Alarm]:
     """All alarms, in no order."""
-    alarms: list[Alarm] = []
     missing = [name for name in SPLITS if not files.exists(folder, name)]
     if len(missing) == len(SPLITS) and files.exists(folder, "rows"):
-        return [
-            Alarm(
-                ERROR,
-                "not_split",
-                "the rows are not divided yet: run 'mmtab prepare split', then check again",
-                "rows",
-            )
-        ]
-    for name in missing:
-        message = f"the table {name} is missing: mmtab needs train, valid and test ('mmtab prepare split' divides rows)"
-        alarms.append(Alarm(ERROR, "missing_table", message, name))
+        message = "the rows are not divided yet: run 'mmtab prepare split', then check again"
+        return [Alarm(ERROR, "not_split", message, "rows")]
+    needs = "mmtab needs train, valid and test ('mmtab prepare split' divides rows)"
+    alarms = [Alarm(ERROR, "missing_table", f"the table {name} is missing: {needs}", name) for name in missing]
     reader = SplitReader(folder, schema, seed, images, alarms)
     # Held-out rows first: they are the index that the rows of train are then looked up in.
     read = {name: reader.read(name) for name in ("test", "valid", "train") if name not in missing}
@@ -57,18 +51,18 @@ def check_kway(folder: Path, schema: Schema, seed: int, images: bool) -> list[Al
     alarms += reader.cells.alarms()
     if not splits:
         return alarms
-    types = {column.name: column.type for column in schema.columns}
-    alarms += usage_alarms(types, {split.name: split.usage for split in splits.values()})
-    classes = list(reader.classes)
-    findings: list[Finding] = [*across_splits(splits, types, classes), *near_duplicates(splits, reader, classes)]
-    findings += [
+    types, classes = reader.types, list(reader.classes)
+    alarms += usage_alarms(types, {name: split.usage for name, split in splits.items()})
+    findings = [
+        *across_splits(splits, types, classes),
+        *near_duplicates(splits, reader, classes),
         *within_splits(splits, types, classes),
         *_labels(splits, classes),
         *leaks(splits, types, classes, seed),
+        *_columns(splits, types),
     ]
-    findings += _columns(splits, types)
     alarms += _with_ids(folder, schema, findings)
-    alarms += attempt(alarms, lambda: declared_split(folder, schema, [*splits])) or []
+    alarms += attempt(alarms, lambda: list(_declared_split(folder, schema, [*splits]))) or []
     return alarms
 
 
@@ -77,42 +71,31 @@ def _labels(splits: dict[str, Split], classes: list[str]) -> Iterator[Finding]:
     if train is None or not (train.labels >= 0).any():
         return
     counts = np.bincount(train.labels[train.labels >= 0], minlength=len(classes))
-    for name in ("valid", "test"):
-        if name in splits:
-            labels = splits[name].labels
-            rows = np.flatnonzero((labels >= 0) & (counts[labels] == 0))
-            if len(rows):
-                unseen = sorted({classes[label] for label in labels[rows]})
-                yield Finding(
-                    Alarm(
-                        ERROR,
-                        "label_not_in_train",
-                        f"{len(rows):,} rows of {name} have a label that train lacks"
-                        f" ({', '.join(unseen[:N_EXAMPLES])}): mmtab"
-                        " cannot learn it; split again with method stratified, or leave these rows out",
-                        name,
-                        None,
-                        (),
-                        len(rows),
-                        len(rows) / len(labels),
-                    ),
-                    [(ref_of(splits[name], r, classes),) for r in rows[:N_EXAMPLES]],
-                )
+    for name, split in splits.items():
+        labels = split.labels
+        rows = np.flatnonzero((labels >= 0) & (counts[labels] == 0))
+        if len(rows):
+            unseen = ", ".join(sorted({classes[label] for label in labels[rows]})[:N_EXAMPLES])
+            message = (
+                f"{len(rows):,} rows of {name} have a label that train lacks ({unseen}): mmtab cannot learn it; split"
+                " again with method stratified, or leave these rows out"
+            )
+            share = len(rows) / len(labels)
+            alarm = Alarm(ERROR, "label_not_in_train", message, name, None, (), len(rows), share)
+            yield Finding(alarm, [(split.ref(row, classes),) for row in rows[:N_EXAMPLES]])
     present = np.flatnonzero(counts)
     few = [i for i in present if counts[i] < FEW_ROWS]
     if few:
         shown = ", ".join(f"{classes[i]} ({counts[i]})" for i in few[:N_EXAMPLES])
         message = f"{len(few)} of {len(present)} classes have fewer than {FEW_ROWS} rows in train: {shown}"
         yield Finding(Alarm(NOTE, "small_class", message, "train", None, (), len(few), len(few) / len(present)))
-    share = float(counts.max() / counts.sum())
+    largest, share = classes[int(counts.argmax())], float(counts.max() / counts.sum())
     if len(present) == 1:
-        message = f"all rows of train have the label {classes[present[0]]}: there is nothing to tell apart"
+        message = f"all rows of train have the label {largest}: there is nothing to tell apart"
         yield Finding(Alarm(ERROR, "one_class", message, "train", None, (), int(counts.max()), 1.0))
     elif share >= LARGEST_CLASS:
-        message = (
-            f"the largest class, {classes[int(counts.argmax())]}, has {percent(share)} of the rows of train: compare"
-            " accuracy with that share, or rank by macro_f1"
-        )
+        message = f"the largest class, {largest}, has {percent(share)} of the rows of train: compare accuracy with that"
+        message += " share, or rank by macro_f1"
         yield Finding(Alarm(NOTE, "imbalance", message, "train", None, (), int(counts.max()), share))
 
 
@@ -122,8 +105,7 @@ def _columns(splits: dict[str, Split], types: dict[str, ColumnType]) -> Iterator
         return
     for column, kind in types.items():
         if kind is ColumnType.CATEGORICAL:
-            for alarm in id_like(column, "train", train.sample[column], ID_LIKE, ID_LIKE_ROWS):
-                yield Finding(alarm)
+            yield from map(Finding, id_like(column, "train", train.sample[column]))
         if test is None or column not in train.usage or column not in test.usage:
             continue
         a, b = train.usage[column].missing, test.usage[column].missing
@@ -143,14 +125,12 @@ def _with_ids(folder: Path, schema: Schema, findings: list[Finding]) -> list[Ala
         rows_of.setdefault(table, set()).add(row)
     ids: dict[tuple[str, int], object] = {}
     for table, rows in rows_of.items():
-        left = np.array(sorted(rows))
         try:
-            for start, values in read_column(
-                find_table(folder, schema, table), schema.name, schema.id, ColumnType.CATEGORICAL
-            ):
-                here = left[(left >= start) & (left < start + len(values))]
-                ids |= {(table, int(row)): values[int(row) - start].as_py() for row in here}
-                if start + len(values) > left[-1]:
+            path = find_table(folder, schema, table)
+            for start, values in read_column(path, schema.name, schema.id, ColumnType.CATEGORICAL):
+                inside = [row for row in rows if start <= row < start + len(values)]
+                ids |= {(table, row): values[row - start].as_py() for row in inside}
+                if start + len(values) > max(rows):
                     break
         except DataError:
             pass  # a table without ids is an alarm already: its rows go by their number
@@ -158,9 +138,55 @@ def _with_ids(folder: Path, schema: Schema, findings: list[Finding]) -> list[Ala
     def say(example: tuple[Ref, ...]) -> str:
         return " = ".join(name_row(table, row, ids.get((table, row))) + more for table, row, more in example)
 
-    return [
-        Alarm(
-            **{**vars(finding.alarm), "rows": tuple(say(example) for example in finding.examples) or finding.alarm.rows}
-        )
-        for finding in findings
-    ]
+    return [replace(finding.alarm, rows=tuple(map(say, finding.examples))) for finding in findings]
+
+
+# --- whether the splits are what dataset.yaml says --------------------------------------------------------------------
+
+
+def _declared_split(folder: Path, schema: Schema, names: list[str]) -> Iterator[Alarm]:
+    """Splits that dataset.yaml says are grouped by a column, or in the order of time, and are not."""
+    method, by = schema.split.get("method"), schema.split.get("by")
+    if method not in ("grouped", "time") or not isinstance(by, str):
+        return
+    kind = ColumnType.CATEGORICAL if method == "grouped" else ColumnType.DATETIME
+    columns: dict[str, pa.ChunkedArray] = {}
+    for name in names:
+        path = find_table(folder, schema, name)
+        if by in files.header(path, schema.name).names:
+            columns[name] = pa.chunked_array([cells for _, cells in read_column(path, schema.name, by, kind)])
+    yield from (_groups if method == "grouped" else _times)(by, columns)
+
+
+def _groups(by: str, columns: dict[str, pa.ChunkedArray]) -> Iterator[Alarm]:
+    seen: dict[str, np.ndarray] = {}
+    for name, values in columns.items():
+        keys = np.concatenate([hashes(chunk) for chunk in values.chunks])
+        filled = ~np.asarray(values.is_null())
+        for other, others in seen.items():
+            spans = np.flatnonzero(filled & np.isin(keys, others))
+            if len(spans):
+                groups, first = np.unique(keys[spans], return_index=True)
+                examples = [int(row) for row in sorted(spans[first])[:N_EXAMPLES]]
+                rows = tuple(f"{name_row(name, row, None)}: {by} = {values[row]}" for row in examples)
+                message = (
+                    f"{len(groups):,} groups of {by} are in {other} and in {name} ({len(spans):,} rows of {name}),"
+                    " though dataset.yaml says split by group: split again, or correct 'split'"
+                )
+                share = len(spans) / len(keys)
+                yield Alarm(SEVERE, "group_spans_splits", message, name, by, rows, len(groups), share)
+        seen[name] = np.unique(keys[filled])
+
+
+def _times(by: str, columns: dict[str, pa.ChunkedArray]) -> Iterator[Alarm]:
+    moments = {name: values.to_numpy() for name, values in columns.items()}
+    latest = np.nanmax(np.append(moments.pop("train", []), -np.inf))
+    for name, values in moments.items():
+        early = np.flatnonzero(values <= latest)
+        rest = f"are not later than all of train by {by}, though dataset.yaml says split by time: split again, or"
+        rest += " correct 'split'"
+        rows = (name_row(name, row, None) for row in early[:N_EXAMPLES].tolist())
+        for alarm in counted(
+            SEVERE, "time_overlap", f"rows of {name}", rest, len(early), len(values), rows, table=name
+        ):
+            yield replace(alarm, column=by)

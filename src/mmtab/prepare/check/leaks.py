@@ -10,7 +10,7 @@ import numpy as np
 
 from mmtab.data.schema import ColumnType
 from mmtab.prepare.check.alarms import N_EXAMPLES, Alarm, Severity, percent
-from mmtab.prepare.check.findings import Finding, Ref, Split, ref_of
+from mmtab.prepare.check.reader import Finding, Split
 
 SEVERE, WARNING = Severity.SEVERE, Severity.WARNING
 
@@ -48,9 +48,8 @@ def leaks(splits: dict[str, Split], types: dict[str, ColumnType], classes: list[
     for column, accuracy in accuracies.items():
         others = max((a for c, a in accuracies.items() if c != column), default=base)
         severe = accuracy >= LEAK_SEVERE
-        if accuracy - base < LEAK_GAIN or not (
-            severe or (accuracy >= LEAK_WARNING and accuracy - others >= LEAK_ALONE)
-        ):
+        alone = accuracy >= LEAK_WARNING and accuracy - others >= LEAK_ALONE
+        if accuracy - base < LEAK_GAIN or not (severe or alone):
             continue
         message = (
             f"column {column} alone gets {percent(accuracy)} of {valid.name} right (the largest class alone:"
@@ -59,10 +58,8 @@ def leaks(splits: dict[str, Split], types: dict[str, ColumnType], classes: list[
         )
         count = round(accuracy * len(truth))
         severity = SEVERE if severe and len(truth) >= LEAK_ROWS else WARNING
-        yield Finding(
-            Alarm(severity, "label_given_away", message, valid.name, column, (), count, accuracy),
-            [(ref_of(valid, row, classes),) for row in right[column]],
-        )
+        alarm = Alarm(severity, "label_given_away", message, valid.name, column, (), count, accuracy)
+        yield Finding(alarm, [(valid.ref(row, classes),) for row in right[column]])
 
 
 def _by_value(x: list, y: np.ndarray, x_held: list, largest: int) -> np.ndarray:
@@ -91,12 +88,8 @@ def by_number(x: list, y: np.ndarray, x_held: list, largest: int) -> np.ndarray:
     ranks = [
         np.where(np.isnan(a), np.nan, np.searchsorted(values, a) + np.searchsorted(values, a, "right")) for a in arrays
     ]
-    n_leaves = max(64, 4 * n_classes)
-    return (
-        DecisionTreeClassifier(max_leaf_nodes=n_leaves, min_samples_leaf=3, random_state=0)
-        .fit(ranks[0], y)
-        .predict(ranks[1])
-    )
+    tree = DecisionTreeClassifier(max_leaf_nodes=max(64, 4 * n_classes), min_samples_leaf=3, random_state=0)
+    return tree.fit(ranks[0], y).predict(ranks[1])
 
 
 def _named_in_text(
@@ -120,9 +113,6 @@ def _named_in_text(
         f" label: {percent(chance)}). Look at it: if the task is to find the label without being told, mask these words"
     )
     severity = SEVERE if own_share - chance >= NAMED_SEVERE else WARNING
-    examples: list[tuple[Ref, ...]] = [
-        (("train", int(rows[i]), f", label {classes[y[i]]}"),) for i in np.flatnonzero(own)[:N_EXAMPLES]
-    ]
-    yield Finding(
-        Alarm(severity, "label_named_in_text", message, "train", column, (), int(own.sum()), own_share), examples
-    )
+    alarm = Alarm(severity, "label_named_in_text", message, "train", column, (), int(own.sum()), own_share)
+    examples = [("train", int(rows[i]), f", label {classes[y[i]]}") for i in np.flatnonzero(own)[:N_EXAMPLES]]
+    yield Finding(alarm, [(example,) for example in examples])

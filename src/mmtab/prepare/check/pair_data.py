@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from mmtab.data.pairs import Pairs, Records
-from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.schema import Schema
 from mmtab.data.table import Table
-from mmtab.prepare.check.alarms import Cells, Usage, mix, name_row
+from mmtab.prepare.check.alarms import N_EXAMPLES, Cells, Usage, mix, name_row
 
 
-@dataclass(frozen=True)
 class PairData:
-    records: Records
-    pairs: dict[str, Pairs]  # by split
-    columns: dict[str, np.ndarray]  # [n_records] int64 hashes
-    present: dict[str, np.ndarray]  # [n_records] bool
-    types: dict[str, ColumnType]
-    shared: list[str]  # columns that both sides fill
+    """``columns`` and ``present``: [n_records] int64 hashes and bool of each column; ``pairs`` by split."""
+
+    def __init__(self, records: Records, pairs: dict[str, Pairs], schema: Schema, cells: Cells) -> None:
+        self.records, self.pairs = records, pairs
+        self.types = {column.name: column.type for column in schema.columns}
+        self.sides = sides_of(records)
+        self.usage: dict[str, dict[str, Usage]] = {side.name: {} for side in self.sides}
+        self.columns: dict[str, np.ndarray] = {}
+        self.present: dict[str, np.ndarray] = {}
+        self.shared: list[str] = []  # columns that both sides fill
+        for column, kind in self.types.items():
+            hashed = [cells.hashes(side, column, kind) for side in self.sides]
+            for side, (values, filled) in zip(self.sides, hashed, strict=True):
+                self.usage[side.name][column] = usage = Usage()
+                usage.add(values, filled)
+            self.columns[column], self.present[column] = (np.concatenate(parts) for parts in zip(*hashed, strict=True))
+            self.shared += [column] if all(filled.any() for _, filled in hashed) else []
 
     def record(self, row: int) -> str:
         n_left = self.records.n_left
         table = "records" if n_left is None else "left" if row < n_left else "right"
-        return name_row(
-            table, row - (n_left if table == "right" and n_left else 0), self.records.table.ids[row].as_py()
-        )
+        return name_row(table, row - (n_left or 0) * (table == "right"), self.records.table.ids[row].as_py())
 
     def pair(self, split: str, row: int) -> str:
         pairs = self.pairs[split]
         names = f"({pairs.left_ids[row]}, {pairs.right_ids[row]})"
         label = "" if pairs.labels is None else f", label {pairs.labels[row]}"
         return f"pairs_{split} row {row + 1} {names}{label}"
+
+    def names(self, split: str, rows: np.ndarray) -> tuple[str, ...]:
+        """Of the first of these pairs."""
+        return tuple(self.pair(split, int(row)) for row in rows[:N_EXAMPLES])
 
     def labels(self, split: str) -> np.ndarray:
         """[n] int8, -1 where the table has none."""
@@ -43,6 +57,35 @@ class PairData:
         """[n] int64: one number for a pair, whichever way round it is."""
         left, right = self.pairs[split].left, self.pairs[split].right
         return np.minimum(left, right) * len(self.records.table) + np.maximum(left, right)
+
+    @cached_property
+    def labelled(self) -> LabelledPairs:
+        rows = {split: np.flatnonzero(self.labels(split) >= 0) for split in self.pairs}
+
+        def join(values: Callable[[str], np.ndarray]) -> np.ndarray:
+            return np.concatenate([np.zeros(0, np.int64), *(values(split)[chosen] for split, chosen in rows.items())])
+
+        left, right = join(lambda split: self.pairs[split].left), join(lambda split: self.pairs[split].right)
+        places = [(split, int(row)) for split, chosen in rows.items() for row in chosen]
+        return LabelledPairs(left, right, join(self.labels), join(self.keys), places)
+
+    def content(self) -> tuple[np.ndarray, np.ndarray]:
+        """[n] int64, equal for records equal in all shared columns, and [n] bool, whether they fill any."""
+        n = len(self.records.table)
+        if not self.shared:
+            return np.arange(n), np.zeros(n, bool)
+        return mix([self.columns[c] for c in self.shared]), np.any([self.present[c] for c in self.shared], 0)
+
+
+@dataclass(frozen=True)
+class LabelledPairs:
+    """The labelled pairs of all splits: rows of records, label, key, and (split, row) of each."""
+
+    left: np.ndarray
+    right: np.ndarray
+    labels: np.ndarray
+    keys: np.ndarray
+    places: list[tuple[str, int]]
 
 
 def sides_of(records: Records) -> list[Table]:
@@ -55,47 +98,3 @@ def sides_of(records: Records) -> list[Table]:
         replace(table, name=name, ids=table.ids[cut], columns={c: values[cut] for c, values in table.columns.items()})
         for name, cut in cuts.items()
     ]
-
-
-def hash_cells(
-    records: Records, pairs: dict[str, Pairs], schema: Schema, cells: Cells
-) -> tuple[PairData, dict[str, dict[str, Usage]]]:
-    types = {column.name: column.type for column in schema.columns}
-    values: dict[str, list[np.ndarray]] = {column: [] for column in types}
-    present: dict[str, list[np.ndarray]] = {column: [] for column in types}
-    usage: dict[str, dict[str, Usage]] = {}
-    for side in sides_of(records):
-        for column, kind in types.items():
-            hashed, filled = cells.hashes(side, column, kind)
-            values[column].append(hashed)
-            present[column].append(filled)
-            usage.setdefault(side.name, {})[column] = use = Usage()
-            use.add(hashed, filled)
-    shared = [column for column in types if all(filled.any() for filled in present[column])]
-    join = np.concatenate
-    data = PairData(
-        records, pairs, {c: join(v) for c, v in values.items()}, {c: join(v) for c, v in present.items()}, types, shared
-    )
-    return data, usage
-
-
-def labelled_pairs(data: PairData) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[tuple[str, int]]]:
-    """Left, right, label, key and name of all labelled pairs of all splits."""
-    parts: list[list[np.ndarray]] = [[], [], [], []]
-    names: list[tuple[str, int]] = []
-    for split, pairs in data.pairs.items():
-        labels = data.labels(split)
-        rows = np.flatnonzero(labels >= 0)
-        for part, values in zip(parts, (pairs.left, pairs.right, labels, data.keys(split)), strict=True):
-            part.append(values[rows])
-        names += [(split, int(row)) for row in rows]
-    left, right, labels, keys = (np.concatenate(part) if part else np.zeros(0, np.int64) for part in parts)
-    return left, right, labels, keys, names
-
-
-def content_of(data: PairData) -> tuple[np.ndarray, np.ndarray]:
-    """[n] int64, equal for records equal in all shared columns, and [n] bool, whether they fill any."""
-    n = len(data.records.table)
-    if not data.shared:
-        return np.arange(n), np.zeros(n, bool)
-    return mix([data.columns[c] for c in data.shared]), np.any([data.present[c] for c in data.shared], 0)

@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from mmtab.data import files
 from mmtab.data.cells import hashes
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.splits import SPLITS
 from mmtab.data.table import Table, find_table, read_batches
-from mmtab.prepare.check.alarms import N_EXAMPLES, Alarm, Cells, Severity, Usage, attempt, fault, mix, name_row, strings
-from mmtab.prepare.check.findings import Split
+from mmtab.prepare.check import alarms
+from mmtab.prepare.check.alarms import N_EXAMPLES, Alarm, Severity, Usage, mix, name_row
 from mmtab.prepare.check.near import NearIndex, row_tokens
+from mmtab.utils.errors import DataError
+
+Ref = tuple[str, int, str]  # (table, row, what to say of it)
 
 # Bounds on what is looked at in big data; ordinary tables are below them and so looked at in full.
 SAMPLE_ROWS, SAMPLE_CHARACTERS, NEAR_HELD_OUT, NEAR_TRAIN = 20_000, 1_000, 5_000, 200_000
 TOKEN_ROWS = 1024  # whose words are in memory at once
 
 
+@dataclass(frozen=True)
+class Finding:
+    """An alarm whose rows are still numbers. Each example's rows are joined by `` = ``."""
+
+    alarm: Alarm
+    examples: list[tuple[Ref, ...]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is kept of a table: a few numbers for each row, and a sample of its cells."""
+
+    name: str
+    key: np.ndarray  # [n] int64, equal for rows of equal features
+    ids: np.ndarray  # [n] int64
+    labels: np.ndarray  # [n] int32, -1 = none
+    usage: dict[str, Usage]
+    sample: dict[str, list]  # normalised text, category or number of the sampled rows
+    sample_rows: np.ndarray  # [n_sampled] int64
+    sample_labels: np.ndarray  # [n_sampled] int32
+
+    def ref(self, row: int | np.integer, classes: list[str]) -> Ref:
+        label = self.labels[row]
+        return self.name, int(row), f", label {classes[label]}" if label >= 0 else ""
+
+
 class SplitReader:
     """Reads tables into splits and notes what is wrong with them on the way."""
 
-    def __init__(self, folder: Path, schema: Schema, seed: int, images: bool, alarms: list[Alarm]) -> None:
-        self.folder, self.schema, self.seed, self.alarms = folder, schema, seed, alarms
-        self.cells = Cells(images)
+    def __init__(self, folder: Path, schema: Schema, seed: int, images: bool, collected: list[Alarm]) -> None:
+        self.folder, self.schema, self.seed, self.alarms = folder, schema, seed, collected
+        self.cells = alarms.Cells(images)
         self.types = {column.name: column.type for column in schema.columns}
         self.classes: dict[str, int] = {}
         self.near = NearIndex()
@@ -34,7 +63,7 @@ class SplitReader:
 
     def read(self, name: str) -> Split | None:
         """None, and an alarm, where the file cannot be read to its end."""
-        return attempt(self.alarms, lambda: self._read(name))
+        return alarms.attempt(self.alarms, lambda: self._read(name))
 
     def _read(self, name: str) -> Split | None:
         path = find_table(self.folder, self.schema, name)
@@ -47,9 +76,7 @@ class SplitReader:
         usage = {column: Usage() for column in self.types}
         sample: dict[str, list] = {column: [] for column, kind in self.types.items() if kind is not ColumnType.IMAGE}
         has_labels = False
-        for batch in read_batches(
-            path, self.schema, folder=self.folder, on_error=lambda error: self.alarms.append(fault(error))
-        ):
+        for batch in read_batches(path, self.schema, folder=self.folder, on_error=self._note):
             hashed: dict[str, np.ndarray] = {}
             for column in batch.columns:
                 hashed[column], present = self.cells.hashes(batch, column, self.types[column])
@@ -71,6 +98,9 @@ class SplitReader:
             name, np.concatenate(keys), np.concatenate(ids), all_labels, usage, sample, sampled, all_labels[sampled]
         )
 
+    def _note(self, error: DataError) -> None:
+        self.alarms.append(alarms.fault(error))
+
     def _look_up(
         self, name: str, batch: Table, rows: np.ndarray, key: np.ndarray, hashed: dict[str, np.ndarray]
     ) -> None:
@@ -89,34 +119,22 @@ class SplitReader:
 
     def _sample(self, batch: Table, rows: np.ndarray, sample: dict[str, list]) -> None:
         for column, out in sample.items():
-            if column not in batch.columns:
-                out += [None] * len(rows)
-                continue
-            values: pa.Array = batch.columns[column].take(rows)
-            text = self.types[column] is ColumnType.TEXT
-            out += strings(values, SAMPLE_CHARACTERS) if text else values.to_pylist()
+            values = batch.columns[column].take(rows).to_pylist() if column in batch.columns else [None] * len(rows)
+            if self.types[column] is ColumnType.TEXT:
+                values = [None if text is None else alarms.normal(text[:SAMPLE_CHARACTERS]) for text in values]
+            out += values
 
     def _label_faults(self, name: str, has_labels: bool, labels: np.ndarray) -> None:
-        n_missing = int((labels < 0).sum())
-        if not n_missing or (name == "test" and n_missing == len(labels)):
+        missing = np.flatnonzero(labels < 0)
+        n, n_rows = len(missing), len(labels)
+        if not n or (name == "test" and n == n_rows):
             return
-        what = f"{n_missing:,} of {len(labels):,} rows have no label" if has_labels else "the file has no label column"
+        what = f"{n:,} of {n_rows:,} rows have no label" if has_labels else "the file has no label column"
         may = ", or empty the whole column" if name == "test" else ""
-        rows = tuple(name_row(name, row, None) for row in np.flatnonzero(labels < 0)[:N_EXAMPLES].tolist())
-        message = f"{name}: {what}: fill {self.schema.label} in, or leave these rows out{may}"
-        column = self.schema.label
-        self.alarms.append(
-            Alarm(
-                Severity.ERROR,
-                "missing_labels",
-                message,
-                name,
-                column,
-                rows if has_labels else (),
-                n_missing,
-                n_missing / len(labels),
-            )
-        )
+        rows = tuple(name_row(name, row, None) for row in missing[:N_EXAMPLES].tolist()) if has_labels else ()
+        label = self.schema.label
+        message = f"{name}: {what}: fill {label} in, or leave these rows out{may}"
+        self.alarms.append(Alarm(Severity.ERROR, "missing_labels", message, name, label, rows, n, n / n_rows))
 
 
 def _choose(rng: np.random.Generator, n: int, most: int) -> np.ndarray:
