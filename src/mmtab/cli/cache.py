@@ -17,17 +17,12 @@ from typing import Annotated
 import typer
 from rich import filesize
 
-from mmtab.cli.output import print_line, print_table
+from mmtab.cli.output import APP, print_line, print_table
 from mmtab.config.types import RunConfig
 from mmtab.utils.cache import DAY, Entry, Store, least_used
 from mmtab.utils.errors import ConfigError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="What the cache holds, and making room in it.",
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, help="What the cache holds, and making room in it.", **APP)
 Cache = Annotated[Path, typer.Option("--cache", envvar="MMTAB_CACHE", help="the folder of the cache")]
 CACHE = Path(RunConfig.cache)
 
@@ -38,13 +33,13 @@ def show(
 ) -> None:
     """What the cache holds, how large it is and when it was last used."""
     store = Store(cache.expanduser())
-    found, leftovers = store.entries(), store.leftovers()
+    everything, leftovers = store.entries(), store.leftovers()
     print_line(str(store.root))  # not a title, which would be wrapped
     if entries:
-        rows = [(e.kind, _short(e.digest), *_facts([e])) for e in sorted(found, key=lambda e: (e.kind, -e.used))]
+        rows = [(e.kind, _short(e.digest), *_facts([e])) for e in sorted(everything, key=lambda e: (e.kind, -e.used))]
         print_table("entries", ["kind", "entry", "size", "last used"], rows)
     else:
-        print_table("kinds", ["kind", "entries", "size", "last used"], _by_kind(found))
+        _print_kinds("kinds", everything)
     if leftovers:
         print_line(f"besides {_counted(leftovers, 'leftover')} of killed runs, which clean removes")
 
@@ -76,14 +71,12 @@ def clean(
         chosen = [entry for entry in chosen if entry.used <= time.time() - older_than * DAY]
     if to is not None:
         chosen = least_used(chosen, int(surplus))
-    gone, swept = (chosen, leftovers) if dry_run else (store.remove(chosen), store.remove(leftovers))
-    if gone:
-        print_table(
-            "would be removed" if dry_run else "removed", ["kind", "entries", "size", "last used"], _by_kind(gone)
-        )
+    removed, swept = (chosen, leftovers) if dry_run else (store.remove(chosen), store.remove(leftovers))
+    if removed:
+        _print_kinds("would be removed" if dry_run else "removed", removed)
     did = "would remove" if dry_run else "removed"
-    print_line(f"{did} {_counted(gone, 'entry')} and {_counted(swept, 'leftover')} of killed runs from {store.root}")
-    if stuck := len(chosen) + len(leftovers) - len(gone) - len(swept):
+    print_line(f"{did} {_counted(removed, 'entry')} and {_counted(swept, 'leftover')} of killed runs from {store.root}")
+    if stuck := len(chosen) + len(leftovers) - len(removed) - len(swept):
         print_line(f"{stuck} could not be removed: they belong to another user, or another process was first")
     if not asked:
         print_line(
@@ -91,13 +84,14 @@ def clean(
         )
 
 
-def _by_kind(entries: list[Entry]) -> list[tuple[str, ...]]:
+def _print_kinds(title: str, entries: list[Entry]) -> None:
     """A row a kind, the largest first, and the total."""
     kinds: dict[str, list[Entry]] = {}
     for entry in entries:
         kinds.setdefault(entry.kind, []).append(entry)
     order = sorted(kinds.items(), key=lambda item: -sum(entry.n_bytes for entry in item[1]))
-    return [(name, str(len(some)), *_facts(some)) for name, some in [*order, ("total", entries)]]
+    rows = [(kind, str(len(members)), *_facts(members)) for kind, members in [*order, ("total", entries)]]
+    print_table(title, ["kind", "entries", "size", "last used"], rows)
 
 
 def _facts(entries: list[Entry]) -> tuple[str, str]:

@@ -17,16 +17,12 @@ from typing import Annotated
 import typer
 import yaml
 
-from mmtab.cli.output import print_line, print_table
+from mmtab.cli.output import APP, print_line, print_table
 from mmtab.config.types import CONFIGS
 from mmtab.utils.errors import ConfigError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Predictions are handed in and scored against labels that the participants do not have.",
-    pretty_exceptions_enable=False,
-)
+ABOUT = "Predictions are handed in and scored against labels that the participants do not have."
+app = typer.Typer(no_args_is_help=True, help=ABOUT, **APP)
 ChallengeFolder = Annotated[Path, typer.Argument(help="the folder of a challenge", show_default=False)]
 Team = Annotated[str, typer.Argument(help="its name", show_default=False)]
 
@@ -97,22 +93,12 @@ def send(
     if files.is_dir() and dataset is not None:
         raise ConfigError("--dataset is for one file; those of a folder are called <dataset>.parquet or <dataset>.csv")
     receipts = submit(folder, team, files_in(folder, files) if files.is_dir() else {dataset or files.stem: files})
-    rows = [
-        (
-            r.dataset,
-            f"{r.attempt}{' (as before)' if r.again else ''}",
-            str(r.left_today),
-            r.metric,
-            f"{r.public:.6f}",
-            r.sha256[:12],
-        )
-        for r in receipts
-    ]
-    print_table(
-        f"{receipts[0].team}, {receipts[0].time}",
-        ["dataset", "attempt", "left today", "metric", "public score", "sha256"],
-        rows,
-    )
+    rows = []
+    for r in receipts:
+        attempt = f"{r.attempt}{' (as before)' if r.again else ''}"
+        rows.append((r.dataset, attempt, str(r.left_today), r.metric, f"{r.public:.6f}", r.sha256[:12]))
+    head = ["dataset", "attempt", "left today", "metric", "public score", "sha256"]
+    print_table(f"{receipts[0].team}, {receipts[0].time}", head, rows)
 
 
 @app.command()
@@ -178,9 +164,9 @@ def _datasets_and_tracks(datasets: list[str], track_files: list[str]) -> tuple[d
 def _tracks(name: str) -> dict[str, list[str]]:
     """The tracks of configs/track/NAME.yaml, each ``{datasets: [names]}``, or of such a file elsewhere."""
     path = next((path for path in (CONFIGS / "track" / f"{name}.yaml", Path(name)) if path.is_file()), None)
-    known = sorted(path.stem for path in (CONFIGS / "track").glob("*.yaml"))
     if path is None:
-        raise ConfigError(f"--track {name}: configs/track has {', '.join(known) or 'none'}; or name a yaml file")
+        names = ", ".join(sorted(path.stem for path in (CONFIGS / "track").glob("*.yaml"))) or "none"
+        raise ConfigError(f"--track {name}: configs/track has {names}; or name a yaml file")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         if "defaults" in raw:  # such as all.yaml, which is the others together

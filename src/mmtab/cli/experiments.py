@@ -1,12 +1,17 @@
-"""``mmtab match``, ``sweep`` and ``benchmark``: what goes beyond one run."""
+"""``mmtab match``, ``sweep``, ``benchmark`` and ``results``: what goes beyond one run."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from mmtab.cli.output import print_metrics
+import typer
+
+from mmtab.cli.output import APP, print_metrics
 from mmtab.config.types import BenchmarkConfig, MatchConfig, SweepConfig
 from mmtab.utils.optional import require
+
+results_app = typer.Typer(**APP)
 
 
 def match(settings: MatchConfig) -> None:
@@ -58,3 +63,19 @@ def benchmark(settings: BenchmarkConfig) -> None:
     print(f"scoreboard: {Path(settings.output) / 'scoreboard.html'}")
     for failure in board.failures:
         print(f"failed: {failure.entry}, {failure.dataset}, seed {failure.seed}: {failure.error}")
+
+
+@results_app.command()
+def results(
+    folders: Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")],
+    split: Annotated[str, typer.Option(help="the split of the scores")] = "test",
+    refresh: Annotated[Path | None, typer.Option(help="a Markdown file to put the table into")] = None,
+    mark: Annotated[str, typer.Option(help="between <!-- MARK --> and <!-- /MARK --> of it")] = "results",
+) -> None:
+    """A Markdown table of runs, averaged over seeds, beside figures for reference."""
+    from mmtab.reports import results
+
+    text = results.markdown(results.collect(folders, split))
+    print(text)
+    if refresh:
+        results.refresh(refresh, mark, text)

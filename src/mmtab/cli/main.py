@@ -16,7 +16,7 @@ from mmtab.utils.exits import friendly
 class Command:
     about: str  # its line in the list of commands
     module: str  # within mmtab.cli
-    function: str  # takes settings that Hydra composes, or is a Typer app named ``app``
+    function: str  # takes settings that Hydra composes; or a Typer app, whose name ends in ``app``
 
     def load(self) -> Any:
         return getattr(importlib.import_module(f"mmtab.cli.{self.module}"), self.function)
@@ -31,7 +31,7 @@ COMMANDS = {
     "match": Command("match two tables or deduplicate one, with a run", "experiments", "match"),
     "sweep": Command("search settings over datasets and seeds", "experiments", "sweep"),
     "benchmark": Command("rank systems by their average over the datasets of a track", "experiments", "benchmark"),
-    "results": Command("a Markdown table of runs beside reference figures", "results", "app"),
+    "results": Command("a Markdown table of runs beside reference figures", "experiments", "results_app"),
     "prepare": Command("from raw tables to a described, checked dataset folder", "prepare", "app"),
     "challenge": Command("score submissions against labels that participants do not have", "challenge", "app"),
     "cache": Command("what the cache holds, and making room in it", "cache", "app"),
@@ -64,7 +64,7 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     with friendly():
         command = COMMANDS[name].load()
-        if COMMANDS[name].function == "app":
+        if COMMANDS[name].function.endswith("app"):
             command(args=list(arguments), prog_name=f"mmtab {name}")
         else:
             from mmtab.cli.composed import run_composed

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+APP: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}  # of every typer.Typer
+
 
 def print_metrics(title: str, columns: dict[str, dict[str, Any]]) -> None:
     """A table with a row for each metric and a column for each split."""

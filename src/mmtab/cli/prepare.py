@@ -17,16 +17,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mmtab.cli.output import print_line, print_table
+from mmtab.cli.output import APP, print_line, print_table
 from mmtab.data import files
 from mmtab.utils.errors import ConfigError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="From raw tables to a described, checked dataset folder, step by step.",
-    pretty_exceptions_enable=False,
-)
+ABOUT = "From raw tables to a described, checked dataset folder, step by step."
+app = typer.Typer(no_args_is_help=True, help=ABOUT, **APP)
 Folder = Annotated[Path, typer.Argument(help="a dataset folder", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="the new folder to write", show_default=False)]
 Inputs = Annotated[list[Path], typer.Argument(help="a table, several, or a folder of tables", show_default=False)]
@@ -52,16 +48,12 @@ def infer(
     from mmtab.data.csv_files import Dialect
     from mmtab.prepare.propose import propose
 
-    proposal = propose(
-        inputs,
-        output,
-        name=name,
-        task=task,
-        id=id,
-        label=label,
-        types=_pairs(types),
-        dialect=Dialect(encoding, delimiter),
-    )
+    for entry in types or []:
+        if "=" not in entry:
+            raise ConfigError(f"--type {entry}: expected COLUMN=TYPE")
+    overruled: dict[str, str] = dict(entry.rsplit("=", 1) for entry in types or [])  # type: ignore[misc]
+    dialect = Dialect(encoding, delimiter)
+    proposal = propose(inputs, output, name=name, task=task, id=id, label=label, types=overruled, dialect=dialect)
     rows = [(g.name, g.role, f"{g.confidence:.0%}", g.alternatives or "", g.why) for g in proposal.guesses]
     print_table(f"{proposal.schema.name}: {proposal.schema.task}", ["column", "taken as", "sure", "or", "why"], rows)
     for note in proposal.notes:
@@ -162,13 +154,6 @@ def import_(
     if output is None:
         raise ConfigError("importing needs a folder to write: --output FOLDER")
     print_line(f"written: {import_dataset(name, output, source=source, seed=seed)}")
-
-
-def _pairs(types: list[str] | None) -> dict[str, str]:
-    for entry in types or []:
-        if "=" not in entry:
-            raise ConfigError(f"--type {entry}: expected COLUMN=TYPE")
-    return dict(entry.rsplit("=", 1) for entry in types or [])  # type: ignore[misc]
 
 
 def _write_card(folder: Path, output: Path, alarms: list[Any]) -> None:

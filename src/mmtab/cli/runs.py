@@ -66,13 +66,9 @@ def predict(settings: PredictConfig) -> None:
 
     places = [Path(settings.run), Path(settings.input), Path(settings.output)]
     tables: dict[str, Any] = {"left": settings.left, "right": settings.right, "records": settings.records}
-    n_rows = predict_run(
-        *places,
-        **{name: Path(table) for name, table in tables.items() if table},
-        coverage=settings.coverage,
-        cost=settings.cost,
-        hardware=Hardware(settings.accelerator, settings.devices),
-    )
+    tables = {name: Path(table) for name, table in tables.items() if table}
+    hardware = Hardware(settings.accelerator, settings.devices)
+    n_rows = predict_run(*places, **tables, coverage=settings.coverage, cost=settings.cost, hardware=hardware)
     print(f"{n_rows} predictions written to {settings.output}")
 
 
@@ -87,16 +83,11 @@ def report(settings: ReportConfig) -> None:
 
     folders = [Path(folder) for folder in (settings.run if isinstance(settings.run, list) else [settings.run])]
     hardware = Hardware(settings.accelerator, settings.devices)
-    paths = [
-        run_page.write_report(
-            folder, settings.split, ablation=settings.ablation, hardware=hardware, progress=progress_of
-        )
-        for folder in folders
-    ]
+    for folder in folders:
+        options: dict[str, Any] = {"ablation": settings.ablation, "hardware": hardware, "progress": progress_of}
+        print(f"written: {run_page.write_report(folder, settings.split, **options)}")
     if len(folders) > 1:
-        paths.append(runs_page.write_comparison(folders, Path(settings.output), settings.split))
-    for path in paths:
-        print(f"written: {path}")
+        print(f"written: {runs_page.write_comparison(folders, Path(settings.output), settings.split)}")
 
 
 def reproduce(settings: ReproduceConfig) -> None:

@@ -12,30 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmtab.config import types
 from mmtab.config.overrides import written
 from mmtab.config.settings import resolve
-from mmtab.config.types import (
-    CONFIGS,
-    BenchmarkConfig,
-    EvaluateConfig,
-    MatchConfig,
-    PredictConfig,
-    ReportConfig,
-    ReproduceConfig,
-    RunConfig,
-    SweepConfig,
-)
+from mmtab.config.types import CONFIGS, RunConfig
 from mmtab.utils.errors import ConfigError
 
 SETTINGS: dict[str, type] = {
     "train": RunConfig,
-    "evaluate": EvaluateConfig,
-    "predict": PredictConfig,
-    "match": MatchConfig,
-    "reproduce": ReproduceConfig,
-    "report": ReportConfig,
-    "sweep": SweepConfig,
-    "benchmark": BenchmarkConfig,
+    "evaluate": types.EvaluateConfig,
+    "predict": types.PredictConfig,
+    "match": types.MatchConfig,
+    "reproduce": types.ReproduceConfig,
+    "report": types.ReportConfig,
+    "sweep": types.SweepConfig,
+    "benchmark": types.BenchmarkConfig,
 }  # by command, each composed from configs/COMMAND.yaml
 
 
@@ -118,15 +109,13 @@ def compose_run(where: str, place: Sequence[str], overrides: Sequence[str]) -> R
 
 def _reason(error: Exception, place: Sequence[str]) -> str:
     """What Hydra means, in one line."""
-    missing = re.match(r"Could not override '([^']+)'", str(error))
-    if missing is None:
+    if (missing := re.match(r"Could not override '([^']+)'", str(error))) is None:
         lines = str(error.__cause__ or error).split("Config search path")[0].split("full_key:")[0].splitlines()
         return " ".join(line.strip() for line in lines if line.strip())
     known = sorted(set(_names(dataclasses.asdict(compose(*place, "output=unused")))))
     near = difflib.get_close_matches(missing[1], known, n=2)
-    return f"no setting {missing[1]}" + (
-        f"; did you mean {' or '.join(near)}?" if near else "; mmtab train --help lists all"
-    )
+    hint = f"did you mean {' or '.join(near)}?" if near else "mmtab train --help lists all"
+    return f"no setting {missing[1]}; {hint}"
 
 
 def _names(value: dict[str, Any], prefix: str = "") -> Iterator[str]:

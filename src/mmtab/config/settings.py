@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -57,19 +58,17 @@ def setting(default: Any, meaning: str, **rule: Any) -> Any:
     """A field of a settings class. A list or dict is copied for each object, and a class is called to make its default;
     ``rule``: choices and bounds, as ``Rule`` has them."""
     metadata = {"rule": Rule(meaning, **rule)}
-    if isinstance(default, type):
-        factory: Callable[[], Any] = default
+    if isinstance(default, type | list | dict):
+        factory = default if isinstance(default, type) else functools.partial(copy.deepcopy, default)
         return field(default_factory=factory, metadata=metadata)
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
 def walk(settings: Any, prefix: str = "") -> Iterator[tuple[str, Rule, Any]]:
     """Every setting by its dotted name, with its rule and value; those of a group after it."""
-    for each in dataclasses.fields(settings):
-        name, value = f"{prefix}{each.name}", getattr(settings, each.name)
-        yield name, each.metadata.get("rule", Rule("")), value
+    for part in dataclasses.fields(settings):
+        name, value = f"{prefix}{part.name}", getattr(settings, part.name)
+        yield name, part.metadata.get("rule", Rule("")), value
         groups = value.items() if isinstance(value, dict) else [(None, value)]
         for key, group in groups:
             if dataclasses.is_dataclass(group):

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from statistics import mean
-from types import TracebackType
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group
@@ -24,34 +23,20 @@ INTERVAL = 0.5  # seconds
 
 
 class Display:
-    """``tell`` prints a line, ``show`` updates the table; the latter may be called often."""
+    """``tell`` prints a line, ``show`` updates the table where ``live`` has begun; the latter may be called often."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.console = Console(highlight=False)
-        self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
+        self.console = Console(highlight=False, markup=False, emoji=False)
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)  # nothing where it is no terminal
         self._last = 0.0
 
-    def __enter__(self) -> Display:
-        if self.live is not None:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.live is not None:
-            self.live.stop()
-
     def tell(self, text: str) -> None:
-        if self.live is not None:
-            self.console.print(text, markup=False)
-        else:
-            print(text, flush=True)
+        self.console.print(text, soft_wrap=True)
 
     def show(self, trials: Callable[[], Sequence[FrozenTrial]], busy: Mapping[int, set[str]]) -> None:
         """``trials`` is called when it is time; ``busy``: the names of the runs on their way, by trial."""
-        if self.live is not None and time.monotonic() - self._last > INTERVAL:
+        if self.console.is_terminal and time.monotonic() - self._last > INTERVAL:
             self._last = time.monotonic()
             self.live.update(progress(self.plan, trials(), busy), refresh=True)
 
@@ -59,12 +44,13 @@ class Display:
 def progress(plan: Plan, trials: Sequence[FrozenTrial], busy: Mapping[int, set[str]]) -> Group:
     """The table of trials, and how many runs are finished or not needed any more."""
     table = Table("trial", "settings", "runs", "score", "state", title=plan.output.name, title_justify="left")
-    sign = -1 if plan.directions[0] == "maximize" else 1
-    numbered = list(enumerate(trials))
-    running = [(number, trial) for number, trial in numbered if trial.state == TrialState.RUNNING]
-    complete = [(number, trial) for number, trial in numbered if trial.state == TrialState.COMPLETE]
-    best = sorted(complete, key=lambda pair: sign * pair[1].values[0])[: max(0, N_ROWS - len(running))]
-    for number, trial in best + running:
+    running, complete = (
+        [number for number, trial in enumerate(trials) if trial.state == state]
+        for state in (TrialState.RUNNING, TrialState.COMPLETE)
+    )
+    best = sorted(complete, key=lambda number: plan.loss(trials[number]))[: max(0, N_ROWS - len(running))]
+    for number in best + running:
+        trial = trials[number]
         results = results_of(trial)
         score = objective(plan, results)
         table.add_row(

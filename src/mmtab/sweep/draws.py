@@ -46,7 +46,13 @@ def should_prune(
     plan: Plan, trials: Sequence[FrozenTrial], number: int, step: int, value: float
 ) -> tuple[bool, System]:
     """Whether a trial ends after its first ``step`` runs, whose mean is ``value``. ``trials``: all of the sweep."""
-    study = copy_study(plan, trials, pruner=_pruner(plan))
+    pruners = {
+        "none": NopPruner(),
+        "median": MedianPruner(),
+        "halving": SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION),
+        "hyperband": HyperbandPruner(min_resource=1, max_resource=len(plan.runs), reduction_factor=REDUCTION),
+    }
+    study = copy_study(plan, trials, pruner=pruners[plan.config.pruner])
     trial = study.trials[number]
     # Its earlier means are of fewer datasets: the best of them, to which the median is compared, may be of the easiest.
     trial.intermediate_values = {step: value}
@@ -64,21 +70,17 @@ def copy_study(
         pruner=pruner or NopPruner(),
     )
     for trial in trials:
+        drawn, pruning = (trial.user_attrs.get(name, {}).get("system", {}) for name in ("drawn", "pruning"))
         copy = create_trial(
             state=TrialState.RUNNING if trial.state == TrialState.WAITING else trial.state,  # else ask() would begin it
             values=trial.values,
             params=trial.params,
             distributions=trial.distributions,
-            system_attrs=_noted(trial),
+            system_attrs=drawn | pruning,
             intermediate_values=trial.intermediate_values,
         )
         study.add_trial(copy)
     return study
-
-
-def _noted(trial: FrozenTrial) -> System:
-    drawn, pruning = (trial.user_attrs.get(name, {}).get("system", {}) for name in ("drawn", "pruning"))
-    return drawn | pruning
 
 
 def _sobol(seed: int, number: int, n: int) -> np.ndarray:
@@ -88,13 +90,3 @@ def _sobol(seed: int, number: int, n: int) -> np.ndarray:
     if number:
         engine.fast_forward(number)
     return engine.random(1)[0]
-
-
-def _pruner(plan: Plan) -> BasePruner:
-    if plan.config.pruner == "median":
-        return MedianPruner()
-    if plan.config.pruner == "halving":
-        return SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
-    if plan.config.pruner == "hyperband":
-        return HyperbandPruner(min_resource=1, max_resource=len(plan.runs), reduction_factor=REDUCTION)
-    return NopPruner()

@@ -6,15 +6,16 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from optuna.trial import FrozenTrial
+
 from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
 from mmtab.config.settings import check
-from mmtab.config.types import RunConfig, SweepConfig
+from mmtab.config.types import SweepConfig
 from mmtab.sweep.space import Setting, Value, grid_size, read_space, settings_of
 from mmtab.utils.errors import ConfigError
 
@@ -71,6 +72,11 @@ class Plan:
     def directions(self) -> list[Direction]:
         return [OBJECTIVES[name] for name in self.config.objectives]
 
+    def loss(self, trial: FrozenTrial) -> float:
+        """By the first objective, the lower the better; 0 for a trial without scores."""
+        sign = -1 if self.directions[0] == "maximize" else 1
+        return sign * trial.values[0] if trial.values else 0.0
+
     @property
     def datasets(self) -> list[str]:
         return list(dict.fromkeys(run.dataset for run in self.runs))
@@ -103,21 +109,29 @@ class Plan:
 
 def read_plan(config: SweepConfig) -> Plan:
     """Raises ConfigError, or DataError for a dataset that is not there."""
-    _check_settings(config)
+    check(config)
+    for name in ("datasets", "seeds", "objectives"):
+        values = getattr(config, name)
+        if not values or len(set(values)) < len(values):
+            raise ConfigError(f"{name}={written(values)}: expected at least one, and each once")
+    if config.pruner != "none" and len(config.objectives) > 1:
+        raise ConfigError(f"pruner={config.pruner}: with several objectives no trial is worse so far; take pruner=none")
+    if config.test == "all" and config.weights == "best":
+        raise ConfigError("test=all: it needs the checkpoints of every run; take weights=all, or test=best")
     places = [dataset_place(entry) for entry in config.datasets]
     names = [name for name, _ in places]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"datasets: two are called {name}, and so would be their runs; rename one of the folders")
     space = read_space(config.space)
-    settings = settings_of(space)
-    plan = Plan(config, space, settings, [Run(name, seed, place) for seed in config.seeds for name, place in places])
-    if config.pruner != "none" and len(plan.runs) == 1:
+    runs = [Run(name, seed, place) for seed in config.seeds for name, place in places]
+    if config.pruner != "none" and len(runs) == 1:
         raise ConfigError(
             f"pruner={config.pruner}: a trial is one run, which leaves nothing out; give several datasets or seeds"
         )
+    plan = Plan(config, space, settings_of(space), runs)
     if config.sampler == "grid":
-        grid_size(settings)
+        grid_size(plan.settings)
     _check_names(plan)
     _compose_values(plan)
     _compose_datasets(plan)
@@ -136,18 +150,6 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return changes
 
 
-def _check_settings(config: SweepConfig) -> None:
-    check(config)
-    for name in ("datasets", "seeds", "objectives"):
-        values = getattr(config, name)
-        if not values or len(set(values)) < len(values):
-            raise ConfigError(f"{name}={written(values)}: expected at least one, and each once")
-    if config.pruner != "none" and len(config.objectives) > 1:
-        raise ConfigError(f"pruner={config.pruner}: with several objectives no trial is worse so far; take pruner=none")
-    if config.test == "all" and config.weights == "best":
-        raise ConfigError("test=all: it needs the checkpoints of every run; take weights=all, or test=best")
-
-
 def _check_names(plan: Plan) -> None:
     fixed = [override.split("=")[0].lstrip("+~") for override in plan.config.overrides]
     drawn = [setting.name for setting in plan.settings]
@@ -162,9 +164,9 @@ def _compose_datasets(plan: Plan) -> None:
     """Compose the first run of each dataset and look whether the dataset is there."""
     from mmtab.data.dataset import dataset_folder
 
-    start = [setting.override(setting.ends()[0]) for setting in plan.settings]
+    params = {setting.name: setting.ends()[0] for setting in plan.settings}
     for run in plan.runs[: len(plan.config.datasets)]:
-        config = _compose(f"datasets, {run.dataset}", run, [*plan.config.overrides, *start])
+        config = compose_run(f"datasets, {run.dataset}", run.place, [*plan.overrides(params), f"seed={run.seed}"])
         if config.dataset.generate is None:
             dataset_folder(config.dataset, config.data_root, Path())
 
@@ -172,21 +174,15 @@ def _compose_datasets(plan: Plan) -> None:
 def _compose_values(plan: Plan) -> None:
     """Compose every setting's choices or ends: the first of all settings at once, then the second. If that fails,
     compose one setting at a time, to name the one that is wrong."""
-    run, base = plan.runs[0], plan.config.overrides
-    values = [setting.ends() for setting in plan.settings]
+    run, base = plan.runs[0], [*plan.config.overrides, f"seed={plan.runs[0].seed}"]
+    values = [[setting.override(end) for end in setting.ends()] for setting in plan.settings]
     for i in range(max(map(len, values), default=1)):
-        row = [
-            setting.override(ends[min(i, len(ends) - 1)]) for setting, ends in zip(plan.settings, values, strict=True)
-        ]
+        row = [ends[min(i, len(ends) - 1)] for ends in values]
         try:
-            _compose("space", run, [*base, *row])
+            compose_run("space", run.place, [*base, *row])
         except ConfigError:
-            _compose("overrides", run, base)
+            compose_run("overrides", run.place, base)
             for override in row:
-                _compose(f"space, {override}", run, [*base, override])
+                compose_run(f"space, {override}", run.place, [*base, override])
             if i == 0:  # later ones may only not fit each other, and then those trials fail that draw them together
                 raise
-
-
-def _compose(where: str, run: Run, overrides: Sequence[str]) -> RunConfig:
-    return compose_run(where, run.place, [*overrides, f"seed={run.seed}"])

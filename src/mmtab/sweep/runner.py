@@ -7,6 +7,7 @@ to be undone when a process is killed: whoever comes next takes its trials and g
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import sys
@@ -51,12 +52,11 @@ class Trial:
     results: dict[str, Result]  # by the name of the run
     busy: set[str] = field(default_factory=set)  # names of the runs that are on their way
 
-    def finished(self, run: Run) -> bool:
-        return run.name in self.results and self.results[run.name].finished
+    def result(self, run: Run) -> Result:
+        return self.results.get(run.name, Result("not run yet"))
 
-    def attempts(self, run: Run) -> int:
-        """How many failed, of a run that has not finished."""
-        return 0 if run.name not in self.results or self.finished(run) else self.results[run.name].attempts
+    def finished(self, run: Run) -> bool:
+        return self.result(run).finished
 
 
 class Runner:
@@ -115,11 +115,11 @@ class Runner:
         unfinished = [run for run in self.plan.runs if not trial.finished(run)]
         if any(self._is_given_up(trial, run) for run in unfinished):
             return []
-        failed = [run for run in unfinished if trial.attempts(run)]
+        failed = [run for run in unfinished if trial.result(run).attempts]
         return [run for run in failed[:1] or unfinished if run.name not in trial.busy]
 
     def _is_given_up(self, trial: Trial, run: Run) -> bool:
-        return trial.attempts(run) > self.plan.config.retries
+        return not trial.finished(run) and trial.result(run).attempts > self.plan.config.retries
 
     def _take_trial(self) -> bool:
         """Take a trial that waits, or that a killed process has left. Whether there was one."""
@@ -156,7 +156,7 @@ class Runner:
         trial = self.trials[number] = Trial(number, trial_id, trial_lock, params, folder, results)
         for run in self.plan.runs:
             if not trial.finished(run) and is_finished(folder / run.name):
-                self._record(trial, run, read_result(folder / run.name, trial.attempts(run)))
+                self._record(trial, run, read_result(folder / run.name, trial.result(run).attempts))
         self._advance(trial)
         return True
 
@@ -167,25 +167,23 @@ class Runner:
         n_finished = sum(map(trial.finished, self.plan.runs))
         given_up = [run for run in self.plan.runs if self._is_given_up(trial, run)]
         if given_up:
-            self.study.note(trial.id, "failed_run", max(given_up, key=trial.attempts).name)
+            self.study.note(trial.id, "failed_run", max(given_up, key=lambda run: trial.result(run).attempts).name)
             self._end(trial, TrialState.FAIL)
         elif n_finished == len(self.plan.runs):
             self._end(trial, TrialState.COMPLETE)
         elif n_finished and self.plan.config.pruner != "none":
             score = objective(self.plan, trial.results)
-            assert score is not None
-            if self.study.should_prune(trial.number, trial.id, n_finished, score):
+            if score is not None and self.study.should_prune(trial.number, trial.id, n_finished, score):
                 self._end(trial, TrialState.PRUNED)
 
     def _end(self, trial: Trial, state: TrialState) -> None:
-        text = f"trial {trial.number}  {STATES[state]}"
-        if state == TrialState.FAIL:
-            self.study.end(trial.id, state)
-        else:
-            means = [objective(self.plan, trial.results, name) for name in self.plan.config.objectives]
-            values = [value for value in means if value is not None]
-            self.study.end(trial.id, state, values)
-            text += f"  {self.plan.config.objectives[0]} {values[0]:.4f}"
+        text, names = f"trial {trial.number}  {STATES[state]}", self.plan.config.objectives
+        values = (
+            [] if state == TrialState.FAIL else [objective(self.plan, trial.results, name) or 0.0 for name in names]
+        )
+        self.study.end(trial.id, state, values)
+        if values:
+            text += f"  {names[0]} {values[0]:.4f}"
         self._release(trial)
         self._remove_weights()
         self.display.tell(text)
@@ -212,7 +210,7 @@ class Runner:
 
         def ended(seconds: float, failure: str) -> None:
             trial.busy.remove(run.name)
-            before = trial.attempts(run)
+            before = trial.result(run).attempts
             result = Result(failure, before + 1, seconds) if failure else read_result(folder, before)
             try:
                 self._record(trial, run, result)
@@ -247,19 +245,17 @@ class Runner:
         """Score on test, which is opened when all trials have ended and no choice depends on it any more."""
         trials = self.study.trials()
         complete = [number for number, trial in enumerate(trials) if trial.state == TrialState.COMPLETE]
+        numbers = {"best": self.study.best(), "all": complete, "none": []}[self.plan.config.test]
         scored = self.study.tests()
-        for number in {"best": self.study.best(), "all": complete, "none": []}[self.plan.config.test]:
-            for run in self.plan.runs:
+        for number, run in itertools.product(numbers, self.plan.runs):
+            if (number, run.name) not in scored:
                 folder = self.plan.output / trials[number].user_attrs["drawn"]["folder"] / run.name
-                if (number, run.name) in scored:
-                    continue
                 try:
                     task = self._test_task(number, run, folder)
                 except MmtabError as error:
                     self.unscored.append(f"trial {number}, {run.name}, on test: {error}")
-                    continue
-                if task is not None:
-                    yield task
+                else:
+                    yield from [task] if task else []
 
     def _test_task(self, number: int, run: Run, folder: Path) -> Task | None:
         if not is_finished(folder):
@@ -285,16 +281,17 @@ class Runner:
 def run_sweep(config: SweepConfig, train: list[str] = TRAIN, evaluate: list[str] = EVALUATE) -> str:
     """Do what is left of a sweep, or wait for others to do it, and write its summary, of which the text is returned.
 
-    ``train`` and ``evaluate`` replace the scripts that train a run and score it on test. Raises ConfigError for
+    ``train`` and ``evaluate`` replace the commands that train a run and score it on test. Raises ConfigError for
     settings that do not fit, before any run starts, and RunError if every trial failed or the storage did."""
     plan = read_plan(config)
-    with Display(plan) as display:
-        runner = Runner(plan, train, evaluate, display)
-        try:
+    display = Display(plan)
+    runner = Runner(plan, train, evaluate, display)
+    try:
+        with display.live:
             runner.run()
-        except StorageInternalError as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise RunError(f"storage: {reason}; the same command goes on") from error
+    except StorageInternalError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise RunError(f"storage: {reason}; the same command goes on") from error
     summary = summarise(plan, runner.study, runner.unscored)
     text = write_summary(plan, runner.study, summary)
     if all(trial["state"] == "failed" for trial in summary["trials"]):

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from yaml import YAMLError
 
 from mmtab.config.overrides import written
@@ -25,6 +25,7 @@ from mmtab.utils.errors import ConfigError
 SPACES = CONFIGS / "sweep"
 EXPECTED = "a list of choices, or {low: …, high: …} with log: true or step: …"
 Value = str | int | float
+Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
 
 
 @dataclass(frozen=True)
@@ -32,28 +33,25 @@ class Setting:
     """One setting and its values. A choice is kept as it stands on a command line, such as ``null`` or ``[image]``."""
 
     name: str
-    distribution: BaseDistribution
+    distribution: Distribution
 
     def at(self, share: float) -> Value:
         """The value at a share in [0, 1) of the range, such that uniform shares give uniform choices."""
         d = self.distribution
-        if isinstance(d, CategoricalDistribution):
-            return str(d.choices[int(share * len(d.choices))])
-        assert isinstance(d, FloatDistribution | IntDistribution)
-        if d.log:
-            half = 0.5 if isinstance(d, IntDistribution) else 0.0  # a whole number has half of what lies on either side
-            low, high = math.log(d.low - half), math.log(d.high + half)
-            return self.tidy(math.exp(low + share * (high - low)))
-        if d.step is not None:
-            return self.tidy(d.low + d.step * int(share * (round((d.high - d.low) / d.step) + 1)))
-        return self.tidy(d.low + share * (d.high - d.low))
+        if isinstance(d, CategoricalDistribution) or not (d.log or d.step is None):
+            values = self.values() or []
+            return values[int(share * len(values))]
+        if not d.log:
+            return self.tidy(d.low + share * (d.high - d.low))
+        half = 0.5 if isinstance(d, IntDistribution) else 0.0  # a whole number has half of what lies on either side
+        low, high = math.log(d.low - half), math.log(d.high + half)
+        return self.tidy(math.exp(low + share * (high - low)))
 
     def tidy(self, value: Any) -> Value:
         """A value as it is used: whole, or with few digits, and between the ends."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
             return str(value)
-        assert isinstance(d, FloatDistribution | IntDistribution)
         digits = 6 if d.step is None else 12
         rounded = round(value) if isinstance(d, IntDistribution) else float(f"{value:.{digits}g}")
         return min(max(rounded, d.low), d.high)
@@ -67,7 +65,6 @@ class Setting:
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
             return [str(choice) for choice in d.choices]
-        assert isinstance(d, FloatDistribution | IntDistribution)
         if d.step is None:
             return None
         return [self.tidy(d.low + d.step * i) for i in range(round((d.high - d.low) / d.step) + 1)]
@@ -76,8 +73,7 @@ class Setting:
         """Values to try a setting with: all choices, or the two ends."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
-            return [str(choice) for choice in d.choices]
-        assert isinstance(d, FloatDistribution | IntDistribution)
+            return self.values() or []
         return [self.tidy(d.low), self.tidy(d.high)]
 
 
@@ -91,12 +87,12 @@ def read_space(name: str | None) -> dict[str, Any]:
         names = ", ".join(sorted(path.stem for path in SPACES.glob("*.yaml")))
         raise ConfigError(f"space={name}: neither a name of configs/sweep/ ({names}) nor a yaml file")
     try:
-        space = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        space: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ConfigError(f"space {path}: it cannot be read as yaml: {' '.join(str(error).split())}") from error
     if not isinstance(space, dict) or not all(isinstance(key, str) for key in space):
         raise ConfigError(f"space {path}: expected settings by name, each with {EXPECTED}")
-    return space  # type: ignore[return-value]  # all keys are str
+    return space
 
 
 def settings_of(space: dict[str, Any]) -> list[Setting]:
@@ -120,29 +116,30 @@ def grid_point(settings: list[Setting], number: int) -> list[Value]:
     return list(next(itertools.islice(points, number, None)))
 
 
-def _distribution(name: str, spec: Any) -> BaseDistribution:
+def _distribution(name: str, spec: Any) -> Distribution:
+    where = f"space, {name}"
     if isinstance(spec, list):
         choices = [written(value) for value in spec]
         if not choices or len(set(choices)) < len(choices):
-            raise ConfigError(f"space, {name}: expected choices, each once; found {spec}")
+            raise ConfigError(f"{where}: expected choices, each once; found {spec}")
         return CategoricalDistribution(choices)
     if not isinstance(spec, dict) or not {"low", "high"} <= spec.keys() <= {"low", "high", "log", "step"}:
-        raise ConfigError(f"space, {name}: expected {EXPECTED}; found {spec}")
+        raise ConfigError(f"{where}: expected {EXPECTED}; found {spec}")
+    numbers = {key: value for key, value in spec.items() if key != "log" and (key, value) != ("step", None)}
+    for key, value in numbers.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise ConfigError(f"{where}: {key}={value} is no number")
     low, high, log, step = spec["low"], spec["high"], spec.get("log", False), spec.get("step")
-    for key, value in (("low", low), ("high", high), ("step", step)):
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number and (key != "step" or value is not None):
-            raise ConfigError(f"space, {name}: {key}={value} is no number")
     if not isinstance(log, bool):
-        raise ConfigError(f"space, {name}: log={log}; expected true or false")
+        raise ConfigError(f"{where}: log={log}; expected true or false")
     if low >= high:
-        raise ConfigError(f"space, {name}: low={low} is not below high={high}")
+        raise ConfigError(f"{where}: low={low} is not below high={high}")
     if log and (low <= 0 or step is not None):
-        raise ConfigError(f"space, {name}: log wants low above 0, and no step")
+        raise ConfigError(f"{where}: log wants low above 0, and no step")
     if step is not None:
-        whole = round((high - low) / step) if step > 0 else 0
-        if whole < 1 or not math.isclose(low + whole * step, high):
-            raise ConfigError(f"space, {name}: step={step} does not lead from low={low} to high={high}")
-    if all(isinstance(value, int) for value in (low, high, 1 if step is None else step)):
-        return IntDistribution(low, high, log=log, step=1 if step is None else step)
+        n_steps = round((high - low) / step) if step > 0 else 0
+        if n_steps < 1 or not math.isclose(low + n_steps * step, high):
+            raise ConfigError(f"{where}: step={step} does not lead from low={low} to high={high}")
+    if all(isinstance(value, int) for value in numbers.values()):
+        return IntDistribution(low, high, log=log, step=step or 1)
     return FloatDistribution(low, high, log=log, step=step)

@@ -8,7 +8,6 @@ them by the lock that it no longer holds; other machines go by Optuna's heartbea
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import random
@@ -72,8 +71,7 @@ def read_result(folder: Path, attempts: int = 0) -> Result:
 
 def results_of(trial: FrozenTrial) -> dict[str, Result]:
     """By the name of the run; of those that ended once."""
-    prefix = "run:"
-    return {k.removeprefix(prefix): Result(**v) for k, v in trial.user_attrs.items() if k.startswith(prefix)}
+    return {key[4:]: Result(**value) for key, value in trial.user_attrs.items() if key.startswith("run:")}
 
 
 def objective(plan: Plan, results: dict[str, Result], name: str = "score") -> float | None:
@@ -133,8 +131,10 @@ class Study:
                     return None
             except UpdateFinishedTrialError:
                 return None
-        elif trial.state != TrialState.RUNNING or not self._was_ours(trial):
+        elif trial.state != TrialState.RUNNING:
             return None
+        elif self.plan.config.storage is not None and trial.user_attrs.get("owner") != self.owner:
+            return None  # its process may live on another machine, which does not see the lock
         self.storage.record_heartbeat(trial._trial_id)
         self.note(trial._trial_id, "owner", self.owner)
         return trial._trial_id
@@ -170,7 +170,7 @@ class Study:
         return decision["prune"]
 
     def record(self, trial_id: int, run: Run, result: Result) -> None:
-        self.note(trial_id, f"run:{run.name}", dataclasses.asdict(result))
+        self.note(trial_id, f"run:{run.name}", vars(result))
 
     def note(self, trial_id: int, key: str, value: Any) -> None:
         self.storage.set_trial_user_attr(trial_id, key, value)
@@ -196,10 +196,6 @@ class Study:
         self.study.set_user_attr(f"test:{number}:{run.name}", metrics)
 
     # --- the storage -------------------------------------------------------------------------------------------------
-
-    def _was_ours(self, trial: FrozenTrial) -> bool:
-        """Whether a trial whose lock is free was left by a process that would hold that lock if it lived."""
-        return self.plan.config.storage is None or trial.user_attrs.get("owner") == self.owner
 
     def _alone(self) -> contextlib.AbstractContextManager[Any]:
         try:
@@ -236,10 +232,8 @@ class Study:
         if definition is None and not begun:
             self.study.set_user_attr("definition", self.plan.definition)
             return
-        problems = ["it has trials of another program"]
-        if definition is not None:
-            problems = differences(definition, self.plan.definition)
-        if problems:
+        other = ["it has trials of another program"]
+        if problems := other if definition is None else differences(definition, self.plan.definition):
             raise ConfigError(
                 f"study {self.study.study_name} in {self.plan.output} is another sweep: {'; '.join(problems)}. "
                 "Go on with its settings, or give another output=FOLDER or study=NAME"
@@ -247,20 +241,16 @@ class Study:
 
 
 def _open_storage(url: str) -> RDBStorage:
-    if not url.startswith("sqlite"):
-        options: dict[str, Any] = {"pool_pre_ping": True}
-        return RDBStorage(url, options, heartbeat_interval=HEARTBEAT, grace_period=STALE)
-    from sqlalchemy import Connection, event
+    from sqlalchemy import event
 
-    # Optuna locks the row that it reads and then changes, which SQLite cannot: two processes could claim one trial. So
-    # a transaction locks the database from its beginning, and the driver begins none by itself.
-    options = {"connect_args": {"timeout": 60, "isolation_level": None}}
+    is_sqlite = url.startswith("sqlite")
+    local: dict[str, Any] = {"connect_args": {"timeout": 60, "isolation_level": None}}
+    options = local if is_sqlite else {"pool_pre_ping": True}
     storage = RDBStorage(url, options, heartbeat_interval=HEARTBEAT, grace_period=STALE)
-
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    event.listen(storage.engine, "begin", begin)
+    if is_sqlite:
+        # Optuna locks the row that it reads and then changes, which SQLite cannot: two processes could claim one trial.
+        # So a transaction locks the database from its beginning, and the driver begins none by itself.
+        event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return storage
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -14,10 +14,7 @@ from mmtab.sweep.draws import copy_study
 from mmtab.sweep.plan import Plan
 from mmtab.sweep.study import Study, results_of
 from mmtab.utils.atomic import replacing, write_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from mmtab.utils.text import markdown_table, markdown_text
 
 Tests = dict[tuple[int, str], dict[str, Any]]  # metrics on test, by trial and run
 RANKS = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL]
@@ -28,17 +25,12 @@ def summarise(plan: Plan, study: Study, unscored: Sequence[str]) -> dict[str, An
     trials = {number: trial for number, trial in enumerate(study.trials()) if trial.state != TrialState.WAITING}
     tests = study.tests()
     importances, reason = _importances(plan, list(trials.values()))
-    sign = -1 if plan.directions[0] == "maximize" else 1
-
-    def rank(item: tuple[int, FrozenTrial]) -> tuple[int, float, int]:
-        number, trial = item
-        return RANKS.index(trial.state), sign * trial.values[0] if trial.values else 0.0, number
-
+    ranked = sorted(trials, key=lambda n: (RANKS.index(trials[n].state), plan.loss(trials[n]), n))
     return {
         "sweep": study.study.study_name,
         "definition": plan.definition,
         "best": study.best(),
-        "trials": [_trial(plan, tests, number, trial) for number, trial in sorted(trials.items(), key=rank)],
+        "trials": [_trial(plan, tests, number, trials[number]) for number in ranked],
         "failures": [_failure(plan, n, trial) for n, trial in trials.items() if trial.state == TrialState.FAIL],
         "unscored": list(unscored),
         "importances": importances,
@@ -51,9 +43,7 @@ def write_summary(plan: Plan, study: Study, summary: dict[str, Any]) -> str:
     text = markdown(plan, summary)
     content, path = json.dumps(summary, indent=1, ensure_ascii=False), plan.output / "summary.json"
     if not path.exists() or path.read_text(encoding="utf-8") != content:
-        for name, figure in _figures(plan, study.trials(), summary):
-            with replacing(plan.output / name) as scratch:
-                figure.savefig(scratch, format="png")
+        _write_plots(plan, study.trials(), list(summary["importances"]))
         write_text(plan.output / "summary.md", text)
         write_text(path, content)  # last, for it says that all of this is there
     return text
@@ -163,42 +153,28 @@ def _importances(plan: Plan, trials: Sequence[FrozenTrial]) -> tuple[dict[str, f
     return {name: float(share) for name, share in shares.items()}, None
 
 
-def _figures(plan: Plan, trials: Sequence[FrozenTrial], summary: dict[str, Any]) -> Iterator[tuple[str, Figure]]:
-    """By the name of the file."""
-    values = {number: trial.values for number, trial in enumerate(trials) if trial.state == TrialState.COMPLETE}
-    objectives = plan.config.objectives
-    if not values:
+def _write_plots(plan: Plan, trials: Sequence[FrozenTrial], varying: Sequence[str]) -> None:
+    """history.png and, where there is something to show, importances.png and pareto.png."""
+    if all(trial.state != TrialState.COMPLETE for trial in trials):
         return
-    best_of = max if plan.directions[0] == "maximize" else min
-    first = [value[0] for value in values.values()]
-    figure, axes = _figure(3.5)
-    axes.plot(list(values), first, "o", label="trial")
-    axes.step(list(values), [best_of(first[: i + 1]) for i in range(len(first))], where="post", label="best so far")
-    axes.set(xlabel="trial", ylabel=objectives[0])
-    axes.legend()
-    yield "history.png", figure
-    if summary["importances"]:
-        names = list(reversed(summary["importances"]))
-        figure, axes = _figure(1 + 0.4 * len(names))
-        axes.barh(names, [summary["importances"][name] for name in names])
-        axes.set(xlabel=f"share of the variance of {objectives[0]}")
-        yield "importances.png", figure
-    if len(objectives) > 1:
-        figure, axes = _figure(4)
-        for numbers, label in ((values, "trial"), (summary["best"], "Pareto front")):
-            axes.plot([values[n][0] for n in numbers], [values[n][1] for n in numbers], "o", label=label)
-        for n in summary["best"]:
-            axes.annotate(str(n), (values[n][0], values[n][1]), fontsize=7)
-        axes.set(xlabel=objectives[0], ylabel=objectives[1])
-        axes.legend()
-        yield "pareto.png", figure
+    import matplotlib.pyplot as plt
+    from optuna.importance import FanovaImportanceEvaluator
+    from optuna.visualization import matplotlib as plots
 
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure  # heavy; this class needs no screen
-
-    figure = Figure(figsize=(6, height), dpi=120, layout="constrained")
-    return figure, figure.subplots()
+    plt.switch_backend("agg")  # needs no screen
+    names, study = plan.config.objectives, copy_study(plan, trials)
+    first: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": names[0]}
+    axes: dict[str, Any] = {"history": plots.plot_optimization_history(study, **(first if len(names) > 1 else {}))}
+    if varying:
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, params=list(varying), **first)
+    if len(names) > 1:
+        two: dict[str, Any] = {"targets": lambda trial: trial.values[:2], "target_names": names[:2]}
+        axes["pareto"] = plots.plot_pareto_front(study, **two)
+    for name, plot in axes.items():
+        with replacing(plan.output / f"{name}.png") as scratch:
+            plot.figure.savefig(scratch, format="png", bbox_inches="tight")
+        plt.close(plot.figure)
 
 
 def _number(value: float | None) -> str:
@@ -212,5 +188,4 @@ def _mean(statistics: dict[str, Any] | None) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, [[markdown_text(cell) for cell in row] for row in rows])

@@ -29,7 +29,12 @@ def replacing(path: Path) -> Iterator[Path]:
         with scratch.open("rb+") as file:
             os.fsync(file.fileno())
         scratch.replace(path)
-        _sync_folder(path.parent)
+        with contextlib.suppress(OSError):  # some systems cannot be asked to bring a folder's entries to the disk
+            descriptor = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -46,13 +51,3 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
 def leftovers(folder: Path) -> list[Path]:
     """What killed processes left half-written in a folder."""
     return list(folder.glob(f"{WRITING}*"))
-
-
-def _sync_folder(folder: Path) -> None:
-    """The new name is an entry of the folder, which has to reach the disk too; some systems cannot be asked to."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

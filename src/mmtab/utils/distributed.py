@@ -56,11 +56,11 @@ def of_first(value: T) -> T:
     return values[0]
 
 
-def _together() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
 def leave() -> None:
-    """Take leave of the other processes, when all is done: one that just ends may find a thread of theirs still running."""
+    """Take leave of the other processes when all is done: one that just ends may find a thread of theirs still running."""
     if _together():
         torch.distributed.destroy_process_group()
+
+
+def _together() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -24,8 +24,11 @@ def friendly() -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        if "torch" in sys.modules and not _is_first():  # Lightning kills all processes when one of them ends otherwise
-            sys.exit(0)
+        if "torch" in sys.modules:
+            from mmtab.utils import distributed
+
+            if not distributed.is_first():  # Lightning kills all processes when one of them ends otherwise
+                sys.exit(0)
         print(f"{signal.Signals(stopped.number).name}: {stopped}", file=sys.stderr, flush=True)
         if stopped.number == signal.SIGUSR1:
             _queue_again()
@@ -49,12 +52,6 @@ def friendly() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def _is_first() -> bool:
-    from mmtab.utils import distributed as ranks
-
-    return ranks.is_first()
 
 
 def _queue_again() -> None:

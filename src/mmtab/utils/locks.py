@@ -24,10 +24,8 @@ def is_held(path: Path) -> bool:
     try:
         with lock(path, timeout=0):
             return False
-    except filelock.Timeout:
-        return True
-    except (NotImplementedError, OSError):  # nobody can hold it
-        return False
+    except (NotImplementedError, OSError) as error:  # without locks nobody can hold one
+        return isinstance(error, filelock.Timeout)
 
 
 @contextlib.contextmanager

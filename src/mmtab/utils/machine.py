@@ -31,26 +31,16 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def prepare_process() -> None:
-    """What a process that computes a model does first."""
-    _keep_freed_memory()
-    _settle_that_no_gpu_is_there()
+    """What a process that computes a model does first: it keeps freed memory, and notes it where there is no GPU."""
+    import torch
 
-
-def _keep_freed_memory() -> None:
-    """Tell the allocator of glibc to keep what is freed. By itself it gives large blocks back to the system, which has to
-    clear their pages when the next step asks for them again: on CPU that is half the time of a picture network. A process
-    so holds what it needed at its peak, and no more. Elsewhere, and where the user has set MALLOC_…_, nothing changes."""
+    # By itself glibc gives large freed blocks back to the system, which has to clear their pages when the next step asks
+    # for them again: on CPU that is half the time of a picture network. A process so holds what it needed at its peak.
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
             libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def _settle_that_no_gpu_is_there() -> None:
-    """Where there is none, torch looks for one in every step of an optimizer: half a millisecond in which it opens the
-    driver's library. An empty list of visible devices answers at once."""
-    import torch
-
+    # Else torch looks for one in every step of an optimizer: half a millisecond in which it opens the driver's library.
     if not torch.cuda.is_available():
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")

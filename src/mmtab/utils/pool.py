@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from mmtab.utils.errors import Stopped
 from mmtab.utils.locks import is_held
@@ -71,8 +70,8 @@ class Child:
         number = -code if code < 0 else code - 128  # a run that saves itself on a signal ends with 128 and its number
         reason = f"exit status {code}" if code else "exit status 0, but nothing finished"
         if number in set(signal.Signals):
-            reason = f"ended by {signal.Signals(number).name}"
-            reason += " (out of memory?)" if number == signal.SIGKILL else ""
+            memory = " (out of memory?)" if number == signal.SIGKILL else ""
+            reason = f"ended by {signal.Signals(number).name}{memory}"
         error = last_error(self.log, self.offset)
         return f"{reason}: {error}" if error else reason
 
@@ -105,8 +104,7 @@ class Pool:
         """Keep the children at work until ``next_task`` has no more and ``is_over``. Raises Stopped after a signal."""
         while True:
             for place, child in list(self.children.items()):
-                code = child.poll()
-                if code is not None:
+                if (code := child.poll()) is not None:
                     del self.children[place]
                     child.report(code)
             for place in set(range(self.n_jobs)) - self.children.keys():
@@ -124,10 +122,8 @@ class Pool:
     def stoppable(self) -> Iterator[None]:
         """Signals are noted, not raised; in the end no child is left, whatever happens."""
 
-        def note(number: int, frame: FrameType | None) -> None:
-            self.signals.append(number)
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, lambda number, _: self.signals.append(number)) for number in numbers}
         try:
             yield
         finally:

@@ -16,9 +16,7 @@ TAIL = 1 << 16  # bytes at the end of a log in which an error is looked for
 
 def follow_parent() -> None:
     """If the parent asked for it, take its death for a SIGTERM: the pipe to standard input then comes to its end."""
-    if (
-        os.environ.pop(WITH_PARENT, None) is not None
-    ):  # removed, because processes started from here have another parent
+    if os.environ.pop(WITH_PARENT, None) is not None:  # removed: processes started from here have another parent
         threading.Thread(target=_stop_at_end_of_input, name="follow-parent", daemon=True).start()
 
 
