@@ -21,6 +21,7 @@ from mmtab.config.types import CONFIGS, MatchConfig
 from mmtab.matching import encoding, pipeline
 from mmtab.reports.matches import write_result
 from mmtab.runs.evaluate import evaluate
+from mmtab.runs.folder import open_config
 from mmtab.runs.predict import predict
 from mmtab.runs.train import train
 from mmtab.training.metrics import unscaled
@@ -30,7 +31,7 @@ SCRIPTS = CONFIGS.parent / "scripts"
 SMALL = [
     "dataset=custom", "text.max_length=24", "image.size=32", "d_model=16", "fusion.d_hidden=32", "trainer.max_epochs=8",
     "trainer.batch_size=16", "trainer.progress=false", "output=unused", "trainer.n_threads=1", "trainer.lr=3e-3",
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module", name="train")
@@ -163,13 +164,13 @@ def test_one_table_is_deduplicated(two_tables: Path, train: Callable[..., Path],
     shutil.copytree(two_tables, data)
     write_table(data / "records.parquet", pa.Table.from_pylist([
         row for side in ("left", "right") for row in read_rows(data / f"{side}.parquet")
-    ]))  # fmt: skip
+    ]))
     for side in ("left", "right"):
         (data / f"{side}.parquet").unlink()
     trained = train(data, "pair_head.hard_negatives=0.3")
     truth = write_table(tmp_path / "entities.csv", {
         "id": [f"{s}{i}" for s in "lr" for i in range(120)], "entity": [f"e{i}" for _ in "lr" for i in range(120)]
-    })  # fmt: skip
+    })
     result = pipeline.match(
         settings(trained, tmp_path / "m.csv", records=str(data / "records.parquet"), truth=str(truth))
     )
@@ -197,7 +198,7 @@ def two_relations(source: Path, target: Path) -> Path:
 def test_two_relations_are_told_by_one_model(two_tables: Path, train: Callable[..., Path], tmp_path: Path) -> None:
     data = two_relations(two_tables, tmp_path / "two")
     trained = train(data)
-    assert run.open_config(trained).text["layout"] == "column"  # so that no other cell tells what title says
+    assert open_config(trained).text["layout"] == "column"  # so that no other cell tells what title says
     metrics = evaluate(trained, "test")
     assert {"same/f1", "alike/f1", "f1"} <= set(metrics)
     assert metrics["f1"] == pytest.approx((metrics["same/f1"] + metrics["alike/f1"]) / 2)

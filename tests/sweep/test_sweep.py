@@ -135,7 +135,7 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.mark.parametrize("path", sorted(SPACES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_spaces_fit_every_kind_of_dataset(bench: Bench, path: Path) -> None:
     plan = read_plan(bench.config(datasets=["catalogue", "catalogue_duplicates"], space=path.stem))
-    assert plan.settings and path.read_text().startswith("# ") and "python scripts/sweep.py" in path.read_text()
+    assert plan.settings and path.read_text().startswith("# ") and "mmtab sweep" in path.read_text()
     params, _ = draw(plan, 0, [])
     assert plan.overrides(params) == [setting.override(params[setting.name]) for setting in plan.settings]
 

@@ -141,7 +141,12 @@ def stepper(session: Session, n_steps: int, clock: Clock | None = None) -> Calla
 def epoch_speed(session: Session, step: Callable[[Any], None], batches: list[Any]) -> float:
     """Rows/s."""
     batches = [batch.to(session.compute.device) for batch in batches]
-    return sum(len(batch.label) for batch in batches) / seconds_of(lambda: [step(batch) for batch in batches])
+
+    def epoch() -> None:
+        for batch in batches:
+            step(batch)
+
+    return sum(len(batch.label) for batch in batches) / seconds_of(epoch)
 
 
 def seconds_of(function: Callable[[], object]) -> float:
