@@ -121,7 +121,7 @@ LARGE = {"airbnb", "fashion", "hearthstone", "hm_variants", "movies"}  # seconds
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Runs a test that takes ``real_dataset`` for each dataset folder under the data root; large ones are slow tests."""
+    """Run a test that takes ``real_dataset`` for each dataset folder under the data root; large ones are slow tests."""
     if "real_dataset" in metafunc.fixturenames:
         root = _find_data()
         found = sorted(root.glob("**/dataset.yaml")) if root else []

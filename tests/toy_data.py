@@ -180,7 +180,7 @@ def _undictionaried(table: pa.Table) -> pa.Table:
 
 
 def tiny_text_backbone(folder: Path, words: Sequence[str] = ()) -> Path:
-    """A folder with a tiny random BERT. Its vocabulary is ``words`` (the special tokens among them), by default letters,
+    """A folder with a tiny random BERT. Its vocabulary is ``words`` (with the special tokens), by default letters,
     with which it spells whatever comes, and the words of the toy datasets."""
     from mmtab.features.backbones import pretrained
 

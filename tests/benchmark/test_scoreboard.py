@@ -26,20 +26,35 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 EVIL = "<script>window.broken = 1</script> \"'&<img src=x onerror=alert(2)> | `x` $y$ ]]>\x00"
 KWAY = {"airbnb": 0.65, "fashion": 0.92, "hearthstone": 0.52, "music": 0.53, "openmoji": 0.86}
 MATCHING = {
-    "abt_buy": 0.91, "amazon_google": 0.69, "dblp_acm": 0.985, "hm_exact": 0.79, "hm_variants": 0.66,
-    "itunes_amazon": 0.9, "walmart_amazon": 0.86, "wdc_products": 0.69,
+    "abt_buy": 0.91,
+    "amazon_google": 0.69,
+    "dblp_acm": 0.985,
+    "hm_exact": 0.79,
+    "hm_variants": 0.66,
+    "itunes_amazon": 0.9,
+    "walmart_amazon": 0.86,
+    "wdc_products": 0.69,
 }
 LEVEL = KWAY | MATCHING
 
 
-def example(systems: list[tuple[str, str, str, float, int]], n: int = 400, without: dict[str, list[str]] | None = None) -> Board:
+def example(
+    systems: list[tuple[str, str, str, float, int]], n: int = 400, without: dict[str, list[str]] | None = None
+) -> Board:
     """``systems``: name, title, kind, how much better than usual, number of seeds. ``without``: datasets by system."""
     rng = np.random.default_rng(0)
     label = {d: rng.integers(0, 5, (n, 1)) if d in KWAY else (rng.random((n, 1)) < 0.2).astype(int) for d in LEVEL}
     facts = {"licence": "CC BY 4.0", "rows": f"{n:,}"}
     datasets = {
-        d: RankedDataset(d, d.replace("_", " ").title(), "kway" if d in KWAY else "matching", "accuracy" if d in KWAY else "f1",
-                   label[d], facts, {"Ditto": 0.99} if d == "abt_buy" else {})
+        d: RankedDataset(
+            d,
+            d.replace("_", " ").title(),
+            "kway" if d in KWAY else "matching",
+            "accuracy" if d in KWAY else "f1",
+            label[d],
+            facts,
+            {"Ditto": 0.99} if d == "abt_buy" else {},
+        )
         for d in LEVEL
     }
     entries = []
@@ -57,12 +72,18 @@ def example(systems: list[tuple[str, str, str, float, int]], n: int = 400, witho
                     Score(d, seed, float(value), 10 * (2 + skill) ** 5 + seed, 900.0, 2048.0, 1_500_000, said)
                 )
         entries.append(Entry(name, title, kind, f"about {title}", scores))
-    return Board("Toys", {"k-way": list(KWAY), "matching": list(MATCHING)}, datasets, entries, facts={"machine": "2 cores"})
+    return Board(
+        "Toys", {"k-way": list(KWAY), "matching": list(MATCHING)}, datasets, entries, facts={"machine": "2 cores"}
+    )
 
 
 SYSTEMS = [
-    ("mmtab", "mmtab", "mmtab", 0.04, 2), ("small", "mmtab, small", "mmtab", -0.05, 1), ("tfidf", "tf-idf", "control", -0.1, 1),
-    ("majority", "majority class", "control", -0.5, 1), ("autogluon", "AutoGluon", "rival", 0.0, 1), ("ditto", "Ditto", "rival", 0.06, 3),
+    ("mmtab", "mmtab", "mmtab", 0.04, 2),
+    ("small", "mmtab, small", "mmtab", -0.05, 1),
+    ("tfidf", "tf-idf", "control", -0.1, 1),
+    ("majority", "majority class", "control", -0.5, 1),
+    ("autogluon", "AutoGluon", "rival", 0.0, 1),
+    ("ditto", "Ditto", "rival", 0.06, 3),
 ]
 
 
@@ -74,7 +95,12 @@ def board() -> Board:
 
 @pytest.fixture(scope="module")
 def teams() -> Board:
-    return example([(f"team{i}", f"Team {i} of a rather long name" if i else EVIL, "team", 0.04 - i / 400, 1 + i % 2) for i in range(50)])
+    return example(
+        [
+            (f"team{i}", f"Team {i} of a rather long name" if i else EVIL, "team", 0.04 - i / 400, 1 + i % 2)
+            for i in range(50)
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +127,9 @@ def test_a_page_stands_alone_and_stays_small(written: Path, name: str) -> None:
 
 
 def test_tags_of_the_page_close(written: Path) -> None:
-    text = re.sub(r"<script>.*</script>", "", (written / "teams" / "scoreboard.html").read_text(encoding="utf-8"), flags=re.S)
+    text = re.sub(
+        r"<script>.*</script>", "", (written / "teams" / "scoreboard.html").read_text(encoding="utf-8"), flags=re.S
+    )
     void, stack = {"meta", "input", "wbr", "br", "img"}, []
     for closing, tag, empty in re.findall(r"<(/?)([a-zA-Z0-9]+)[^>]*?(/?)>", text):
         if closing:
@@ -136,7 +164,9 @@ def test_the_page_says_what_the_figures_say(written: Path, board: Board) -> None
     kway, matching = standings(board)[1:]
     assert "can never reach .05 with 5 datasets: the smallest two-sided p is .0625" in shown
     assert kway.n_ranked == 5 and matching.n_ranked == 6
-    assert "<small>±" in text and all(re.search(f'<td[^>]* class="?{kind}"?[ >]', text) for kind in ("best", "tied", "up", "noise"))
+    assert "<small>±" in text and all(
+        re.search(f'<td[^>]* class="?{kind}"?[ >]', text) for kind in ("best", "tied", "up", "noise")
+    )
 
 
 def test_the_same_board_makes_the_same_bytes(written: Path, board: Board, tmp_path: Path) -> None:
@@ -147,7 +177,11 @@ def test_the_same_board_makes_the_same_bytes(written: Path, board: Board, tmp_pa
 
 def test_markdown_has_a_table_a_track_and_says_who_wins(written: Path, board: Board) -> None:
     text = (written / "systems" / "scoreboard.md").read_text(encoding="utf-8")
-    assert text.startswith("# Toys\n") and [x for x in re.findall(r"^\*\*(.*)\*\*$", text, re.M)] == ["all", "k-way", "matching"]
+    assert text.startswith("# Toys\n") and [x for x in re.findall(r"^\*\*(.*)\*\*$", text, re.M)] == [
+        "all",
+        "k-way",
+        "matching",
+    ]
     tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
     assert len(tables) == 3
     for table, standing in zip(tables, standings(board), strict=True):
@@ -180,28 +214,46 @@ def test_csv_has_a_line_an_entry_and_dataset(written: Path, board: Board) -> Non
     assert float(line["mean"]) == pytest.approx(np.mean(values), abs=1e-6)
     assert float(line["std"]) == pytest.approx(np.std(values, ddof=1), abs=1e-6)
     assert float(line["low"]) < float(line["mean"]) < float(line["high"])
-    assert (line["n_seeds"], line["predict_rows_per_second"], line["peak_memory_mib"], line["n_parameters"]) == ("2", "900", "2048", "1.5e+06")
+    assert (line["n_seeds"], line["predict_rows_per_second"], line["peak_memory_mib"], line["n_parameters"]) == (
+        "2",
+        "900",
+        "2048",
+        "1.5e+06",
+    )
     for dataset in LEVEL:
         there = [line for line in lines if line["dataset"] == dataset]
         better = [1 + sum(float(o["mean"]) > float(x["mean"]) for o in there) for x in there]
         assert [int(x["rank"]) for x in there] == better
-    formula = Board("x", {"t": ["a"]}, {"a": RankedDataset("a", "a", "kway", "accuracy")}, [Entry("=1+1", "@x", "team", "", [Score("a", 0, 0.5)])])
+    formula = Board(
+        "x",
+        {"t": ["a"]},
+        {"a": RankedDataset("a", "a", "kway", "accuracy")},
+        [Entry("=1+1", "@x", "team", "", [Score("a", 0, 0.5)])],
+    )
     assert "'=1+1,'@x,team" in scoreboard.table(formula, standings(formula))
 
 
 def test_boards_of_next_to_nothing_make_pages_too(tmp_path: Path) -> None:
     dataset = RankedDataset("a", "A", "matching", "pr_auc", np.zeros((3, 1), np.int64))
-    for entries in ([], [Entry("x", "x", "team", "", [Score("a", 0, 0.5)])], [Entry(n, n, "rival", "", [Score("a", 0, 0.5, 0.0)]) for n in "xy"]):
+    for entries in (
+        [],
+        [Entry("x", "x", "team", "", [Score("a", 0, 0.5)])],
+        [Entry(n, n, "rival", "", [Score("a", 0, 0.5, 0.0)]) for n in "xy"],
+    ):
         scoreboard.write_scoreboard(Board("Few", {"t": ["a"]}, {"a": dataset}, entries), tmp_path)
         text = (tmp_path / "scoreboard.html").read_text(encoding="utf-8")
-        assert "</body></html>" in text and "nan" not in re.sub(r"<script>.*", "", text[text.index("<body>") :], flags=re.S)
+        assert "</body></html>" in text and "nan" not in re.sub(
+            r"<script>.*", "", text[text.index("<body>") :], flags=re.S
+        )
         assert "nan" not in (tmp_path / "scoreboard.md").read_text(encoding="utf-8")
     assert "the metric takes probabilities" in text
     scoreboard.write_scoreboard(Board("None", {}, {}, []), tmp_path)
     assert "no scores" in (tmp_path / "scoreboard.html").read_text(encoding="utf-8")
 
 
-def test_a_failure_while_writing_leaves_what_was_there(written: Path, board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_writing_leaves_what_was_there(
+    written: Path, board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(written / "systems", tmp_path / "here")
 
     def full(self: Path, text: str, encoding: str) -> int:
@@ -260,7 +312,9 @@ SHOWN = "section:not([hidden]) "
 
 
 def names(page: Any, table: str) -> list[str]:
-    found: list[str] = page.eval_on_selector_all(f"{SHOWN}table.{table} tbody tr[data-kind]:not([hidden])", "rows => rows.map(row => row.dataset.name)")
+    found: list[str] = page.eval_on_selector_all(
+        f"{SHOWN}table.{table} tbody tr[data-kind]:not([hidden])", "rows => rows.map(row => row.dataset.name)"
+    )
     return found
 
 
@@ -270,7 +324,9 @@ def test_columns_sort_up_and_down(opened: Any, written: Path) -> None:
     head = page.locator(f"{SHOWN}.ranking th", has_text="training, min")
     head.locator("button").click()
     assert head.get_attribute("aria-sort") == "ascending" and names(page, "ranking") != before
-    times = page.eval_on_selector_all(f"{SHOWN}.ranking tbody tr", "rows => rows.map(row => Number(row.cells[8].dataset.v))")
+    times = page.eval_on_selector_all(
+        f"{SHOWN}.ranking tbody tr", "rows => rows.map(row => Number(row.cells[8].dataset.v))"
+    )
     assert times == sorted(times) and len(set(times)) == 5
     head.locator("button").press("Enter")  # as a keyboard does
     assert head.get_attribute("aria-sort") == "descending"
@@ -305,7 +361,9 @@ def test_tracks_and_cards_open(opened: Any, written: Path) -> None:
     assert page.locator("section:visible").count() == 1 and len(names(page, "ranking")) == 6
     page.locator(f"{SHOWN}button.open", has_text="abt").click()
     card = page.locator("dialog[open]")
-    assert card.count() == 1 and {"Abt Buy", "CC BY 4.0", "f1", "for reference"} <= {x for x in ("Abt Buy", "CC BY 4.0", "f1", "for reference") if x in card.inner_text()}
+    assert card.count() == 1 and {"Abt Buy", "CC BY 4.0", "f1", "for reference"} <= {
+        x for x in ("Abt Buy", "CC BY 4.0", "f1", "for reference") if x in card.inner_text()
+    }
     assert card.locator("tr").count() == 7 and card.evaluate("e => e.scrollWidth <= e.clientWidth")
     box = card.bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= page.viewport_size["width"]
@@ -321,11 +379,16 @@ def test_tables_scroll_by_themselves_and_charts_fit(opened: Any, written: Path) 
     width = page.viewport_size["width"]
     assert len(names(page, "ranking")) == 50 and len(names(page, "pairs")) == 20
     assert page.evaluate("window.broken") is None
-    for box in page.eval_on_selector_all(f"{SHOWN}.scroll, {SHOWN}svg", "all => all.map(e => e.getBoundingClientRect().toJSON())"):
+    for box in page.eval_on_selector_all(
+        f"{SHOWN}.scroll, {SHOWN}svg", "all => all.map(e => e.getBoundingClientRect().toJSON())"
+    ):
         assert box["left"] >= 0 and box["right"] <= width + 1 and box["height"] > 0
     # no text of a chart lies outside it
-    spill = page.eval_on_selector_all(f"{SHOWN}svg text", """all => all.filter(text => {
+    spill = page.eval_on_selector_all(
+        f"{SHOWN}svg text",
+        """all => all.filter(text => {
         const a = text.getBoundingClientRect(), b = text.closest('svg').getBoundingClientRect();
         return a.left < b.left - 2 || a.right > b.right + 2 || a.top < b.top - 2 || a.bottom > b.bottom + 2;
-    }).map(text => text.textContent)""")
+    }).map(text => text.textContent)""",
+    )
     assert spill == []

@@ -29,7 +29,9 @@ def cache(tmp_path: Path) -> Path:
     for kind, size, days in entries:
         path = store.folder(kind, {"days": days}, lambda _, size=size: {"x": np.zeros(size * MB, np.uint8)})  # type: ignore[misc]
         os.utime(path, (time.time() - days * DAY,) * 2)
-    made = store.named("catalogue", "offers-40-0", lambda scratch: (scratch / "dataset.yaml").write_text("name: x") and None)  # type: ignore[arg-type]
+    made = store.named(
+        "catalogue", "offers-40-0", lambda scratch: (scratch / "dataset.yaml").write_text("name: x") and None
+    )  # type: ignore[arg-type]
     os.utime(made, (time.time() - 20 * DAY,) * 2)
     for name, age in ((".building-a-b", 2 * DAY), (".building-c-d", 60.0)):
         (store.root / "images" / name).mkdir()
@@ -56,7 +58,9 @@ def test_the_script(cache: Path) -> None:
     command = [sys.executable, str(SCRIPT)]
     shown = subprocess.run([*command, "show"], env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert str(cache) in shown.stdout and "6.0 MB" in shown.stdout
-    wrong = subprocess.run([*command, "clean", "--kind", "image"], env=environment, capture_output=True, text=True, timeout=60)
+    wrong = subprocess.run(
+        [*command, "clean", "--kind", "image"], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert wrong.returncode == 1 and wrong.stdout == ""
     assert wrong.stderr.startswith(f"error: --kind image: {cache} has catalogue, images, tokens")
 
@@ -69,7 +73,12 @@ def test_it_starts_without_torch() -> None:
 
 def test_show(cache: Path) -> None:
     shown = called(cache, "show")
-    for kind, days, size in (("images 2", 1, "3.0 MB"), ("tokens 1", 10, "3.0 MB"), ("catalogue 1", 20, "7 bytes"), ("total 4", 1, "6.0 MB")):
+    for kind, days, size in (
+        ("images 2", 1, "3.0 MB"),
+        ("tokens 1", 10, "3.0 MB"),
+        ("catalogue 1", 20, "7 bytes"),
+        ("total 4", 1, "6.0 MB"),
+    ):
         when = time.strftime("%Y-%m-%d", time.localtime(time.time() - days * DAY))
         assert f" {kind} {size} {when}" in shown
     assert "besides 1 leftover (0 bytes) of killed runs" in shown

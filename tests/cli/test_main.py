@@ -21,7 +21,10 @@ def test_every_command_can_be_loaded() -> None:
 
 
 def test_the_list_of_commands_imports_nothing_heavy() -> None:
-    code = "import sys; sys.argv = ['mmtab', '--help']; from mmtab.cli.main import main; main(); print('torch' in sys.modules, 'hydra' in sys.modules)"
+    code = (
+        "import sys; sys.argv = ['mmtab', '--help']; from mmtab.cli.main import main; main(); "
+        "print('torch' in sys.modules, 'hydra' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
     assert all(f"  {name} " in done.stdout for name in COMMANDS)

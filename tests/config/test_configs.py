@@ -151,8 +151,16 @@ def test_every_leaf_can_be_chosen(group: str) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["trainer.precision=banana", "dataset.bad_cells=banana", "wandb.mode=banana", "trainer.max_epochs=0",
-     "trainer.batch_size=0", "trainer.eval_batch_size=-1", "trainer.accumulate=0", "trainer.patience=0"],
+    [
+        "trainer.precision=banana",
+        "dataset.bad_cells=banana",
+        "wandb.mode=banana",
+        "trainer.max_epochs=0",
+        "trainer.batch_size=0",
+        "trainer.eval_batch_size=-1",
+        "trainer.accumulate=0",
+        "trainer.patience=0",
+    ],
 )
 def test_a_value_that_cannot_be_is_named(override: str) -> None:
     with pytest.raises(ConfigError, match=f"{override}: expected"):

@@ -205,8 +205,16 @@ def test_paths_that_leave_the_folder(tmp_path: Path, bad_cells: str) -> None:
     draw_picture(tmp_path / "toys-too" / "secret.png", 0)
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "elsewhere").symlink_to(tmp_path / "toys-too")
-    for path in ("../secret.png", "images/../../secret.png", str(tmp_path / "secret.png"), "link.png",
-                 "elsewhere/secret.png", "../toys-too/secret.png", "/etc/passwd", "../absent.png"):
+    for path in (
+        "../secret.png",
+        "images/../../secret.png",
+        str(tmp_path / "secret.png"),
+        "link.png",
+        "elsewhere/secret.png",
+        "../toys-too/secret.png",
+        "/etc/passwd",
+        "../absent.png",
+    ):
         with pytest.raises(DataError) as error:
             decode(folder, f"images/a.png;{path}", bad_cells=bad_cells)
         message = str(error.value)

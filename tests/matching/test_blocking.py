@@ -54,7 +54,16 @@ def test_fewer_vectors_than_asked_for() -> None:
 
 def test_words_are_words_neighbours_and_codes_without_their_punctuation() -> None:
     assert set(words_of("Sony MX-450/B radio")) == {
-        "sony", "mx", "450", "b", "radio", "sony mx", "mx 450", "450 b", "b radio", "mx450b",
+        "sony",
+        "mx",
+        "450",
+        "b",
+        "radio",
+        "sony mx",
+        "mx 450",
+        "450 b",
+        "b radio",
+        "mx450b",
     }
     assert list(words_of("")) == []
 

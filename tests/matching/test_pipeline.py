@@ -29,8 +29,17 @@ from mmtab.utils.errors import ConfigError, MmtabError, RunError
 
 SCRIPTS = CONFIGS.parent / "scripts"
 SMALL = [
-    "dataset=custom", "text.max_length=24", "image.size=32", "d_model=16", "fusion.d_hidden=32", "trainer.max_epochs=8",
-    "trainer.batch_size=16", "trainer.progress=false", "output=unused", "trainer.n_threads=1", "trainer.lr=3e-3",
+    "dataset=custom",
+    "text.max_length=24",
+    "image.size=32",
+    "d_model=16",
+    "fusion.d_hidden=32",
+    "trainer.max_epochs=8",
+    "trainer.batch_size=16",
+    "trainer.progress=false",
+    "output=unused",
+    "trainer.n_threads=1",
+    "trainer.lr=3e-3",
 ]
 
 
@@ -162,15 +171,17 @@ def test_left_and_right_may_change_places(trained: Path, two_tables: Path, tmp_p
 def test_one_table_is_deduplicated(two_tables: Path, train: Callable[..., Path], tmp_path: Path) -> None:
     data = tmp_path / "one"
     shutil.copytree(two_tables, data)
-    write_table(data / "records.parquet", pa.Table.from_pylist([
-        row for side in ("left", "right") for row in read_rows(data / f"{side}.parquet")
-    ]))
+    write_table(
+        data / "records.parquet",
+        pa.Table.from_pylist([row for side in ("left", "right") for row in read_rows(data / f"{side}.parquet")]),
+    )
     for side in ("left", "right"):
         (data / f"{side}.parquet").unlink()
     trained = train(data, "pair_head.hard_negatives=0.3")
-    truth = write_table(tmp_path / "entities.csv", {
-        "id": [f"{s}{i}" for s in "lr" for i in range(120)], "entity": [f"e{i}" for _ in "lr" for i in range(120)]
-    })
+    truth = write_table(
+        tmp_path / "entities.csv",
+        {"id": [f"{s}{i}" for s in "lr" for i in range(120)], "entity": [f"e{i}" for _ in "lr" for i in range(120)]},
+    )
     result = pipeline.match(
         settings(trained, tmp_path / "m.csv", records=str(data / "records.parquet"), truth=str(truth))
     )

@@ -4,7 +4,7 @@ mmtab challenge open my_challenge --dataset fashion --dataset abt_buy   secret/,
 mmtab challenge open my_challenge --track NAME                          datasets and tracks of configs/track/NAME.yaml
 mmtab challenge check my_challenge fashion predictions.csv              would it be accepted? scores nothing
 mmtab challenge send my_challenge "Team A" fashion.parquet              score and keep it; prints the public score
-mmtab challenge send my_challenge "Team A" predictions/                 <dataset>.parquet or .csv of several, all or none
+mmtab challenge send my_challenge "Team A" predictions/                 one <dataset>.parquet or .csv each, all or none
 mmtab challenge history my_challenge "Team A"                           all attempts
 mmtab challenge standings my_challenge -o board                         by public scores; --final by private ones
 """

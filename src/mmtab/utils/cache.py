@@ -1,4 +1,4 @@
-"""A content-addressed cache on disk: what was computed once from the same inputs is mapped into memory, not computed again."""
+"""A content-addressed cache on disk: what was computed from the same inputs before is mapped into memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _used: set[Path] = set()  # entries that this process may still read
 
 @dataclass(frozen=True)
 class Entry:
-    """One folder of the cache: ``digest`` is its name within its kind, ``used`` when it was last used (unix seconds)."""
+    """One folder of the cache: ``digest`` is its name within its kind, ``used`` its last use (unix seconds)."""
 
     kind: str
     digest: str
@@ -102,7 +102,7 @@ class Store:
         return entry.is_dir()
 
     def has_room(self, n_bytes: int) -> bool:
-        """Whether an entry of this size would leave half of the limit, and half of what the disk has free, to others."""
+        """Whether an entry of this size would leave half of the limit, and half of the free disk, to others."""
         place = next(folder for folder in (self.root, *self.root.absolute().parents) if folder.is_dir())
         free = shutil.disk_usage(place).free
         return n_bytes <= (free if self.limit is None else min(free, self.limit)) / 2

@@ -17,8 +17,8 @@ def rank() -> tuple[int, int]:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks. Also right before the processes have met, by what torchrun,
-    SLURM or Lightning tell each of them in its environment."""
+    """Whether this process is the one that writes and prints. Before the processes have met, the environment
+    variables of torchrun, SLURM or Lightning tell."""
     from lightning_utilities.core.rank_zero import rank_zero_only
 
     return rank()[0] == 0 if _together() else not getattr(rank_zero_only, "rank", 0)
@@ -57,7 +57,7 @@ def of_first(value: T) -> T:
 
 
 def leave() -> None:
-    """Take leave of the other processes when all is done: one that just ends may find a thread of theirs still running."""
+    """Wait for the other processes at the end: one that just ends may find a thread of theirs still running."""
     if _together():
         torch.distributed.destroy_process_group()
 

@@ -34,8 +34,8 @@ def prepare_process() -> None:
     """What a process that computes a model does first: it keeps freed memory, and notes it where there is no GPU."""
     import torch
 
-    # By itself glibc gives large freed blocks back to the system, which has to clear their pages when the next step asks
-    # for them again: on CPU that is half the time of a picture network. A process so holds what it needed at its peak.
+    # By itself glibc gives large freed blocks back to the system, which clears their pages when the next step asks for
+    # them again: on CPU that is half the time of a picture network. The process then holds what it needed at its peak.
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL("libc.so.6")

@@ -13,8 +13,8 @@ EXACT = 20_000  # vectors up to which all are compared with all; beyond, a graph
 class Index:
     """Vectors to search among: [n, d] float32, of length 1.
 
-    Up to ``EXACT`` the answer is exact; beyond, it comes from an HNSW graph (Malkov and Yashunin 2018), whose building and
-    searching take a time near-linear in n.
+    Up to ``EXACT`` the answer is exact; beyond, it comes from an HNSW graph (Malkov and Yashunin 2018), which is
+    built and searched in time near-linear in n.
     """
 
     def __init__(self, vectors: np.ndarray, n_links: int = 24, effort: int = 96) -> None:
@@ -34,7 +34,7 @@ class Index:
             self._index.add(_contiguous(vectors[start : start + 65_536]))
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` nearest of each query: numbers [n, k] int64, -1 where there are fewer, and their cosine similarity."""
+        """The ``k`` nearest of each query: row numbers [n, k] int64 (-1: there are fewer) and cosine similarities."""
         similarity, found = self._index.search(_contiguous(queries), min(k, self._index.ntotal))
         return found, similarity
 

@@ -131,9 +131,8 @@ def differences(vectors: list[np.ndarray], pairs: Pairs) -> np.ndarray:
 
 
 class FrozenVectors:
-    """Vectors of frozen networks: [n, f] float32 each, NaN where there is none, of each column of text (matching: the
-    mean over all text and categories of a row) and of pictures. Computed by mmtab's own backbones, once, and kept in its
-    cache."""
+    """Vectors of frozen networks, [n, f] float32 each, NaN where there is none: of each column of text (matching: the
+    mean over all text and categories of a row) and of pictures. Computed once by mmtab's own backbones, and cached."""
 
     def __init__(self, problem: Problem) -> None:
         # With torch, which the other controls do without
