@@ -11,7 +11,7 @@ from notebook_runner import NOTEBOOKS, execute, read
 
 ABSOLUTE = re.compile(r"""(?<![\w.:/<\\])(?:[A-Za-z]:\\|/(?:home|root|tmp|usr|var|mnt|opt|work|data|Users)\b)""")
 # Stored without outputs so far; python tests/notebook_runner.py notebooks/NAME.ipynb stores them.
-WITHOUT_OUTPUTS = {"1_your_dataframe", "3_matching_to_clusters", "4_your_own_encoder", "5_sweep_and_scoreboard"}
+WITHOUT_OUTPUTS = {"5_sweep_and_scoreboard"}
 QUICK = {"2_tokens_to_fusion"}  # what the others show is also held by the tests of the packages that they call
 
 
