@@ -31,10 +31,13 @@ class RowEncoder:
 
     def vectors(self, table: EncodedTable) -> np.ndarray:
         """[n, d] float32: the bi-encoder's vectors of all rows, of length 1."""
+        numbers, vectors = [], []
         with self.compute.evaluating(self.model):
-            parts = list(self._batches(table, np.arange(table.n_rows)))
-        vectors = np.concatenate([rows.vector.float().numpy() for _, rows in parts])  # type: ignore[union-attr]
-        return vectors[np.argsort(np.concatenate([numbers for numbers, _ in parts]))]
+            for batch, rows in self._batches(table, np.arange(table.n_rows)):  # whose tokens are not kept
+                assert rows.vector is not None
+                numbers.append(batch)
+                vectors.append(rows.vector.float().numpy())
+        return np.concatenate(vectors)[np.argsort(np.concatenate(numbers))]
 
     def encode_rows(self, batches: PairBatches) -> None:
         """Encode each row of the pairs once instead of in each batch that it occurs in. Rows that would take more than
