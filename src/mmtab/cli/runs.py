@@ -41,7 +41,7 @@ def train(settings: RunConfig) -> None:
 def evaluate(settings: EvaluateConfig) -> None:
     """Score a run on a labelled split and write its report page.
 
-    mmtab evaluate run=FOLDER split=test [path=DATASET]
+    mmtab evaluate run=FOLDER split=test [path=DATASET]   path: where the dataset has moved
     """
     from mmtab.reports.run_page import report_after
     from mmtab.runs.evaluate import evaluate as evaluate_run

@@ -68,7 +68,7 @@ class TrainerConfig:
     weight_decay: float = setting(0.02, "weight decay of AdamW")
     warmup_fraction: float = setting(0.1, "share of the steps in which the learning rate rises")
     gradient_clip: float = setting(1.0, "largest norm of a gradient")
-    accumulate: int = setting(1, "batches of a step", at_least=1)
+    accumulate: int = setting(1, "batches whose gradients make one optimiser step", at_least=1)
     compile: bool = setting(False, "training steps by torch.compile, which takes a minute or two to begin")
     precision: str = setting(
         "auto",
@@ -171,8 +171,8 @@ class WandbConfig:
 
 @dataclass
 class CategoryRules:
-    min_count: int = setting(2, "rarer values share the id of unseen ones, which is trained so")
-    max_values: int = setting(10_000, "of more values in a column, the commonest keep an id of their own")
+    min_count: int = setting(2, "values that occur fewer times in train map to the id of unseen values")
+    max_values: int = setting(10_000, "values of a column with an id of their own, the commonest; the rest are hashed")
     n_hash: int = setting(1_024, "hashed ids which the others share")
 
 
@@ -190,7 +190,7 @@ class RunConfig:
     output: str = setting(MISSING, "run folder to write")
     resume: str = setting(
         "auto",
-        "resume an unfinished run of the same settings in output, or never start again there",
+        "auto: resume an unfinished run of the same settings in output; never: start it again",
         choices=("auto", "never"),
     )
     seed: int = setting(0, "seed of weights, batches and augmentation")

@@ -30,7 +30,8 @@ def stop(error: DataError) -> None:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with their features; ``labels`` is None where the file has none. ``first_row``: of a batch, in its table."""
+    """Rows with their features; ``labels`` is None where the file has none. ``first_row``: the place
+    of a batch's first row in its table."""
 
     dataset: str
     name: str
@@ -252,7 +253,7 @@ def _with_columns(
 
 
 class UniqueIds:
-    """Whether names in a stream are distinct, at eight bytes a name: equal hashes are looked at again."""
+    """Whether names in a stream are distinct, at eight bytes a name: names with equal hashes are compared."""
 
     def __init__(self) -> None:
         self._hashes: list[np.ndarray] = []

@@ -301,11 +301,8 @@ def numeric_columns(table: Table, schema: Schema) -> dict[str, np.ndarray]:
 def _calendar(name: str, seconds: np.ndarray) -> dict[str, np.ndarray]:
     """When on the line of time, and where in the year, the week and the day (sine and cosine, so that ends meet)."""
     features = {f"{name}:time": seconds}
-    for part, period, offset in (
-        ("year", YEAR, 0.0),
-        ("week", 7 * DAY, 3 * DAY),
-        ("day", DAY, 0.0),
-    ):  # 1970-01-01: a Thursday
+    # 1970-01-01 was a Thursday: three days into a week that begins on Monday.
+    for part, period, offset in (("year", YEAR, 0.0), ("week", 7 * DAY, 3 * DAY), ("day", DAY, 0.0)):
         with np.errstate(invalid="ignore"):
             angle = np.mod(seconds + offset, period) * (2 * math.pi / period)
         features |= {f"{name}:{part}_sin": np.sin(angle), f"{name}:{part}_cos": np.cos(angle)}

@@ -100,8 +100,8 @@ class SimilarityFeatures:
         return [name for name, width in self.groups if width == len(TEXT_FEATURES)]
 
     def _cells(self, records: Table, name: str, rows: np.ndarray) -> list[str]:
-        """Lower-cased text; "" for missing. ``*`` is all text and categories of the row that every
-        relation minds."""
+        """Lower-cased text; "" for missing. ``*`` is all text and categories of the row that no
+        relation ignores."""
         names = self.schema.written if name == EVERYTHING else [name]
         cells = [records.columns[n].take(rows).to_pylist() for n in names]
         return (
@@ -144,7 +144,7 @@ def _compare_texts(texts: list[str], first: np.ndarray, second: np.ndarray, idf:
     described = [_Words.of(text, idf) for text in texts]
     fuzzy.append(score(JaroWinkler.similarity, 1))
     rest = [_overlap(described[i], described[j], idf) for i, j in ordered]
-    n_rest = len(TEXT_FEATURES) - len(fuzzy)  # said here for the sake of no pairs at all
+    n_rest = len(TEXT_FEATURES) - len(fuzzy)  # explicit, so that no pairs give an array of the right width
     features = np.concatenate([np.stack(fuzzy, 1), np.reshape(np.array(rest, float), (len(ordered), n_rest))], 1)
     features[[not texts[i] or not texts[j] for i, j in ordered]] = math.nan
     return features

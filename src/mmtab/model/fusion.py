@@ -29,7 +29,7 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b 1 1 t"] | None, n_out: int | None = None
     ) -> Float[Tensor, "b t2 d"]:
-        """``n_out``: of the first so many tokens only, for which the others are then just read."""
+        """``n_out``: compute the first ``n_out`` tokens only, with all tokens as keys and values."""
         (b, t, d), heads = x.shape, self.n_heads
         normed = self.norm_attention(x)
         if n_out is None:

@@ -108,7 +108,7 @@ class KWayHead(nn.Module):
 
 
 def symmetric(a: Float[Tensor, "... d"], b: Float[Tensor, "... d"]) -> Float[Tensor, "... d3"]:
-    """Sum, distance and product: together they tell two vectors from two others, but not which of them is which."""
+    """Sum, distance and product, the same for (a, b) and (b, a): they determine both values, not their sides."""
     return torch.cat([a + b, (a - b).abs(), a * b], -1)
 
 

@@ -180,7 +180,7 @@ class KWayTask(Calibration):
         return logits if temperature == 1 else logits.float() / temperature
 
     def _summary(self, logits: Float[Tensor, "b k"], label: Int[Tensor, " b"], row: Int[Tensor, " b"]) -> Predictions:
-        """Made where the logits are: not worth moving are those of 100,000 classes."""
+        """Computed on the device of the logits, since moving those of 100,000 classes is slow."""
         rest = logits.float() if logits.dtype.itemsize < 4 else logits.clone()
         rest = rest.cpu() if rest.device.type == "mps" else rest  # which has no float64
         label, k = label.to(rest.device), self.n_classes
@@ -299,7 +299,7 @@ class PairTask(Calibration):
         return np.exp(-np.logaddexp(0, -(logits / self.temperatures + self.biases)))  # the sigmoid, without overflow
 
     def calibrate(self, predictions: Predictions) -> None:
-        """Fit temperature and bias of each relation to predictions without; where all labels are alike, neither."""
+        """Fit temperature and bias of each relation to uncalibrated predictions; (1, 0) where all labels are equal."""
         from scipy.special import logit
 
         assert predictions.probability is not None
