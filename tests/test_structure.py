@@ -43,8 +43,8 @@ def test_scripts_are_thin(script: Path) -> None:
 
 @pytest.fixture
 def no_collection() -> Iterator[None]:
-    """CPython 3.11's ast.parse raises SystemError where the garbage collector lets another thread of the process, left by
-    an earlier test, parse meanwhile (gh-106905)."""
+    """CPython 3.11's ast.parse raises SystemError where the garbage collector lets another thread parse meanwhile
+    (gh-106905); earlier tests may have left one."""
     gc.disable()
     yield
     gc.enable()
