@@ -329,8 +329,9 @@ def test_failures_are_named_and_the_rest_goes_on(bench: Bench, capfd: pytest.Cap
     assert all(f"| {failure['trial']} | easy-seed0 | 3 | {failure['error']} |" in text for failure in failures)
     started = bench.started()
     assert all(n == 1 for name, n in started.items() if not name.startswith(("trial-0011", "trial-0013")))
-    for trial in ("trial-0011", "trial-0013"):  # others may have been on their way when the first one failed
-        assert [started[f"{trial}/{name}-seed0"] for name in ("easy", "mild", "hard")] in ([3, 0, 0], [3, 1, 0])
+    for trial in ("trial-0011", "trial-0013"):  # the other worker may be on its way with the trial's other runs,
+        assert started[f"{trial}/easy-seed0"] == 3
+        assert all(started[f"{trial}/{name}-seed0"] < 3 for name in ("mild", "hard"))  # which then are not tried again
     bench.run(**changes)
     assert bench.started() == started, "a failed trial stays so"
     lines = capfd.readouterr().out
