@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 
 from mmtab.benchmark.truth import Truth
 from mmtab.data import files
-from mmtab.data.cells import bits, canonical, first
+from mmtab.data.cells import canonical, first
 from mmtab.data.schema import ColumnType
+from mmtab.data.spelling import bits, places_in
 from mmtab.runs.predictions import class_column, classes_of, kway_columns, pair_columns, relation_suffixes
 from mmtab.training.metrics import class_metrics, means_over_relations, pair_metrics
 from mmtab.utils.errors import DataError
@@ -167,7 +168,7 @@ class _File:
             return CheckedPredictions(probability.argmax(1)[:, None], probability)
         classes = self.truth.classes
         texts, _ = canonical(self.table["prediction"].combine_chunks(), ColumnType.CATEGORICAL)
-        places = pc.index_in(texts, value_set=pa.array(classes, texts.type))
+        places = places_in(texts, classes)
         if places.null_count:
             expected = f"one of {json.dumps(classes[:5], ensure_ascii=False)} …"
             raise self.bad_cell("prediction", first(pc.is_null(places)), "not a class of train", expected)

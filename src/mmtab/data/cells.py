@@ -1,8 +1,9 @@
 """The one canonical form of a column's cells, whatever the file and the way it was stored.
 
-Text, categories, ids and labels are strings; a number is a float64; a moment is a float64 of seconds since 1970 (UTC);
-an absent cell is null. An empty string is an absent cell, because csv cannot tell the two apart. So the same data as
-csv and as parquet gives the same tensors. Every reader of tables passes its columns through ``canonical``.
+Text, categories, ids and labels are strings, each value in one spelling (``data.spelling``); a number is a float64; a
+moment is a float64 of seconds since 1970 (UTC); an absent cell is null. An empty string is an absent cell, because csv
+cannot tell the two apart. So the same data as csv and as parquet gives the same tensors. Every reader of tables passes
+its columns through ``canonical``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.data.schema import ColumnType
+from mmtab.data.spelling import TEXT, respelt, spelling
 
 EXPECTED = {
     ColumnType.TEXT: "text",
@@ -26,8 +28,9 @@ EXPECTED = {
 }
 
 
-def canonical(values: pa.Array, kind: ColumnType) -> tuple[pa.Array, list[int]]:
-    """The column in canonical form, and the row numbers of cells that do not fit (null in the result)."""
+def canonical(values: pa.Array, kind: ColumnType, stored: pa.DataType | None = None) -> tuple[pa.Array, list[int]]:
+    """The column in canonical form, and the row numbers of cells that do not fit (null in the result). ``stored``: the
+    type of the column's values where it is known, which those of another type are taken for."""
     if kind is ColumnType.NUMERIC:
         return _numbers(values)
     if kind is ColumnType.DATETIME:
@@ -36,15 +39,14 @@ def canonical(values: pa.Array, kind: ColumnType) -> tuple[pa.Array, list[int]]:
         return _images(values)
     if pa.types.is_nested(values.type) or _is_bytes(values.type):
         return pa.nulls(len(values), pa.large_string()), _rows(pc.is_valid(values))
-    return _strings(values), []
+    return _strings(values, stored), []
 
 
-def _strings(values: pa.Array) -> pa.Array:
-    if pa.types.is_floating(values.type):
-        values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
-    # Arrow's cast writes numbers as its csv writer does (4.0 as "4"), so both formats agree.
-    text = pc.cast(values, pa.large_string())
-    return pc.if_else(pc.equal(text, ""), pa.scalar(None, text.type), text)
+def _strings(values: pa.Array, stored: pa.DataType | None = None) -> pa.Array:
+    text = spelling(values)
+    if values.type != stored:
+        text = respelt(text, stored)
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, TEXT), text)
 
 
 def _numbers(values: pa.Array) -> tuple[pa.Array, list[int]]:
@@ -197,10 +199,3 @@ def join(parts: list[pa.Array], kind: pa.DataType | None = None) -> pa.Array:
 def hashes(values: pa.Array) -> np.ndarray:
     """[n] int64 of Python's own hash: the same value, the same hash, within this process."""
     return np.fromiter(map(hash, values.to_pylist()), np.int64, len(values))
-
-
-def bits(names: pa.Array) -> pa.Array:
-    """[n] int8: the labels 0 and 1 as csv and parquet may write them; null where it is something else."""
-    spellings = pa.array(["0", "1", "false", "true", "0.0", "1.0"], pa.large_string())
-    place = pc.index_in(pc.utf8_lower(pc.cast(names, pa.large_string())), value_set=spellings)
-    return pc.cast(pc.bit_wise_and(place, 1), pa.int8())

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.data import files
-from mmtab.data.cells import bits, first, join
+from mmtab.data.cells import first, join
 from mmtab.data.schema import Schema
+from mmtab.data.spelling import bits, places_in
 from mmtab.data.table import BadCells, Table, find_table, names_in, read_split, read_table
 from mmtab.utils.errors import DataError
 
@@ -49,7 +50,7 @@ class Records:
         start, stop = 0, len(self.table)
         if self.n_left is not None:
             start, stop = (0, self.n_left) if side == "left" else (self.n_left, stop)
-        places = pc.index_in(ids, value_set=self.table.ids.slice(start, stop - start))
+        places = places_in(ids, self.table.ids.slice(start, stop - start))
         return pc.add(pc.cast(places, pa.int64()), start)
 
 
@@ -101,7 +102,7 @@ def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
         key = f"{side}_id"
         if key not in raw.column_names:
             raise table.error("the file lacks this column", column=key, found=f"columns {raw.column_names}")
-        ids[side] = names_in(table, raw, key)
+        ids[side] = names_in(table, raw, key, stored=schema.stored(schema.id))
         rows[side] = records.row_of(ids[side], side)
         if rows[side].null_count:
             row = first(pc.is_null(rows[side]))

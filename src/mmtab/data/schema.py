@@ -7,8 +7,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
+from mmtab.data.spelling import keeps_its_type, type_named
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import DataError
 
@@ -41,7 +43,8 @@ class Column:
 @dataclass(frozen=True)
 class Schema:
     """``ceilings``, where known, gives the best reachable score for modality subsets such as ``image+text``. ``split``
-    records how the splits were made. ``storage`` says how columns were stored in parquet, should they be in csv now.
+    records how the splits were made. ``storage`` says how columns were stored in parquet, should they be in csv now; in
+    a run folder, how train stored them.
 
     ``relations``: what may hold between two records, each with the columns it ignores (in which the two may differ),
     such as ``{"duplicate": (), "variant": ("colour", "size")}``. Each is a 0/1 column of the pairs. None given: the one
@@ -80,6 +83,21 @@ class Schema:
     def written(self) -> list[str]:
         """Text and categories that no relation ignores."""
         return [n for n in self.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL) if n not in self.ignored_by_some]
+
+    def stored(self, column: str | None) -> pa.DataType | None:
+        """The type of the column's values that ``storage`` names; None: text, or not known."""
+        named = self.storage.get(column or "", "string")
+        return None if named == "string" else type_named(named, self.name, column or "")
+
+    def with_storage(self, *headers: pa.Schema) -> Schema:
+        """The schema that knows the types of its ids, labels, categories and text: those of the first table of which
+        the header has one, for in another the same values may be text."""
+        names = [self.id, self.label, *self.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL)]
+        storage = dict(self.storage)
+        for field_ in (field_ for header in headers for field_ in header):
+            if field_.name in names and keeps_its_type(field_.type):
+                storage.setdefault(field_.name, str(field_.type))
+        return replace(self, storage=storage)
 
     def of_type(self, *types: ColumnType) -> list[str]:
         """Names of the columns of these types, in schema order."""

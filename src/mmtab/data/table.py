@@ -162,18 +162,22 @@ def read_batches(
         table = replace(empty, ids=pa.nulls(raw.num_rows, pa.large_string()), first_row=n_rows)
         n_rows += raw.num_rows
         if schema.id in names:
-            table = replace(table, ids=names_in(table, raw, schema.id, on_error))
+            table = replace(table, ids=names_in(table, raw, schema.id, on_error, schema.stored(schema.id)))
             if table.ids.null_count:
                 row = first(pc.is_null(table.ids))
                 on_error(table.error("a row without an id", row=row, column=schema.id, fix="give every row an id"))
             ids.add(table.ids)
-        table = _with_columns(table, raw, columns, bad_cells, faulty, on_error)
-        yield table if label is None else replace(table, labels=names_in(table, raw, label, on_error))
+        table = _with_columns(table, raw, columns, schema, bad_cells, faulty, on_error)
+        if label is not None:
+            table = replace(table, labels=names_in(table, raw, label, on_error, schema.stored(label)))
+        yield table
     if n_rows == 0:
         on_error(empty.error("the table is empty", fix="give it at least one row"))
     elif schema.id in names:
         scan = functools.partial(files.scan, path, schema.name, columns=[schema.id])
-        ids.check(empty, schema.id, lambda: (names_in(empty, raw, schema.id) for raw in scan()), on_error)
+        stored = schema.stored(schema.id)
+        again = lambda: (names_in(empty, raw, schema.id, stored=stored) for raw in scan())  # noqa: E731
+        ids.check(empty, schema.id, again, on_error)
 
 
 def read_column(path: Path, dataset: str, name: str, kind: ColumnType) -> Iterator[tuple[int, pa.Array]]:
@@ -204,10 +208,16 @@ def read_column(path: Path, dataset: str, name: str, kind: ColumnType) -> Iterat
         row += len(values)
 
 
-def names_in(table: Table, raw: pa.RecordBatch | pa.Table, column: str, on_error: OnError = stop) -> pa.Array:
-    """The strings of an id or label column."""
+def names_in(
+    table: Table,
+    raw: pa.RecordBatch | pa.Table,
+    column: str,
+    on_error: OnError = stop,
+    stored: pa.DataType | None = None,
+) -> pa.Array:
+    """The strings of an id or label column; ``stored`` as in ``canonical``."""
     cells = raw[column] if isinstance(raw, pa.RecordBatch) else join(raw[column].chunks, raw[column].type)
-    names, bad = canonical(cells, ColumnType.CATEGORICAL)
+    names, bad = canonical(cells, ColumnType.CATEGORICAL, stored)
     if bad:
         expected, cell = EXPECTED[ColumnType.CATEGORICAL], cells[bad[0]].as_py()
         on_error(table.error("the cell cannot be a name", row=bad[0], column=column, expected=expected, found=cell))
@@ -229,13 +239,19 @@ def _report_absent_columns(table: Table, schema: Schema, header: list[str], part
 
 
 def _with_columns(
-    table: Table, raw: pa.RecordBatch, columns: list[Column], bad_cells: BadCells, faulty: set[str], on_error: OnError
+    table: Table,
+    raw: pa.RecordBatch,
+    columns: list[Column],
+    schema: Schema,
+    bad_cells: BadCells,
+    faulty: set[str],
+    on_error: OnError,
 ) -> Table:
     """The batch with its columns in canonical form. ``faulty``: columns of which a cell was reported; one is enough."""
     values: dict[str, pa.Array] = {}
     n_bad = 0
     for column in columns:
-        values[column.name], bad = canonical(raw[column.name], column.type)
+        values[column.name], bad = canonical(raw[column.name], column.type, schema.stored(column.name))
         n_bad += len(bad)
         if bad and bad_cells == "error" and column.name not in faulty:
             faulty.add(column.name)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from mmtab.config.types import CategoryRules
 from mmtab.data.pairs import Pairs
 from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.spelling import places_in
 from mmtab.data.table import Table
 from mmtab.features.similarity import SimilarityFeatures
 
@@ -91,7 +92,7 @@ class CategoryCoder:
 
     def transform(self, values: pa.Array) -> np.ndarray:
         """[n] strings -> [n] int64 in [0, n_ids)."""
-        found = pc.index_in(values, value_set=pa.array(self.vocabulary_, values.type))
+        found = places_in(values, self.vocabulary_)
         ids = np.asarray(pc.fill_null(found, -1)).astype(np.int64) + N_SPECIAL_IDS
         strange = np.flatnonzero((ids < N_SPECIAL_IDS) & np.asarray(pc.is_valid(values)))
         if self.n_hash_:
@@ -132,7 +133,7 @@ class LabelCoder:
         if table.labels is None:
             return np.full(len(table), -1, np.int64)
         labels = _known_labels(table, column)
-        found = pc.index_in(labels, value_set=pa.array(self.classes_, labels.type))
+        found = places_in(labels, self.classes_)
         if found.null_count:
             row = int(np.flatnonzero(np.asarray(pc.is_null(found)))[0])
             raise table.error(

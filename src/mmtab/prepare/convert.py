@@ -20,9 +20,10 @@ from mmtab.data.cells import ImageSource, image_sources
 from mmtab.data.files import table_stems
 from mmtab.data.pictures import read_picture
 from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.spelling import type_named
 from mmtab.data.table import Table
 from mmtab.utils.cache import Store
-from mmtab.utils.errors import ConfigError, DataError
+from mmtab.utils.errors import ConfigError
 
 Images = Literal["keep", "embed", "files"]
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -157,7 +158,7 @@ class Conversion:
         for name in header.names:
             recorded = self.storage.get(f"{stem}/{name}", self.storage.get(name))
             if recorded is not None and recorded != "string":
-                wanted[name] = [_type_named(recorded, self.schema.name, name)]
+                wanted[name] = [type_named(recorded, self.schema.name, name)]
             elif recorded is None and roles.get(name) is ColumnType.NUMERIC:
                 wanted[name] = [pa.int64(), pa.float64()]
             elif recorded is None and roles.get(name) is ColumnType.DATETIME:
@@ -245,15 +246,3 @@ def _fits(cells: pa.Array, kind: pa.DataType) -> bool:
         return bool(pc.all(same, min_count=0).as_py())
     except pa.ArrowException:
         return False
-
-
-def _type_named(text: str, dataset: str, column: str) -> pa.DataType:
-    """An Arrow type from how it prints."""
-    if match := re.fullmatch(r"timestamp\[(\w+), tz=([^\]]+)\]", text):
-        return pa.timestamp(match[1], match[2])
-    if match := re.fullmatch(r"decimal(32|64|128|256)\((\d+), (-?\d+)\)", text):
-        return getattr(pa, f"decimal{match[1]}")(int(match[2]), int(match[3]))
-    try:
-        return pa.type_for_alias(text)
-    except ValueError as error:
-        raise DataError(dataset, f"dataset.yaml: storage {text!r} is no type of Arrow", column=column) from error

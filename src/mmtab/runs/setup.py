@@ -13,6 +13,7 @@ import pyarrow as pa
 from mmtab.config.compose import settle
 from mmtab.config.types import Hardware, RunConfig
 from mmtab.data import table as tables
+from mmtab.data.files import header
 from mmtab.data.pairs import Pairs, read_pairs, read_records
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.streams import Stream
@@ -77,6 +78,8 @@ def prepare(config: RunConfig) -> Prepared:
     if config.dataset.drop:
         schema = schema.without(list(config.dataset.drop))
     schema = schema.choose(config.dataset.relations, config.dataset.ignore)
+    stored_in = [path for path in tables.training_files(data, schema)[1:] if not path.stem.startswith("pairs")]
+    schema = schema.with_storage(*(header(path, schema.name) for path in stored_in))
     return (prepare_kway if schema.task is TaskKind.KWAY else prepare_pairs)(config, schema, data)
 
 

@@ -1,0 +1,183 @@
+"""One spelling for each value, whatever type or program wrote it, and the way back to values of a type.
+
+true and false; a whole number without a point (3, not 3.0), as far as a float holds it exactly; a decimal without zeros
+at its end; a moment in UTC, at midnight as its date alone. Text stays as it is, until it is compared with values that a
+column is known to hold: then "True" of pandas and "TRUE" of R are true, "3.0" is 3, and "007" stays "007".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmtab.utils.errors import DataError
+
+EXACT = float(2**53)  # whole numbers below are exact in float64
+# What writers of floats write. 1e5 and 3.10 may be names, for they write 1e+05 and 3.1.
+FLOAT = r"^-?(0|[1-9]\d*)(\.0+|\.\d*[1-9])?([eE][+-]\d+)?$"
+NUMBER = r"^\s*[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?\s*$"  # in a column that is known to hold numbers
+MOMENT = r"^\d{4}-\d\d-\d\d[ T]\d\d:\d\d"
+TEXT = pa.large_string()
+
+
+def spelling(values: pa.Array) -> pa.Array:
+    """[n] large_string: the values by their type; NaN is null."""
+    kind = values.type
+    if pa.types.is_floating(kind):
+        return _of_floats(values)
+    if pa.types.is_decimal(kind):
+        return _by_distinct(values, _of_decimal)
+    if pa.types.is_duration(kind):
+        return pc.cast(pc.cast(pc.cast(values, pa.duration("us"), safe=False), pa.int64()), TEXT)
+    if pa.types.is_timestamp(kind):
+        text = pc.cast(pc.cast(values, pa.timestamp(kind.unit)), TEXT)
+        return pc.replace_substring_regex(text, r"( 00:00:00)?\.0+$|(\.\d*[1-9])0+$| 00:00:00$", r"\2")
+    if pa.types.is_time(kind):
+        return pc.replace_substring_regex(pc.cast(values, TEXT), r"\.0+$|(\.\d*[1-9])0+$", r"\1")
+    return pc.cast(values, TEXT)
+
+
+def _of_floats(values: pa.Array) -> pa.Array:
+    if pa.types.is_float16(values.type):
+        values = pc.cast(values, pa.float32())
+    values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+    whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), EXACT))
+    if not pc.any(whole).as_py():
+        return pc.cast(values, TEXT)
+    integers = pc.cast(pc.cast(pc.if_else(whole, values, pa.scalar(None, values.type)), pa.int64()), TEXT)
+    return integers if pc.all(whole).as_py() else pc.if_else(whole, integers, pc.cast(values, TEXT))
+
+
+def _of_decimal(value: Decimal) -> str:
+    return f"{value:f}".rstrip("0").rstrip(".") if "." in f"{value:f}" else f"{value:f}"
+
+
+def _by_distinct(values: pa.Array, spell: Callable[..., str]) -> pa.Array:
+    distinct = values.dictionary_encode()
+    texts = [None if value is None else spell(value) for value in distinct.dictionary.to_pylist()]
+    return pa.array(texts, TEXT).take(distinct.indices)
+
+
+# --- text that may be a value ----------------------------------------------------------------------------------------
+
+
+def respelt(text: pa.Array, kind: pa.DataType | None) -> pa.Array:
+    """[n] large_string: text of a column that holds values of this type, in their spelling; what is no such value stays
+    as it is. ``kind`` None or a type of text: all of it."""
+    if kind is None:
+        return text
+    if pa.types.is_boolean(kind):
+        return _where(pc.cast(pc.cast(bits(text), pa.bool_()), TEXT), text)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        truths = pc.index_in(pc.utf8_lower(text), value_set=pa.array(["false", "true"], TEXT))
+        text = _where(pc.cast(truths, TEXT), text)
+        return _by_distinct(text, _decimal_of) if pa.types.is_decimal(kind) else _numbers(text, NUMBER)
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return _by_distinct(text, _moment_of)
+    return text
+
+
+def meaning(text: pa.Array) -> pa.Array:
+    """[n] large_string: text of a column of any kind, in the spelling of the value that it surely is, or as it is."""
+    lower = pc.utf8_lower(text)
+    text = pc.if_else(pc.is_in(lower, value_set=pa.array(["false", "true"], TEXT)), lower, text)
+    if pc.any(pc.match_substring_regex(text, MOMENT)).as_py():
+        text = pc.if_else(pc.match_substring_regex(text, MOMENT), _by_distinct(text, _moment_of), text)
+    return _numbers(text, FLOAT)
+
+
+def places_in(values: pa.Array, vocabulary: pa.Array | Sequence[str]) -> pa.Array:
+    """[n] int32 place of each string in the vocabulary, null for others: where it is, else where what it means is."""
+    known = vocabulary if isinstance(vocabulary, pa.Array) else pa.array(vocabulary, TEXT)
+    known, values = pc.cast(known, TEXT), pc.cast(values, TEXT)
+    places = pc.index_in(values, value_set=known, skip_nulls=True)
+    others = values.filter(pc.and_(pc.is_null(places), pc.is_valid(values))).unique()
+    if not len(others) or not len(known):
+        return places
+    meanings = meaning(known)
+    wanted = meaning(others)
+    kinds = {("false", "true"): pa.bool_(), ("0", "1"): pa.int64()}
+    for spellings, kind in kinds.items():
+        if pc.all(pc.is_in(meanings, value_set=pa.array(spellings, TEXT))).as_py():
+            wanted = respelt(others, kind)
+    again = pc.index_in(wanted, value_set=meanings, skip_nulls=True)
+    return pc.coalesce(places, again.take(pc.index_in(values, value_set=others, skip_nulls=True)))
+
+
+def _numbers(text: pa.Array, pattern: str) -> pa.Array:
+    fits = pc.fill_null(pc.match_substring_regex(text, pattern), False)
+    if not pc.any(fits).as_py():
+        return text
+    trimmed = pc.replace_substring_regex(pc.utf8_trim_whitespace(text), r"^\+|\.0*$", "")
+    trimmed = pc.if_else(pc.equal(trimmed, "-0"), "0", trimmed)
+    broken = pc.and_(fits, pc.match_substring_regex(trimmed, r"[.eE]"))
+    numbers = _of_floats(pc.cast(pc.if_else(broken, trimmed, pa.scalar(None, TEXT)), pa.float64()))
+    return pc.if_else(broken, numbers, pc.if_else(fits, trimmed, text))
+
+
+def _decimal_of(text: str) -> str:
+    try:
+        return _of_decimal(Decimal(text.strip())) if re.match(NUMBER, text) else text
+    except InvalidOperation:
+        return text
+
+
+def _moment_of(text: str) -> str:
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return text
+    moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    return spelling(pa.array([moment], pa.timestamp("us")))[0].as_py()
+
+
+def _where(values: pa.Array, otherwise: pa.Array) -> pa.Array:
+    return pc.if_else(pc.is_valid(values), values, otherwise)
+
+
+def bits(names: pa.Array) -> pa.Array:
+    """[n] int8: the labels 0 and 1 as csv and parquet may write them; null where it is something else."""
+    spellings = pa.array(["0", "1", "false", "true", "0.0", "1.0"], TEXT)
+    place = pc.index_in(pc.utf8_lower(pc.cast(names, TEXT)), value_set=spellings)
+    return pc.cast(pc.bit_wise_and(place, 1), pa.int8())
+
+
+# --- and back --------------------------------------------------------------------------------------------------------
+
+
+def keeps_its_type(kind: pa.DataType) -> bool:
+    """Whether values of the type can be had back from their spelling; text needs no way back."""
+    of = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return any(fits(kind) for fits in (*of, pa.types.is_date, pa.types.is_timestamp))
+
+
+def typed(text: pa.Array, *kinds: pa.DataType | None) -> pa.Array:
+    """The values that are spelt so, in the first of the types that holds all of them; text where there is none."""
+    for kind in kinds:
+        if kind is None or not keeps_its_type(kind):
+            continue
+        try:
+            plain = pa.timestamp(kind.unit) if pa.types.is_timestamp(kind) else kind
+            values = pc.cast(pc.cast(text, plain), kind)
+        except pa.ArrowException:
+            continue
+        if spelling(values).equals(pc.cast(text, TEXT)):
+            return values
+    return text
+
+
+def type_named(text: str, dataset: str, column: str) -> pa.DataType:
+    """An Arrow type from how it prints; raises DataError for what is none."""
+    if match := re.fullmatch(r"timestamp\[(\w+), tz=([^\]]+)\]", text):
+        return pa.timestamp(match[1], match[2])
+    if match := re.fullmatch(r"decimal(32|64|128|256)\((\d+), (-?\d+)\)", text):
+        return getattr(pa, f"decimal{match[1]}")(int(match[2]), int(match[3]))
+    try:
+        return pa.type_for_alias(text)
+    except ValueError as error:
+        raise DataError(dataset, f"dataset.yaml: storage {text!r} is no type of Arrow", column=column) from error
