@@ -247,3 +247,63 @@ def test_a_run_that_is_not_given_is_asked_for(tmp_path: Path) -> None:
     command = [sys.executable, CONFIGS.parent / "scripts" / "evaluate.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr == "error: run: Missing mandatory value\n"
+
+
+# --- paths on a command line -----------------------------------------------------------------------------------------
+
+ODD = [
+    "new (1).csv",
+    "a [b] {c}.csv",
+    "é ü ☂.csv",
+    "k=v, w=x.csv",
+    'it\'s "so".csv',
+    "back\\slash\\'.csv",
+    "$x %y #z.csv",
+]
+
+
+def seen_settings(arguments: list[str], command: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The settings with which a command would run."""
+    seen: list[Any] = []
+    monkeypatch.setattr(main.Command, "load", lambda self: seen.append)
+    main.run(command, arguments)
+    return seen[0]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_path_on_the_command_line_means_itself(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    given = {key: f"{tmp_path}/{prefix}{name}" for key, prefix in [("run", ""), ("input", ""), ("output", "new ")]}
+    settings = seen_settings([f"{key}={value}" for key, value in given.items()], "predict", monkeypatch)
+    assert {key: getattr(settings, key) for key in given} == given
+    folders = [tmp_path / f"{n} {name}" for n in "xy"]
+    for folder in folders:
+        folder.mkdir()
+    entries = ",".join(map(str, folders))
+    settings = seen_settings([f"datasets=[{entries}, fashion]", f"output={name}"], "sweep", monkeypatch)
+    assert settings.datasets == [*map(str, folders), "fashion"] and settings.output == name
+    train = seen_settings(
+        ["dataset=custom", f"dataset.path={name}", f"output={tmp_path}/run {name}"], "train", monkeypatch
+    )
+    assert (train.dataset.path, train.output) == (name, f"{tmp_path}/run {name}")
+    assert compose("dataset=custom", f"dataset.path={name}", "output=o").dataset.path == name
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("output=~/my run", str(Path.home() / "my run")),
+        ("output='my run'", "my run"),
+        ('output="my run"', "my run"),
+        ("output=${oc.env:HOME}/my run", f"{Path.home()}/my run"),
+        ("output=2021", "2021"),
+        ("+output=a b", "a b"),
+    ],
+)
+def test_what_a_path_may_say_besides_itself(
+    argument: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = seen_settings(["run=r", "input=i", argument, "left=null"], "predict", monkeypatch)
+    assert (settings.output, settings.left) == (expected, None)

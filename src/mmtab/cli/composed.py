@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mmtab.config.compose import SETTINGS, register, without_hydra
-from mmtab.config.overrides import split_overrides
+from mmtab.config.compose import SETTINGS, paths_of, register, without_hydra
+from mmtab.config.overrides import literal, split_overrides
 from mmtab.config.settings import resolve
 from mmtab.config.types import CONFIGS
 from mmtab.utils.exits import friendly
@@ -42,7 +42,8 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra would show a traceback of what is caught here
     try:
         with without_hydra():
-            sys.argv[1:] = map(split_overrides, arguments)
+            paths, sweeps = paths_of(name), bool({"-m", "--multirun"} & set(arguments))
+            sys.argv[1:] = [literal(split_overrides(argument), paths, sweeps) for argument in arguments]
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(task)()
     except HydraException as error:
         print(error, *([error.__cause__] if error.__cause__ else []), sep="\n", file=sys.stderr, flush=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mmtab.config import types
-from mmtab.config.overrides import written
-from mmtab.config.settings import resolve
+from mmtab.config.overrides import literal, written
+from mmtab.config.settings import resolve, walk
 from mmtab.config.types import CONFIGS, RunConfig
 from mmtab.utils.errors import ConfigError
 
@@ -28,6 +28,13 @@ SETTINGS: dict[str, type] = {
     "sweep": types.SweepConfig,
     "benchmark": types.BenchmarkConfig,
 }  # by command, each composed from configs/COMMAND.yaml
+PATHS_OF_PARTS = {"text.backbone": "path", "image.backbone": "path"}
+
+
+def paths_of(command: str) -> dict[str, str]:
+    """``path`` or ``paths`` by the dotted name of each setting of a command that takes one, or a list of them."""
+    kinds = {name: rule.kind for name, rule, _ in walk(SETTINGS[command]()) if rule.kind}
+    return kinds | (PATHS_OF_PARTS if command == "train" else {})
 
 
 def compose(*overrides: str) -> RunConfig:
@@ -37,7 +44,8 @@ def compose(*overrides: str) -> RunConfig:
 
     register()
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return resolve(hydra.compose("train", list(overrides)), RunConfig)
+        paths = paths_of("train")
+        return resolve(hydra.compose("train", [literal(override, paths) for override in overrides]), RunConfig)
 
 
 def settle(config: RunConfig, task: str, has_text: bool, n_train: int, apart: bool = False) -> RunConfig:

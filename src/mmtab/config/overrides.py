@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 QUOTES = "'\""
+IN_QUOTES = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 
 
 def written(value: Any) -> str:
@@ -44,6 +47,45 @@ def split_overrides(argument: str) -> str:
             parts[-1] += sign
     stripped = [part.strip() for part in parts if part.strip()]
     return f"overrides=[{','.join(part if part[0] in QUOTES else _quoted(part) for part in stripped)}]"
+
+
+def literal(argument: str, paths: Mapping[str, str], sweeps: bool = False) -> str:
+    """An override as Hydra has to read it so that a path means itself, whatever signs it is made of.
+
+    ``paths``: ``path`` or ``paths`` (a list) by the name of each setting that takes one. A leading ``~`` is the home
+    folder. ``null``, interpolations and what stands in quotes but names no file remain Hydra's, and so do the commas
+    of a multirun (``sweeps``).
+    """
+    match = re.fullmatch(r"(\+{0,2}([\w.]+)=)(.+)", argument, re.DOTALL)
+    if match is None or match[2] not in paths or match[3] == "null" or (sweeps and "," in match[3]):
+        return argument
+    value, many = match[3], paths[match[2]] == "paths"
+    if many and value[0] == "[" and value[-1] == "]" and not _exists(value):
+        return f"{match[1]}[{','.join(map(_path, _entries(value[1:-1])))}]"
+    return f"{match[1]}[{_path(value)}]" if many else f"{match[1]}{_path(value)}"
+
+
+def _entries(text: str) -> Iterator[str]:
+    """What stands between the commas of a list, but for commas in quotes or in the name of a file."""
+    pieces = text.split(",")
+    while pieces:
+        joined = {n: ",".join(pieces[:n]).strip() for n in range(len(pieces), 0, -1)}
+        n = next((n for n, entry in joined.items() if IN_QUOTES.fullmatch(entry) or _exists(entry)), 1)
+        yield joined[n]
+        pieces = pieces[n:]
+
+
+def _path(text: str) -> str:
+    if IN_QUOTES.fullmatch(text) and not _exists(text):
+        return text
+    return _quoted(str(Path(text).expanduser()) if text.startswith("~") and not _exists(text) else text)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _quoted(text: str) -> str:

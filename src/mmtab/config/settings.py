@@ -28,6 +28,7 @@ class Rule:
     at_most: float | None = None
     above: float | None = None
     below: float | None = None
+    kind: str = ""  # path or paths (a list), which command lines take as they are
 
     @property
     def allowed(self) -> str:
@@ -56,7 +57,7 @@ class Rule:
 
 def setting(default: Any, meaning: str, **rule: Any) -> Any:
     """A field of a settings class. A list or dict is copied for each object, and a class is called to make its default;
-    ``rule``: choices and bounds, as ``Rule`` has them."""
+    ``rule``: choices, bounds and kind, as ``Rule`` has them."""
     metadata = {"rule": Rule(meaning, **rule)}
     if isinstance(default, type | list | dict):
         factory = default if isinstance(default, type) else functools.partial(copy.deepcopy, default)

@@ -41,7 +41,9 @@ class GenerateConfig:
 @dataclass
 class DatasetConfig:
     name: str = setting(MISSING, "name of the dataset, and of the folder of its runs")
-    path: str | None = setting(None, "dataset folder: absolute, under data_root, or else from the current folder")
+    path: str | None = setting(
+        None, "dataset folder: absolute, under data_root, or else from the current folder", kind="path"
+    )
     generate: GenerateConfig | None = setting(None, "generate the shipped catalogue instead of reading a folder")
     drop: list[str] = setting([], "columns, or types of columns, to leave out")
     bad_cells: str = setting(
@@ -181,13 +183,13 @@ class RunConfig:
     """Everything a training run is made of. The untyped parts are leaves of configs/, each with its ``_target_``."""
 
     dataset: DatasetConfig = setting(DatasetConfig, "the dataset")
-    data_root: str = setting("data", DATA_ROOT)
-    cache: str = setting("~/.cache/mmtab", CACHE)
+    data_root: str = setting("data", DATA_ROOT, kind="path")
+    cache: str = setting("~/.cache/mmtab", CACHE, kind="path")
     cache_gb: float | None = setting(
         100.0, "size of the cache, from which the least recently used goes first; null: no limit"
     )
     store_frozen: bool = setting(True, "compute frozen networks once, into the cache, instead of in every step")
-    output: str = setting(MISSING, "run folder to write")
+    output: str = setting(MISSING, "run folder to write", kind="path")
     resume: str = setting(
         "auto",
         "auto: resume an unfinished run of the same settings in output; never: start it again",
@@ -212,9 +214,9 @@ class RunConfig:
 
 @dataclass
 class EvaluateConfig:
-    run: str = setting(MISSING, "run folder")
+    run: str = setting(MISSING, "run folder", kind="path")
     split: str = setting("test", "split to score: train, valid or test")
-    path: str | None = setting(None, "dataset folder; null: the one that the run was trained on")
+    path: str | None = setting(None, "dataset folder; null: the one that the run was trained on", kind="path")
     report: bool = setting(True, "write the report page too")
     accelerator: str = setting("auto", ACCELERATOR)
     devices: int = setting(1, DEVICES, at_least=1)
@@ -222,23 +224,25 @@ class EvaluateConfig:
 
 @dataclass
 class ReportConfig:
-    run: Any = setting(MISSING, "run folder, or a list of several to compare")
+    run: Any = setting(MISSING, "run folder, or a list of several to compare", kind="paths")
     split: str | None = setting(None, "split to report; null: test where it was scored, else valid")
     ablation: bool = setting(True, "score valid again without each column and modality, which takes longest")
-    output: str = setting("comparison.html", "page that compares several runs")
+    output: str = setting("comparison.html", "page that compares several runs", kind="path")
     accelerator: str = setting("auto", ACCELERATOR)
     devices: int = setting(1, DEVICES, at_least=1)
 
 
 @dataclass
 class MatchConfig:
-    run: str = setting(MISSING, "run folder of a matching model")
-    output: str = setting(MISSING, "table of matches to write, .csv or .parquet")
-    left: str | None = setting(None, "left table; null, with right and records: the tables of the run's dataset")
-    right: str | None = setting(None, "right table")
-    records: str | None = setting(None, "one table to deduplicate, instead of left and right")
+    run: str = setting(MISSING, "run folder of a matching model", kind="path")
+    output: str = setting(MISSING, "table of matches to write, .csv or .parquet", kind="path")
+    left: str | None = setting(
+        None, "left table; null, with right and records: the tables of the run's dataset", kind="path"
+    )
+    right: str | None = setting(None, "right table", kind="path")
+    records: str | None = setting(None, "one table to deduplicate, instead of left and right", kind="path")
     truth: str | None = setting(
-        None, "table to score against: of pairs, or of entities (id and a column for each relation)"
+        None, "table to score against: of pairs, or of entities (id and a column for each relation)", kind="path"
     )
     k: int | None = setting(
         None, "candidates of a record from each kind of blocking; null: the fewest that reach recall", at_least=1
@@ -260,12 +264,12 @@ class MatchConfig:
 
 @dataclass
 class PredictConfig:
-    run: str = setting(MISSING, "run folder")
-    input: str = setting(MISSING, "table of rows; for matching, of pairs (left_id, right_id)")
-    output: str = setting(MISSING, "table of predictions to write, .csv or .parquet")
-    left: str | None = setting(None, "matching: table of the left records")
-    right: str | None = setting(None, "matching: table of the right records")
-    records: str | None = setting(None, "matching: table of both")
+    run: str = setting(MISSING, "run folder", kind="path")
+    input: str = setting(MISSING, "table of rows; for matching, of pairs (left_id, right_id)", kind="path")
+    output: str = setting(MISSING, "table of predictions to write, .csv or .parquet", kind="path")
+    left: str | None = setting(None, "matching: table of the left records", kind="path")
+    right: str | None = setting(None, "matching: table of the right records", kind="path")
+    records: str | None = setting(None, "matching: table of both", kind="path")
     accelerator: str = setting("auto", ACCELERATOR)
     devices: int = setting(1, DEVICES, at_least=1)
     coverage: float | None = setting(
@@ -278,10 +282,10 @@ class PredictConfig:
 
 @dataclass
 class ReproduceConfig:
-    run: str = setting(MISSING, "run folder")
-    output: str = setting(MISSING, "new run folder")
-    path: str | None = setting(None, "dataset folder, where the data have moved")
-    data_root: str | None = setting(None, f"{DATA_ROOT}; null: as the run had it")
+    run: str = setting(MISSING, "run folder", kind="path")
+    output: str = setting(MISSING, "new run folder", kind="path")
+    path: str | None = setting(None, "dataset folder, where the data have moved", kind="path")
+    data_root: str | None = setting(None, f"{DATA_ROOT}; null: as the run had it", kind="path")
     tolerance: float = setting(0.0, "largest difference of a metric that counts as reproduced", at_least=0)
 
 
@@ -289,11 +293,13 @@ class ReproduceConfig:
 class SweepConfig:
     """The settings up to ``seed`` define the sweep: of them only ``n_trials`` may grow. The others may change."""
 
-    output: str = setting(MISSING, "folder of the sweep")
-    datasets: list[str] = setting(MISSING, "names of configs/dataset/, or dataset folders")
+    output: str = setting(MISSING, "folder of the sweep", kind="path")
+    datasets: list[str] = setting(MISSING, "names of configs/dataset/, or dataset folders", kind="paths")
     seeds: list[int] = setting([0], "seeds of every dataset")
     overrides: list[str] = setting([], "settings of train, for every run")
-    space: str | None = setting(None, "search space: a name of configs/sweep/ or a yaml file; null: one trial")
+    space: str | None = setting(
+        None, "search space: a name of configs/sweep/ or a yaml file; null: one trial", kind="path"
+    )
     n_trials: int | None = setting(None, "trials; null: the whole grid with sampler=grid, else 20", at_least=1)
     sampler: str = setting("tpe", "how trials are chosen", choices=("tpe", "random", "qmc", "grid", "nsgaii"))
     pruner: str = setting(
@@ -316,7 +322,9 @@ class SweepConfig:
 @dataclass
 class TrackConfig:
     title: str = setting(MISSING, "title on the scoreboard")
-    datasets: list[str] = setting(MISSING, "names of configs/dataset/, or dataset folders; ranked by their average")
+    datasets: list[str] = setting(
+        MISSING, "names of configs/dataset/, or dataset folders; ranked by their average", kind="paths"
+    )
 
 
 @dataclass
@@ -338,7 +346,7 @@ class SystemConfig:
 
 @dataclass
 class BenchmarkConfig:
-    output: str = setting(MISSING, "folder of the benchmark")
+    output: str = setting(MISSING, "folder of the benchmark", kind="path")
     track: dict[str, TrackConfig] = setting({}, "the tracks; track=NAME takes them from configs/track/")
     system: dict[str, SystemConfig] = setting({}, "the systems; system=[NAME,NAME] takes them from configs/system/")
     seeds: Any = setting(1, "number of seeds, or a list of them")
@@ -347,7 +355,9 @@ class BenchmarkConfig:
     retries: int = setting(1, "retries of a job that failed, in this call", at_least=0)
     weights: str = setting("none", "whether mmtab's runs keep their checkpoints", choices=("all", "none"))
     refresh: str | None = setting(
-        None, "Markdown file to put the ranking into, between the marks <!-- scoreboard --> and <!-- /scoreboard -->"
+        None,
+        "Markdown file to put the ranking into, between the marks <!-- scoreboard --> and <!-- /scoreboard -->",
+        kind="path",
     )
-    data_root: str = setting("data", DATA_ROOT)
-    cache: str = setting("~/.cache/mmtab", CACHE)
+    data_root: str = setting("data", DATA_ROOT, kind="path")
+    cache: str = setting("~/.cache/mmtab", CACHE, kind="path")
