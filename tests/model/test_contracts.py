@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -221,11 +222,12 @@ class Case:
         return self.tokens(rows).x.unflatten(1, (2, self.encoder.tokens_per_column))
 
 
-@pytest.fixture(params=ENCODERS)
-def case(request: pytest.FixtureRequest, tiny_bert: str, tmp_path: Path) -> Case:
+@pytest.fixture(scope="module", params=ENCODERS)
+def case(request: pytest.FixtureRequest, tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Tests that change the encoder take a copy."""
     group, name, changes = request.param
     encoder = build_encoder(group, name, changes, tiny_bert)
-    table = encode(*two_columns(ColumnType(group)), encoder, tmp_path)
+    table = encode(*two_columns(ColumnType(group)), encoder, tmp_path_factory.mktemp("store"))
     encoder.train()(table.rows(np.arange(7)))
     return Case(ColumnType(group), encoder, table, lambda seed: build_encoder(group, name, changes, tiny_bert, seed))
 
@@ -268,7 +270,8 @@ def test_a_missing_cell_is_a_token_of_its_column(case: Case) -> None:
 
 
 def test_the_token_of_a_missing_cell_is_learned(case: Case) -> None:
-    encoder = case.encoder.eval()
+    encoder = copy.deepcopy(case.encoder).eval()
+    case = replace(case, encoder=encoder)
     before = case.cells([1])[0, 0]
     tokens = encoder(case.table.rows(np.array([1]))).x
     scatter(tokens[:, : encoder.tokens_per_column]).backward()
@@ -316,9 +319,10 @@ def test_extreme_cells_stay_finite(case: Case, tmp_path: Path) -> None:
         {"first": (case.kind, cells), "second": (case.kind, cells.take(pa.array([5, 4, 3, 2, 1, 0])))}
     )
     encoded = encode(table, schema, case.encoder, tmp_path, fitted_on=two_columns(case.kind)[0])
+    encoder = copy.deepcopy(case.encoder)
     for mode in (True, False):
         for rows in (range(6), [0], [5], [1, 2]):
-            assert case.encoder.train(mode)(encoded.rows(np.array(rows))).x.isfinite().all()
+            assert encoder.train(mode)(encoded.rows(np.array(rows))).x.isfinite().all()
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
@@ -732,6 +736,7 @@ class Matcher:
     backbones: Backbones
     encoded: EncodedTable
     fitted: Fitted
+    schema: Schema
     records: Table
     pairs: Pairs
 
@@ -802,18 +807,22 @@ def encode_records(backbones: Backbones, fitted: Fitted, records: Table, schema:
     return encode_table(records, schema, fitted.preprocessor, backbones, FeatureCache(Store(store)))
 
 
-@pytest.fixture
-def make_matcher(tiny_bert: str, tmp_path: Path) -> Callable[..., Matcher]:
+@pytest.fixture(scope="module")
+def make_matcher(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Matcher]:
+    """Dropped tokens would hide gradients; ``relations`` are as in a dataset's schema."""
+    store = tmp_path_factory.mktemp("store")
+
     def make(pair_head: str, *overrides: str, relations: dict[str, tuple[str, ...]] | None = None) -> Matcher:
-        config = run_config(f"pair_head={pair_head}", f"text.backbone={tiny_bert}", "image.size=64", *overrides)
+        small = [f"text.backbone={tiny_bert}", "image.size=64", "token_dropout=0"]
+        config = run_config(f"pair_head={pair_head}", *small, *overrides)
         records, schema = all_types()
         schema = replace(schema, relations=relations or {})
         pairs = random_pairs(len(records), 24)
         fitted = Fitted.matching(records, pairs, schema, config.categories)
         torch.manual_seed(0)
         model, backbones = build_model(config, schema, fitted)
-        encoded = encode_records(backbones, fitted, records, schema, tmp_path)
-        matcher = Matcher(model, backbones, encoded, fitted, records, pairs)
+        encoded = encode_records(backbones, fitted, records, schema, store)
+        matcher = Matcher(model, backbones, encoded, fitted, schema, records, pairs)
         if matcher.model.comparison is not None:
             features = fitted.similarity(records, pairs.left, pairs.right, matcher.encoded.pictures)  # type: ignore[misc]
             matcher.fitted = fitted.with_scalers(features)
@@ -822,69 +831,72 @@ def make_matcher(tiny_bert: str, tmp_path: Path) -> Callable[..., Matcher]:
     return make
 
 
-TEXT_SETTINGS = [
-    pytest.param(("text.n_tuned_layers=1",), id="joint"),
-    pytest.param(("text.n_tuned_layers=1", "text.layout=column"), id="column"),
-    pytest.param(("text.n_tuned_layers=0",), id="frozen"),
-    pytest.param(
-        ("text.n_tuned_layers=0", "pair_head.cross_text=true", "pair_head.cross.n_tuned_layers=1"), id="crossed"
-    ),
-]
+TEXT_SETTINGS = {
+    "joint": ["text.n_tuned_layers=1"],
+    "column": ["text.n_tuned_layers=1", "text.layout=column"],
+    "frozen": ["text.n_tuned_layers=0"],
+    "crossed": ["text.n_tuned_layers=0", "pair_head.cross_text=true", "pair_head.cross.n_tuned_layers=1"],
+}
 TWO = {"same": (), "alike": ("size", "body")}
-MODELS = [
-    pytest.param(name, setting.values[0], id=f"{name}-{setting.id}")
-    for name in PAIR_HEADS
-    for setting in TEXT_SETTINGS
-    if setting.id != "crossed" or leaf("pair_head", name)["joint"] is not None
+
+
+def reads_tokens(pair_head: str) -> bool:
+    return leaf("pair_head", pair_head)["joint"] is not None
+
+
+ONE_RELATION = [
+    pytest.param((head, overrides, None), id=f"{head}-{setting}")
+    for head in PAIR_HEADS
+    for setting, overrides in TEXT_SETTINGS.items()
+    if setting != "crossed" or reads_tokens(head)
+]
+TWO_RELATIONS = [  # in a joint sequence cells read each other, so config.settle takes the layout of columns
+    pytest.param((head, [*overrides, "text.layout=column"], TWO), id=f"{head}-{setting}-two")
+    for head in PAIR_HEADS
+    for setting, overrides in TEXT_SETTINGS.items()
+    if setting != "joint" and (setting != "crossed" or reads_tokens(head))
 ]
 
 
-@pytest.mark.parametrize(("pair_head", "setting"), MODELS)
-@pytest.mark.parametrize("relations", [None, TWO], ids=["one", "two"])
-def test_a_pair_scores_the_same_from_either_side(
-    pair_head: str, setting: tuple[str, ...], relations: Any, make_matcher: Callable[..., Matcher]
-) -> None:
-    matcher = make_matcher(pair_head, *setting, relations=relations)
+@pytest.fixture(scope="module")
+def matcher(request: pytest.FixtureRequest, make_matcher: Callable[..., Matcher]) -> Matcher:
+    """Built once for all tests that ask for the same; none of them trains it."""
+    pair_head, overrides, relations = request.param
+    return make_matcher(pair_head, *overrides, relations=relations)
+
+
+@pytest.mark.parametrize("matcher", ONE_RELATION + TWO_RELATIONS, indirect=True)
+def test_a_pair_scores_the_same_from_either_side(matcher: Matcher) -> None:
     pairs = matcher.pairs
     there = matcher.scores(matcher.batches(pairs))
     back = matcher.scores(matcher.batches(pairs_of(pairs.right, pairs.left)))
-    assert there.shape == (len(pairs), len(relations or [1])) and torch.equal(there, back)
+    assert there.shape == (len(pairs), len(matcher.schema.relations)) and torch.equal(there, back)
     assert (there.std(0) > 1e-3).all()  # and says something about the pair
 
 
-@pytest.mark.parametrize(("pair_head", "setting"), MODELS)
-def test_a_pair_scores_alike_in_any_company(
-    pair_head: str, setting: tuple[str, ...], make_matcher: Callable[..., Matcher]
-) -> None:
-    matcher = make_matcher(pair_head, *setting)
+@pytest.mark.parametrize("matcher", ONE_RELATION, indirect=True)
+def test_a_pair_scores_alike_in_any_company(matcher: Matcher) -> None:
     batches = matcher.batches(matcher.pairs)
     together = matcher.scores(batches, batch_size=24)
     for batch_size in (1, 5):
         torch.testing.assert_close(matcher.scores(batches, batch_size), together, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("pair_head", "setting"), MODELS)
-def test_a_pair_reads_its_own_two_rows(
-    pair_head: str, setting: tuple[str, ...], make_matcher: Callable[..., Matcher], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("matcher", ONE_RELATION, indirect=True)
+def test_a_pair_reads_its_own_two_rows(matcher: Matcher, tmp_path: Path) -> None:
     """Rows that change their places in the table, and the pairs with them, keep their scores."""
-    matcher = make_matcher(pair_head, *setting)
     expected = matcher.scores(matcher.batches(matcher.pairs))
     order = np.random.default_rng(5).permutation(len(matcher.records))
     place = np.argsort(order)
     moved = replace(matcher.records, columns={n: c.take(pa.array(order)) for n, c in matcher.records.columns.items()})
-    encoded = encode_records(matcher.backbones, matcher.fitted, moved, all_types()[1], tmp_path)
+    encoded = encode_records(matcher.backbones, matcher.fitted, moved, matcher.schema, tmp_path)
     there = replace(matcher, records=moved)
     pairs = pairs_of(place[matcher.pairs.left], place[matcher.pairs.right])
     torch.testing.assert_close(there.scores(there.batches(pairs, encoded)), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("pair_head", "setting"), MODELS)
-@pytest.mark.parametrize("relations", [None, TWO], ids=["one", "two"])
-def test_gradients_reach_every_trainable_parameter_of_a_pair_model(
-    pair_head: str, setting: tuple[str, ...], relations: Any, make_matcher: Callable[..., Matcher]
-) -> None:
-    matcher = make_matcher(pair_head, *setting, "token_dropout=0", relations=relations)
+@pytest.mark.parametrize("matcher", ONE_RELATION + TWO_RELATIONS, indirect=True)
+def test_gradients_reach_every_trainable_parameter_of_a_pair_model(matcher: Matcher) -> None:
     torch.manual_seed(0)
     (batch,) = loader(matcher.batches(matcher.pairs, augment=AugmentConfig()), 24, shuffle=True)
     scores = matcher.model.train()(batch)
@@ -892,23 +904,20 @@ def test_gradients_reach_every_trainable_parameter_of_a_pair_model(
     assert_gradients_reach_all(matcher.model, loss if scores.loss is None else loss + scores.loss)
 
 
-@pytest.mark.parametrize(("pair_head", "setting"), MODELS)
+@pytest.mark.parametrize("matcher", TWO_RELATIONS, indirect=True)
 def test_a_relation_does_not_see_what_it_ignores(
-    pair_head: str, setting: tuple[str, ...], make_matcher: Callable[..., Matcher], tmp_path: Path
+    matcher: Matcher, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Other cells in the columns that a relation ignores change the other relation's scores, and none of its own."""
-    setting = (*setting, "text.layout=column")  # in a joint sequence cells read each other; config.settle sees to it
-    matcher = make_matcher(pair_head, *setting, relations=TWO)
     expected = matcher.scores(matcher.batches(matcher.pairs))
     columns = matcher.records.columns
     swapped = {name: columns[name].take(pa.array(np.arange(len(matcher.records))[::-1])) for name in TWO["alike"]}
     changed = replace(matcher.records, columns=columns | swapped)
-    schema = replace(all_types()[1], relations=TWO)
-    encoded = encode_records(matcher.backbones, matcher.fitted, changed, schema, tmp_path)
+    encoded = encode_records(matcher.backbones, matcher.fitted, changed, matcher.schema, tmp_path)
     there = replace(matcher, records=changed)
     scores = there.scores(there.batches(matcher.pairs, encoded))
     torch.testing.assert_close(scores[:, 1], expected[:, 1], atol=1e-5, rtol=1e-5)
-    if leaf("pair_head", pair_head)["joint"] is not None:
+    if reads_tokens(request.node.callspec.params["matcher"][0]):
         assert (scores[:, 0] - expected[:, 0]).abs().max() > 1e-3
 
 
@@ -916,7 +925,7 @@ def test_a_relation_does_not_see_what_it_ignores(
 def test_vectors_have_length_one_and_learn_to_lie_near_their_matches(
     pair_head: str, make_matcher: Callable[..., Matcher]
 ) -> None:
-    matcher = make_matcher(pair_head, "text.n_tuned_layers=0", "token_dropout=0")
+    matcher = make_matcher(pair_head, "text.n_tuned_layers=0")
     rows = matcher.model.eval().rows(matcher.encoded.rows(np.arange(14)))
     if not matcher.model.towers:
         assert rows.vector is None
