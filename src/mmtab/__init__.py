@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +16,11 @@ __all__ = ["Dataset", "Run", "__version__", "fit", "load_dataset", "load_run"]
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: ``import mmtab`` alone loads nothing heavy."""
     if name in __all__:
-        return getattr(importlib.import_module("mmtab.api"), name)
+        state = random.getstate()  # rich draws from it when it is imported
+        try:
+            return getattr(importlib.import_module("mmtab.api"), name)
+        finally:
+            random.setstate(state)
     raise AttributeError(f"module 'mmtab' has no attribute {name!r}")
 
 

@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import filecmp
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -31,9 +34,14 @@ from mmtab.runs.evaluate import evaluate, evaluate_if_labelled
 from mmtab.runs.folder import open_config, read_facts, read_run_file
 from mmtab.runs.inputs import data_folder
 from mmtab.runs.predict import predict
+from mmtab.runs.provenance import is_finished
 from mmtab.runs.session import open_run
 from mmtab.runs.train import train as train_run
-from mmtab.utils.errors import ConfigError, DataError
+from mmtab.training.checkpoints import LAST
+from mmtab.utils import distributed
+from mmtab.utils.errors import ConfigError, DataError, MmtabError
+from mmtab.utils.isolation import isolated
+from mmtab.utils.locks import alone_in
 
 Named = str | Path
 
@@ -60,9 +68,12 @@ def load_dataset(name: Named, data_root: Named | None = None) -> Dataset:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run and its folder."""
+    """A finished run and its folder. What it computes leaves the process as it was, as ``fit`` does."""
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder).expanduser().absolute())  # wherever the process moves to
 
     @property
     def schema(self) -> Schema:
@@ -84,6 +95,7 @@ class Run:
         """provenance.json: seconds, rows/s, memory, versions, seed."""
         return read_facts(self.folder)
 
+    @isolated()
     def evaluate(
         self, data: Any = None, split: str = "test", *, image_root: Named = ".", **tables: Any
     ) -> dict[str, float]:
@@ -103,6 +115,7 @@ class Run:
             batches, _, _ = session.load("test", Path(scratch))
             return session.task.metrics_of(session.predictions(batches)[0])
 
+    @isolated()
     def report(self, split: str | None = None) -> Path:
         """Write the report of a split that was scored (test, else valid) as a page; returns the path of it."""
         from mmtab.reports.run_page import write_report  # which draws
@@ -148,6 +161,7 @@ class Run:
             return polars.from_arrow(columns)
         return columns
 
+    @isolated()
     def _predicted(self, data: Any, image_root: Named, tables: Mapping[str, Any], **options: Any) -> pa.Table:
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             paths: dict[str, Any] = {}
@@ -158,6 +172,7 @@ class Run:
             return files.read(output, self.schema.name)
 
 
+@isolated()
 def fit(
     train: Any,
     valid: Any = None,
@@ -179,13 +194,17 @@ def fit(
     """Train as ``mmtab train`` does; returns the finished run. A table is a frame of pandas or polars, an Arrow table,
     or the path of a csv or parquet file. Raises DataError, ConfigError and TrainingError as the command.
 
+    The process stays as it was: random states, flags of torch, filters of warnings, levels of loggers, environment
+    variables and signal handlers. These belong to all threads, so calls in several threads run one after the other. The
+    same call goes on with a run that was killed, and returns one that is finished.
+
     train: dataset by name or folder; or a table of rows; for matching, of pairs (left_id, right_id, label)
     valid: table; without it the rows of ``train`` are divided into train, valid and test
     test: table; or True to score the test split once trained (``Run.evaluate`` does so later)
     label: column with the class of a row
     task: kway, or matching where ``left`` and ``right`` or ``records`` are given
     recipe: name of configs/recipe/; None trains with the defaults of ``mmtab train``
-    output: run folder; None makes a new one under runs/fit
+    output: run folder, beside which OUTPUT-data gets tables given in memory; None makes a new one under runs/fit
     report: write the report page once trained (``Run.report`` does so later)
     left, right, records: tables of the records that pairs name
     types: types of columns, which overrule what is inferred
@@ -195,13 +214,14 @@ def fit(
         ``numeric={"_target_": "mine.Encoder", "n_bins": 8}`` for a part of one's own, which gets ``d_model`` besides
     """
     when = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    folder = Path(output) if output is not None else Path("runs") / "fit" / when
+    folder = Run(Path(output) if output is not None else Path("runs") / "fit" / when).folder
     settings = [*([f"recipe={recipe}"] if recipe else []), *_settings(overrides)]
     score_test, test = test is True, None if isinstance(test, bool) else test
+    tables: dict[str, Any] | None = None
     if isinstance(train, str | Path) and not (Path(train).suffix in files.FORMATS and Path(train).is_file()):
-        tables = {"valid": valid, "test": test, "label": label, "left": left, "right": right, "records": records}
+        beside = {"valid": valid, "test": test, "label": label, "left": left, "right": right, "records": records}
         if given := [
-            name for name, value in (tables | {"task": task, "types": types, "id": id}).items() if value is not None
+            name for name, value in (beside | {"task": task, "types": types, "id": id}).items() if value is not None
         ]:
             raise ConfigError(f"fit: {given[0]} goes with a table; {train} is a dataset, whose folder says this")
         place = list(dataset_place(str(train), "fit")[1])
@@ -209,20 +229,48 @@ def fit(
         compose_run("fit", ["dataset=custom"], settings)  # before anything is written
         records_by_name = {"left": left, "right": right, "records": records}
         sides = {name: _read(frame) for name, frame in records_by_name.items() if frame is not None}
-        frames = sides | _splits(train, valid, test, task or ("matching" if sides else "kway"), bool(sides))
-        # Beside the run, so that it can be resumed, evaluated and reproduced
-        data = from_frames(
-            frames, label=label, folder=folder.parent / f"{folder.name}-data", id=id, types=types, image_root=image_root
-        )
-        path, name = written(str(data.folder.resolve())), written(data.schema.name)
-        place = ["dataset=custom", f"dataset.path={path}", f"dataset.name={name}"]
-    config = compose_run("fit", place, settings)
-    train_run(replace(config, output=str(folder), test=score_test, report=report), folder)
+        tables = sides | _splits(train, valid, test, task or ("matching" if sides else "kway"), bool(sides))
+    with alone_in(folder) if distributed.is_first() else contextlib.nullcontext():
+        if tables is not None:
+            data = _data_beside(folder, tables, label=label, id=id, types=types, image_root=image_root)
+            path, name = written(str(data.folder.resolve())), written(data.schema.name)
+            place = ["dataset=custom", f"dataset.path={path}", f"dataset.name={name}"]
+        config = compose_run("fit", place, settings)
+        data_root, cache = (str(Path(path).expanduser().absolute()) for path in (config.data_root, config.cache))
+        config = replace(config, output=str(folder), test=score_test, report=report, data_root=data_root, cache=cache)
+        try:
+            train_run(config, folder)
+        except MmtabError:
+            if tables is not None and not (folder / LAST).exists() and not is_finished(folder):
+                shutil.rmtree(data.folder)  # there is no run that it could belong to
+            raise
     if score_test:
         evaluate_if_labelled(folder, "test")
     if report:
         Run(folder).report()
     return Run(folder)
+
+
+def _data_beside(folder: Path, tables: Mapping[str, Any], **options: Any) -> datasets.Dataset:
+    """The dataset folder of the tables, beside the run, so that the run can be resumed, evaluated and reproduced. One
+    that is there already has to be of the same tables."""
+    target, scratch = folder.parent / f"{folder.name}-data", folder / ".building"
+    if not distributed.is_first():
+        return datasets.Dataset.read(target)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a killed call
+    try:
+        made = from_frames(tables, folder=scratch / target.name, **options).folder
+        if not target.exists():
+            shutil.move(made, target)
+        else:
+            names = [str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()]
+            _, *different = filecmp.cmpfiles(made, target, names, shallow=False)
+            if first := next((name for part in different for name in part), None):
+                problem = f"{target} holds other data than fit was given ({first} differs)"
+                raise ConfigError(f"{problem}. Fix: remove it, or give another output=FOLDER")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return datasets.Dataset.read(target)
 
 
 def _splits(train: Any, valid: Any, test: Any, task: str, has_records: bool) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def compose(*overrides: str) -> RunConfig:
     import hydra
 
     register()
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with without_hydra(), hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         paths = paths_of("train")
         return resolve(hydra.compose("train", [literal(override, paths) for override in overrides]), RunConfig)
 
@@ -73,7 +73,7 @@ def register() -> None:
 
     store = ConfigStore.instance()
     for command, kind in SETTINGS.items():
-        store.store(name=f"{command}_config", node=kind)
+        store.store(name=f"mmtab_{command}", node=kind)  # in one store with those of a program that calls mmtab
 
 
 def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, ...]]:
@@ -92,15 +92,14 @@ def without_hydra() -> Iterator[None]:
     """Makes Hydra forget the configuration of the running command, beside which it composes no other."""
     from hydra.core.global_hydra import GlobalHydra
 
-    instance = GlobalHydra.instance()
-    own = instance.hydra
-    instance.clear()
+    own = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         yield
-    finally:
-        instance.clear()
+    finally:  # of another instance, where one was composed within
+        GlobalHydra.instance().clear()
         if own is not None:
-            instance.initialize(own)
+            GlobalHydra.instance().initialize(own)
 
 
 def compose_run(where: str, place: Sequence[str], overrides: Sequence[str]) -> RunConfig:
@@ -108,11 +107,10 @@ def compose_run(where: str, place: Sequence[str], overrides: Sequence[str]) -> R
     ``where``."""
     from hydra.errors import HydraException
 
-    with without_hydra():
-        try:
-            return compose(*place, *overrides, "output=unused", "test=false")
-        except (HydraException, ConfigError) as error:
-            raise ConfigError(f"{where}: {_reason(error, place)}") from error
+    try:
+        return compose(*place, *overrides, "output=unused", "test=false")
+    except (HydraException, ConfigError) as error:
+        raise ConfigError(f"{where}: {_reason(error, place)}") from error
 
 
 def _reason(error: Exception, place: Sequence[str]) -> str:

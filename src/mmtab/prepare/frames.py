@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +16,7 @@ from mmtab.data import files
 from mmtab.data.dataset import Dataset
 from mmtab.prepare.propose import propose
 from mmtab.prepare.split import Method, split
-from mmtab.utils.errors import DataError
+from mmtab.utils.errors import ConfigError, DataError
 
 
 def from_frames(
@@ -35,19 +38,31 @@ def from_frames(
     ``frames``: ``rows``, or ``train``, ``valid`` and ``test``; for matching ``left`` and ``right`` (or ``records``)
     with ``pairs`` (left_id, right_id, label), or ``pairs_train`` and so on. What is not divided yet is, as
     ``mmtab.prepare.split`` says. Column types are inferred from the values; ``types`` overrules. Image cells are paths
-    from ``image_root``, bytes, or {bytes, path}. ``folder``: a new folder to keep it in; by default a temporary one.
-    Raises DataError or ConfigError, as ``mmtab.prepare.propose`` and ``mmtab.prepare.split`` do.
+    from ``image_root``, bytes, or {bytes, path}. ``folder``: a new folder to keep it in, written whole or not at all;
+    by default a temporary one, which goes when the process ends. Raises DataError or ConfigError, as
+    ``mmtab.prepare.propose`` and ``mmtab.prepare.split`` do.
     """
-    target = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="mmtab-")) / name
+    target = Path(folder) if folder is not None else _temporary() / name
+    if target.exists():
+        raise ConfigError(f"folder {target} exists. Fix: remove it, or name another one")
     tables = {stem: as_arrow(frame, name, stem) for stem, frame in frames.items()}
-    with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=target.parent) as scratch:
         paths = [Path(scratch) / f"{stem}.parquet" for stem in tables]
         for path, table in zip(paths, tables.values(), strict=True):
             files.write_table(path, table)
-        propose(paths, target, name=name, id=id, label=label, types=dict(types or {}), image_root=Path(image_root))
-    if {"rows", "pairs"} & set(tables):
-        split(target, method=method, by=by, fractions=fractions, seed=seed)
+        made = Path(scratch) / "dataset"
+        propose(paths, made, name=name, id=id, label=label, types=dict(types or {}), image_root=Path(image_root))
+        if {"rows", "pairs"} & set(tables):
+            split(made, method=method, by=by, fractions=fractions, seed=seed)
+        made.rename(target)
     return Dataset.read(target)
+
+
+def _temporary() -> Path:
+    folder, owner = Path(tempfile.mkdtemp(prefix="mmtab-")), os.getpid()
+    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None)
+    return folder
 
 
 def as_arrow(frame: Any, dataset: str, stem: str) -> pa.Table:

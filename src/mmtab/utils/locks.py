@@ -30,12 +30,14 @@ def is_held(path: Path) -> bool:
 
 @contextlib.contextmanager
 def alone_in(folder: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a run folder, which a process that dies lets go of; raises RunError where another one holds it
-    for more than ``wait`` seconds. Where the file system knows no locks, nobody is kept out."""
+    """Hold the lock of a run folder, which a process that dies lets go of; raises RunError where another one (or
+    another thread) holds it for more than ``wait`` seconds. Where the file system knows no locks, nobody is kept out.
+    May be nested. A folder that holds nothing else in the end is removed."""
+    path = folder / ".lock"
     folder.mkdir(parents=True, exist_ok=True)
-    held = lock(folder / ".lock", wait)
+    held = filelock.FileLock(path, fallback_to_soft=False, is_singleton=True)
     try:
-        held.acquire()
+        held.acquire(timeout=wait)
     except filelock.Timeout:
         raise RunError(f"another process is writing to {folder}; wait for it, or give another output=FOLDER") from None
     except NotImplementedError:
@@ -43,4 +45,8 @@ def alone_in(folder: Path, wait: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
+        if held.lock_counter == 1 and list(folder.iterdir()) == [path]:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                folder.rmdir()
         held.release()
