@@ -18,16 +18,17 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
 from mmtab.config.types import PARTS
 from mmtab.data import dataset as datasets
 from mmtab.data import files, table
-from mmtab.data.cells import image_sources
+from mmtab.data.cells import join
 from mmtab.data.dataset import find_dataset
 from mmtab.data.schema import ColumnType, Schema, TaskKind
-from mmtab.prepare.convert import PICTURE
+from mmtab.prepare.convert import Conversion
 from mmtab.prepare.frames import as_arrow, from_frames
 from mmtab.runs import predictions as prediction_files
 from mmtab.runs.evaluate import evaluate, evaluate_if_labelled
@@ -97,7 +98,7 @@ class Run:
 
     @isolated()
     def evaluate(
-        self, data: Any = None, split: str = "test", *, image_root: Named = ".", **tables: Any
+        self, data: Any = None, split: str = "test", *, image_root: Named | None = None, **tables: Any
     ) -> dict[str, float]:
         """Metrics on a split of the run's own dataset, which go into its folder, or on given rows (or pairs), which do
         not. ``tables``: left and right, or records, of pairs. Raises RunError where there are no labels."""
@@ -107,7 +108,7 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             stem = "test" if schema.task is TaskKind.KWAY else "pairs_test"
             for name, frame in {stem: data, **tables}.items():
-                _write(frame, Path(scratch) / f"{name}.parquet", schema, Path(image_root))
+                self._write(frame, Path(scratch) / f"{name}.parquet", image_root)
             schema.write(Path(scratch))
             if not table.has_labels(Path(scratch), schema, "test"):
                 problem = "these rows have no labels, so they can be predicted but not scored"
@@ -126,7 +127,7 @@ class Run:
         self,
         data: Any,
         *,
-        image_root: Named = ".",
+        image_root: Named | None = None,
         coverage: float | None = None,
         cost: float | None = None,
         **tables: Any,
@@ -138,7 +139,7 @@ class Run:
         columns = [predictions[name].to_numpy(zero_copy_only=False) for name in names]
         return columns[0] if len(columns) == 1 else np.stack(columns, 1)
 
-    def predict_proba(self, data: Any, *, image_root: Named = ".", **tables: Any) -> Any:
+    def predict_proba(self, data: Any, *, image_root: Named | None = None, **tables: Any) -> Any:
         """A table, of the kind of ``data`` (pandas, polars, else Arrow), with the probability of each class by name,
         or of a match for each relation. Of more than 1,000 classes the likeliest ten, as in prediction files."""
         predictions, schema = self._predicted(data, image_root, tables), self.schema
@@ -162,14 +163,33 @@ class Run:
         return columns
 
     @isolated()
-    def _predicted(self, data: Any, image_root: Named, tables: Mapping[str, Any], **options: Any) -> pa.Table:
+    def _predicted(self, data: Any, image_root: Named | None, tables: Mapping[str, Any], **options: Any) -> pa.Table:
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             paths: dict[str, Any] = {}
             for name, frame in {"input": data, **tables}.items():
-                paths[name] = _write(frame, Path(scratch) / f"{name}.parquet", self.schema, Path(image_root))
+                paths[name] = self._write(frame, Path(scratch) / f"{name}.parquet", image_root)
             output = Path(scratch) / "predictions.parquet"
             predict(self.folder, paths.pop("input"), output, **paths, **options)
             return files.read(output, self.schema.name)
+
+    def _write(self, frame: Any, path: Path, image_root: Named | None) -> Path:
+        """As a table of the standard that needs no other file: pictures are embedded, rows without ids numbered."""
+        schema, trained_on = self.schema, open_config(self.folder).dataset
+        if image_root is None and trained_on.image_root and Path(trained_on.image_root).is_dir():
+            image_root = trained_on.image_root
+        rows = as_arrow(_read(frame), schema.name, path.stem)
+        if schema.id not in rows.column_names and not set(prediction_files.PAIR_IDS) <= set(rows.column_names):
+            rows = rows.append_column(schema.id, pa.array([str(i + 1) for i in range(len(rows))]))
+        ids = pa.nulls(len(rows), pa.large_string())
+        if schema.id in rows.column_names:
+            ids = pc.cast(join(rows[schema.id].chunks, rows[schema.id].type), pa.large_string())
+        named = table.Table(schema.name, path.stem, _root(frame, image_root), ids, {})
+        conversion = Conversion(path.parent, schema, bad_cells=trained_on.bad_cells)  # type: ignore[arg-type]
+        for name in set(schema.of_type(ColumnType.IMAGE)) & set(rows.column_names):
+            cells = conversion.embedded(named, name, join(rows[name].chunks, rows[name].type), many=True)
+            rows = rows.set_column(rows.column_names.index(name), name, cells)
+        files.write_table(path, rows)
+        return path
 
 
 @isolated()
@@ -188,7 +208,7 @@ def fit(
     records: Any = None,
     types: Mapping[str, str] | None = None,
     id: str | None = None,
-    image_root: Named = ".",
+    image_root: Named | None = None,
     **overrides: Any,
 ) -> Run:
     """Train as ``mmtab train`` does; returns the finished run. A table is a frame of pandas or polars, an Arrow table,
@@ -209,7 +229,8 @@ def fit(
     left, right, records: tables of the records that pairs name
     types: types of columns, which overrule what is inferred
     id: column that identifies a row
-    image_root: folder of the pictures that image columns name
+    image_root: folder of the pictures that image columns name, also of tables given to the run afterwards; None: that
+        of the table, of a frame the current one
     overrides: settings of ``mmtab train``: ``seed=1``, ``trainer={"max_epochs": 5}``, ``fusion="mean"``; and
         ``numeric={"_target_": "mine.Encoder", "n_bins": 8}`` for a part of one's own, which gets ``d_model`` besides
     """
@@ -217,7 +238,7 @@ def fit(
     folder = Run(Path(output) if output is not None else Path("runs") / "fit" / when).folder
     settings = [*([f"recipe={recipe}"] if recipe else []), *_settings(overrides)]
     score_test, test = test is True, None if isinstance(test, bool) else test
-    tables: dict[str, Any] | None = None
+    tables: dict[str, Any] = {}
     if isinstance(train, str | Path) and not (Path(train).suffix in files.FORMATS and Path(train).is_file()):
         beside = {"valid": valid, "test": test, "label": label, "left": left, "right": right, "records": records}
         if given := [
@@ -226,22 +247,27 @@ def fit(
             raise ConfigError(f"fit: {given[0]} goes with a table; {train} is a dataset, whose folder says this")
         place = list(dataset_place(str(train), "fit")[1])
     else:
-        compose_run("fit", ["dataset=custom"], settings)  # before anything is written
+        bad_cells = compose_run("fit", ["dataset=custom"], settings).dataset.bad_cells  # before anything is written
         records_by_name = {"left": left, "right": right, "records": records}
-        sides = {name: _read(frame) for name, frame in records_by_name.items() if frame is not None}
+        sides = {name: frame for name, frame in records_by_name.items() if frame is not None}
         tables = sides | _splits(train, valid, test, task or ("matching" if sides else "kway"), bool(sides))
     with alone_in(folder) if distributed.is_first() else contextlib.nullcontext():
-        if tables is not None:
-            data = _data_beside(folder, tables, label=label, id=id, types=types, image_root=image_root)
+        if tables:
+            roots = {name: _root(frame, image_root) for name, frame in tables.items()}
+            frames = {name: _read(frame) for name, frame in tables.items()}
+            options = {"label": label, "id": id, "types": types, "image_root": roots, "bad_cells": bad_cells}
+            data = _data_beside(folder, frames, **options)
             path, name = written(str(data.folder.resolve())), written(data.schema.name)
             place = ["dataset=custom", f"dataset.path={path}", f"dataset.name={name}"]
         config = compose_run("fit", place, settings)
+        if image_root is not None:
+            config = replace(config, dataset=replace(config.dataset, image_root=str(_root(None, image_root))))
         data_root, cache = (str(Path(path).expanduser().absolute()) for path in (config.data_root, config.cache))
         config = replace(config, output=str(folder), test=score_test, report=report, data_root=data_root, cache=cache)
         try:
             train_run(config, folder)
         except MmtabError:
-            if tables is not None and not (folder / LAST).exists() and not is_finished(folder):
+            if tables and not (folder / LAST).exists() and not is_finished(folder):
                 shutil.rmtree(data.folder)  # there is no run that it could belong to
             raise
     if score_test:
@@ -280,10 +306,10 @@ def _splits(train: Any, valid: Any, test: Any, task: str, has_records: bool) -> 
     if valid is None and test is not None:
         raise ConfigError("fit: with test there has to be valid, by which the best epoch is chosen")
     if valid is None:
-        return {"pairs" if task == "matching" else "rows": _read(train)}
+        return {"pairs" if task == "matching" else "rows": train}
     prefix = "pairs_" if task == "matching" else ""
     splits = {"train": train, "valid": valid, "test": test}
-    return {f"{prefix}{split}": _read(frame) for split, frame in splits.items() if frame is not None}
+    return {f"{prefix}{split}": frame for split, frame in splits.items() if frame is not None}
 
 
 def load_run(folder: Named) -> Run:
@@ -313,26 +339,8 @@ def _read(frame: Any) -> Any:
     return files.read(Path(frame), Path(frame).stem) if isinstance(frame, str | Path) else frame
 
 
-def _write(frame: Any, path: Path, schema: Schema, image_root: Path) -> Path:
-    """As a table of the standard that needs no other file: pictures are embedded, rows without ids numbered."""
-    if isinstance(frame, str | Path):
-        frame, image_root = _read(frame), image_root if image_root != Path() else Path(frame).parent
-    rows = as_arrow(frame, schema.name, path.stem)
-    if schema.id not in rows.column_names and not set(prediction_files.PAIR_IDS) <= set(rows.column_names):
-        rows = rows.append_column(schema.id, pa.array([str(i + 1) for i in range(len(rows))]))
-    for name in set(schema.of_type(ColumnType.IMAGE)) & set(rows.column_names):
-        cells = [_embedded(cell, image_root) for cell in rows[name].to_pylist()]
-        rows = rows.set_column(rows.column_names.index(name), name, pa.array(cells, pa.list_(PICTURE)))
-    files.write_table(path, rows)
-    return path
-
-
-def _embedded(cell: Any, root: Path) -> list[dict[str, Any]] | None:
-    """A path that leads nowhere stays one, and is an error where it is opened."""
-    sources = image_sources(cell) if not isinstance(cell, float) else []
-    pictures = []
-    for source in sources:
-        path = root / (source.path or "")
-        data = source.data or (path.read_bytes() if source.path and path.is_file() else None)
-        pictures.append({"bytes": data, "path": source.path})
-    return pictures or None
+def _root(frame: Any, image_root: Named | None) -> Path:
+    """Where the paths of a table's pictures start, for ``fit`` as for ``Run``."""
+    if image_root is not None:
+        return Path(image_root).expanduser().absolute()
+    return Path(frame).absolute().parent if isinstance(frame, str | Path) else Path.cwd()

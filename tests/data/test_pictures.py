@@ -127,7 +127,7 @@ def damage(folder: Path, kind: str) -> str:
 
 
 PROBLEMS = {
-    "missing": "image missing; expected a file under toys/",
+    "missing": "image missing; expected a file under /toys",
     "truncated png": "damaged image (",
     "truncated jpeg": "damaged image (",
     "text": "not an image",
@@ -145,7 +145,7 @@ def test_bad_pictures(tmp_path: Path, kind: str) -> None:
     cell = damage(folder, kind)
     with pytest.raises(DataError) as error:
         decode(folder, "good.png", None, f"good.jpg;{cell}")
-    message = str(error.value)
+    message = str(error.value).replace(str(tmp_path), "")
     assert (
         message.startswith(f"dataset toys, table train, row 3 (id i2), column photo: {PROBLEMS[kind]}")
         or kind == "avif"
@@ -218,8 +218,8 @@ def test_paths_that_leave_the_folder(tmp_path: Path, bad_cells: str) -> None:
         with pytest.raises(DataError) as error:
             decode(folder, f"images/a.png;{path}", bad_cells=bad_cells)
         message = str(error.value)
-        assert "dataset toys, table train, row 1 (id i0), column photo: the path leaves the dataset folder" in message
-        assert "expected a path inside it" in message and path[:40] in message and "Fix: " in message
+        assert "table train, row 1 (id i0), column photo: the path leaves the folder of the pictures" in message
+        assert f"expected a path inside {folder}" in message and path[:40] in message and "Fix: " in message
     decode(folder, "images/../images/a.png")
     decode(folder, str(folder / "images" / "a.png"))
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from mmtab.data import files
 from mmtab.data.cells import image_sources
+from mmtab.data.pictures import find_picture
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.table import find_table, read_column, training_files
+from mmtab.utils.errors import DataError
 
 
 def without_labels(source: Path, target: Path, split: str = "test", copy: bool = False) -> None:
@@ -33,9 +35,13 @@ def without_labels(source: Path, target: Path, split: str = "test", copy: bool =
             for _, cells in read_column(table, schema.name, name, ColumnType.IMAGE):
                 pictures |= {s.path for cell in cells.to_pylist() for s in image_sources(cell) if s.path and not s.data}
     for picture in sorted(pictures):
-        file = (source / picture).resolve()
-        if file.is_relative_to(source.resolve()) and file.is_file():  # others are errors wherever they are read
-            _link(file, target / picture, copy)
+        file, _ = find_picture(source.resolve(), picture)
+        if file is None:
+            continue  # an error wherever it is read
+        if Path(picture).is_absolute() or ".." in Path(picture).parts:
+            problem, fix = "a picture's path would lead out of the handout", f"mmtab prepare convert {source} -o NEW"
+            raise DataError(schema.name, problem, expected="a path within the dataset folder", found=picture, fix=fix)
+        _link(file, target / picture, copy)
     columns = [name for name in files.header(path, schema.name).names if name not in labels]
     files.write_table(
         target / f"{path.stem}{path.suffix or '.parquet'}", files.read(path, schema.name, columns=columns)

@@ -51,6 +51,9 @@ class DatasetConfig:
         "cells that do not fit the type of their column: stop, or count, report and treat them as missing",
         choices=("error", "missing"),
     )
+    image_root: str | None = setting(
+        None, "folder where picture paths of tables given to Run.predict start, set by mmtab.fit", kind="path"
+    )
     relations: list[str] = setting([], "matching: relations to learn of those in dataset.yaml; empty: all")
     ignore: list[str] = setting([], "matching: columns in which matches may differ")
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -155,50 +156,75 @@ def _paths(batch: Table, columns: list[str]) -> Iterator[tuple[int, str, str]]:
             yield from ((row, column, s.path) for s in image_sources(cell) if s.data is None and s.path is not None)
 
 
-def read_picture(table: Table, source: ImageSource, row: int, column: str) -> bytes:
-    """The picture as stored; raises DataError for a path that leaves the dataset folder or leads to no file."""
+def read_picture(
+    table: Table, source: ImageSource, row: int, column: str, bad_cells: BadCells = "error"
+) -> bytes | None:
+    """The picture as stored; None for one that is missing where ``bad_cells`` allows it. Raises DataError for a path
+    that names no file within the table's folder."""
     if source.data is not None:
         return source.data
-    path = _resolve(table.folder.resolve(), source, table, row, column, "error")
-    assert path is not None
-    return path.read_bytes()
+    path = _resolve(table.folder.resolve(), source, table, row, column, bad_cells)
+    return None if path is None else path.read_bytes()
 
 
 def open_picture(table: Table, source: ImageSource, row: int, column: str) -> Image.Image:
     """The picture in RGB, at its own size; raises DataError as ``decode_images`` does."""
-    data = io.BytesIO(read_picture(table, source, row, column))
-    image = _read(data, source, table, row, column, "error")
+    data = read_picture(table, source, row, column)
+    assert data is not None
+    image = _read(io.BytesIO(data), source, table, row, column, "error")
     assert image is not None
     return image
 
 
-def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: str, bad_cells: BadCells) -> Path | None:
+def find_picture(root: Path, path: str) -> tuple[Path | None, str]:
+    """The file that a cell's path names, or None and what is wrong: ``address``, ``outside`` or ``missing``.
+
+    The one policy of fitting, preparing and predicting: a path starts at ``root``, which is resolved, or is absolute,
+    and has to lead into ``root``, whatever its ``..`` and symbolic links. ``file://`` begins a path; a backslash that
+    is in no file's name is a slash.
+    """
+    if "://" in path:
+        parsed = urlsplit(path)
+        if parsed.scheme != "file" or parsed.netloc not in ("", "localhost"):
+            return None, "address"
+        path = unquote(parsed.path)
+    file, problem = _inside(str(root), path)
+    return _inside(str(root), path.replace("\\", "/")) if problem == "missing" and "\\" in path else (file, problem)
+
+
+def _inside(root: str, path: str) -> tuple[Path | None, str]:
     try:  # not pathlib: a third of the time for as many pictures as there are
-        path = os.path.realpath(os.path.join(root, str(source.path)))  # noqa: PTH118
-        inside, there = path == str(root) or path.startswith(f"{root}{os.sep}"), os.path.isfile(path)  # noqa: PTH113
+        file = os.path.realpath(os.path.join(root, path))  # noqa: PTH118
+        if file != root and not file.startswith(f"{root.rstrip(os.sep)}{os.sep}"):
+            return None, "outside"
+        return (Path(file), "") if os.path.isfile(file) else (None, "missing")  # noqa: PTH113
     except (OSError, ValueError, RuntimeError):  # a name too long, with a null character, a symbolic link to itself
-        path, inside, there = "", True, False
-    if not inside:
-        raise table.error(
-            "the path leaves the dataset folder",
-            row=row,
-            column=column,
-            expected="a path inside it",
-            found=source.path,
-            fix="copy the picture into the dataset folder",
-        )
-    if not there:
-        if bad_cells == "missing":
-            return None
-        raise table.error(
+        return None, "missing"
+
+
+def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: str, bad_cells: BadCells) -> Path | None:
+    """The file of a picture; None for one that is missing where ``bad_cells`` allows it."""
+    file, problem = find_picture(root, str(source.path))
+    if file is not None or (problem == "missing" and bad_cells == "missing"):
+        return file
+    what, expected, fix = {
+        "address": (
+            "an address, and pictures are not downloaded",
+            "a path",
+            "download the pictures first, and write their paths into the cells",
+        ),
+        "outside": (
+            "the path leaves the folder of the pictures",
+            f"a path inside {table.folder}",
+            "copy the picture into that folder, or give a folder above both as image_root",
+        ),
+        "missing": (
             "image missing",
-            row=row,
-            column=column,
-            expected=f"a file under {root.name}/",
-            found=source.path,
-            fix="add the file, empty the cell, or set dataset.bad_cells=missing",
-        )
-    return Path(path)
+            f"a file under {table.folder}",
+            "add the file, empty the cell, or set dataset.bad_cells=missing",
+        ),
+    }[problem]
+    raise table.error(what, row=row, column=column, expected=expected, found=source.path, fix=fix)
 
 
 def _read(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -18,10 +17,10 @@ import pyarrow.compute as pc
 from mmtab.data import files
 from mmtab.data.cells import ImageSource, image_sources
 from mmtab.data.files import table_stems
-from mmtab.data.pictures import read_picture
+from mmtab.data.pictures import find_picture, read_picture
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.spelling import type_named
-from mmtab.data.table import Table
+from mmtab.data.table import BadCells, Table
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
 
@@ -34,8 +33,9 @@ SUFFIXES = {
     b"BM": ".bmp",
     b"II*\0": ".tif",
     b"MM\0*": ".tif",
+    b"RIFF": ".webp",
 }
-ORDINARY = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+ORDINARY = {".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".img"}
 
 
 def convert(folder: Path, output: Path, to: Literal["parquet", "csv"], images: Images = "keep") -> Path:
@@ -51,17 +51,16 @@ def convert(folder: Path, output: Path, to: Literal["parquet", "csv"], images: I
     if output.exists():
         raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
     schema = Schema.read(folder)
-    stems = table_stems(folder)
     embedded = [
         name
-        for stem in stems
+        for stem in table_stems(folder)
         for name in _nested(files.header(files.find(folder, schema.name, stem), schema.name), schema)
     ]
     if to == "csv" and images == "embed":
         raise ConfigError("a csv cannot hold embedded pictures; embed them in parquet")
     if to == "csv" and embedded and images == "keep":
         images = "files"
-    Store.place(output, lambda scratch: Conversion(folder, scratch, schema, f".{to}", images).run(stems))
+    Store.place(output, lambda scratch: Conversion(scratch, schema, f".{to}", images).run(folder))
     return output
 
 
@@ -74,6 +73,11 @@ def _nested(header: pa.Schema, schema: Schema) -> list[str]:
     ]
 
 
+def stored_within(kind: pa.DataType) -> pa.DataType:
+    """How cells with pictures are stored in a folder that they do not leave."""
+    return kind if not pa.types.is_nested(kind) else PICTURE if pa.types.is_struct(kind) else pa.list_(PICTURE)
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
 
@@ -81,23 +85,32 @@ def _is_text(kind: pa.DataType) -> bool:
 class Conversion:
     """From the tables of one folder to those of another, pictures included."""
 
-    def __init__(self, folder: Path, output: Path, schema: Schema, suffix: str, images: Images) -> None:
-        self.folder, self.output, self.schema, self.suffix, self.images = folder, output, schema, suffix, images
+    def __init__(
+        self,
+        output: Path,
+        schema: Schema,
+        suffix: str = "",
+        images: Images = "keep",
+        bad_cells: BadCells = "error",
+    ) -> None:
+        self.output, self.schema, self.suffix = output, schema, suffix
+        self.images, self.bad_cells = images, bad_cells
         self.storage = dict(schema.storage)
         self.written: dict[str, bytes] = {}  # digests of the pictures put into files, by path
 
-    def run(self, stems: list[str]) -> None:
+    def run(self, folder: Path) -> None:
+        """Convert every table of a dataset folder."""
+        paths = {stem: files.find(folder, self.schema.name, stem) for stem in table_stems(folder)}
         if self.suffix == ".csv":
-            self._record(stems)
-        for stem in stems:
-            self._table(stem, files.find(self.folder, self.schema.name, stem))
+            self._record(paths)
+        for stem, path in paths.items():
+            self._table(folder, stem, path)
         raw = self.schema.to_dict() | {"storage": self.storage if self.suffix == ".csv" else {}}
         Schema.from_dict(raw).write(self.output)
 
-    def _record(self, stems: list[str]) -> None:
+    def _record(self, paths: dict[str, Path]) -> None:
         """Note the types that a csv lacks; those of a table that differs from the others under ``table/column``."""
-        for stem in stems:
-            path = files.find(self.folder, self.schema.name, stem)
+        for stem, path in paths.items():
             if files.parts(path, self.schema.name)[0].suffix == ".csv":
                 continue
             for field in files.header(path, self.schema.name):
@@ -108,7 +121,7 @@ class Conversion:
                     self.storage[f"{stem}/{field.name}"] = kind
         self.storage = {name: kind for name, kind in self.storage.items() if kind != "string" or "/" in name}
 
-    def _table(self, stem: str, path: Path) -> None:
+    def _table(self, folder: Path, stem: str, path: Path) -> None:
         header = files.header(path, self.schema.name)
         from_csv = files.parts(path, self.schema.name)[0].suffix == ".csv"
         changes: dict[str, Callable[[Table, pa.Array], pa.Array]] = {}
@@ -127,12 +140,13 @@ class Conversion:
                     for cell in batch[name].to_pylist()
                 )
                 fields[name] = pa.list_(PICTURE) if many else PICTURE
-                changes[name] = lambda table, cells, name=name, many=many: self._embedded(table, name, cells, many)  # type: ignore[misc]
+                changes[name] = lambda table, cells, name=name, many=many: self.embedded(table, name, cells, many)  # type: ignore[misc]
             elif self.images == "files" and not _is_text(header.field(name).type):
                 fields[name] = pa.string()
-                changes[name] = lambda table, cells, name=name: self._filed(table, name, cells)  # type: ignore[misc]
-            elif _is_text(header.field(name).type):
-                changes[name] = lambda table, cells, name=name: self.copied(table, name, cells)  # type: ignore[misc]
+                changes[name] = lambda table, cells, name=name: self.filed(table, name, cells)  # type: ignore[misc]
+            else:
+                fields[name] = stored_within(fields[name])
+                changes[name] = lambda table, cells, name=name: self.within(table, name, cells)  # type: ignore[misc]
 
         def batches() -> Iterator[pa.RecordBatch]:
             row = 0
@@ -142,7 +156,7 @@ class Conversion:
                     if self.schema.id in batch.schema.names
                     else pa.nulls(batch.num_rows)
                 )
-                table = Table(self.schema.name, stem, self.folder, ids, {}, first_row=row)
+                table = Table(self.schema.name, stem, folder, ids, {}, first_row=row)
                 row += batch.num_rows
                 cells = [changes[name](table, batch[name]) if name in changes else batch[name] for name in fields]
                 yield pa.record_batch(cells, names=list(fields))
@@ -174,58 +188,74 @@ class Conversion:
 
     # --- pictures
 
-    def _embedded(self, table: Table, name: str, cells: pa.Array, many: bool) -> pa.Array:
+    def embedded(self, table: Table, name: str, cells: pa.Array, many: bool) -> pa.Array:
+        """The cells with their pictures in them, as PICTURE, or as lists of it where a cell may have ``many``."""
         out: list[object] = []
         for row, cell in enumerate(cells.to_pylist()):
-            pictures = [
-                {"bytes": read_picture(table, source, row, name), "path": source.path} for source in image_sources(cell)
-            ]
+            sources = [] if isinstance(cell, float) else image_sources(cell)
+            pictures = [{"bytes": self._bytes(table, source, row, name), "path": source.path} for source in sources]
             out.append(None if not pictures else pictures if many else pictures[0])
         return pa.array(out, pa.list_(PICTURE) if many else PICTURE)
 
-    def _filed(self, table: Table, name: str, cells: pa.Array) -> pa.Array:
-        rows = enumerate(cells.to_pylist())
-        return pa.array(
-            [
-                ";".join(self._file(table, source, row, name) for source in image_sources(cell)) or None
-                for row, cell in rows
-            ],
-            pa.string(),
-        )
+    def within(self, table: Table, name: str, cells: pa.Array) -> pa.Array:
+        """The cells as ``stored_within`` says, the pictures that they name copied beside them, or into them where they
+        are structs."""
+        if _is_text(cells.type):
+            return self.filed(table, name, cells)
+        kind = stored_within(cells.type)
+        if cells.type == kind and all(s.data for cell in cells.to_pylist() for s in image_sources(cell)):
+            return cells
+        return self.embedded(table, name, cells, many=kind != PICTURE)
 
-    def copied(self, table: Table, name: str, cells: pa.Array) -> pa.Array:
-        """The cells as they are, their pictures copied beside them."""
-        self._filed(table, name, cells)
-        return cells
+    def filed(self, table: Table, name: str, cells: pa.Array) -> pa.Array:
+        """The cells as paths of their pictures, which are put into the output folder. A cell of paths stays as it is,
+        unless one leads out of the folder or is that of another picture."""
+        out: list[str | None] = []
+        for row, cell in enumerate(cells.to_pylist()):
+            sources = image_sources(cell)
+            paths = [self._file(table, source, row, name) for source in sources]
+            same = isinstance(cell, str) and paths == [source.path for source in sources]
+            out.append(cell if same else ";".join(paths) or None)
+        return pa.array(out, cells.type if _is_text(cells.type) else pa.string())
+
+    def _bytes(self, table: Table, source: ImageSource, row: int, name: str) -> bytes | None:
+        return read_picture(table, source, row, name, self.bad_cells)
 
     def _file(self, table: Table, source: ImageSource, row: int, name: str) -> str:
-        """Put a picture where its path says, or, should that lead elsewhere or be taken, under its digest."""
-        data = read_picture(table, source, row, name)
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        path = source.path or ""
-        if source.data is not None and (not _tame(path) or self.written.get(path, digest) != digest):
+        """Put a picture into the output folder: where its path says, from the folder of the table, or, should that lead
+        elsewhere or be taken, under its digest. Returns its path."""
+        data, path = self._bytes(table, source, row, name), source.path or ""
+        if data is None:
+            return path
+        if source.data is None and not _tame(path):
+            file, _ = find_picture(table.folder.resolve(), path)
+            assert file is not None
+            path = file.relative_to(table.folder.resolve()).as_posix()
+        digest, n = hashlib.blake2b(data, digest_size=16).digest(), 0
+        while not (_tame(path) and self._is_free(path, digest)):
             suffix = next((s for magic, s in SUFFIXES.items() if data.startswith(magic)), ".img")
-            path = f"images/{digest.hex()}{suffix}"
+            path, n = f"images/{digest.hex()}{f'-{n}' if n else ''}{suffix}", n + 1
         if path not in self.written:
             self.written[path] = digest
             target = self.output / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            if source.data is None:
-                shutil.copyfile(self.folder / path, target)
-            else:
-                target.write_bytes(data)
+            target.write_bytes(data)
         return path
+
+    def _is_free(self, path: str, digest: bytes) -> bool:
+        """Whether the picture may lie there, or does."""
+        taken = {str(parent) for parent in PurePosixPath(path).parents} & self.written.keys()
+        return not taken and not (self.output / path).is_dir() and self.written.get(path, digest) == digest
 
 
 def _tame(path: str) -> bool:
-    """Whether a path that came with embedded bytes may be written to: inside the folder, and a picture's name."""
-    parts = PurePosixPath(path).parts
+    """Whether a picture may be written to this path of a new folder: inside it, and under a picture's name."""
     return (
         bool(re.fullmatch(r"[^\x00-\x1f;\\:]{1,200}", path))
-        and path == path.strip()
+        and path == path.strip() == str(PurePosixPath(path))
         and not path.startswith("/")
-        and ".." not in parts
-        and all(len(part.encode()) < 200 for part in parts)
+        and ".." not in PurePosixPath(path).parts
+        and all(len(part.encode()) < 200 for part in PurePosixPath(path).parts)
         and PurePosixPath(path).suffix.lower() in ORDINARY
     )
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from mmtab.data import files
 from mmtab.data.cells import canonical, hashes, image_sources
 from mmtab.data.csv_files import Dialect
+from mmtab.data.pictures import find_picture
 from mmtab.data.schema import ColumnType
 
 MAX_VALUES = 1000  # values of a column that are remembered with how often they come
@@ -154,7 +155,9 @@ class Facts:
         self.tally["path"] += int(times[paths].sum())
         for i in np.flatnonzero(paths)[: MAX_PATHS - self.tally["looked"]]:
             self.tally["looked"] += 1
-            self.tally["exists"] += all(_exists(root, source.path) for source in image_sources(strings[i]))
+            self.tally["exists"] += all(
+                find_picture(root.resolve(), str(source.path))[0] is not None for source in image_sources(strings[i])
+            )
 
 
 def facts_of(path: Path, dataset: str, dialect: Dialect, root: Path) -> dict[str, Facts]:
@@ -186,13 +189,6 @@ def reads_as(values: pa.Array, likely: np.ndarray, kind: ColumnType) -> np.ndarr
 
 def _match(values: pa.Array, pattern: str) -> np.ndarray:
     return np.asarray(pc.match_substring_regex(values, pattern))
-
-
-def _exists(root: Path, path: str | None) -> bool:
-    try:
-        return path is not None and (root / path).is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _stored(kind: pa.DataType) -> str:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from mmtab.data import files
 from mmtab.data.dataset import Dataset
+from mmtab.data.table import BadCells
 from mmtab.prepare.propose import propose
 from mmtab.prepare.split import Method, split
 from mmtab.utils.errors import ConfigError, DataError
@@ -27,7 +28,8 @@ def from_frames(
     name: str = "frame",
     id: str | None = None,
     types: Mapping[str, str] | None = None,
-    image_root: Path | str = ".",
+    image_root: Path | str | Mapping[str, Path] = ".",
+    bad_cells: BadCells = "error",
     method: Method = "auto",
     by: str | None = None,
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
@@ -38,9 +40,9 @@ def from_frames(
     ``frames``: ``rows``, or ``train``, ``valid`` and ``test``; for matching ``left`` and ``right`` (or ``records``)
     with ``pairs`` (left_id, right_id, label), or ``pairs_train`` and so on. What is not divided yet is, as
     ``mmtab.prepare.split`` says. Column types are inferred from the values; ``types`` overrules. Image cells are paths
-    from ``image_root``, bytes, or {bytes, path}. ``folder``: a new folder to keep it in, written whole or not at all;
-    by default a temporary one, which goes when the process ends. Raises DataError or ConfigError, as
-    ``mmtab.prepare.propose`` and ``mmtab.prepare.split`` do.
+    from ``image_root`` (of all frames, or by frame), bytes, or {bytes, path}; ``bad_cells`` is that of ``propose``.
+    ``folder``: a new folder to keep it in, written whole or not at all; by default a temporary one, which goes when the
+    process ends. Raises DataError or ConfigError, as ``mmtab.prepare.propose`` and ``mmtab.prepare.split`` do.
     """
     target = Path(folder) if folder is not None else _temporary() / name
     if target.exists():
@@ -52,7 +54,9 @@ def from_frames(
         for path, table in zip(paths, tables.values(), strict=True):
             files.write_table(path, table)
         made = Path(scratch) / "dataset"
-        propose(paths, made, name=name, id=id, label=label, types=dict(types or {}), image_root=Path(image_root))
+        roots = image_root if isinstance(image_root, Mapping) else Path(image_root)
+        options: dict[str, Any] = {"id": id, "label": label, "types": dict(types or {}), "bad_cells": bad_cells}
+        propose(paths, made, name=name, image_root=roots, **options)
         if {"rows", "pairs"} & set(tables):
             split(made, method=method, by=by, fractions=fractions, seed=seed)
         made.rename(target)

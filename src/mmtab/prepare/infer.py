@@ -7,7 +7,7 @@ read a second time, should its distinct values be too many to have been counted 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,14 +41,14 @@ def infer(
     label: str | None = None,
     types: dict[str, str] | None = None,
     dialect: Dialect = STANDARD,
-    image_root: Path | None = None,
+    image_roots: Mapping[str, Path] | None = None,
 ) -> Proposal:
     """Propose a schema for raw tables.
 
     ``tables`` maps what a table is (rows; train, valid, test; left, right or records, and pairs …) to its file. What
     the user says (``task``, ``id``, ``label``, ``types`` by column) wins. A proposed type can be read: every cell of a
-    numeric or datetime column parses, or a note says which do not and what to do. ``image_root``: where paths of
-    pictures start; by default the folder of the table.
+    numeric or datetime column parses, or a note says which do not and what to do. ``image_roots``: where paths
+    of pictures start, by table; by default the folder of the table.
 
     Raises DataError for a column that the user names and no table has, and where no label can be guessed.
     """
@@ -56,7 +56,8 @@ def infer(
     rows = {stem: path for stem, path in tables.items() if not stem.startswith("pairs")}
     fail: Fail = partial(DataError, name, table=", ".join(rows or tables))
     kind = _task_of(tables, rows, task, fail)
-    by_table = {stem: facts_of(path, name, dialect, image_root or path.parent) for stem, path in rows.items()}
+    roots = {stem: path.parent for stem, path in rows.items()} | dict(image_roots or {})
+    by_table = {stem: facts_of(path, name, dialect, roots[stem]) for stem, path in rows.items()}
     facts: dict[str, Facts] = {}
     for columns_of_table in by_table.values():
         for column, more in columns_of_table.items():

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from mmtab.data import files
 from mmtab.data.csv_files import STANDARD, Dialect
-from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.schema import ColumnType
 from mmtab.data.splits import SPLITS
-from mmtab.data.table import Table
-from mmtab.prepare.convert import Conversion
+from mmtab.data.table import BadCells, Table
+from mmtab.prepare.convert import Conversion, stored_within
 from mmtab.prepare.infer import Proposal, infer
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
@@ -38,14 +39,16 @@ def propose(
     label: str | None = None,
     types: dict[str, str] | None = None,
     dialect: Dialect = STANDARD,
-    image_root: Path | None = None,
+    image_root: Path | Mapping[str, Path] | None = None,
+    bad_cells: BadCells = "error",
 ) -> Proposal:
     """Write the new dataset folder ``output`` from raw tables, with the dataset.yaml that ``prepare.infer`` proposes.
 
     ``inputs``: one table of rows; or tables named train, valid, test, or left, right (or records) and pairs (or
-    pairs_train …), or a folder of such. ``image_root``: where paths of pictures start; default the tables' folder. Rows
-    without an id are numbered; pictures that cells name are copied; a csv is written in the standard's dialect. Raises
-    ConfigError for inputs that are no dataset, DataError for what is in them.
+    pairs_train …), or a folder of such. ``image_root``: where paths of pictures start, of all tables or by table;
+    default the tables' folder. Rows without an id are numbered; a csv is written in the standard's dialect. Pictures
+    that cells name are copied; one that is missing is an error, or with ``bad_cells="missing"`` left to training.
+    Raises ConfigError for inputs that are no dataset, DataError for what is in them.
     """
     if output.exists():
         raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
@@ -55,21 +58,24 @@ def propose(
         raise ConfigError(
             f"the tables lie in {len(roots)} folders: put them into one, where the paths of pictures start"
         )
-    root = image_root or roots.pop()
-    proposal = infer(
-        tables, name=name or output.name, task=task, id=id, label=label, types=types, dialect=dialect, image_root=root
-    )
+    if not isinstance(image_root, Mapping):
+        image_root = dict.fromkeys(tables, image_root or roots.pop())
+    said: dict[str, Any] = {"task": task, "id": id, "label": label, "types": types}
+    proposal = infer(tables, name=name or output.name, dialect=dialect, image_roots=image_root, **said)
     schema = proposal.schema
 
     def write(scratch: Path) -> None:
-        conversion = Conversion(root, scratch, schema, "", "keep")
+        conversion = Conversion(scratch, schema, bad_cells=bad_cells)
         for stem, path in tables.items():
             header = files.header(path, schema.name, dialect)
+            for name in set(schema.of_type(ColumnType.IMAGE)) & set(header.names):
+                place = header.get_field_index(name)
+                header = header.set(place, pa.field(name, stored_within(header.field(name).type)))
             numbered = schema.id not in header.names and not stem.startswith("pairs")
             suffix = files.parts(path, schema.name)[0].suffix
             out = pa.schema([(schema.id, pa.string()), *header]) if numbered else header
             files.write_table(
-                scratch / f"{stem}{suffix}", _copied(conversion, schema, stem, path, dialect, numbered), out
+                scratch / f"{stem}{suffix}", _copied(conversion, image_root[stem], stem, path, dialect, numbered), out
             )
         schema.write(scratch)
 
@@ -96,18 +102,16 @@ def _by_stem(inputs: list[Path]) -> dict[str, Path]:
 
 
 def _copied(
-    conversion: Conversion, schema: Schema, stem: str, path: Path, dialect: Dialect, numbered: bool
+    conversion: Conversion, image_root: Path, stem: str, path: Path, dialect: Dialect, numbered: bool
 ) -> Iterator[pa.RecordBatch]:
-    images = schema.of_type(ColumnType.IMAGE)
+    schema = conversion.schema
     row = 0
     for batch in files.scan(path, schema.name, encoding=dialect.encoding, delimiter=dialect.delimiter):
         names = [f"{stem}-{i}" if stem != "rows" else str(i) for i in range(row + 1, row + 1 + batch.num_rows)]
-        table = Table(schema.name, stem, conversion.folder, pa.array(names, pa.string()), {}, first_row=row)
+        table = Table(schema.name, stem, image_root, pa.array(names, pa.string()), {}, first_row=row)
         row += batch.num_rows
-        for name in images:
-            if name in batch.schema.names and not pa.types.is_nested(batch[name].type):
-                conversion.copied(table, name, batch[name])
-        if numbered:
-            columns = {schema.id: table.ids} | {field.name: batch[field.name] for field in batch.schema}
-            batch = pa.record_batch(list(columns.values()), names=list(columns))
-        yield batch
+        columns = {schema.id: table.ids} if numbered else {}
+        columns |= {field.name: batch[field.name] for field in batch.schema}
+        for name in set(schema.of_type(ColumnType.IMAGE)) & set(columns):
+            columns[name] = conversion.within(table, name, columns[name])
+        yield pa.record_batch(list(columns.values()), names=list(columns))

@@ -42,6 +42,7 @@ APART = {
     "trainer.keep",
     "trainer.on_oom",
     "dataset.path",
+    "dataset.image_root",
 }
 
 

@@ -154,7 +154,7 @@ class Cells:
                 return hash(source.data or source.path)
             try:
                 open_picture(table, source, row, column)
-                return hash(blake2b(read_picture(table, source, row, column), digest_size=16).digest())
+                return hash(blake2b(read_picture(table, source, row, column) or b"", digest_size=16).digest())
             except DataError as error:
                 return error
 
