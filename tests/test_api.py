@@ -59,7 +59,7 @@ def test_rows_of_any_kind_of_table(tmp_path: Path, small: dict[str, Any]) -> Non
     rows.to_csv(path, index=False)
     stored = pa.parquet.read_table(tmp_path / "run" / "predictions_test.parquet")
     for each in (rows, pl.from_pandas(rows), pa.Table.from_pandas(rows), path):
-        said = found.predict(each, image_root="." if each is path else data)
+        said = found.predict(each, image_root=None if each is path else data)
         assert said.tolist() == stored["prediction"].to_pylist()
     p = found.predict_proba(rows.set_index(np.arange(100, 100 + len(rows))), image_root=data)
     assert isinstance(p, pd.DataFrame) and p.index[0] == 100 and list(p.columns) == ["kind 0", "kind 1", "kind 2"]
