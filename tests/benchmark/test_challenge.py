@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import yaml
+from commands import script
 from sklearn import metrics as sk
 from toy_data import change_cell, write_kway, write_pairs, write_table
 from typer.testing import CliRunner
@@ -49,7 +50,6 @@ from mmtab.data.table import has_labels
 from mmtab.training.tasks import KWayTask, PairTask
 from mmtab.utils.errors import ConfigError, DataError, MmtabError, RunError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "submit.py"
 DAY = datetime(2025, 3, 1, 12, tzinfo=UTC)
 TRACKS = {"kway": ["toys"], "matching": ["pairs"]}
 
@@ -972,9 +972,7 @@ def _stub(sources: dict[str, Path]) -> Any:
 
 def test_the_script_says_mistakes_in_one_line(tmp_path: Path, challenge: Challenge) -> None:
     def failed(*arguments: object) -> str:
-        done = subprocess.run(
-            [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=60
-        )
+        done = script("submit", *arguments)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         return done.stderr
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import script
 from typer.testing import CliRunner
 
 from mmtab.cli.cache import app
 from mmtab.utils.cache import DAY, Store
 from mmtab.utils.errors import ConfigError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "cache.py"
 MB = 1_000_000
 
 
@@ -53,14 +53,11 @@ def left(cache: Path) -> set[tuple[str, int]]:
 ALL = {("images", 1), ("images", 40), ("tokens", 10), ("catalogue", 20)}
 
 
-def test_the_script(cache: Path) -> None:
-    environment = {**os.environ, "MMTAB_CACHE": str(cache)}
-    command = [sys.executable, str(SCRIPT)]
-    shown = subprocess.run([*command, "show"], env=environment, capture_output=True, text=True, timeout=60, check=True)
+def test_the_script(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMTAB_CACHE", str(cache))
+    shown = script("cache", "show")
     assert str(cache) in shown.stdout and "6.0 MB" in shown.stdout
-    wrong = subprocess.run(
-        [*command, "clean", "--kind", "image"], env=environment, capture_output=True, text=True, timeout=60
-    )
+    wrong = script("cache", "clean", "--kind", "image")
     assert wrong.returncode == 1 and wrong.stdout == ""
     assert wrong.stderr.startswith(f"error: --kind image: {cache} has catalogue, images, tokens")
 

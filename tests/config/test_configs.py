@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from commands import script
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from toy_data import write_kway, write_pairs
@@ -243,9 +242,9 @@ def test_a_mistake_on_the_command_line_is_one_message(
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_a_run_that_is_not_given_is_asked_for(tmp_path: Path) -> None:
-    command = [sys.executable, CONFIGS.parent / "scripts" / "evaluate.py"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+def test_a_run_that_is_not_given_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = script("evaluate")
     assert done.returncode == 1 and done.stderr == "error: run: Missing mandatory value\n"
 
 

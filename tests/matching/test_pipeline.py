@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from commands import script
 from toy_data import read_rows, write_kway, write_pairs, write_table
 
 from mmtab.config.compose import compose
-from mmtab.config.types import CONFIGS, MatchConfig
+from mmtab.config.types import MatchConfig
 from mmtab.matching import encoding, pipeline
 from mmtab.reports.matches import write_result
 from mmtab.runs.evaluate import evaluate
@@ -27,7 +26,6 @@ from mmtab.runs.train import train
 from mmtab.training.metrics import unscaled
 from mmtab.utils.errors import ConfigError, MmtabError, RunError
 
-SCRIPTS = CONFIGS.parent / "scripts"
 SMALL = [
     "dataset=custom",
     "text.max_length=24",
@@ -105,7 +103,7 @@ def test_all_that_matching_writes(trained: Path, two_tables: Path, tmp_path: Pat
 
 def test_csv_says_the_same(trained: Path, tmp_path: Path) -> None:
     for suffix in ("csv", "parquet"):
-        pipeline.match(settings(trained, tmp_path / f"m.{suffix}"))
+        pipeline.match(settings(trained, tmp_path / f"m.{suffix}", k=2))
     a, b = (read_rows(tmp_path / f"m.{suffix}") for suffix in ("csv", "parquet"))
     assert [(p["left_id"], p["right_id"], p["spoke_for"]) for p in a] == [
         (p["left_id"], p["right_id"], p["spoke_for"]) for p in b
@@ -158,8 +156,10 @@ def test_a_killed_run_goes_on_where_it_stopped(trained: Path, tmp_path: Path, mo
 
 def test_left_and_right_may_change_places(trained: Path, two_tables: Path, tmp_path: Path) -> None:
     sides = {side: str(two_tables / f"{side}.parquet") for side in ("left", "right")}
-    there = pipeline.match(settings(trained, tmp_path / "a.parquet", k=50, **sides))
-    back = pipeline.match(settings(trained, tmp_path / "b.parquet", k=50, left=sides["right"], right=sides["left"]))
+    wide: dict[str, Any] = {"k": 50, "explain": False}
+    there = pipeline.match(settings(trained, tmp_path / "a.parquet", **wide, **sides))
+    swapped = {"left": sides["right"], "right": sides["left"]}
+    back = pipeline.match(settings(trained, tmp_path / "b.parquet", **wide, **swapped))
     n = there.records.n_left or 0
     forth = {(a, b - n): p for a, b, p in zip(there.left, there.right, there.probability[:, 0], strict=True)}
     again = {(b - n, a): p for a, b, p in zip(back.left, back.right, back.probability[:, 0], strict=True)}
@@ -183,7 +183,7 @@ def test_one_table_is_deduplicated(two_tables: Path, train: Callable[..., Path],
         {"id": [f"{s}{i}" for s in "lr" for i in range(120)], "entity": [f"e{i}" for _ in "lr" for i in range(120)]},
     )
     result = pipeline.match(
-        settings(trained, tmp_path / "m.csv", records=str(data / "records.parquet"), truth=str(truth))
+        settings(trained, tmp_path / "m.csv", records=str(data / "records.parquet"), truth=str(truth), explain=False)
     )
     assert (result.left < result.right).all() and result.records.n_left is None
     scores = result.report["scores"]
@@ -220,10 +220,10 @@ def test_two_relations_are_told_by_one_model(two_tables: Path, train: Callable[.
     pairs = read_rows(tmp_path / "m.parquet")
     assert {"probability_same", "cluster_alike", "spoke_for_alike"} <= set(pairs[0])
     assert not any("title" in p["spoke_for_alike"] or "size" in p["spoke_against_alike"] for p in pairs)
-    alone = train(data, "dataset.relations=[alike]")
+    alone = train(data, "dataset.relations=[alike]", "trainer.max_epochs=1")
     schema = yaml.safe_load((alone / "schema.yaml").read_text())
     assert set(schema["columns"]) == {"colour", "photo", "made"}  # what the one relation ignores is left out
-    ignored = train(two_tables, "dataset.ignore=[colour]")
+    ignored = train(two_tables, "dataset.ignore=[colour]", "trainer.max_epochs=1")
     assert "colour" not in yaml.safe_load((ignored / "schema.yaml").read_text())["columns"]
 
 
@@ -275,21 +275,18 @@ def test_a_run_that_classifies_rows_does_not_match(train: Callable[..., Path], t
 def test_truth_of_another_form_is_an_error(trained: Path, tmp_path: Path) -> None:
     wrong = write_table(tmp_path / "wrong.csv", {"a": [1]})
     with pytest.raises(MmtabError, match="expected left_id, right_id and labels, or id and an entity"):
-        pipeline.match(settings(trained, tmp_path / "m.csv", truth=str(wrong), explain=False))
+        pipeline.match(settings(trained, tmp_path / "m.csv", truth=str(wrong), k=1, explain=False))
 
 
 def test_the_script(trained: Path, two_tables: Path, tmp_path: Path) -> None:
     given = [f"run={trained}", f"output={tmp_path / 'm.csv'}", f"truth={two_tables / 'pairs_test.parquet'}"]
-    done = subprocess.run(
-        [sys.executable, SCRIPTS / "match.py", *given, "k=2", "n_shown=8"], capture_output=True, text=True, timeout=240
-    )
+    done = script("match", *given, "k=2", "n_shown=8")
     assert done.returncode == 0, done.stderr
     assert "cluster_f1" in done.stdout and "blocking_recall" in done.stdout and "Traceback" not in done.stderr
     assert all((tmp_path / name).is_file() for name in ("m.csv", "m_clusters.csv", "m.json", "m.html"))
 
 
-@pytest.mark.slow
 def test_a_mistake_to_the_script_is_one_line(trained: Path, tmp_path: Path) -> None:
     given = [f"run={trained}", f"output={tmp_path / 'm.csv'}", "clustering=banana"]
-    done = subprocess.run([sys.executable, SCRIPTS / "match.py", *given], capture_output=True, text=True, timeout=120)
+    done = script("match", *given)
     assert done.returncode == 1 and "error: clustering=banana" in done.stderr

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import toy_data
+from commands import script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,8 +27,6 @@ from mmtab.prepare.propose import propose
 from mmtab.prepare.split import split
 from mmtab.utils.errors import ConfigError, DataError, MmtabError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
-
 
 def rows_of(folder: Path) -> Path:
     """The toy rows of all splits as one raw csv, its pictures beside it."""
@@ -38,11 +34,6 @@ def rows_of(folder: Path) -> Path:
     whole = pa.concat_tables([files.read(toys / f"{name}.parquet", "toys") for name in ("train", "valid", "test")])
     files.write_table(toys / "products.csv", whole)
     return toys / "products.csv"
-
-
-def run_script(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "200"})
 
 
 @pytest.fixture
@@ -63,7 +54,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_one_command_makes_a_dataset_of_a_raw_csv(tmp_path: Path) -> None:
-    done = run_script("all", rows_of(tmp_path), "-o", tmp_path / "toys", "--label", "label", "--seed", 3)
+    done = script("prepare_data", "all", rows_of(tmp_path), "-o", tmp_path / "toys", "--label", "label", "--seed", 3)
     assert done.returncode == 0, done.stderr
     schema = Schema.read(tmp_path / "toys")
     assert {c.name: str(c.type) for c in schema.columns} == toy_data.COLUMNS

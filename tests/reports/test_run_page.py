@@ -51,7 +51,7 @@ RECIPE = Recipe(
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each modality tells another amount of the class; no text names the shape in the picture."""
     folder = tmp_path_factory.mktemp("catalogue")
-    write_catalogue(folder, "product_type", n_rows=2000, image_size=32, recipe=RECIPE)
+    write_catalogue(folder, "product_type", n_rows=1200, image_size=32, recipe=RECIPE)
     return folder
 
 

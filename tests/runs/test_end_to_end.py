@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from commands import SCRIPTS, script
 from toy_data import write_kway, write_pairs
 
 from mmtab.config.compose import compose
@@ -23,9 +23,6 @@ from mmtab.runs.predictions import read_scored
 from mmtab.runs.session import open_run
 from mmtab.runs.train import train
 from mmtab.utils.errors import ConfigError, DataError, RunError
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
 
 KWAY_VARIANTS = [
     [],
@@ -238,50 +235,34 @@ def test_settings_that_do_not_fit(tmp_path: Path, configure) -> None:
             train(configure(data, *override), tmp_path / "run")
 
 
-def _script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
-    return subprocess.run(
-        [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=240,
-    )
-
-
-def test_scripts_from_training_to_prediction(tmp_path: Path, backbone: Path) -> None:
-    """Multirun over two seeds, then evaluate and predict on one of the run folders; wandb offline."""
+def test_scripts_from_training_to_prediction(tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multirun over two seeds, in a process of its own; then evaluate and predict on one of the run folders; wandb
+    offline."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("WANDB_MODE", "offline")
     data, sweep = tmp_path / "data", tmp_path / "sweep"
     write_kway(data)
-    small = [
-        f"dataset.path={data}",
-        f"text.backbone={backbone}",
-        "text.max_length=16",
-        "image.size=32",
-        "d_model=16",
-        "trainer.max_epochs=1",
-    ]
-    done = _script(
-        "train", "-m", "dataset=custom", "seed=0,1", f"hydra.sweep.dir={sweep}", "wandb.mode=offline", *small
-    )
+    small = [f"text.backbone={backbone}", "text.max_length=16", "image.size=32", "d_model=16", "trainer.max_epochs=1"]
+    train_both = ["-m", "dataset=custom", f"dataset.path={data}", "seed=0,1", f"hydra.sweep.dir={sweep}"]
+    command = [sys.executable, str(SCRIPTS / "train.py"), *train_both, "wandb.mode=offline", "report=false", *small]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     folders = sorted(sweep.glob("*_seed*"))
     assert [f.name for f in folders] == ["0_custom_seed0", "1_custom_seed1"]
     assert "test" in json.loads((folders[0] / "metrics.json").read_text())
     assert any((folders[0] / "wandb").glob("offline-run*"))
-    done = _script("evaluate", f"run={folders[0]}", "split=valid")
+    done = script("evaluate", f"run={folders[0]}", "split=valid")
     assert done.returncode == 0 and "accuracy" in done.stdout, done.stderr
-    done = _script("predict", f"run={folders[0]}", f"input={data / 'test.parquet'}", f"output={tmp_path / 'out.csv'}")
+    done = script("predict", f"run={folders[0]}", f"input={data / 'test.parquet'}", f"output={tmp_path / 'out.csv'}")
     assert done.returncode == 0 and (tmp_path / "out.csv").is_file(), done.stderr
-    done = _script("results", str(sweep))
+    done = script("results", sweep)
     assert done.returncode == 0 and "| data |" in done.stdout, done.stderr
 
 
-@pytest.mark.slow
 def test_a_broken_table_is_one_line(tmp_path: Path) -> None:
     data = write_kway(tmp_path / "data")
     (data / "train.parquet").write_bytes((data / "train.parquet").read_bytes()[:200])
-    done = _script("train", "dataset=custom", f"dataset.path={data}", f"output={tmp_path / 'broken'}")
+    done = script("train", "dataset=custom", f"dataset.path={data}", f"output={tmp_path / 'broken'}")
     assert done.returncode == 1 and "Traceback" not in done.stderr + done.stdout
     assert "table train" in done.stderr
 

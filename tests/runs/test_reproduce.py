@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import script
 from toy_data import write_kway, write_pairs
 
 from mmtab.config.types import ReproduceConfig
@@ -19,7 +17,6 @@ from mmtab.runs.reproduce import reproduce
 from mmtab.runs.train import train
 from mmtab.utils.errors import RunError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 QUICK = ["dataset.drop=[image]", "trainer.batch_size=8", "text.n_tuned_layers=0"]
 
 
@@ -61,13 +58,12 @@ def test_the_script_ends_by_what_it_found(tmp_path: Path, configure: Any) -> Non
     data, folder = write_kway(tmp_path / "data"), tmp_path / "run"
     metrics = train(configure(data, "dataset.drop=[image,text]"), folder)
 
-    def script(name: str, *overrides: str) -> tuple[int, str]:
-        command = [sys.executable, str(SCRIPT), f"run={folder}", f"output={tmp_path / name}", *overrides]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ)
+    def reproduce(name: str, *overrides: str) -> tuple[int, str]:
+        done = script("reproduce", f"run={folder}", f"output={tmp_path / name}", *overrides)
         return done.returncode, done.stdout + done.stderr
 
-    status, output = script("same", "tolerance=0.001")
+    status, output = reproduce("same", "tolerance=0.001")
     assert status == 0 and "the same to the last digit" in output, output
     (folder / "metrics.json").write_text(json.dumps({"valid": metrics | {"ece": metrics["ece"] + 0.125}}))
-    status, output = script("other")
+    status, output = reproduce("other")
     assert status == 1 and "metrics differ by up to 0.125" in output, output

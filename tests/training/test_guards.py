@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from commands import SCRIPTS, script
 from toy_data import write_kway, write_pairs
 
 from mmtab.model.classifier import Classifier
@@ -24,15 +26,7 @@ from mmtab.runs.folder import open_config
 from mmtab.runs.train import train
 from mmtab.utils.errors import ConfigError, RunError, TrainingError
 
-TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
 QUICK = ["dataset.drop=[image,text]", "trainer.batch_size=8"]
-
-
-def script(*overrides: str, **options: Any) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, str(TRAIN), *overrides], capture_output=True, text=True, timeout=120, **options
-    )
-    return done.returncode, done.stdout + done.stderr
 
 
 def corrupt(monkeypatch: pytest.MonkeyPatch, model: Any, step: int, change: Any) -> None:
@@ -119,7 +113,9 @@ def test_out_of_memory_says_what_to_lower_or_halves_the_batch(
 def test_a_full_disk_is_one_line(tmp_path: Path, backbone: Path) -> None:
     """No file may be larger than the first checkpoint of the run is going to be."""
     data = write_kway(tmp_path / "data")
-    status, output = script(
+    command = [
+        sys.executable,
+        str(SCRIPTS / "train.py"),
         "dataset=custom",
         f"dataset.path={data}",
         f"text.backbone={backbone}",
@@ -129,9 +125,11 @@ def test_a_full_disk_is_one_line(tmp_path: Path, backbone: Path) -> None:
         "trainer.checkpoint_seconds=0",
         f"output={tmp_path / 'run'}",
         f"cache={tmp_path / 'cache'}",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)),
-    )
-    assert status == 1 and "Traceback" not in output, output
+    ]
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (300_000, 300_000))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=limit)
+    output = done.stdout + done.stderr
+    assert done.returncode == 1 and "Traceback" not in output, output
     (line,) = [line for line in output.splitlines() if line.startswith("error:")]
     assert "File too large. What was whole before still is; make room" in line
     assert not list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
@@ -142,9 +140,9 @@ def test_a_full_disk_is_one_line(tmp_path: Path, backbone: Path) -> None:
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     data = write_kway(tmp_path / "data")
     for setting in ("output=/sys/kernel/run", "cache=/sys/kernel/cache"):
-        status, output = script("dataset=custom", f"dataset.path={data}", *QUICK, f"output={tmp_path / 'run'}", setting)
-        assert status == 1 and "Traceback" not in output, output
-        assert "error:" in output and "/sys/kernel" in output
+        done = script("train", "dataset=custom", f"dataset.path={data}", *QUICK, f"output={tmp_path / 'run'}", setting)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stdout + done.stderr
+        assert done.stderr.startswith("error:") and "/sys/kernel" in done.stderr
 
 
 def test_a_checkpoint_that_wants_to_run_something_does_not(
