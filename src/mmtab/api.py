@@ -11,14 +11,13 @@ import datetime
 import filecmp
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
@@ -28,6 +27,7 @@ from mmtab.data import files, table
 from mmtab.data.cells import join
 from mmtab.data.dataset import find_dataset
 from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.data.spelling import spelling, typed
 from mmtab.prepare.convert import Conversion
 from mmtab.prepare.frames import as_arrow, from_frames
 from mmtab.runs import predictions as prediction_files
@@ -108,7 +108,7 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             stem = "test" if schema.task is TaskKind.KWAY else "pairs_test"
             for name, frame in {stem: data, **tables}.items():
-                self._write(frame, Path(scratch) / f"{name}.parquet", image_root)
+                self._write(frame, Path(scratch) / f"{name}.parquet", image_root, labels=True)
             schema.write(Path(scratch))
             if not table.has_labels(Path(scratch), schema, "test"):
                 problem = "these rows have no labels, so they can be predicted but not scored"
@@ -132,30 +132,34 @@ class Run:
         cost: float | None = None,
         **tables: Any,
     ) -> np.ndarray:
-        """[n] classes of rows, or [n] (of several relations [n, r]) 0 and 1 of pairs, in their order; ``None`` where
-        ``coverage`` leaves a row without a prediction. ``tables``: left and right, or records, of pairs."""
+        """[n] classes of rows, of the type that train had them in, or [n] (of several relations [n, r]) 0 and 1 of
+        pairs, in their order; ``None`` where ``coverage`` leaves a row without a prediction. ``tables``: left and
+        right, or records, of pairs."""
         predictions = self._predicted(data, image_root, tables, coverage=coverage, cost=cost)
-        names = prediction_files.prediction_columns(predictions.column_names)
-        columns = [predictions[name].to_numpy(zero_copy_only=False) for name in names]
+        columns = [_values(predictions[name]) for name in prediction_files.prediction_columns(self.schema)]
         return columns[0] if len(columns) == 1 else np.stack(columns, 1)
 
     def predict_proba(self, data: Any, *, image_root: Named | None = None, **tables: Any) -> Any:
-        """A table, of the kind of ``data`` (pandas, polars, else Arrow), with the probability of each class by name,
-        or of a match for each relation. Of more than 1,000 classes the likeliest ten, as in prediction files."""
+        """A table, of the kind of ``data`` (pandas, polars, else Arrow), with the probability of each class by name
+        (pandas: by the class itself, such as 3 or True), or of a match for each relation. Of more than 1,000 classes
+        the likeliest ten, as in prediction files."""
         predictions, schema = self._predicted(data, image_root, tables), self.schema
         if schema.task is TaskKind.MATCHING:
             suffixes = prediction_files.relation_suffixes(list(schema.relations))
-            names = {f"{prediction_files.PROBABILITY}{s}": r for s, r in zip(suffixes, schema.relations, strict=True)}
+            names = [f"{prediction_files.PROBABILITY}{suffix}" for suffix in suffixes]
+            titles = pa.array(schema.relations, pa.string())
         else:
-            names = {
-                prediction_files.class_column(name): name
-                for name in prediction_files.classes_of(predictions.column_names)
-            }
-            names = names or {name: name for name in (prediction_files.TOP, prediction_files.TOP_PROBABILITY)}
-        columns = predictions.select(list(names)).rename_columns(list(names.values()))
+            classes = read_run_file(self.folder, "fitted.json")["preprocessor"]["labels_"]["classes_"]
+            names = list(prediction_files.class_columns(classes, [schema.id]).values())
+            titles = typed(pa.array(classes, pa.string()), schema.stored(schema.label))
+            if names[0] not in predictions.column_names:
+                top = [prediction_files.TOP, prediction_files.TOP_PROBABILITY]
+                names, titles = [prediction_files.free_name(name, [schema.id]) for name in top], pa.array(top)
+        columns = predictions.select(names).rename_columns(spelling(titles).to_pylist())
         kind = type(data).__module__.partition(".")[0]
         if kind == "pandas":
-            return columns.to_pandas().set_index(data.index)
+            frame = columns.to_pandas().set_index(data.index)
+            return frame.set_axis(_values(titles), axis=1)
         if kind == "polars":
             import polars
 
@@ -172,17 +176,20 @@ class Run:
             predict(self.folder, paths.pop("input"), output, **paths, **options)
             return files.read(output, self.schema.name)
 
-    def _write(self, frame: Any, path: Path, image_root: Named | None) -> Path:
-        """As a table of the standard that needs no other file: pictures are embedded, rows without ids numbered."""
+    def _write(self, frame: Any, path: Path, image_root: Named | None, labels: bool = False) -> Path:
+        """As a table of the standard that needs no other file: pictures are embedded, rows without ids numbered,
+        columns that the schema does not name left out."""
         schema, trained_on = self.schema, open_config(self.folder).dataset
         if image_root is None and trained_on.image_root and Path(trained_on.image_root).is_dir():
             image_root = trained_on.image_root
-        rows = as_arrow(_read(frame), schema.name, path.stem)
+        wanted = {schema.id, *(column.name for column in schema.columns), *prediction_files.PAIR_IDS}
+        wanted |= {schema.label or "", *schema.relations} if labels else set()
+        rows = as_arrow(_read(frame, wanted), schema.name, path.stem, wanted.__contains__)
         if schema.id not in rows.column_names and not set(prediction_files.PAIR_IDS) <= set(rows.column_names):
-            rows = rows.append_column(schema.id, pa.array([str(i + 1) for i in range(len(rows))]))
+            rows = rows.append_column(schema.id, pa.array([str(i + 1) for i in range(len(rows))], pa.string()))
         ids = pa.nulls(len(rows), pa.large_string())
         if schema.id in rows.column_names:
-            ids = pc.cast(join(rows[schema.id].chunks, rows[schema.id].type), pa.large_string())
+            ids = spelling(join(rows[schema.id].chunks, rows[schema.id].type))
         named = table.Table(schema.name, path.stem, _root(frame, image_root), ids, {})
         conversion = Conversion(path.parent, schema, bad_cells=trained_on.bad_cells)  # type: ignore[arg-type]
         for name in set(schema.of_type(ColumnType.IMAGE)) & set(rows.column_names):
@@ -335,8 +342,20 @@ def _settings(overrides: Mapping[str, Any]) -> list[str]:
     return list(walk(overrides, ""))
 
 
-def _read(frame: Any) -> Any:
-    return files.read(Path(frame), Path(frame).stem) if isinstance(frame, str | Path) else frame
+def _read(frame: Any, wanted: Collection[str] | None = None) -> Any:
+    """A table of a path; of its columns those that are ``wanted``."""
+    if not isinstance(frame, str | Path):
+        return frame
+    path = Path(frame)
+    names = [name for name in files.header(path, path.stem).names if wanted is None or name in wanted]
+    return files.read(path, path.stem, names)
+
+
+def _values(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """[n] in their own type; dates, and values of which some are missing, as objects, for numpy has neither."""
+    if column.null_count or pa.types.is_date(column.type):
+        return np.array([*column.to_pylist(), ...], object)[:-1]
+    return column.to_numpy(zero_copy_only=False)
 
 
 def _root(frame: Any, image_root: Named | None) -> Path:

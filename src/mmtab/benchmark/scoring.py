@@ -22,7 +22,14 @@ from mmtab.data import files
 from mmtab.data.cells import canonical, first
 from mmtab.data.schema import ColumnType
 from mmtab.data.spelling import bits, places_in
-from mmtab.runs.predictions import class_column, classes_of, kway_columns, pair_columns, relation_suffixes
+from mmtab.runs.predictions import (
+    class_columns,
+    free_name,
+    kway_columns,
+    pair_columns,
+    probability_columns,
+    relation_suffixes,
+)
 from mmtab.training.metrics import class_metrics, means_over_relations, pair_metrics
 from mmtab.utils.errors import DataError
 
@@ -70,7 +77,7 @@ def write_predictions(path: Path, truth: Truth, p: np.ndarray, thresholds: Seque
     """Probabilities [n, k] of classes, or [n, r] of matches with a threshold each, as ``read_predictions`` reads
     them."""
     if truth.classes:
-        columns = kway_columns(truth.classes, p, p.argmax(1))
+        columns = kway_columns(truth.classes, p, p.argmax(1), truth.ids)
     else:
         columns = pair_columns(truth.relations, p, p >= np.asarray(thresholds))
     files.write_table(path, pa.table(truth.ids | columns))
@@ -96,6 +103,7 @@ class _File:
     def __init__(self, path: Path, truth: Truth) -> None:
         self.path, self.truth = path, truth
         self.suffixes = [""] if truth.kway else relation_suffixes(truth.relations)
+        self.columns, self.prediction = class_columns(truth.classes, truth.ids), free_name("prediction", truth.ids)
 
     def error(self, problem: str, **parts: Any) -> DataError:
         return DataError(self.truth.dataset, problem, table=self.path.name, **parts)
@@ -111,10 +119,10 @@ class _File:
 
     def read(self) -> None:
         header = files.header(self.path, self.truth.dataset).names
-        self.classes = [class_column(name) for name in classes_of(header)] if self.truth.kway else []
+        self.classes = probability_columns(header, self.truth.ids) if self.truth.kway else []
         self._check_columns(header)
         self._check_n_rows(files.count(self.path, self.truth.dataset))  # a small file may claim very many
-        kinds = ("prediction",) if self.truth.kway else ("prediction", "probability")
+        kinds = (self.prediction,) if self.truth.kway else ("prediction", "probability")
         columns = [f"{kind}{suffix}" for kind in kinds for suffix in self.suffixes]
         columns = [*self.truth.ids, *(column for column in columns if column in header), *self.classes]
         self.table = files.read(self.path, self.truth.dataset, columns=columns)
@@ -130,14 +138,14 @@ class _File:
         for column in self.truth.ids:
             if column not in header:
                 raise self.error("the file lacks this column", column=column, found=found)
-        classes = {class_column(name) for name in self.truth.classes}
+        classes = set(self.columns.values())
         unknown, missing = set(self.classes) - classes, classes - set(self.classes) if self.classes else set()
         if unknown or missing:
             problem = "probabilities of unknown classes" if unknown else "probabilities of some classes are missing"
             expected = f"a column p_<class> for each of {len(classes)} classes of train, such as {min(classes)}"
             raise self.error(problem, expected=expected, found=", ".join(sorted(unknown or missing)[:5]))
         for suffix in self.suffixes:
-            names = {f"prediction{suffix}", f"probability{suffix}"}
+            names = {f"{self.prediction}{suffix}", f"probability{suffix}"}
             if not names & set(header) and not self.classes:
                 expected = "prediction or p_<class> of every class" if self.truth.kway else " or ".join(sorted(names))
                 raise self.error("the file answers nothing", found=found, expected=expected)
@@ -163,19 +171,19 @@ class _File:
 
     def of_classes(self) -> CheckedPredictions:
         probability = self._class_probabilities() if self.classes else None
-        if "prediction" not in self.table.column_names:
+        if self.prediction not in self.table.column_names:
             assert probability is not None
             return CheckedPredictions(probability.argmax(1)[:, None], probability)
         classes = self.truth.classes
-        texts, _ = canonical(self.table["prediction"].combine_chunks(), ColumnType.CATEGORICAL)
+        texts, _ = canonical(self.table[self.prediction].combine_chunks(), ColumnType.CATEGORICAL)
         places = places_in(texts, classes)
         if places.null_count:
             expected = f"one of {json.dumps(classes[:5], ensure_ascii=False)} …"
-            raise self.bad_cell("prediction", first(pc.is_null(places)), "not a class of train", expected)
+            raise self.bad_cell(self.prediction, first(pc.is_null(places)), "not a class of train", expected)
         return CheckedPredictions(np.asarray(places, np.int64)[:, None], probability)
 
     def _class_probabilities(self) -> np.ndarray:
-        p = np.stack([self._probabilities(class_column(name)) for name in self.truth.classes], 1)
+        p = np.stack([self._probabilities(self.columns[name]) for name in self.truth.classes], 1)
         sums = p.sum(1)
         if len(off := np.flatnonzero(abs(sums - 1) > SUM_TOLERANCE)):
             problem, row = "the probabilities of a row do not add up to 1", int(off[0])

@@ -12,15 +12,15 @@ import pyarrow.compute as pc
 from mmtab.data import files
 from mmtab.data.cells import first, join
 from mmtab.data.schema import Schema
-from mmtab.data.spelling import bits, places_in
+from mmtab.data.spelling import as_given, bits, places_in
 from mmtab.data.table import BadCells, Table, find_table, names_in, read_split, read_table
 from mmtab.utils.errors import DataError
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs as row numbers into ``Records.table``. ``relations``: for each label column that the file fills, 1 where
-    the relation holds and 0 where not."""
+    """Pairs as row numbers into ``Records.table``, and their ids in the type that the file has them in. ``relations``:
+    for each label column that the file fills, 1 where the relation holds and 0 where not."""
 
     name: str
     left: np.ndarray  # [n] int64
@@ -119,7 +119,9 @@ def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
         if name not in raw.column_names or raw[name].null_count == raw.num_rows:
             continue
         relations[name] = pair_labels(table, name, names_in(table, raw, name))
-    return Pairs(path.stem, np.asarray(rows["left"]), np.asarray(rows["right"]), ids["left"], ids["right"], relations)
+    known = schema.stored(schema.id)
+    left_ids, right_ids = (as_given(ids[side], raw[f"{side}_id"].type, known) for side in ("left", "right"))
+    return Pairs(path.stem, np.asarray(rows["left"]), np.asarray(rows["right"]), left_ids, right_ids, relations)
 
 
 def pair_labels(table: Table, column: str, names: pa.Array) -> pa.Array:

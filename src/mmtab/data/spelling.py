@@ -99,14 +99,24 @@ def places_in(values: pa.Array, vocabulary: pa.Array | Sequence[str]) -> pa.Arra
     others = values.filter(pc.and_(pc.is_null(places), pc.is_valid(values))).unique()
     if not len(others) or not len(known):
         return places
-    meanings = meaning(known)
-    wanted = meaning(others)
-    kinds = {("false", "true"): pa.bool_(), ("0", "1"): pa.int64()}
-    for spellings, kind in kinds.items():
-        if pc.all(pc.is_in(meanings, value_set=pa.array(spellings, TEXT))).as_py():
-            wanted = respelt(others, kind)
+    meanings, kind = meaning(known), _kind_of(known)
+    wanted = meaning(others) if kind is None else respelt(others, kind)
+    if kind is not None:
+        meanings = respelt(meanings, kind)
     again = pc.index_in(wanted, value_set=meanings, skip_nulls=True)
     return pc.coalesce(places, again.take(pc.index_in(values, value_set=others, skip_nulls=True)))
+
+
+def _kind_of(known: pa.Array) -> pa.DataType | None:
+    """What all of the text surely is: truths, 0 and 1, or decimals with the same number of places; None for others."""
+    lower = pc.utf8_lower(known)
+    if pc.all(pc.is_in(lower, value_set=pa.array(["false", "true"], TEXT))).as_py():
+        return pa.bool_()
+    if pc.all(pc.is_in(known, value_set=pa.array(["0", "1", "0.0", "1.0"], TEXT))).as_py():
+        return pa.int64()
+    places = pc.subtract(pc.utf8_length(known), pc.find_substring(known, "."))
+    fixed = pc.all(pc.match_substring_regex(known, r"^-?(0|[1-9]\d*)\.\d\d+$")).as_py()
+    return pa.decimal128(38, 9) if fixed and len(places.unique()) == 1 else None
 
 
 def _numbers(text: pa.Array, pattern: str) -> pa.Array:
@@ -169,6 +179,13 @@ def typed(text: pa.Array, *kinds: pa.DataType | None) -> pa.Array:
         if spelling(values).equals(pc.cast(text, TEXT)):
             return values
     return text
+
+
+def as_given(text: pa.Array, given: pa.DataType, known: pa.DataType | None) -> pa.Array:
+    """The values that are spelt so, in the type they were given in; where this says nothing of them, or is that of
+    integers with gaps, in the type that they are known to have."""
+    gaps = known is not None and pa.types.is_integer(known) and pa.types.is_floating(given)
+    return typed(text, *((given, known) if keeps_its_type(given) and not gaps else (known, given)))
 
 
 def type_named(text: str, dataset: str, column: str) -> pa.DataType:

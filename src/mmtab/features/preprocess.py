@@ -22,6 +22,26 @@ from mmtab.features.similarity import SimilarityFeatures
 
 MISSING, UNSEEN = 0, 1
 N_SPECIAL_IDS = 2
+NO_CLASSES = tuple(
+    [
+        "nan",
+        "NaN",
+        "NAN",
+        "NA",
+        "N/A",
+        "<NA>",
+        "NaT",
+        "None",
+        "null",
+        "NULL",
+        "inf",
+        "-inf",
+        "Inf",
+        "-Inf",
+        "Infinity",
+        "-Infinity",
+    ]
+)
 DAY, YEAR = 86400.0, 365.2425 * 86400.0
 
 
@@ -174,6 +194,7 @@ class Preprocessor:
                 _count(counted, table.columns[name].take(take))
             labelled &= table.labels is not None
             if labelled and table.labels is not None:  # checked row by row, kept as its distinct names
+                _check_classes(table, schema.label or "")
                 names = pc.unique(_known_labels(table, schema.label or ""))
                 classes.append(replace(table, ids=table.ids.slice(0, len(names)), columns={}, labels=names))
         coders = {name: CategoryCoder.from_counts(counted, rules) for name, counted in counts.items()}
@@ -314,6 +335,21 @@ def _floats(values: pa.Array) -> np.ndarray:
     if pa.types.is_null(values.type):
         return np.full(len(values), np.nan)
     return np.array(pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False), np.float64)
+
+
+def _check_classes(table: Table, column: str) -> None:
+    """Raise DataError for labels that writers of tables put where there is none."""
+    labels = _known_labels(table, column)
+    odd = np.flatnonzero(np.asarray(pc.is_in(labels, value_set=pa.array(NO_CLASSES, labels.type))))
+    if len(odd):
+        raise table.error(
+            f"a label that is hardly a class, in {len(odd)} row(s)",
+            row=int(odd[0]),
+            column=column,
+            expected="the name of a class",
+            found=labels[int(odd[0])].as_py(),
+            fix="leave these rows out, or, should it be a class, rename it, for instance to 'no type'",
+        )
 
 
 def _known_labels(table: Table, column: str) -> pa.Array:

@@ -12,7 +12,9 @@ import pyarrow as pa
 from mmtab.data import files
 from mmtab.data.pairs import Records
 from mmtab.data.schema import Schema
+from mmtab.data.spelling import typed
 from mmtab.matching.explain import contributions_text
+from mmtab.runs.predictions import free_name, relation_suffixes
 from mmtab.utils.atomic import write_json
 
 
@@ -86,12 +88,11 @@ class Matches:
         write_json(output.with_suffix(".json"), self.report)
 
     def _pairs(self) -> pa.Table:
-        ids, together, relations = self.records.table.ids, self.together, list(self.schema.relations)
+        ids, together, relations = self._ids, self.together, list(self.schema.relations)
         places = np.flatnonzero((together | self.above_threshold).any(1))
         left, right = self.left[places], self.right[places]
         columns: dict[str, pa.Array] = {"left_id": ids.take(pa.array(left)), "right_id": ids.take(pa.array(right))}
-        for r, name in enumerate(relations):
-            suffix = "" if len(relations) == 1 else f"_{name}"
+        for r, suffix in enumerate(relation_suffixes(relations)):
             columns[f"probability{suffix}"] = pa.array(self.probability[places, r])
             columns[f"prediction{suffix}"] = pa.array(together[places, r].astype(np.int8))
             columns[f"cluster{suffix}"] = pa.array(self.clusters[r][left], mask=~together[places, r])
@@ -102,9 +103,15 @@ class Matches:
         return pa.table(columns)
 
     def _members(self) -> pa.Table:
-        ids, n_left, relations = self.records.table.ids, self.records.n_left, list(self.schema.relations)
+        ids, n_left, relations = self._ids, self.records.n_left, list(self.schema.relations)
         sides = ["records"] * len(ids) if n_left is None else ["left"] * n_left + ["right"] * (len(ids) - n_left)
-        columns: dict[str, pa.Array] = {"table": pa.array(sides), self.schema.id: ids}
-        for r, name in enumerate(relations):
-            columns["cluster" if len(relations) == 1 else f"cluster_{name}"] = pa.array(self.clusters[r])
+        key = self.schema.id
+        columns: dict[str, pa.Array] = {free_name("table", [key]): pa.array(sides, pa.string()), key: ids}
+        for r, suffix in enumerate(relation_suffixes(relations)):
+            columns[free_name(f"cluster{suffix}", [key])] = pa.array(self.clusters[r])
         return pa.table(columns)
+
+    @property
+    def _ids(self) -> pa.Array:
+        """[n_records] in the type that train had them in."""
+        return typed(self.records.table.ids, self.schema.stored(self.schema.id))

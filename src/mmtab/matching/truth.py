@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from mmtab.data import files
 from mmtab.data.pairs import read_pairs_file
 from mmtab.data.schema import LABEL
+from mmtab.data.spelling import places_in, spelling
 from mmtab.matching.clustering import evaluate
 from mmtab.matching.result import Matches
 from mmtab.training.metrics import pair_metrics
@@ -60,7 +61,7 @@ def _against_entities(path: Path, matches: Matches, names: list[str]) -> dict[st
             f"found {names}"
         )
     table = files.read(path, schema.name)
-    place = pc.index_in(ids, value_set=pc.cast(table[schema.id].combine_chunks(), ids.type))
+    place = places_in(ids, spelling(table[schema.id].combine_chunks()))
     if len(pc.unique(ids)) < len(ids):
         raise RunError(
             f"truth={path}: an id names a record on either side, so entities by id are unclear; give labelled pairs"

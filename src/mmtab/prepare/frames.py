@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def from_frames(
     target = Path(folder) if folder is not None else _temporary() / name
     if target.exists():
         raise ConfigError(f"folder {target} exists. Fix: remove it, or name another one")
-    tables = {stem: as_arrow(frame, name, stem) for stem, frame in frames.items()}
+    ignored = {column for column, role in (types or {}).items() if role == "ignore"}
+    tables = {stem: as_arrow(frame, name, stem, lambda column: column not in ignored) for stem, frame in frames.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=target.parent) as scratch:
         paths = [Path(scratch) / f"{stem}.parquet" for stem in tables]
@@ -69,23 +71,21 @@ def _temporary() -> Path:
     return folder
 
 
-def as_arrow(frame: Any, dataset: str, stem: str) -> pa.Table:
-    """Column by column, to name the one that mixes what Arrow cannot hold together."""
-    if isinstance(frame, pa.Table):
-        return frame
-    if not hasattr(frame, "columns"):
-        return pa.table(frame)
-    names = [str(name) for name in frame.columns]
+def as_arrow(frame: Any, dataset: str, stem: str, wanted: Callable[[str], bool] = lambda name: True) -> pa.Table:
+    """Column by column, to name the one that mixes what Arrow cannot hold together. ``frame``: of pandas or polars, an
+    Arrow table, arrays by name, an array of numpy with names, or a list of dicts. ``wanted``: whether a column is of
+    use; others are not looked at."""
+    pairs = [(str(name), values) for name, values in _columns(frame) if wanted(str(name))]
+    names = [name for name, _ in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(
             dataset, "the frame names a column twice", table=stem, column=twice[0], fix="rename one of them"
         )
     columns = []
-    for name, key in zip(names, frame.columns, strict=True):
-        values = frame[key]
+    for name, values in pairs:
         try:
-            columns.append(values.to_arrow() if hasattr(values, "to_arrow") else pa.array(values, from_pandas=True))
+            columns.append(_arrow(values() if callable(values) else values))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 dataset,
@@ -95,3 +95,30 @@ def as_arrow(frame: Any, dataset: str, stem: str) -> pa.Table:
                 fix="make it one kind, for instance with .astype(str)",
             ) from error
     return pa.table(columns, names=names)
+
+
+def _columns(frame: Any) -> list[tuple[Any, Any]]:
+    if isinstance(frame, pa.Table | pa.RecordBatch):
+        return list(zip(frame.schema.names, frame.columns, strict=True))
+    if isinstance(frame, Mapping):
+        return list(frame.items())
+    if isinstance(frame, list) and all(isinstance(row, Mapping) for row in frame):
+        names = dict.fromkeys(name for row in frame for name in row)
+        return [(name, [row.get(name) for row in frame]) for name in names]
+    keys = frame.columns if hasattr(frame, "columns") else frame.dtype.names
+    return [(name, functools.partial(frame.__getitem__, name)) for name in keys]
+
+
+def _arrow(values: Any) -> pa.Array | pa.ChunkedArray:
+    """Values that only their own library knows, such as intervals and periods of pandas, are text as it writes them."""
+    if hasattr(values, "to_arrow"):
+        values = values.to_arrow()
+    if hasattr(values, "sparse"):
+        values = values.sparse.to_dense()
+    arrow = isinstance(values, pa.Array | pa.ChunkedArray)
+    column = values if arrow else pa.array(values, from_pandas=True)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not isinstance(kind, pa.ExtensionType) or isinstance(kind, pa.UuidType):
+        return column
+    own = pa.chunked_array(column).to_pandas() if arrow else values
+    return pa.array([None if absent else str(v) for v, absent in zip(own, own.isna(), strict=True)], pa.string())

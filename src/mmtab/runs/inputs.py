@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from mmtab.config.types import RunConfig
+from mmtab.data import files
 from mmtab.data import table as tables
 from mmtab.data.cells import join
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.pairs import Pairs, Records, stack_sides
 from mmtab.data.schema import Schema
+from mmtab.data.spelling import as_given
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.preprocess import Fitted
@@ -48,7 +50,11 @@ def labels_of(fitted: Fitted, table: Table | Stream, schema: Schema) -> np.ndarr
 
 
 def row_ids(table: Stream) -> pa.Table:
-    return pa.table({table.schema.id: join([batch.ids for batch in table.batches()])})
+    """In the type that the table stores them in, or train did where the table says none."""
+    name = table.schema.id
+    given = files.header(table.path, table.schema.name).field(name).type
+    ids = join([batch.ids for batch in table.batches()])
+    return pa.table({name: as_given(ids, given, table.schema.stored(name))})
 
 
 def pair_ids(pairs: Pairs) -> pa.Table:

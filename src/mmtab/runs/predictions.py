@@ -7,12 +7,13 @@
                with several relations: probability_<relation> and so on
 
 ``confidence`` follows the prediction where predictions below a confidence are left out; ``label`` is absent where there
-is none. In csv, lists are joined by semicolons.
+is none. Ids and classes have the type that they had in the tables. A column that would be called like the id gets an
+underscore more. In csv, lists are joined by semicolons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 
 from mmtab.data import files
 from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.spelling import spelling
 from mmtab.training.metrics import N_BINS, unscaled
 from mmtab.training.predictions import Predictions
 from mmtab.utils.errors import RunError
@@ -37,14 +39,28 @@ def predictions_path(folder: Path, split: str) -> Path:
     return folder / f"predictions_{split}.parquet"
 
 
-def class_column(name: str) -> str:
-    """The column with the probability of a class."""
-    return f"{_CLASS}{name}"
+def id_columns(schema: Schema) -> list[str]:
+    """The columns that say which row, or pair, a prediction is of."""
+    return [schema.id] if schema.task is TaskKind.KWAY else list(PAIR_IDS)
 
 
-def classes_of(columns: Sequence[str]) -> list[str]:
-    """The classes that have a column of their own."""
-    return [name.removeprefix(_CLASS) for name in columns if name.startswith(_CLASS)]
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, or where it is taken, with underscores until it is not."""
+    while name in taken:
+        name += "_"
+    return name
+
+
+def class_columns(classes: Sequence[str], ids: Collection[str] = ()) -> dict[str, str]:
+    """By class, the column with its probability. ``ids``: the columns that are called otherwise."""
+    names = {name: f"{_CLASS}{name}" for name in classes}
+    taken = {*ids, *names.values()} if set(ids) & set(names.values()) else set(ids)
+    return {name: free_name(column, taken) if column in ids else column for name, column in names.items()}
+
+
+def probability_columns(columns: Sequence[str], ids: Collection[str] = ()) -> list[str]:
+    """Those that look like the probabilities of classes."""
+    return [name for name in columns if name.startswith(_CLASS) and name not in ids]
 
 
 def relation_suffixes(relations: Sequence[str]) -> list[str]:
@@ -52,18 +68,28 @@ def relation_suffixes(relations: Sequence[str]) -> list[str]:
     return [""] if len(relations) == 1 else [f"_{relation}" for relation in relations]
 
 
-def prediction_columns(columns: Sequence[str]) -> list[str]:
+def prediction_columns(schema: Schema) -> list[str]:
     """The columns that hold predictions, one for each relation."""
-    return [name for name in columns if name.startswith(PREDICTION)]
+    suffixes = [""] if schema.task is TaskKind.KWAY else relation_suffixes(list(schema.relations))
+    return [free_name(f"{PREDICTION}{suffix}", id_columns(schema)) for suffix in suffixes]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def kway_columns(classes: Sequence[str], probability: np.ndarray, y_pred: np.ndarray) -> dict[str, pa.Array]:
-    """Columns of probabilities [n, k] and predicted classes [n]."""
-    columns = {class_column(name): pa.array(p) for name, p in zip(classes, probability.T, strict=True)}
-    return columns | {PREDICTION: pa.array(classes).take(pa.array(y_pred))}
+def kway_columns(
+    classes: Sequence[str],
+    probability: np.ndarray,
+    y_pred: np.ndarray,
+    ids: Collection[str] = (),
+    values: pa.Array | None = None,
+) -> dict[str, pa.Array]:
+    """Columns of probabilities [n, k] and predicted classes [n]. ``ids``: the columns beside them; ``values`` [k]: the
+    classes in their own type."""
+    values = pa.array(classes, pa.string()) if values is None else values
+    columns = class_columns(classes, ids)
+    probabilities = {columns[name]: pa.array(p) for name, p in zip(classes, probability.T, strict=True)}
+    return probabilities | {free_name(PREDICTION, ids): values.take(pa.array(y_pred))}
 
 
 def pair_columns(relations: Sequence[str], probability: np.ndarray, y_pred: np.ndarray) -> dict[str, pa.Array]:
@@ -83,6 +109,7 @@ def write_predictions(
     *,
     relations: Sequence[str] = (),
     classes: Sequence[str] = (),
+    values: pa.Array | None = None,
     labels: np.ndarray | None = None,
     confidence: np.ndarray | None = None,
     least_confidence: np.ndarray | None = None,
@@ -94,29 +121,33 @@ def write_predictions(
     y_pred:           [n, r] class, or 1 for a match
     relations:        names of the relations of pairs
     classes:          names of the classes
+    values:           [k] the classes in their own type
     labels:           [n] class, or [n, r] of pairs; None: unknown
     confidence:       [n, r], written where ``least_confidence`` is given
     least_confidence: [r] predictions with less confidence are left out
     """
-    columns = {name: ids[name] for name in ids.column_names}
+    columns, taken = {name: ids[name] for name in ids.column_names}, ids.column_names
+    values = pa.array(classes, pa.string()) if values is None else values
     suffixes = [""] if classes else relation_suffixes(relations)
     if not classes:
         assert predictions.probability is not None
         columns |= pair_columns(relations, predictions.probability, y_pred)
     elif predictions.probability is not None:
-        columns |= kway_columns(classes, predictions.probability, y_pred[:, 0])
+        columns |= kway_columns(classes, predictions.probability, y_pred[:, 0], taken, values)
     else:
-        columns |= _likeliest_columns(classes, predictions, as_text=path.suffix == ".csv")
+        likeliest = _likeliest_columns(values, predictions, as_text=path.suffix == ".csv")
+        columns |= {free_name(name, taken): column for name, column in likeliest.items()}
     if labels is not None and classes:
-        columns[LABEL] = pa.array(classes).take(pa.array(labels))
+        columns[free_name(LABEL, taken)] = values.take(pa.array(labels))
     for r, suffix in enumerate(suffixes):
-        prediction = f"{PREDICTION}{suffix}"
+        prediction = free_name(f"{PREDICTION}{suffix}", taken)
         if labels is not None and not classes:
             columns = _insert_after(columns, prediction, f"{LABEL}{suffix}", pa.array(labels[:, r].astype(np.int8)))
         if least_confidence is not None and confidence is not None:
             values, sufficient = columns[prediction], pa.array(confidence[:, r] >= least_confidence[r])
             columns[prediction] = pc.if_else(sufficient, values, pa.scalar(None, values.type))
-            columns = _insert_after(columns, prediction, f"{CONFIDENCE}{suffix}", pa.array(confidence[:, r]))
+            name = free_name(f"{CONFIDENCE}{suffix}", taken)
+            columns = _insert_after(columns, prediction, name, pa.array(confidence[:, r]))
     files.write_table(path, pa.table(list(columns.values()), names=list(columns)))
 
 
@@ -126,11 +157,11 @@ def _insert_after(columns: dict[str, Any], before: str, name: str, values: pa.Ar
     return dict([*items[:place], (name, values), *items[place:]])
 
 
-def _likeliest_columns(classes: Sequence[str], predictions: Predictions, as_text: bool) -> dict[str, pa.Array]:
+def _likeliest_columns(names: pa.Array, predictions: Predictions, as_text: bool) -> dict[str, pa.Array]:
     """Columns of very many classes: the likeliest [n, m] of each row."""
     best, p = predictions.best, predictions.best_probability
     assert best is not None and p is not None
-    p, names = p.astype(np.float32), pa.array(classes)
+    p = p.astype(np.float32)
     return {
         PREDICTION: names.take(pa.array(best[:, 0])),
         PROBABILITY: pa.array(p[:, 0]),
@@ -142,7 +173,7 @@ def _likeliest_columns(classes: Sequence[str], predictions: Predictions, as_text
 def _lists(values: pa.Array, size: int, as_text: bool) -> pa.Array:
     """Values as lists of ``size`` each, or as text with semicolons."""
     if as_text:
-        values = values.cast(pa.string())
+        values = spelling(values)
     lists = pa.ListArray.from_arrays(pa.array(range(0, len(values) + 1, size), pa.int32()), values)
     return pc.binary_join(lists, ";") if as_text else lists
 
@@ -304,8 +335,7 @@ def read_scored(folder: Path, split: str) -> list[ScoredPredictions]:
     table = files.read(predictions_path(folder, split), schema.name)
     if schema.task is TaskKind.MATCHING:
         return [scored_pairs(table, schema, split, relation, state) for relation in schema.relations]
-    classes = classes_of(table.column_names)
-    classes = classes or list(read_run_file(folder, "fitted.json")["preprocessor"]["labels_"]["classes_"])
+    classes = list(read_run_file(folder, "fitted.json")["preprocessor"]["labels_"]["classes_"])
     return [scored_rows(table, schema, split, classes, state)]
 
 
@@ -313,20 +343,27 @@ def scored_rows(
     table: pa.Table, schema: Schema, split: str, classes: Sequence[str], state: dict[str, Any]
 ) -> ScoredPredictions:
     """``table``: a predictions file of rows; ``state``: of the task."""
-    labelled = np.flatnonzero(np.asarray(pc.is_valid(table[LABEL])))
+    ids, columns = [schema.id], class_columns(classes, [schema.id])
+    label, prediction, probability, top, top_probability = (
+        free_name(name, ids) for name in (LABEL, PREDICTION, PROBABILITY, TOP, TOP_PROBABILITY)
+    )
+    labelled = np.flatnonzero(np.asarray(pc.is_valid(table[label])))
     table = table.take(labelled)
+    known = pa.array(classes, pa.large_string())
     y_true, y_pred = (
-        np.asarray(pc.index_in(table[name].combine_chunks().cast(pa.string()), pa.array(classes))).astype(np.int64)
-        for name in (LABEL, PREDICTION)
+        np.asarray(pc.index_in(spelling(table[name].combine_chunks()), known)).astype(np.int64)
+        for name in (label, prediction)
     )
     rows = np.arange(len(table))
-    if classes_of(table.column_names):
-        p = np.stack([table[class_column(name)].to_numpy() for name in classes], 1).astype(np.float64)
+    if columns[classes[0]] in table.column_names:
+        p = np.stack([table[columns[name]].to_numpy() for name in classes], 1).astype(np.float64)
         p_pred, p_true = p[rows, y_pred], p[rows, y_true]
     else:
-        p, p_pred = None, table[PROBABILITY].to_numpy().astype(np.float64)
-        likeliest = zip(table[TOP].to_pylist(), table[TOP_PROBABILITY].to_pylist(), y_true, strict=True)
-        p_true = np.array([dict(zip(names, ps, strict=True)).get(classes[i], 0.0) for names, ps, i in likeliest])
+        p, p_pred = None, table[probability].to_numpy().astype(np.float64)
+        likeliest = zip(
+            table[top].to_pylist(), table[top_probability].to_pylist(), table[label].to_pylist(), strict=True
+        )
+        p_true = np.array([dict(zip(names, ps, strict=True)).get(own, 0.0) for names, ps, own in likeliest])
     return ScoredPredictions(
         schema=schema,
         split=split,
@@ -380,5 +417,5 @@ def scored_pairs(
 
 
 def _readable(ids: pa.Table) -> list[str]:
-    columns = [ids[name].cast(pa.string()).to_pylist() for name in ids.column_names]
+    columns = [spelling(ids[name].combine_chunks()).to_pylist() for name in ids.column_names]
     return [" and ".join(row) for row in zip(*columns, strict=True)]

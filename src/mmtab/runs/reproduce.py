@@ -104,7 +104,7 @@ def _n_changed(then: Path, now: Path, split: str) -> int:
     if not all(path.is_file() for path in paths):
         return -1
     old, new = (pyarrow.parquet.read_table(path) for path in paths)
-    names = prediction_columns(new.column_names)
+    names = prediction_columns(Schema.from_dict(read_run_file(now, "schema.yaml")))
     if old.num_rows != new.num_rows:
         return new.num_rows
     return int(np.any([np.asarray(old[name]) != np.asarray(new[name]) for name in names], 0).sum())

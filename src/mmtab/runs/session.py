@@ -19,6 +19,7 @@ from mmtab.data import table as tables
 from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
 from mmtab.data.pictures import no_progress
 from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.spelling import typed
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.backbones import Backbones
@@ -168,13 +169,15 @@ class Session:
         """Write a predictions file; without labels for rows that have none. Predictions with less than
         ``least_confidence`` [r] are left out."""
         coder = self.fitted.preprocessor.labels_
+        classes = [] if coder is None else coder.classes_
         write_predictions(
             path,
             ids,
             predictions,
             self.task.y_pred(predictions),
             relations=list(self.schema.relations),
-            classes=coder.classes_ if coder is not None else [],
+            classes=classes,
+            values=typed(pa.array(classes, pa.string()), self.schema.stored(self.schema.label)),
             labels=labels,
             confidence=self.task.confidence(predictions),
             least_confidence=least_confidence,

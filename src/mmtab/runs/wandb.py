@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 from pytorch_lightning.loggers import Logger
 
@@ -34,6 +33,7 @@ from mmtab.data.digests import digest_of
 from mmtab.data.pairs import Records, read_records
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
+from mmtab.data.spelling import spelling
 from mmtab.data.table import Table
 from mmtab.runs.folder import APART, TASK, deciding, learning_curves, read_run_file
 from mmtab.runs.inputs import data_folder
@@ -294,7 +294,7 @@ def _read_records(config: RunConfig, schema: Schema, data: Path, split: str) -> 
 def _cells(records: Iterable[Records], schema: Schema, ids: pa.ChunkedArray, side: str) -> list[list[Any]]:
     """The cells of the rows with these ids, by column; None where there is no such row."""
     cells: list[list[Any]] = [[None] * len(schema.columns) for _ in ids]
-    names = pc.cast(ids.combine_chunks(), pa.large_string())
+    names = spelling(ids.combine_chunks())
     for part in records:
         for i, row in enumerate(part.row_of(names, side).to_pylist()):
             if row is not None:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from mmtab.data import files
 from mmtab.data.pairs import Pairs, read_pairs, read_records
 from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.spelling import spelling
 from mmtab.data.splits import SPLITS, components
 from mmtab.data.table import find_table, read_batches
 from mmtab.prepare.check import alarms
@@ -206,7 +207,7 @@ def _ids(data: PairData) -> Iterator[Alarm]:
     """Whether equal ids on both sides say that a pair matches. No model of mmtab reads ids, but others may."""
     for split, pairs in data.pairs.items() if data.records.n_left is not None else ():
         y_true = data.labels(split) == 1
-        equal = np.asarray(pc.equal(pairs.left_ids, pairs.right_ids))
+        equal = np.asarray(pc.equal(spelling(pairs.left_ids), spelling(pairs.right_ids)))
         score = _f1(equal, y_true)
         if y_true.any() and score >= LEAK_WARNING:
             message = (
