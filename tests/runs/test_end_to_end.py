@@ -26,13 +26,10 @@ from mmtab.utils.errors import ConfigError, DataError, RunError
 
 KWAY_VARIANTS = [
     [],
-    ["text.layout=column"],
-    ["text.n_tuned_layers=0"],
-    ["fusion=mean"],
-    ["numeric=periodic"],
+    ["text.layout=column", "numeric=periodic"],
+    ["text.n_tuned_layers=0", "text.also=[categorical,numeric]"],
+    ["fusion=mean", "kway_head.class_weights=true"],
     ["image.tuned=true", "image.augment=true"],
-    ["text.also=[categorical,numeric]"],
-    ["kway_head.class_weights=true"],
     ["dataset.drop=[image,text]"],
 ]
 
@@ -68,13 +65,12 @@ def test_kway_run_tells_everything(tmp_path: Path, configure, overrides: list[st
     "overrides",
     [
         [],
-        ["pair_head=two_tower"],
+        ["pair_head=two_tower", "fusion=mean"],
         ["pair_head=cross"],
         ["pair_head=fusion", "pair_head.compare=null"],
         ["pair_head.cross_text=true"],
         ["text.n_tuned_layers=0", "pair_head.hard_negatives=0.5"],
         ["text.layout=column"],
-        ["fusion=mean"],
     ],
     ids=lambda o: ",".join(o) or "default",
 )
@@ -118,18 +114,14 @@ def test_a_run_with_its_calibration_in_provenance_still_opens(
 
 @pytest.mark.parametrize("write", [write_kway, write_pairs])
 def test_same_seed_same_metrics_and_csv_equals_parquet(tmp_path: Path, configure, write) -> None:
-    seen = []
-    for name, suffix in (("a", ".parquet"), ("b", ".parquet"), ("c", ".csv")):
-        write(tmp_path / name, suffix=suffix)
-        seen.append(
-            (
-                train(configure(tmp_path / name, "trainer.max_epochs=1"), tmp_path / f"run-{name}"),
-                evaluate(tmp_path / f"run-{name}", "test"),
-            )
-        )
-    assert seen[0] == seen[1] == seen[2]
-    other = train(configure(tmp_path / "a", "trainer.max_epochs=1", "seed=1"), tmp_path / "run-seed")
-    assert other != seen[0][0]
+    metrics = []
+    for suffix in (".parquet", ".csv"):
+        data, run = write(tmp_path / suffix / "data", suffix=suffix), tmp_path / suffix / "run"
+        valid = train(configure(data, "trainer.max_epochs=1"), run)
+        metrics.append((valid, evaluate(run, "test")))
+    assert metrics[0] == metrics[1]
+    other = train(configure(data, "trainer.max_epochs=1", "seed=1"), tmp_path / "other")
+    assert other != metrics[0][0]
 
 
 def test_training_never_opens_test(tmp_path: Path, configure) -> None:

@@ -150,7 +150,7 @@ def test_an_unfinished_run_is_not_mixed_with_another(
     tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, folder = write_kway(tmp_path / "data"), tmp_path / "run"
-    quick = ["trainer.checkpoint_seconds=0", "trainer.batch_size=8"]
+    quick = ["dataset.drop=[image,text]", "trainer.checkpoint_seconds=0", "trainer.batch_size=8"]
 
     def leave() -> None:
         with monkeypatch.context() as patch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -67,6 +68,7 @@ def settle(config: RunConfig, task: str, has_text: bool, n_train: int, apart: bo
     return replace(config, text=text, trainer=replace(trainer, max_epochs=epochs, patience=patience))
 
 
+@functools.cache
 def register() -> None:
     """Make the typed tops known to Hydra; each configs/*.yaml names its own in ``defaults``."""
     from hydra.core.config_store import ConfigStore
