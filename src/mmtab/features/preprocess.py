@@ -226,11 +226,13 @@ class Preprocessor:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was fitted on train: scalers, vocabularies and classes, and for matching similarity features."""
+    """What was fitted on train: scalers, vocabularies and classes, and for matching similarity features. ``unseen``:
+    columns of which nearly all cells of valid are unlike those of train; None: not known."""
 
     preprocessor: Preprocessor
     similarity: SimilarityFeatures | None = None
     similarity_scalers: tuple[QuantileScaler, ...] = ()
+    unseen: tuple[str, ...] | None = None
 
     @staticmethod
     def kway(train: Table | Iterable[Table], schema: Schema, rules: CategoryRules) -> Fitted:
@@ -257,13 +259,15 @@ class Fitted:
             "preprocessor": self.preprocessor.to_dict(),
             "comparison": None if self.similarity is None else self.similarity.to_dict(),
             "comparison_scalers": [scaler.quantiles_ for scaler in self.similarity_scalers],
+            "unseen": None if self.unseen is None else list(self.unseen),
         }
 
     @staticmethod
     def from_dict(raw: dict[str, Any], schema: Schema) -> Fitted:
         similarity = raw["comparison"] and SimilarityFeatures(schema, **raw["comparison"])
         scalers = tuple(QuantileScaler(quantiles) for quantiles in raw["comparison_scalers"])
-        return Fitted(Preprocessor.from_dict(raw["preprocessor"]), similarity, scalers)
+        unseen = None if raw.get("unseen") is None else tuple(raw["unseen"])
+        return Fitted(Preprocessor.from_dict(raw["preprocessor"]), similarity, scalers, unseen)
 
 
 MAX_SAMPLE = 1 << 20

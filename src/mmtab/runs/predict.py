@@ -62,7 +62,7 @@ def predict(
     else:
         both = records_to_match(session.schema, bad_cells, left=left, right=right, records=records)
         pairs = read_pairs_file(input, session.schema, both)
-        batches, ids = session.pairs(both, session.encode(both.table), pairs), pair_ids(pairs)
+        batches, ids = session.pairs(both, session.encode_new(both.table), pairs), pair_ids(pairs)
     predictions, _ = session.predictions(batches)
     if distributed.is_first():
         session.write_predictions(output, ids, predictions, None, least_confidence)

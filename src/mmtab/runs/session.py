@@ -28,6 +28,7 @@ from mmtab.features.encoded import EncodedTable, encode_table
 from mmtab.features.loader import KWayBatches, PairBatches, loader
 from mmtab.features.preprocess import Fitted
 from mmtab.features.text import cross_columns
+from mmtab.features.unseen import warn_of_unseen
 from mmtab.runs.folder import load_weights, open_config, read_facts, read_run_file, read_task_state
 from mmtab.runs.inputs import labels_of, pair_ids, row_ids, store_of
 from mmtab.runs.predictions import write_predictions
@@ -94,9 +95,15 @@ class Session:
             compare_pictures=self.fitted.similarity is not None and bool(self.config.pair_head.compare),
         )
 
+    def encode_new(self, table: Table | Stream) -> EncodedTable:
+        """``encode`` of rows that came after training, with a warning of columns that are unlike those of train."""
+        encoded = self.encode(table)
+        warn_of_unseen(table, encoded, self.fitted, self.schema)
+        return encoded
+
     def kway(self, table: Table | Stream) -> KWayBatches:
-        """Batches over a table, with labels where it has them."""
-        return KWayBatches(self.encode(table), labels_of(self.fitted, table, self.schema))
+        """Batches over a table that came after training, with labels where it has them."""
+        return KWayBatches(self.encode_new(table), labels_of(self.fitted, table, self.schema))
 
     def pairs(
         self,
@@ -143,7 +150,7 @@ class Session:
         records = read_records(folder, self.schema, bad_cells)
         pairs = read_pairs(folder, self.schema, split, records)
         path = tables.find_table(folder, self.schema, f"pairs_{split}")
-        return self.pairs(records, self.encode(records.table), pairs), pair_ids(pairs), [path]
+        return self.pairs(records, self.encode_new(records.table), pairs), pair_ids(pairs), [path]
 
     def predictions(self, batches: Batches) -> tuple[Predictions, float]:
         """The predictions of all rows or pairs, in order, and the seconds they took."""

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mmtab.config.compose import settle
@@ -20,6 +21,7 @@ from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.loader import KWayBatches
 from mmtab.features.preprocess import Fitted
+from mmtab.features.unseen import ON_VALID, unseen_columns
 from mmtab.runs.inputs import data_folder, labels_of, pair_ids, row_ids
 from mmtab.runs.session import Batches, Session
 from mmtab.training.build import build_model, build_task, check_settings, columns_of_text
@@ -107,6 +109,8 @@ def prepare_kway(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     session = Session(config, schema, fitted, model, backbones, task, _compute(config))
     train_batches = KWayBatches(session.encode(train), train_labels)
     valid_batches = KWayBatches(session.encode(valid), valid_labels)
+    unseen = unseen_columns(valid, valid_batches.table, fitted.preprocessor, schema, share=ON_VALID)
+    session = replace(session, fitted=replace(fitted, unseen=tuple(unseen)))
 
     def ids_of(rows: Sequence[int]) -> list[str]:
         ids = row_ids(train)[schema.id]
@@ -135,6 +139,9 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
         features = fitted.similarity(records.table, train_pairs.left, train_pairs.right, encoded.pictures)
         fitted = fitted.with_scalers(features)
         session, similarities = replace(session, fitted=fitted), fitted.scale(features)
+    valid_rows = np.unique(np.concatenate([valid_pairs.left, valid_pairs.right]))
+    unseen = unseen_columns(records.table, encoded, fitted.preprocessor, schema, valid_rows, ON_VALID)
+    session = replace(session, fitted=replace(fitted, unseen=tuple(unseen)))
     train = session.pairs(records, encoded, train_pairs, training=True, similarities=similarities)
     valid = session.pairs(records, encoded, valid_pairs)
     miner = None
