@@ -27,6 +27,7 @@ from mmtab.runs.predictions import read_scored, scored_splits
 from mmtab.runs.session import open_run
 from mmtab.runs.train import train
 from mmtab.training.metrics import best_temperature, bootstrap
+from mmtab.utils.atomic import write_json
 from mmtab.utils.errors import RunError
 
 MODALITIES = ("image", "text", "numeric", "categorical")
@@ -156,11 +157,14 @@ def test_pairs_lose_their_comparison_too(tmp_path: Path, configure: Callable[...
 
 def test_the_page_of_a_run(kway: tuple[Path, Path]) -> None:
     data, folder = kway
+    facts = json.loads((folder / "provenance.json").read_text())
+    write_json(folder / "provenance.json", facts | {"left_out": {"threshold": "valid has <7> rows"}})
     path = write_report(folder)
     text = path.read_text(encoding="utf-8")
     page = Seen(text)
     for heading in HEADINGS:
         assert heading in page.text
+    assert "Threshold not fitted: valid has <7> rows" in page.text
     assert all(str(img["src"]).startswith("data:image/") for img in page.having("img"))
     assert "http" not in {str(a.get("href", ""))[:4] for a in page.having("a")}
     for name in ("learning", "confusion", "reliability", "risk_coverage", "modalities", "columns", "missingness"):

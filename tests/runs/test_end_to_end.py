@@ -108,7 +108,7 @@ def test_a_run_with_its_calibration_in_provenance_still_opens(
     (again,) = read_scored(folder, "test")
     assert (again.temperature, again.threshold) == (scored.temperature, scored.threshold)
     (folder / "provenance.json").write_text(json.dumps(facts | old | {"confidence": None}))
-    with pytest.raises(RunError, match="kept no confidence"):
+    with pytest.raises(RunError, match="of an earlier mmtab"):
         predict(folder, data / "test.parquet", tmp_path / "out.csv", coverage=0.5)
 
 

@@ -278,7 +278,7 @@ def test_a_temperature_makes_probabilities_true(temperature: float) -> None:
     label = (task.probabilities(truth).cumsum(1) < rng.random((len(truth), 1))).sum(1)
     said = torch.from_numpy(truth * temperature)
     before = task._summary(said, torch.from_numpy(label), torch.arange(len(label)))
-    task.calibrate(before)
+    task.calibrate(before, label)
     assert task.temperatures[0] == pytest.approx(temperature, rel=0.05)
     after = task._summary(task._scaled(said), torch.from_numpy(label), torch.arange(len(label)))
     assert (after.best == before.best).all(), "it changes no ranking"
@@ -290,7 +290,7 @@ def test_a_temperature_makes_probabilities_true(temperature: float) -> None:
     yes[:, 1] = 1
     logits = truth[:, :2] * temperature - 1.5 * (temperature != 1)
     raw = pairs.probabilities(logits)
-    pairs.calibrate(Predictions(np.arange(len(yes)), yes, raw))
+    pairs.calibrate(Predictions(np.arange(len(yes)), yes, raw), yes)
     assert pairs.temperatures == pytest.approx([temperature, 1.0], rel=0.08), "one kind of label says nothing"
     assert PairTask(("a", "b")).temperatures.tolist() == [1, 1]
     bias = 0 if temperature == 1 else 1.5 / temperature
@@ -302,7 +302,94 @@ def test_a_temperature_makes_probabilities_true(temperature: float) -> None:
 
 
 def test_without_labels_or_of_very_many_classes_there_is_no_temperature() -> None:
-    task = KWayTask(3)
-    task.calibrate(Predictions(np.arange(2), np.array([-1, -1]), np.full((2, 3), 1 / 3, np.float32)))
-    task.calibrate(Predictions(np.arange(2), np.array([0, 1]), None))
+    task, train = KWayTask(3), np.arange(30) % 3
+    task.calibrate(Predictions(np.arange(2), np.array([-1, -1]), np.full((2, 3), 1 / 3, np.float32)), train)
+    assert "valid has 0 labelled rows" in task.left_out["temperature"]
+    task.calibrate(Predictions(np.arange(2), np.array([0, 1]), None), train)
     assert task.temperatures.tolist() == [1]
+
+
+def timid(label: np.ndarray, k: int, n_wrong: int) -> Predictions:
+    """Of a model that is far too timid, and wrong in the first rows."""
+    said = label.copy()
+    said[:n_wrong] = (said[:n_wrong] + 1) % k
+    p = np.full((len(label), k), 0.4 / (k - 1), np.float32)
+    p[np.arange(len(label)), said] = 0.6
+    task = KWayTask(k)
+    return task._summary(torch.from_numpy(p).log(), torch.from_numpy(label), torch.arange(len(label)))
+
+
+BALANCED = np.arange(300) % 3
+KWAY_EVIDENCE = {  # labels of valid, number of errors, those of train, and what is said
+    "one row": (np.array([0]), 0, BALANCED, "valid has 1 labelled rows, fewer than 20"),
+    "a handful": (np.arange(19) % 3, 4, BALANCED, "fewer than 20"),
+    "one class": (np.zeros(60, int), 4, BALANCED, "all 60 rows of valid have one label"),
+    "a class is absent": (np.arange(60) % 2, 4, BALANCED, "valid lacks 1 of 3 classes"),
+    "no errors": (np.arange(60) % 3, 0, BALANCED, "the model errs on 0 rows of valid"),
+    "few errors": (np.arange(60) % 3, 2, BALANCED, "the model errs on 2 rows of valid"),
+    "enough": (np.arange(60) % 3, 3, BALANCED, ""),
+    "a rare class is absent": (np.arange(60) % 2, 4, np.append(np.arange(600) % 2, 2), ""),
+    "some of many classes are absent": (np.arange(200) % 37, 9, np.arange(4000) % 40, ""),
+}
+
+
+@pytest.mark.parametrize("case", KWAY_EVIDENCE)
+def test_a_temperature_needs_evidence(case: str) -> None:
+    label, n_wrong, train, why = KWAY_EVIDENCE[case]
+    k = int(train.max()) + 1
+    task, predictions = KWayTask(k), timid(label, k, n_wrong)
+    task.calibrate(predictions, train)
+    task.fit_confidence(predictions, train)
+    assert why in task.left_out.get("temperature", "") and bool(why) == ("temperature" in task.left_out)
+    assert (task.temperatures[0] == 1) == bool(why), "it would be far below 1"
+    measured = not why or "errs" in why
+    assert ("confidence quantiles" in task.left_out) != measured == (task.least_confidence(0.9) is not None)
+    assert KWayTask(k).state_dict().keys() == task.state_dict().keys()
+
+
+PAIR_EVIDENCE = {  # matches, others, pairs on the wrong side, and whether threshold and probabilities are fitted
+    "no match": (0, 60, 0, False, False),
+    "few matches": (4, 60, 3, False, False),
+    "few others": (60, 4, 3, False, False),
+    "few pairs": (9, 10, 4, False, False),
+    "all told apart": (30, 60, 0, True, False),
+    "few errors": (30, 60, 2, True, False),
+    "enough": (80, 160, 8, True, True),
+}
+
+
+@pytest.mark.parametrize("case", PAIR_EVIDENCE)
+def test_thresholds_and_probabilities_of_pairs_need_evidence(case: str) -> None:
+    """The second relation has enough, whatever the first has; its raw scores are biased."""
+    n_matches, n_others, n_wrong, has_threshold, has_temperature = PAIR_EVIDENCE[case]
+    n = n_matches + n_others
+    rng = np.random.default_rng(0)
+    label = np.stack([np.arange(n) < n_matches, rng.random(n) < 0.4], 1).astype(np.int64)
+    side = np.where(label, 2.0, -2.0)
+    side[:n_wrong, 0] *= -1
+    side[rng.random(n) < 0.2, 1] *= -1
+    task = PairTask(("a", "b"))
+    predictions = Predictions(np.arange(n), label, task.probabilities(side * 0.3 + 1 + rng.random((n, 2)) / 9))
+    task.calibrate(predictions, label)
+    task.fit_threshold(predictions)
+    assert ("threshold of a" not in task.left_out) == has_threshold
+    assert ("temperature of a" not in task.left_out) == has_temperature
+    assert (task.thresholds[0] != 0.5) == has_threshold and (task.biases[0] != 0) == has_temperature
+    if n >= 20:
+        assert task.thresholds[1] != 0.5 and not {"threshold of b", "temperature of b"} & set(task.left_out)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_fewest_errors_of_any_threshold(seed: int) -> None:
+    score, label = pair_case(seed)
+    cuts = [-np.inf, *np.unique(score), np.inf]
+    assert metrics.fewest_errors(score, label) == min(int(((score >= cut) != label).sum()) for cut in cuts)
+
+
+def test_a_temperature_without_an_end_is_none() -> None:
+    """One wrong row that was all but even: the sharper the better, without end."""
+    logits = np.tile([0.5, 0.0], (40, 1))
+    logits[:3] = [1e-9, 0.0]
+    label = np.zeros(40, int)
+    label[:3] = 1
+    assert metrics.best_temperature(logits, label) == 1.0

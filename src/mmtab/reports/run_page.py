@@ -107,6 +107,7 @@ def _write(
         ablation=without,
         modalities=_modalities(without) if without else ([], []),
         mistakes=[] if source is None else [(relation, _mistakes(relation, source)) for relation in predictions],
+        left_out=facts.get("left_out", {}),
         costs=_costs(folder, facts),
         config=yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True),
     )

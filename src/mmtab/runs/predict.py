@@ -12,6 +12,7 @@ from mmtab.data.files import FORMATS
 from mmtab.data.pairs import read_pairs_file
 from mmtab.data.schema import TaskKind
 from mmtab.data.streams import Stream
+from mmtab.runs.folder import read_facts
 from mmtab.runs.inputs import pair_ids, records_to_match, row_ids
 from mmtab.runs.session import Batches, Session, open_run
 from mmtab.training.tasks import PairTask
@@ -75,5 +76,7 @@ def _least_confidence(session: Session, folder: Path, coverage: float) -> np.nda
         raise RunError(f"coverage={coverage}: expected a share of the rows, above 0 and at most 1")
     least_confidence = session.task.least_confidence(coverage)
     if least_confidence is None:
-        raise RunError(f"{folder} is of an earlier mmtab, which kept no confidence; train again to use coverage")
+        left_out = read_facts(folder).get("left_out", {})
+        why = left_out.get("confidence quantiles", "it is of an earlier mmtab; train again")
+        raise RunError(f"{folder} has no confidence of valid, which coverage needs: {why}")
     return least_confidence

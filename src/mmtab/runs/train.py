@@ -95,11 +95,11 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     module, trainer, checkpoints = fit(prepared.fit_settings, folder, fingerprint, loggers)
     load_weights(session.model, checkpoints.finish(trainer))
     predictions, predict_seconds = session.predictions(prepared.valid)
-    task.calibrate(predictions)
+    task.calibrate(predictions, prepared.train.labels)
     if (task.temperatures != 1).any():
         predictions, _ = session.predictions(prepared.valid)
     task.fit_threshold(predictions)
-    task.fit_confidence(predictions)
+    task.fit_confidence(predictions, prepared.train.labels)
     metrics = task.metrics_of(predictions)
     n_trained = sum(distributed.of_all(module.n_trained))
     if distributed.is_first():
@@ -107,7 +107,10 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
         session.write_predictions(path, prepared.valid_ids, predictions, prepared.valid.labels)
         write_metrics(folder, "valid", metrics)
         write_task_state(folder, task)
+        for what, why in task.left_out.items():
+            print(f"{what} not fitted: {why}", flush=True)
         facts = {
+            "left_out": task.left_out,
             "data_fingerprint": fingerprint,
             "n_train": len(prepared.train),
             "seconds": {

@@ -8,6 +8,8 @@ import numpy as np
 
 N_BINS = 15  # of confidence
 N_DRAWS = 1000
+MIN_ROWS, MIN_MATCHES, MIN_ERRORS = 20, 5, 3  # of valid, before something is fitted on them
+LACKS = 0.01  # chance of a class to be absent below which its absence is no accident
 _BLOCK = 50  # draws at a time. Fixed, so that draws of one seed are the same whatever is measured on them
 
 
@@ -82,10 +84,43 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int =
     return (gaps * (n / n.sum())).sum().item()
 
 
+def too_few(label: np.ndarray, train: np.ndarray | None = None) -> str:
+    """Why nothing should be fitted on rows of valid with these labels, or nothing: they are a handful, of one class, or
+    lack a class that is so common among the labels of ``train`` that as many rows drawn at random would have it."""
+    if len(label) < MIN_ROWS:
+        return f"valid has {len(label)} labelled rows, fewer than {MIN_ROWS}"
+    present = np.unique(label)
+    if len(present) == 1:
+        return f"all {len(label)} rows of valid have one label"
+    classes, counts = np.unique(label if train is None else train[train >= 0], return_counts=True)
+    chance = len(classes) * np.exp(-len(label) * counts / counts.sum())  # of any class (Bonferroni)
+    n_lacking = int((~np.isin(classes, present) & (chance < LACKS)).sum())
+    return f"valid lacks {n_lacking} of {len(classes)} classes" if n_lacking else ""
+
+
+def too_few_matches(label: np.ndarray) -> str:
+    """As ``too_few``, of pairs with labels 0 and 1."""
+    n = int(label.sum()), int(len(label) - label.sum())
+    few = f"valid has {n[0]} matches and {n[1]} others, of which one is fewer than {MIN_MATCHES}"
+    return too_few(label) or (few if min(n) < MIN_MATCHES else "")
+
+
+def too_few_errors(n: int) -> str:
+    """Why no probabilities should be fitted: without errors they are the truer the nearer to 0 and 1, without end."""
+    return f"the model errs on {n} rows of valid, fewer than {MIN_ERRORS}" if n < MIN_ERRORS else ""
+
+
+def fewest_errors(score: np.ndarray, label: np.ndarray) -> int:
+    """Of labels 0 and 1 [n] with the threshold of scores [n] that has the fewest."""
+    _, place = np.unique(score, return_inverse=True)
+    below = np.cumsum([np.bincount(place, label), np.bincount(place, 1 - label)], 1)  # matches, others up to a score
+    return int(min(label.sum(), len(label) - label.sum(), (below[0] + below[1, -1] - below[1]).min()))
+
+
 def best_temperature(logits: np.ndarray, label: np.ndarray) -> float:
     """The divisor of logits [n, k] that makes labels [n] likeliest (Guo et al. 2017), from e^-3 to e^3; 1 where it
     lowers their log-loss by less than three standard errors, for then it may be noise, or owed to the epoch, which was
-    chosen on these rows, and elsewhere do harm."""
+    chosen on these rows, and elsewhere do harm. 1 also where the likeliest has no end within those bounds."""
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
@@ -95,7 +130,8 @@ def best_temperature(logits: np.ndarray, label: np.ndarray) -> float:
         return -log_softmax(logits / np.exp(log_temperature), 1)[rows, label]
 
     found = minimize_scalar(lambda t: losses(t).mean(), bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x)) if _is_beyond_noise(losses(0.0) - losses(float(found.x))) else 1.0
+    inside = abs(found.x) < 2.99
+    return float(np.exp(found.x)) if inside and _is_beyond_noise(losses(0.0) - losses(float(found.x))) else 1.0
 
 
 def best_sigmoid(logit: np.ndarray, label: np.ndarray) -> tuple[float, float]:
@@ -109,7 +145,10 @@ def best_sigmoid(logit: np.ndarray, label: np.ndarray) -> tuple[float, float]:
         return np.logaddexp(0, z) - label * z
 
     found = minimize(lambda x: losses(*x).mean(), [0.0, 0.0], bounds=[(-3, 3), (-10, 10)], method="L-BFGS-B").x
-    return (float(np.exp(found[0])), float(found[1])) if _is_beyond_noise(losses(0, 0) - losses(*found)) else (1.0, 0.0)
+    inside = abs(found[0]) < 2.99 and abs(found[1]) < 9.99
+    if inside and _is_beyond_noise(losses(0, 0) - losses(*found)):
+        return float(np.exp(found[0])), float(found[1])
+    return 1.0, 0.0
 
 
 def unscaled(probability: np.ndarray, temperature: float, bias: float = 0.0) -> np.ndarray:

@@ -19,9 +19,13 @@ from mmtab.training.metrics import (
     best_temperature,
     best_threshold,
     calibration_error,
+    fewest_errors,
     macro_f1,
     means_over_relations,
     pair_metrics,
+    too_few,
+    too_few_errors,
+    too_few_matches,
     unscaled,
 )
 from mmtab.training.predictions import Predictions, gather
@@ -35,20 +39,22 @@ PERCENT = np.linspace(0, 1, 101)
 @runtime_checkable
 class Task(Protocol):
     """``metric`` is the one that training maximises on valid. ``scores``: the output of the task's model for a batch.
-    ``state_dict``: what was fitted on valid and prediction needs, as plain finite JSON."""
+    ``state_dict``: what was fitted on valid and prediction needs, as plain finite JSON. ``left_out``: what was not, for
+    valid does not tell it, by name with the reason. ``train``: the labels of training."""
 
     metric: str
     temperatures: np.ndarray
+    left_out: dict[str, str]
 
     def loss_of(self, scores: Any, label: Tensor) -> Tensor: ...
 
     def predict(self, scores: Any, label: Tensor, row: Tensor) -> Predictions: ...
 
-    def calibrate(self, predictions: Predictions) -> None: ...
+    def calibrate(self, predictions: Predictions, train: np.ndarray) -> None: ...
 
     def fit_threshold(self, predictions: Predictions) -> None: ...
 
-    def fit_confidence(self, predictions: Predictions) -> None: ...
+    def fit_confidence(self, predictions: Predictions, train: np.ndarray) -> None: ...
 
     def metrics_of(self, predictions: Predictions) -> dict[str, float]: ...
 
@@ -69,7 +75,7 @@ class Calibration:
     """The state of a task that is fitted on valid once the model is trained; n rows, r relations (k-way: 1).
 
     ``temperatures`` [r]: divisors of the logits. ``confidence_quantiles`` [101, r]: of the confidence of predictions on
-    valid, in steps of one percent; None in runs of before mmtab measured it.
+    valid, in steps of one percent; None where they were not measured.
     """
 
     STATE: ClassVar[tuple[str, ...]] = ("temperatures", "confidence_quantiles")
@@ -77,13 +83,25 @@ class Calibration:
     def __init__(self, n_relations: int) -> None:
         self.temperatures = np.ones(n_relations)
         self.confidence_quantiles: np.ndarray | None = None
+        self.left_out: dict[str, str] = {}
+
+    def leave_out(self, what: str, why: str) -> bool:
+        """Whether ``what`` is not fitted; notes the reason."""
+        self.left_out.pop(what, None)
+        if why:
+            self.left_out[what] = why
+        return bool(why)
 
     def confidence(self, predictions: Predictions) -> np.ndarray:
         """[n, r] from 0 to 1."""
         raise NotImplementedError
 
-    def fit_confidence(self, predictions: Predictions) -> None:
+    def fit_confidence(self, predictions: Predictions, train: np.ndarray) -> None:
         """Measure ``confidence_quantiles`` on predictions of valid."""
+        labels = predictions.label.reshape(len(predictions.label), -1).T, train.reshape(len(train), -1).T
+        reasons = (too_few(label[label >= 0], among) for label, among in zip(*labels, strict=True))
+        if self.leave_out("confidence quantiles", next(filter(None, reasons), "")):
+            return
         self.confidence_quantiles = np.quantile(self.confidence(predictions), PERCENT, axis=0)
 
     def least_confidence(self, coverage: float) -> np.ndarray | None:
@@ -212,13 +230,17 @@ class KWayTask(Calibration):
         shifted = np.exp(scaled - scaled.max(1, keepdims=True))
         return shifted / shifted.sum(1, keepdims=True)
 
-    def calibrate(self, predictions: Predictions) -> None:
+    def calibrate(self, predictions: Predictions, train: np.ndarray) -> None:
         """Fit the temperature to predictions without one. Of more than DENSE_CLASSES not all probabilities are at
         hand, so there is none."""
         p, known = predictions.probability, predictions.label >= 0
-        if p is not None and known.any():
+        if p is None:
+            return
+        label = predictions.label[known]
+        n_errors = int((p[known].argmax(1) != label).sum())
+        if not self.leave_out("temperature", too_few(label, train) or too_few_errors(n_errors)):
             logits = np.log(p[known].astype(np.float64).clip(np.finfo(np.float32).tiny))
-            self.temperatures = np.array([best_temperature(logits, predictions.label[known])])
+            self.temperatures = np.array([best_temperature(logits, label)])
 
     def fit_threshold(self, predictions: Predictions) -> None:
         """K-way takes the likeliest class; there is nothing to choose."""
@@ -298,23 +320,27 @@ class PairTask(Calibration):
         """[n, r] logits -> [n, r] probability of a match."""
         return np.exp(-np.logaddexp(0, -(logits / self.temperatures + self.biases)))  # the sigmoid, without overflow
 
-    def calibrate(self, predictions: Predictions) -> None:
-        """Fit temperature and bias of each relation to uncalibrated predictions; (1, 0) where all labels are equal."""
+    def _name(self, what: str, relation: str) -> str:
+        return what if len(self.relations) == 1 else f"{what} of {relation}"
+
+    def calibrate(self, predictions: Predictions, train: np.ndarray) -> None:
+        """Fit temperature and bias of each relation to uncalibrated predictions."""
         from scipy.special import logit
 
         assert predictions.probability is not None
-        logits = logit(predictions.probability.clip(1e-15, 1 - 1e-15))
-        sigmoids = [
-            best_sigmoid(z, y) if y.min() < y.max() else (1.0, 0.0)
-            for z, y in zip(logits.T, predictions.label.T, strict=True)
-        ]
-        self.temperatures, self.biases = np.array(sigmoids).T
+        columns = logit(predictions.probability.clip(1e-15, 1 - 1e-15)).T, predictions.label.T
+        for r, (relation, z, y) in enumerate(zip(self.relations, *columns, strict=True)):
+            few = too_few_matches(y) or too_few_errors(fewest_errors(z, y))
+            left_out = self.leave_out(self._name("temperature", relation), few)
+            self.temperatures[r], self.biases[r] = (1.0, 0.0) if left_out else best_sigmoid(z, y)
 
     def fit_threshold(self, predictions: Predictions) -> None:
         """For each relation the threshold with the best F1."""
         assert predictions.probability is not None
-        columns = zip(predictions.probability.T, predictions.label.T, strict=True)
-        self.thresholds = np.array([best_threshold(p, y) for p, y in columns])
+        columns = predictions.probability.T, predictions.label.T
+        for r, (relation, p, y) in enumerate(zip(self.relations, *columns, strict=True)):
+            left_out = self.leave_out(self._name("threshold", relation), too_few_matches(y))
+            self.thresholds[r] = 0.5 if left_out else best_threshold(p, y)
 
     def use_cost(self, cost: float) -> None:
         """Choose thresholds for a false match that costs ``cost`` times a missed one (Elkan 2001); the probabilities
