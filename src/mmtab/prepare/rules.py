@@ -217,7 +217,6 @@ class Rule(NamedTuple):
     ``role``, ``alternative`` and ``why`` are templates in which ``c`` is the column's ``Evidence``.
     """
 
-    name: str
     applies: Callable[[Evidence], bool]
     role: str
     confidence: float
@@ -240,130 +239,71 @@ def _always(c: Evidence) -> bool:
 
 _FOUND = "{c.paths:.0%} are paths of pictures; {c.tally[exists]} of {c.tally[looked]} looked for exist"
 _ODD = "{c.numbers:.1%} are numbers, {c.few}; {c.n_odd:,} cells such as {c.odd!r} are not"
-_CODE = ", such as {c.example!r} ({c.few})"
+_EXAMPLE = ", such as {c.example!r}"
 _EACH = "every cell is a number, {c.few}"
 _NESTED = "stored as lists, structs, durations or bytes, which are no pictures"
 _REPEATED_KEY = "whole numbers under a name of keys, said again and again ({c.few})"
 
-# name, applies, role, confidence, alternative, why
+# applies, role, confidence, alternative, why
 STORED = (
-    Rule("pictures", lambda c: c.stored == "picture", "image", 0.99, "", "{c.filled:,} cells hold pictures"),
-    Rule("nested", lambda c: c.stored in ("other", "bytes"), IGNORE, 0.9, "", _NESTED),
-    Rule("empty", lambda c: c.filled == 0, IGNORE, 0.9, "", "every cell is missing"),
-    Rule("moments", lambda c: c.stored == "moment", "datetime", 0.99, "", "stored as dates or times"),
-    Rule("truths", lambda c: c.is_truth, "categorical", 0.97, "", "true or false ({c.few})"),
+    Rule(lambda c: c.stored == "picture", "image", 0.99, "", "{c.filled:,} cells hold pictures"),
+    Rule(lambda c: c.stored in ("other", "bytes"), IGNORE, 0.9, "", _NESTED),
+    Rule(lambda c: c.filled == 0, IGNORE, 0.9, "", "every cell is missing"),
+    Rule(lambda c: c.stored == "moment", "datetime", 0.99, "", "stored as dates or times"),
+    Rule(lambda c: c.is_truth, "categorical", 0.97, "", "true or false ({c.few})"),
 )
 PATHS = (
-    Rule("all exist", lambda c: c.tally["exists"] == c.tally["looked"], "image", 0.97, "text", _FOUND),
-    Rule("some exist", _always, "image", 0.7, "text", _FOUND),
+    Rule(lambda c: c.tally["exists"] == c.tally["looked"], "image", 0.97, "text", _FOUND),
+    Rule(_always, "image", 0.7, "text", _FOUND),
 )
-CODES = (  # whole numbers that are names written in digits
-    Rule(
-        "leading zeros",
-        lambda c: c.share("code") > 0.01,
-        "{c.code_role}",
-        0.85,
-        "numeric",
-        "digits with leading zeros: codes, not quantities" + _CODE,
-    ),
-    Rule(
-        "too long",
-        lambda c: c.share("long") > 0.01,
-        "{c.code_role}",
-        0.8,
-        "numeric",
-        "more digits than a number holds exactly" + _CODE,
-    ),
-    Rule(
-        "code name",
-        lambda c: bool(c.words & CODE_NAMES),
-        "{c.code_role}",
-        0.8,
-        "numeric",
-        "whole numbers under a name of codes" + _CODE,
-    ),
-    Rule(
-        "barcodes",
-        lambda c: c.barcodes,
-        "{c.code_role}",
-        0.6,
-        "numeric",
-        "12 to 14 digits in every cell, as in barcodes" + _CODE,
-    ),
+CODES = tuple(  # whole numbers that are names written in digits
+    Rule(applies, "{c.code_role}", confidence, "numeric", why + _EXAMPLE + " ({c.few})")
+    for applies, confidence, why in (
+        (lambda c: c.share("code") > 0.01, 0.85, "digits with leading zeros: codes, not quantities"),
+        (lambda c: c.share("long") > 0.01, 0.8, "more digits than a number holds exactly"),
+        (lambda c: bool(c.words & CODE_NAMES), 0.8, "whole numbers under a name of codes"),
+        (lambda c: c.barcodes, 0.6, "12 to 14 digits in every cell, as in barcodes"),
+    )
 )
 KEYS = (
-    Rule("unique", lambda c: c.unique, IGNORE, 0.7, "numeric", "whole numbers under a name of keys, {c.few}"),
-    Rule("repeated", _always, "categorical", 0.6, "numeric", _REPEATED_KEY),
+    Rule(lambda c: c.unique, IGNORE, 0.7, "numeric", "whole numbers under a name of keys, {c.few}"),
+    Rule(_always, "categorical", 0.6, "numeric", _REPEATED_KEY),
 )
 FEW_NUMBERS = (
-    Rule("0 or 1", lambda c: c.only({"0", "1"}), "categorical", 0.8, "numeric", "0 or 1: no or yes ({c.few})"),
+    Rule(lambda c: c.only({"0", "1"}), "categorical", 0.8, "numeric", "0 or 1: no or yes ({c.few})"),
     Rule(
-        "two",
-        lambda c: c.distinct == 2 and c.filled > 20,
-        "categorical",
-        0.7,
-        "numeric",
-        "two whole numbers only ({c.few})",
+        lambda c: c.distinct == 2 and c.filled > 20, "categorical", 0.7, "numeric", "two whole numbers only ({c.few})"
     ),
-    Rule(
-        "coded",
-        lambda c: c.often and bool(c.coded),
-        "categorical",
-        0.6,
-        "numeric",
-        "few whole numbers, {c.coded} ({c.few})",
-    ),
+    Rule(lambda c: c.often and bool(c.coded), "categorical", 0.6, "numeric", "few whole numbers, {c.coded} ({c.few})"),
 )
 NUMBERS = (
-    Rule(
-        "compact dates",
-        lambda c: c.compact_dates,
-        "datetime",
-        0.8,
-        "numeric",
-        "every cell is a date without separators, such as {c.example!r}",
-    ),
+    Rule(lambda c: c.compact_dates, "datetime", 0.8, "numeric", "every cell is a date without separators" + _EXAMPLE),
     *_when(lambda c: c.whole, *CODES),
     *_when(lambda c: c.whole and c.key and not c.words & COUNT_NAMES, *KEYS),
     *_when(lambda c: c.few_whole and c.distinct > 1, *FEW_NUMBERS),
-    Rule("markers beside", lambda c: 0 < c.n_odd == c.tally["marker"], "numeric", 0.7, "text", _ODD),
-    Rule("others beside", lambda c: c.n_odd > 0, "numeric", 0.55, "text", _ODD),
-    Rule("few", lambda c: c.few_whole and c.often, "numeric", 0.75, "categorical", _EACH),
-    Rule("numbers", _always, "numeric", 0.95, "", _EACH),
+    Rule(lambda c: 0 < c.n_odd == c.tally["marker"], "numeric", 0.7, "text", _ODD),
+    Rule(lambda c: c.n_odd > 0, "numeric", 0.55, "text", _ODD),
+    Rule(lambda c: c.few_whole and c.often, "numeric", 0.75, "categorical", _EACH),
+    Rule(_always, "numeric", 0.95, "", _EACH),
 )
 DATES = (
-    Rule(
-        "day first",
-        lambda c: bool(c.tally["day first"]),
-        "datetime",
-        0.5,
-        "text",
-        "dates with the day first, such as {c.example!r}",
-    ),
-    Rule(
-        "all dates",
-        lambda c: c.tally["moment"] == c.filled,
-        "datetime",
-        0.95,
-        "text",
-        "every cell is a date, such as {c.example!r}",
-    ),
-    Rule("most dates", _always, "datetime", 0.7, "text", "{c.dates:.1%} are dates, such as {c.example!r}"),
+    Rule(lambda c: bool(c.tally["day first"]), "datetime", 0.5, "text", "dates with the day first" + _EXAMPLE),
+    Rule(lambda c: c.tally["moment"] == c.filled, "datetime", 0.95, "text", "every cell is a date" + _EXAMPLE),
+    Rule(_always, "datetime", 0.7, "text", "{c.dates:.1%} are dates, such as {c.example!r}"),
 )
 LONG = (
-    Rule("categories", lambda c: c.distinct <= 30 and c.often, "categorical", 0.6, "text", "long, but only {c.few}"),
-    Rule("text", _always, "text", 0.95, "", "{c.what}"),
+    Rule(lambda c: c.distinct <= 30 and c.often, "categorical", 0.6, "text", "long, but only {c.few}"),
+    Rule(_always, "text", 0.95, "", "{c.what}"),
 )
 REPEATED = (
     # Names of persons and products are on the fence.
-    Rule("names", lambda c: c.n_words > 2 and c.repeated < 0.5, "categorical", 0.6, "{c.cleaned_or_text}", "{c.what}"),
-    Rule("short", lambda c: c.n_words <= 2.5, "categorical", 0.8, "{c.cleaned_or_text}", "{c.what}"),
-    Rule("longer", _always, "categorical", 0.7, "{c.cleaned_or_text}", "{c.what}"),
+    Rule(lambda c: c.n_words > 2 and c.repeated < 0.5, "categorical", 0.6, "{c.cleaned_or_text}", "{c.what}"),
+    Rule(lambda c: c.n_words <= 2.5, "categorical", 0.8, "{c.cleaned_or_text}", "{c.what}"),
+    Rule(_always, "categorical", 0.7, "{c.cleaned_or_text}", "{c.what}"),
 )
 WORDS = (
     # As categories 3:45 and 3:46 share nothing, and without a date they are no moments.
     Rule(
-        "clock times",
         lambda c: c.share("clock") > 0.95,
         "text",
         0.7,
@@ -371,7 +311,6 @@ WORDS = (
         "times such as {c.example!r}, without a date ({c.few})",
     ),
     Rule(
-        "unique names",
         lambda c: c.key and c.unique and c.n_words < 1.01,
         IGNORE,
         0.6,
@@ -379,11 +318,11 @@ WORDS = (
         "a name of its own for each row, {c.few}",
     ),
     *_when(lambda c: c.length > 60 or c.n_words > 9, *LONG),
-    Rule("few values", lambda c: c.few_values, "categorical", 0.95, "{c.cleaned}", "{c.few}{c.aside}"),
+    Rule(lambda c: c.few_values, "categorical", 0.95, "{c.cleaned}", "{c.few}{c.aside}"),
     # A category repeats the same few words; a text repeats seldom, or is long.
     *_when(lambda c: c.repeats, *REPEATED),
-    Rule("text", lambda c: c.n_words > 3, "text", 0.85, "{c.cleaned_or_category}", "{c.what}"),
-    Rule("short text", _always, "text", 0.65, "{c.cleaned_or_category}", "{c.what}"),
+    Rule(lambda c: c.n_words > 3, "text", 0.85, "{c.cleaned_or_category}", "{c.what}"),
+    Rule(_always, "text", 0.65, "{c.cleaned_or_category}", "{c.what}"),
 )
 RULES = (  # in the order in which they are tried, the surest first
     *STORED,
@@ -395,7 +334,7 @@ RULES = (  # in the order in which they are tried, the surest first
 
 
 def guess_type(facts: Facts) -> Guess:
-    """What the first rule that applies says of the column."""
+    """What the first rule that applies decides."""
     c = Evidence(facts)
     rule = next(rule for rule in RULES if rule.applies(c))
     role, alternative, why = (text.format(c=c) for text in (rule.role, rule.alternative, rule.why))
