@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmtab.api import Dataset, Run, fit, load_dataset, load_run
+    from mmtab.utils.errors import MmtabError
 
 __version__ = "0.1.0"
-__all__ = ["Dataset", "Run", "__version__", "fit", "load_dataset", "load_run"]
+__all__ = ["Dataset", "MmtabError", "Run", "__version__", "fit", "load_dataset", "load_run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,9 +11,9 @@ import datetime
 import filecmp
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -21,19 +21,20 @@ import pyarrow as pa
 
 from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
-from mmtab.config.types import PARTS
+from mmtab.config.types import CONFIGS, PARTS
 from mmtab.data import dataset as datasets
-from mmtab.data import files, table
+from mmtab.data import files, raw, table
 from mmtab.data.cells import join
+from mmtab.data.csv_files import Dialect
 from mmtab.data.dataset import find_dataset
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.spelling import spelling, typed
 from mmtab.prepare.convert import Conversion
-from mmtab.prepare.frames import as_arrow, from_frames
+from mmtab.prepare.frames import from_frames
 from mmtab.runs import predictions as prediction_files
 from mmtab.runs.evaluate import evaluate, evaluate_if_labelled
 from mmtab.runs.folder import open_config, read_facts, read_run_file
-from mmtab.runs.inputs import data_folder
+from mmtab.runs.inputs import data_folder, standard_table
 from mmtab.runs.predict import predict
 from mmtab.runs.provenance import is_finished
 from mmtab.runs.session import open_run
@@ -52,12 +53,12 @@ class Dataset(datasets.Dataset):
 
     @classmethod
     def from_frame(cls, frame: Any, **options: Any) -> Self:
-        """A k-way dataset of the rows of one frame, divided into train, valid and test; options as ``from_frames``."""
+        """A k-way dataset of the rows of one table, divided into train, valid and test; options as ``from_frames``."""
         return cls.from_frames({"rows": frame}, **options)
 
     @classmethod
     def from_frames(cls, frames: Mapping[str, Any], **options: Any) -> Self:
-        """A dataset of several frames; arguments and errors are those of ``prepare.frames.from_frames``."""
+        """A dataset of several tables; arguments and errors are those of ``prepare.frames.from_frames``."""
         return cls.read(from_frames(frames, **options).folder)
 
 
@@ -101,14 +102,17 @@ class Run:
         self, data: Any = None, split: str = "test", *, image_root: Named | None = None, **tables: Any
     ) -> dict[str, float]:
         """Metrics on a split of the run's own dataset, which go into its folder, or on given rows (or pairs), which do
-        not. ``tables``: left and right, or records, of pairs. Raises RunError where there are no labels."""
+        not. ``tables``: left and right, or records, of pairs; of files also ``encoding`` and ``delimiter``, should they
+        not be found out. Raises RunError where there are no labels."""
         if data is None:
             return evaluate(self.folder, split)
         session, schema = open_run(self.folder), self.schema
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             stem = "test" if schema.task is TaskKind.KWAY else "pairs_test"
+            dialect = _dialect(tables)
             for name, frame in {stem: data, **tables}.items():
-                self._write(frame, Path(scratch) / f"{name}.parquet", image_root, labels=True)
+                path = self._write(frame, Path(scratch) / "raw" / f"{name}.parquet", image_root, dialect, labels=True)
+                standard_table(path, schema, path.parent).rename(Path(scratch) / f"{name}.parquet")
             schema.write(Path(scratch))
             if not table.has_labels(Path(scratch), schema, "test"):
                 problem = "these rows have no labels, so they can be predicted but not scored"
@@ -133,8 +137,8 @@ class Run:
         **tables: Any,
     ) -> np.ndarray:
         """[n] classes of rows, of the type that train had them in, or [n] (of several relations [n, r]) 0 and 1 of
-        pairs, in their order; ``None`` where ``coverage`` leaves a row without a prediction. ``tables``: left and
-        right, or records, of pairs."""
+        pairs, in their order; ``None`` where ``coverage`` leaves a row without a prediction. ``tables``: as in
+        ``evaluate``."""
         predictions = self._predicted(data, image_root, tables, coverage=coverage, cost=cost)
         columns = [_values(predictions[name]) for name in prediction_files.prediction_columns(self.schema)]
         return columns[0] if len(columns) == 1 else np.stack(columns, 1)
@@ -167,27 +171,29 @@ class Run:
         return columns
 
     @isolated()
-    def _predicted(self, data: Any, image_root: Named | None, tables: Mapping[str, Any], **options: Any) -> pa.Table:
+    def _predicted(self, data: Any, image_root: Named | None, tables: dict[str, Any], **options: Any) -> pa.Table:
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             paths: dict[str, Any] = {}
+            dialect = _dialect(tables)
             for name, frame in {"input": data, **tables}.items():
-                paths[name] = self._write(frame, Path(scratch) / f"{name}.parquet", image_root)
+                paths[name] = self._write(frame, Path(scratch) / "raw" / f"{name}.parquet", image_root, dialect)
             output = Path(scratch) / "predictions.parquet"
             predict(self.folder, paths.pop("input"), output, **paths, **options)
             return files.read(output, self.schema.name)
 
-    def _write(self, frame: Any, path: Path, image_root: Named | None, labels: bool = False) -> Path:
-        """As a table of the standard that needs no other file: pictures are embedded, rows without ids numbered,
-        columns that the schema does not name left out."""
+    def _write(self, frame: Any, path: Path, image_root: Named | None, dialect: Dialect, labels: bool = False) -> Path:
+        """As a table that needs no other file: pictures are embedded, columns that the schema does not name left
+        out."""
         schema, trained_on = self.schema, open_config(self.folder).dataset
         if image_root is None and trained_on.image_root and Path(trained_on.image_root).is_dir():
             image_root = trained_on.image_root
         wanted = {schema.id, *(column.name for column in schema.columns), *prediction_files.PAIR_IDS}
         wanted |= {schema.label or "", *schema.relations} if labels else set()
-        rows = as_arrow(_read(frame, wanted), schema.name, path.stem, wanted.__contains__)
-        if schema.id not in rows.column_names and not set(prediction_files.PAIR_IDS) <= set(rows.column_names):
-            rows = rows.append_column(schema.id, pa.array([str(i + 1) for i in range(len(rows))], pa.string()))
-        ids = pa.nulls(len(rows), pa.large_string())
+        (folder := path.parent / "files" / path.stem).mkdir(parents=True)
+        file = raw.table_file(frame, folder, schema.name, path.stem, dialect, wanted=wanted.__contains__)
+        names = [name for name in files.header(file, schema.name).names if name in wanted]
+        rows = files.read(file, schema.name, names)
+        ids = pa.array([str(i + 1) for i in range(len(rows))], pa.large_string())  # as they will be numbered
         if schema.id in rows.column_names:
             ids = spelling(join(rows[schema.id].chunks, rows[schema.id].type))
         named = table.Table(schema.name, path.stem, _root(frame, image_root), ids, {})
@@ -214,12 +220,16 @@ def fit(
     right: Any = None,
     records: Any = None,
     types: Mapping[str, str] | None = None,
+    formats: Mapping[str, str] | None = None,
     id: str | None = None,
     image_root: Named | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
     **overrides: Any,
 ) -> Run:
     """Train as ``mmtab train`` does; returns the finished run. A table is a frame of pandas or polars, an Arrow table,
-    or the path of a csv or parquet file. Raises DataError, ConfigError and TrainingError as the command.
+    a dict of columns, a list of dicts, or the path of a file (csv, tsv, parquet, jsonl or xlsx) or of a folder with a
+    folder of pictures for each class. Raises DataError, ConfigError and TrainingError as the command.
 
     The process stays as it was: random states, flags of torch, filters of warnings, levels of loggers, environment
     variables and signal handlers. These belong to all threads, so calls in several threads run one after the other. The
@@ -235,24 +245,33 @@ def fit(
     report: write the report page once trained (``Run.report`` does so later)
     left, right, records: tables of the records that pairs name
     types: types of columns, which overrule what is inferred
+    formats: how numbers and dates of columns are written: ``{"day": "day first", "price": "1.234,5 €"}``
     id: column that identifies a row
     image_root: folder of the pictures that image columns name, also of tables given to the run afterwards; None: that
         of the table, of a frame the current one
+    encoding, delimiter: of text files, such as cp1250 and ``;``, where the files leave them open
     overrides: settings of ``mmtab train``: ``seed=1``, ``trainer={"max_epochs": 5}``, ``fusion="mean"``; and
         ``numeric={"_target_": "mine.Encoder", "n_bins": 8}`` for a part of one's own, which gets ``d_model`` besides
     """
+    _check_arguments(task, {"output": output, "image_root": image_root, "encoding": encoding, "delimiter": delimiter})
     when = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    folder = Run(Path(output) if output is not None else Path("runs") / "fit" / when).folder
-    settings = [*([f"recipe={recipe}"] if recipe else []), *_settings(overrides)]
+    folder = Run(Path(output).expanduser() if output is not None else Path("runs") / "fit" / when).folder
+    settings = _settings(({"recipe": recipe} if recipe else {}) | overrides)
     score_test, test = test is True, None if isinstance(test, bool) else test
     tables: dict[str, Any] = {}
-    if isinstance(train, str | Path) and not (Path(train).suffix in files.FORMATS and Path(train).is_file()):
+    train = train.folder if isinstance(train, datasets.Dataset) else train
+    named = Path(train).expanduser() if isinstance(train, str | Path) else None
+    if named is not None and not (raw.is_raw(named) or named.is_file() or raw.suffix_of(named)):
+        if named.is_dir():
+            Schema.read(named)  # which tells of a folder that is none
+        place = list(dataset_place(str(train), "fit")[1])
         beside = {"valid": valid, "test": test, "label": label, "left": left, "right": right, "records": records}
         if given := [
-            name for name, value in (beside | {"task": task, "types": types, "id": id}).items() if value is not None
+            name
+            for name, value in (beside | {"task": task, "types": types, "formats": formats, "id": id}).items()
+            if value is not None
         ]:
             raise ConfigError(f"fit: {given[0]} goes with a table; {train} is a dataset, whose folder says this")
-        place = list(dataset_place(str(train), "fit")[1])
     else:
         bad_cells = compose_run("fit", ["dataset=custom"], settings).dataset.bad_cells  # before anything is written
         records_by_name = {"left": left, "right": right, "records": records}
@@ -261,9 +280,9 @@ def fit(
     with alone_in(folder) if distributed.is_first() else contextlib.nullcontext():
         if tables:
             roots = {name: _root(frame, image_root) for name, frame in tables.items()}
-            frames = {name: _read(frame) for name, frame in tables.items()}
-            options = {"label": label, "id": id, "types": types, "image_root": roots, "bad_cells": bad_cells}
-            data = _data_beside(folder, frames, **options)
+            options: dict[str, Any] = {"label": label, "id": id, "types": types, "formats": formats}
+            options |= {"encoding": encoding, "delimiter": delimiter, "image_root": roots, "bad_cells": bad_cells}
+            data = _data_beside(folder, tables, **options)
             path, name = written(str(data.folder.resolve())), written(data.schema.name)
             place = ["dataset=custom", f"dataset.path={path}", f"dataset.name={name}"]
         config = compose_run("fit", place, settings)
@@ -319,6 +338,14 @@ def _splits(train: Any, valid: Any, test: Any, task: str, has_records: bool) -> 
     return {f"{prefix}{split}": frame for split, frame in splits.items() if frame is not None}
 
 
+def _check_arguments(task: Any, texts: Mapping[str, Any]) -> None:
+    if task not in (None, *TaskKind):
+        raise ConfigError(f"fit: task={task!r}: expected kway or matching")
+    for name, value in texts.items():
+        if not isinstance(value, str | PurePath | None):
+            raise ConfigError(f"fit: {name}={value!r}: expected text, such as a path")
+
+
 def load_run(folder: Named) -> Run:
     """A finished run; raises RunError for a folder that is none, or of another version."""
     read_facts(Path(folder))
@@ -331,6 +358,8 @@ def _settings(overrides: Mapping[str, Any]) -> list[str]:
 
     def walk(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
         for name, value in values.items():
+            if not prefix and (CONFIGS / name).is_dir() and not isinstance(value, str | Mapping):
+                raise ConfigError(f"fit: {name}={value!r}: expected a name of configs/{name}/, or a dict of settings")
             if not prefix and name in PARTS and isinstance(value, Mapping) and "_target_" in value:
                 leaf = {"_partial_": True, "d_model": "${d_model}", **value}
                 yield from (f"~{name}", f"+{name}={written(leaf)}")
@@ -342,13 +371,9 @@ def _settings(overrides: Mapping[str, Any]) -> list[str]:
     return list(walk(overrides, ""))
 
 
-def _read(frame: Any, wanted: Collection[str] | None = None) -> Any:
-    """A table of a path; of its columns those that are ``wanted``."""
-    if not isinstance(frame, str | Path):
-        return frame
-    path = Path(frame)
-    names = [name for name in files.header(path, path.stem).names if wanted is None or name in wanted]
-    return files.read(path, path.stem, names)
+def _dialect(options: dict[str, Any]) -> Dialect:
+    """How text files are written; taken out of the options, which else are tables."""
+    return Dialect(options.pop("encoding", None) or "", options.pop("delimiter", None) or "")
 
 
 def _values(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -362,4 +387,4 @@ def _root(frame: Any, image_root: Named | None) -> Path:
     """Where the paths of a table's pictures start, for ``fit`` as for ``Run``."""
     if image_root is not None:
         return Path(image_root).expanduser().absolute()
-    return Path(frame).absolute().parent if isinstance(frame, str | Path) else Path.cwd()
+    return raw.root_of(frame)

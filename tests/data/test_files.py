@@ -82,13 +82,6 @@ def test_a_faulty_csv_is_refused_by_name(tmp_path: Path, data: bytes, says: str)
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8"])
-def test_other_encodings_and_delimiters_can_be_asked_for(tmp_path: Path, encoding: str) -> None:
-    (tmp_path / "rows.csv").write_bytes('name;x\n"café; bar";1\n'.encode(encoding))
-    batches = list(files.scan(tmp_path / "rows.csv", "toys", encoding=encoding, delimiter=";"))
-    assert pa.Table.from_batches(batches).to_pylist() == [{"name": "café; bar", "x": "1"}]
-
-
 def test_rows_longer_than_a_block_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "CSV_BLOCK", 1 << 16)
     texts = ["x\n," * (60_000 if i % 50 == 7 else 2) for i in range(200)]

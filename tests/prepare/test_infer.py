@@ -12,13 +12,13 @@ import pytest
 import toy_data
 
 from mmtab.data import files
-from mmtab.data.csv_files import STANDARD
 from mmtab.data.files import table_stems
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.table import read_table
 from mmtab.prepare import facts
 from mmtab.prepare.convert import convert
 from mmtab.prepare.infer import Proposal, infer
+from mmtab.prepare.propose import propose as propose_folder
 from mmtab.utils.errors import DataError
 
 N = 300
@@ -46,7 +46,7 @@ CELLS: dict[str, tuple[str, list[Any]]] = {
     "brand": ("categorical", [f"Maker {x}" for x in RNG.zipf(1.5, N) % 40]),
     "description": ("text", [sentence(20) for _ in range(N)]),
     "title": ("text", [sentence(5) for _ in range(N)]),
-    "with currency": ("text", [f"${x:,.2f}" for x in RNG.lognormal(8, 1, N)]),  # does not read as a number
+    "with currency": ("numeric", [f"${x:,.2f}" for x in RNG.lognormal(8, 1, N)]),
     "made on": ("datetime", [f"20{x:02d}-05-18" for x in RNG.integers(0, 24, N)]),
     "released": ("datetime", [f"18-May-{x:02d}" for x in RNG.integers(0, 24, N)]),
     "at": ("datetime", [f"2024-05-{x:02d}T10:{x:02d}:00Z" for x in RNG.integers(1, 28, N)]),
@@ -63,8 +63,8 @@ CELLS: dict[str, tuple[str, list[Any]]] = {
     "vintage": ("numeric", [str(x) for x in RNG.choice([1999, 2003, 2004], N)]),  # few and with gaps, yet in order
     "stars": ("numeric", [str(x) for x in RNG.integers(1, 6, N)]),
     "signature": ("categorical", [str(x) for x in RNG.choice([3, 4, 8], N, p=[0.2, 0.7, 0.1])]),  # 5 to 7 never come
-    "weight with unit": ("categorical", [f"{x} kg" for x in RNG.integers(1, 30, N)]),
-    "thousands": ("text", [f"{x:,}" for x in RNG.integers(1000, 90000, N)]),
+    "weight with unit": ("numeric", [f"{x} kg" for x in RNG.integers(1, 30, N)]),
+    "thousands": ("numeric", [f"{x:,}" for x in RNG.integers(1000, 90000, N)]),
     "half empty": ("text", ["NA" if i % 5 == 0 else str(i * 0.5) for i in range(N)]),
     "model": ("text", ["12A" if i in (3, 9) else str(1000 + 3 * i) for i in range(N)]),  # not numbers with slips
     "compact": ("datetime", [f"202003{x:02d}" for x in RNG.integers(1, 29, N)]),
@@ -89,14 +89,19 @@ def test_each_kind_of_values_is_recognised_and_can_be_read(tmp_path: Path, suffi
     proposal = propose(tmp_path, suffix)
     roles = {guess.name: guess.role for guess in proposal.guesses}
     assert roles == {name: role for name, (role, _) in CELLS.items()} | {"id": "id", "kind": "label"}
+    assert proposal.schema.formats == {
+        "with currency": "$ 1,234.5",
+        "weight with unit": "1234.5 kg",
+        "thousands": "1,234.5",
+    }
     assert all(guess.why and 0 < guess.confidence <= 1 for guess in proposal.guesses)
     why = {guess.name: guess.why for guess in proposal.guesses}
-    assert "'NA' would have to be emptied" in why["half empty"] and "unit and commas" in why["weight with unit"]
+    assert "'NA' would have to be emptied" in why["half empty"] and "'1234.5 kg'" in why["weight with unit"]
     assert "the same in all 300" in why["always"] and "leading zeros" in why["short code"]
-    table = read_table(tmp_path / f"rows{suffix}", proposal.schema)
+    written = propose_folder([tmp_path / f"rows{suffix}"], tmp_path / "out", name="toys").schema
+    table = read_table(tmp_path / "out" / f"rows{suffix}", written)
     assert len(table) == N and table.n_bad_cells == 0
-    proposal.schema.write(tmp_path)
-    assert Schema.read(tmp_path) == proposal.schema
+    assert Schema.read(tmp_path / "out") == proposal.schema == written
 
 
 def test_what_the_user_says_wins(tmp_path: Path) -> None:
@@ -104,8 +109,8 @@ def test_what_the_user_says_wins(tmp_path: Path) -> None:
     kinds = {column.name: str(column.type) for column in proposal.schema.columns}
     assert proposal.schema.label == "fit" and kinds["flag"] == "numeric" and kinds["brand"] == "text"
     assert "title" not in kinds and kinds["kind"] == "categorical"
-    proposal = propose(tmp_path, types={"with currency": "numeric", "in stock": "numeric"})
-    assert [note.split(":")[0] for note in proposal.notes if "bad_cells=missing" in note] == ["with currency"]
+    proposal = propose(tmp_path, types={"model": "numeric", "in stock": "numeric"})
+    assert [note.split(":")[0] for note in proposal.notes if "bad_cells=missing" in note] == ["model"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +173,7 @@ def test_pictures_are_those_that_exist(tmp_path: Path) -> None:
 def test_rows_are_numbered_where_nothing_names_them(tmp_path: Path) -> None:
     path = toy_data.write_table(tmp_path / "rows.csv", {"colour": ["red", "blue"] * 50, "kind": ["a", "b"] * 50})
     proposal = infer({"rows": path}, name="toys")
-    assert proposal.schema.id == "id" and any("numbers them" in note for note in proposal.notes)
+    assert proposal.schema.id == "id" and "numbers them" in proposal.guesses[-1].why
 
 
 def roles_of(folder: Path, table: dict[str, Any], **options: Any) -> dict[str, str]:
@@ -206,17 +211,102 @@ def test_the_types_of_parquet_are_evidence(tmp_path: Path) -> None:
         "null": "ignore",
         "zip": "categorical",
         "label": "label",
+        "id": "id",
     }
     proposal = infer({"rows": tmp_path / "rows.parquet"}, name="toys")
     numbered = files.read(tmp_path / "rows.parquet", "toys").append_column("id", pa.array(map(str, range(100))))
     assert read_table(toy_data.write_table(tmp_path / "again.parquet", numbered), proposal.schema).n_bad_cells == 0
 
 
-def test_days_written_first_are_warned_of(tmp_path: Path) -> None:
-    cells = [f"{i % 28 + 1:02d}/03/2020" for i in range(100)]
-    path = toy_data.write_table(tmp_path / "rows.csv", {"on": cells, "label": ["a", "b"] * 50})
-    proposal = infer({"rows": path}, name="toys")
-    assert proposal.guesses[0].confidence <= 0.5 and any("read as March 4" in note for note in proposal.notes)
+def days(order: str, last: int = 28) -> list[str]:
+    """100 days of March as they are written."""
+    return [order.format(d=i % last + 1, m=3, y=2020) for i in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "written", "first"),
+    [
+        (days("{d:02}/{m:02}/{y}"), "day first", "2020-03-01"),
+        (days("{m}/{d}/{y}"), "month first", "2020-03-01"),
+        (days("{m:02}-{d:02}-{y} 10:30"), "month first", "2020-03-01T10:30:00"),
+        (days("{d}. {m}. {y}"), "day first", "2020-03-01"),
+        (days("{d:02}.{m:02}.20"), "day first", "2020-03-01"),
+        (days("{y}/{m}/{d}"), None, "2020/3/1"),
+        (days("{y}-{m:02}-{d:02}"), None, "2020-03-01"),
+        ([*days("{y}-{m:02}-{d:02}"), *days("{d}/{m}/{y}")], "day first", "2020-03-01"),
+        ([f"{x},5" for x in range(100)], "1.234,5", "0.5"),
+        ([f"{x}.000,25 €" for x in range(1, 101)], "1.234,5 €", "1000.25"),
+        ([f"SR {x},395" for x in range(1, 101)], "SR 1,234.5", "1395"),
+        ([f"{x} min" for x in range(100)], "1234.5 min", "0"),
+        ([f"{x} 000,5" for x in range(1, 101)], "1 234,5", "1000.5"),
+        ([f"{x}'000.5" for x in range(1, 101)], "1'234.5", "1000.5"),
+        ([f"-{x}.5%" for x in range(100)], "1234.5 %", "-0.5"),
+    ],
+)
+@pytest.mark.parametrize("suffix", files.FORMATS)
+def test_a_column_has_one_format_that_all_its_cells_fit(
+    tmp_path: Path, cells: list[str], written: str | None, first: str, suffix: str
+) -> None:
+    path = toy_data.write_table(tmp_path / f"rows{suffix}", {"on": cells, "label": ["a", "b"] * (len(cells) // 2)})
+    proposal = propose_folder([path], tmp_path / "out", label="label")
+    assert proposal.schema.formats == ({"on": written} if written else {})
+    assert proposal.guesses[0].role in ("numeric", "datetime")
+    stored = files.read(tmp_path / "out" / f"rows{suffix}", "toys")["on"][0].as_py()
+    assert float(stored) == float(first) if proposal.guesses[0].role == "numeric" else stored == first
+    table = read_table(tmp_path / "out" / f"rows{suffix}", proposal.schema)
+    assert table.n_bad_cells == table.columns["on"].null_count == 0
+
+
+@pytest.mark.parametrize(
+    ("cells", "role"),
+    [
+        (["13/01/2020", "01/13/2020"] * 50, "categorical"),
+        ([f"{i % 50} {'kg' if i % 2 else 'g'}" for i in range(100)], "categorical"),
+        ([f"{i} kg" if i % 2 else f"{i}" for i in range(100)], "text"),
+        ([f"{i},5" if i % 2 else f"{i},500.5" for i in range(1, 101)], "text"),
+        ([f"1.{i}.2" for i in range(100)], "text"),
+        ([f"Q{i % 4}" for i in range(100)], "categorical"),
+        ([f"555 {i} 4321" for i in range(100, 200)], "text"),
+    ],
+)
+def test_cells_that_do_not_agree_stay_text_which_is_told(tmp_path: Path, cells: list[str], role: str) -> None:
+    columns = {"id": [f"r{i}" for i in range(100)], "on": cells, "label": ["a", "b"] * 50}
+    proposal = infer({"rows": toy_data.write_table(tmp_path / "rows.csv", columns)}, name="toys")
+    assert (proposal.guesses[1].role, proposal.schema.formats) == (role, {})
+
+
+def test_what_is_ambiguous_is_told_with_what_settles_it(tmp_path: Path) -> None:
+    columns = {"on": days("{d:02}/{m:02}/{y}", last=12), "price": [f"{i},395" for i in range(1, 101)]}
+    proof = {"sold": days("{d}/{m}/{y}"), "weight": [f"{i},5" for i in range(100)]}
+    path = toy_data.write_table(tmp_path / "rows.csv", columns | {"label": ["a", "b"] * 50})
+    proposal = infer({"rows": path}, name="toys", label="label")
+    assert proposal.schema.formats == {"on": "month first", "price": "1,234.5"}
+    assert [note.split(":")[0] for note in proposal.notes if "are ambiguous" in note] == ["on", "price"]
+    assert "formats={'on': 'day first'} (--format 'on=day first')" in proposal.notes[0]
+    formats = {"on": "day first", "price": "1.234,5"}
+    chosen = infer({"rows": path}, name="toys", label="label", formats=formats)
+    assert chosen.schema.formats == formats and not chosen.notes
+    path = toy_data.write_table(tmp_path / "rows.csv", columns | proof | {"label": ["a", "b"] * 50})
+    together = infer({"rows": path}, name="toys", label="label").schema.formats  # one table is written in one way
+    assert together == {"on": "day first", "price": "1.234,5", "sold": "day first", "weight": "1.234,5"}
+    for wrong in ({"on": "1.234,5"}, {"on": "d.m.y"}, {"price": "day first"}, {"none": "day first"}, {"price": 5}):
+        with pytest.raises(DataError, match=r"column (on|price|none): (no such format|no table has)"):
+            infer({"rows": path}, name="toys", label="label", formats=wrong)
+
+
+def test_what_is_left_out_or_no_number_is_told(tmp_path: Path) -> None:
+    columns = {
+        "empty": [None] * 100,
+        "code": ["007", "008"] * 50,
+        "odd": ["NA" if i % 5 == 0 else f"{i}.5" for i in range(100)],
+    }
+    path = toy_data.write_table(tmp_path / "rows.csv", columns | {"label": ["a", "b"] * 50})
+    notes = infer({"rows": path}, name="toys", label="label").notes
+    assert [note.split(";")[0] for note in notes][:2] == [
+        "empty: left out",
+        "code: taken as categorical, not as numeric",
+    ]
+    assert notes[2].startswith("odd: empty the cells such as 'NA'")
 
 
 def test_an_id_is_unique_in_all_rows_and_by_name_first(tmp_path: Path) -> None:
@@ -259,7 +349,9 @@ def test_sides_that_differ_are_told(tmp_path: Path) -> None:
         "title": [sentence(5) for _ in range(60)],
     }
     left = toy_data.write_table(tmp_path / "left.csv", cells)
-    right = toy_data.write_table(tmp_path / "right.csv", {"id": cells["id"], "price": [f"${i}.5" for i in range(60)]})
+    right = toy_data.write_table(
+        tmp_path / "right.csv", {"id": cells["id"], "price": [f"about {i}.5" for i in range(60)]}
+    )
     proposal = infer({"left": left, "right": right}, name="toys")
     guesses = {guess.name: guess for guess in proposal.guesses}
     assert guesses["price"].role == "text" and "left alone numeric, right alone text" in guesses["price"].why
@@ -297,9 +389,9 @@ def test_what_is_kept_of_a_table_does_not_grow_with_its_rows(tmp_path: Path, mon
     proposal = infer({"rows": tmp_path / "rows.parquet"}, name="toys")
     assert len(kept) == 4 * n_batches and max(kept) <= 1050
     assert proposal.schema.id == "id" and {g.name: g.role for g in proposal.guesses}["price"] == "numeric"
-    columns = facts.facts_of(tmp_path / "rows.parquet", "toys", STANDARD, tmp_path)
+    columns = facts.facts_of(tmp_path / "rows.parquet", "toys", tmp_path)
     assert columns["id"].n_distinct == pytest.approx(n * n_batches, rel=0.15)
-    assert not facts.is_unique(columns["almost"], tmp_path / "rows.parquet", "toys", STANDARD)
+    assert not facts.is_unique(columns["almost"], tmp_path / "rows.parquet", "toys")
 
 
 def test_pairs_make_it_matching_and_sides_agree(tmp_path: Path) -> None:

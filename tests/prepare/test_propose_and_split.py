@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from mmtab.cli import main
 from mmtab.data import files
-from mmtab.data.csv_files import Dialect
 from mmtab.data.pairs import read_pairs, read_records
 from mmtab.data.schema import Schema
 from mmtab.data.table import read_split
@@ -95,7 +94,7 @@ def test_check_fails_on_a_broken_standard(tmp_path: Path, run: Callable[..., tup
 def test_rows_without_an_id_are_numbered_and_a_csv_is_rewritten_in_the_standard(tmp_path: Path) -> None:
     text = "naïve;kind\n" + "".join(f'"thing {i}; nice";{"ab"[i % 2]}\n' for i in range(40))
     (tmp_path / "raw.csv").write_bytes(text.encode("cp1252"))
-    propose([tmp_path / "raw.csv"], tmp_path / "out", label="kind", dialect=Dialect("cp1252", ";"))
+    propose([tmp_path / "raw.csv"], tmp_path / "out", label="kind")
     schema = Schema.read(tmp_path / "out")
     table = files.read(tmp_path / "out" / "rows.csv", "out")
     assert schema.id == "id" and table["id"].to_pylist() == [str(i) for i in range(1, 41)]

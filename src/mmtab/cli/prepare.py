@@ -26,7 +26,9 @@ app = typer.Typer(no_args_is_help=True, help=ABOUT, **APP)
 Folder = Annotated[Path, typer.Argument(help="a dataset folder", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="the new folder to write", show_default=False)]
 Inputs = Annotated[list[Path], typer.Argument(help="a table, several, or a folder of tables", show_default=False)]
-Encoding = Annotated[str, typer.Option(help="of a csv, such as cp1252")]
+Encoding = Annotated[str, typer.Option(help="of text files, such as cp1250; found out where that is certain")]
+Delimiter = Annotated[str, typer.Option(help="of text files, such as ';'; found out where that is certain")]
+Formats = Annotated[list[str] | None, typer.Option("--format", help="COLUMN=FORMAT, such as 'day=day first'")]
 Types = Annotated[list[str] | None, typer.Option("--type", help="COLUMN=TYPE, to overrule a guess; again for more")]
 Method = Literal["auto", "random", "stratified", "grouped", "time", "component"]
 Fractions = Annotated[tuple[float, float, float], typer.Option(help="of train, valid and test")]
@@ -41,24 +43,28 @@ def infer(
     id: str | None = None,
     label: str | None = None,
     types: Types = None,
-    encoding: Encoding = "utf-8",
-    delimiter: str = ",",
+    formats: Formats = None,
+    encoding: Encoding = "",
+    delimiter: Delimiter = "",
 ) -> None:
     """Propose dataset.yaml from raw tables and write both to a new folder; edit the yaml where it errs."""
     from mmtab.data.csv_files import Dialect
     from mmtab.prepare.propose import propose
 
-    for entry in types or []:
-        if "=" not in entry:
-            raise ConfigError(f"--type {entry}: expected COLUMN=TYPE")
-    overruled: dict[str, str] = dict(entry.rsplit("=", 1) for entry in types or [])  # type: ignore[misc]
-    dialect = Dialect(encoding, delimiter)
-    proposal = propose(inputs, output, name=name, task=task, id=id, label=label, types=overruled, dialect=dialect)
+    overruled = {"types": _by_column(types, "--type", "TYPE"), "formats": _by_column(formats, "--format", "FORMAT")}
+    options: dict[str, Any] = {"name": name, "task": task, "id": id, "label": label} | overruled
+    proposal = propose(inputs, output, dialect=Dialect(encoding, delimiter), **options)
     rows = [(g.name, g.role, f"{g.confidence:.0%}", g.alternatives or "", g.why) for g in proposal.guesses]
     print_table(f"{proposal.schema.name}: {proposal.schema.task}", ["column", "taken as", "sure", "or", "why"], rows)
     for note in proposal.notes:
         print_line(f"note: {note}")
     print_line(f"written: {output / 'dataset.yaml'}; edit it where a guess is wrong")
+
+
+def _by_column(entries: list[str] | None, option: str, what: str) -> dict[str, str]:
+    if wrong := [entry for entry in entries or [] if "=" not in entry]:
+        raise ConfigError(f"{option} {wrong[0]}: expected COLUMN={what}")
+    return dict(entry.rsplit("=", 1) for entry in entries or [])  # type: ignore[misc]
 
 
 @app.command()
@@ -120,15 +126,16 @@ def everything(
     id: str | None = None,
     label: str | None = None,
     types: Types = None,
-    encoding: Encoding = "utf-8",
-    delimiter: str = ",",
+    formats: Formats = None,
+    encoding: Encoding = "",
+    delimiter: Delimiter = "",
     method: Method = "auto",
     by: str | None = None,
     fractions: Fractions = (0.7, 0.1, 0.2),
     seed: int = 0,
 ) -> None:
     """infer, split where the tables are not divided yet, describe and check, in one go."""
-    infer(inputs, output, name, task, id, label, types, encoding, delimiter)
+    infer(inputs, output, name, task, id, label, types, formats, encoding, delimiter)
     if files.exists(output, "rows") or files.exists(output, "pairs"):
         split(output, method, by, fractions, seed)
     from mmtab.prepare.check import check

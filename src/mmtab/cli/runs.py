@@ -62,13 +62,16 @@ def predict(settings: PredictConfig) -> None:
     mmtab predict run=FOLDER input=TABLE output=PREDICTIONS
     mmtab predict run=FOLDER input=PAIRS left=TABLE right=TABLE output=PREDICTIONS
     """
+    from mmtab.data.csv_files import Dialect
     from mmtab.runs.predict import predict as predict_run
 
     places = [Path(settings.run), Path(settings.input), Path(settings.output)]
     tables: dict[str, Any] = {"left": settings.left, "right": settings.right, "records": settings.records}
-    tables = {name: Path(table) for name, table in tables.items() if table}
-    hardware = Hardware(settings.accelerator, settings.devices)
-    n_rows = predict_run(*places, **tables, coverage=settings.coverage, cost=settings.cost, hardware=hardware)
+    options: dict[str, Any] = {name: Path(table) for name, table in tables.items() if table}
+    options |= {"coverage": settings.coverage, "cost": settings.cost}
+    options["hardware"] = Hardware(settings.accelerator, settings.devices)
+    options["dialect"] = Dialect(settings.encoding or "", settings.delimiter or "")
+    n_rows = predict_run(*places, **options)
     print(f"{n_rows} predictions written to {settings.output}")
 
 

@@ -85,8 +85,14 @@ def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, 
     folder = Path(entry).expanduser().resolve()
     if folder.is_dir():
         return folder.name, ("dataset=custom", f"dataset.path={written(str(folder))}")
-    known = ", ".join(sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml")))
-    raise ConfigError(f"{where}: {entry} is neither a name of configs/dataset/ ({known}) nor a dataset folder")
+    if folder.exists():
+        raise ConfigError(f"{where}: {entry} is no dataset folder, but a file")
+    if Path(entry).name != entry or Path(entry).suffix:
+        raise ConfigError(f"{where}: there is no {folder}. Fix: correct the path")
+    known = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
+    near = difflib.get_close_matches(entry, known, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"configs/dataset/ has {', '.join(known)}"
+    raise ConfigError(f"{where}: {entry} is neither a dataset folder nor a name of configs/dataset/; {hint}")
 
 
 @contextlib.contextmanager
@@ -118,8 +124,10 @@ def compose_run(where: str, place: Sequence[str], overrides: Sequence[str]) -> R
 def _reason(error: Exception, place: Sequence[str]) -> str:
     """What Hydra means, in one line."""
     if (missing := re.match(r"Could not override '([^']+)'", str(error))) is None:
-        lines = str(error.__cause__ or error).split("Config search path")[0].split("full_key:")[0].splitlines()
-        return " ".join(line.strip() for line in lines if line.strip())
+        text = str(error.__cause__ or error).split("Config search path")[0]
+        setting = re.search(r"full_key: ([\w.]+)", text)
+        reason = " ".join(line.strip() for line in text.split("full_key:")[0].splitlines() if line.strip())
+        return f"{setting[1]}: {reason}" if setting else reason
     known = sorted(set(_names(dataclasses.asdict(compose(*place, "output=unused")))))
     near = difflib.get_close_matches(missing[1], known, n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else "mmtab train --help lists all"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ class Rule:
         bounds = self._bounds()
         if value is None or value in self.choices or not (bounds or self.choices):
             return True
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return bool(bounds) and is_number and all(holds(value, bound) for _, bound, holds in bounds)
 
     def _bounds(self) -> list[tuple[str, float, Callable[[float, float], bool]]]:

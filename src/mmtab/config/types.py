@@ -27,6 +27,8 @@ ACCELERATOR = "what to compute on: auto, cpu, gpu or another name that Lightning
 DEVICES = "number of devices, which share the rows"
 DATA_ROOT = "folder of the dataset folders"
 CACHE = "folder of computed features and generated datasets"
+ENCODING = "encoding of text files, such as cp1250; null: found out"
+DELIMITER = "what separates the cells of text files; null: found out"
 
 
 @dataclass
@@ -34,8 +36,8 @@ class GenerateConfig:
     task: str = setting(
         MISSING, "task of the shipped catalogue: product_type, duplicates, variants, or offers (both relations)"
     )
-    n_rows: int = setting(4000, "rows to generate")
-    seed: int = setting(0, "seed of the generated rows")
+    n_rows: int = setting(4000, "rows to generate", at_least=1)
+    seed: int = setting(0, "seed of the generated rows", at_least=0, below=2**32)
 
 
 @dataclass
@@ -68,11 +70,11 @@ class TrainerConfig:
     )
     batch_size: int = setting(64, "rows (or pairs) of a batch, of all processes together", at_least=1)
     eval_batch_size: int = setting(64, "rows (or pairs) of a batch in evaluation", at_least=1)
-    lr: float = setting(7e-4, "learning rate of everything but the pretrained networks")
-    backbone_lr: float = setting(1e-4, "learning rate of the pretrained networks' layers that learn")
-    weight_decay: float = setting(0.02, "weight decay of AdamW")
-    warmup_fraction: float = setting(0.1, "share of the steps in which the learning rate rises")
-    gradient_clip: float = setting(1.0, "largest norm of a gradient")
+    lr: float = setting(7e-4, "learning rate of everything but the pretrained networks", above=0)
+    backbone_lr: float = setting(1e-4, "learning rate of the pretrained networks' layers that learn", at_least=0)
+    weight_decay: float = setting(0.02, "weight decay of AdamW", at_least=0)
+    warmup_fraction: float = setting(0.1, "share of the steps in which the learning rate rises", at_least=0, at_most=1)
+    gradient_clip: float = setting(1.0, "largest norm of a gradient", at_least=0)
     accumulate: int = setting(1, "batches whose gradients make one optimiser step", at_least=1)
     compile: bool = setting(False, "training steps by torch.compile, which takes a minute or two to begin")
     precision: str = setting(
@@ -84,8 +86,8 @@ class TrainerConfig:
     devices: int | str = setting(1, "devices of a machine, a process each; auto: all", choices=("auto",), at_least=1)
     n_nodes: int = setting(1, "machines", at_least=1)
     strategy: str = setting("auto", "how several processes train: copies (ddp) or shards (fsdp)", choices=STRATEGIES)
-    n_workers: int = setting(0, "processes that load batches; 0: the training process does")
-    n_threads: int = setting(0, "threads; 0: OMP_NUM_THREADS, or all cores")
+    n_workers: int = setting(0, "processes that load batches; 0: the training process does", at_least=0)
+    n_threads: int = setting(0, "threads; 0: OMP_NUM_THREADS, or all cores", at_least=0)
     checkpoint_seconds: float = setting(60.0, "seconds between checkpoints to resume from", at_least=0)
     keep: int = setting(1, "epochs, the best on valid, whose weights are kept", at_least=1)
     on_oom: str = setting(
@@ -119,11 +121,13 @@ class Hardware:
 @dataclass
 class KWayHeadConfig:
     head: dict[str, Any] = setting({}, "the module that turns row vectors into logits")
-    n_tuned_text_layers: int | None = setting(2, "what text.n_tuned_layers=auto means for k-way classification")
-    label_smoothing: float = setting(0.05, "share of the target that is spread over all classes")
+    n_tuned_text_layers: int | None = setting(
+        2, "what text.n_tuned_layers=auto means for k-way classification", at_least=0
+    )
+    label_smoothing: float = setting(0.05, "share of the target that is spread over all classes", at_least=0, below=1)
     class_weights: bool = setting(False, "weigh classes, not rows, equally in the loss")
     n_sampled: int | None = setting(
-        None, "classes drawn for each training step to compare the labels with; null: all classes"
+        None, "classes drawn for each training step to compare the labels with; null: all classes", at_least=1
     )
 
 
@@ -142,11 +146,11 @@ class PairHeadConfig:
     compare: dict[str, Any] | None = setting(None, "encoder of similarity features; null: none")
     cross_text: bool = setting(False, "read both rows' text in one sequence too, by a text encoder of its own")
     cross: dict[str, Any] = setting({}, "where the settings of that encoder differ from text")
-    n_tuned_text_layers: int | None = setting(0, "what text.n_tuned_layers=auto means for matching")
+    n_tuned_text_layers: int | None = setting(0, "what text.n_tuned_layers=auto means for matching", at_least=0)
     augment: AugmentConfig = setting(AugmentConfig, "augmentation of training pairs")
     hard_negatives: float = setting(0.0, "mined non-matches of an epoch, as a share of the training pairs", at_least=0)
     mine_every: int = setting(1, "epochs after which non-matches are mined again", at_least=1)
-    pos_weight: float | None = setting(None, "weight of a match in the loss; null: 1")
+    pos_weight: float | None = setting(None, "weight of a match in the loss; null: 1", above=0)
 
     def check_together(self) -> None:
         if self.model and not (self.tower or self.joint or self.compare):
@@ -176,9 +180,11 @@ class WandbConfig:
 
 @dataclass
 class CategoryRules:
-    min_count: int = setting(2, "values that occur fewer times in train map to the id of unseen values")
-    max_values: int = setting(10_000, "values of a column with an id of their own, the commonest; the rest are hashed")
-    n_hash: int = setting(1_024, "hashed ids which the others share")
+    min_count: int = setting(2, "values that occur fewer times in train map to the id of unseen values", at_least=1)
+    max_values: int = setting(
+        10_000, "values of a column with an id of their own, the commonest; the rest are hashed", at_least=1
+    )
+    n_hash: int = setting(1_024, "hashed ids which the others share", at_least=0)
 
 
 @dataclass
@@ -189,7 +195,7 @@ class RunConfig:
     data_root: str = setting("data", DATA_ROOT, kind="path")
     cache: str = setting("~/.cache/mmtab", CACHE, kind="path")
     cache_gb: float | None = setting(
-        100.0, "size of the cache, from which the least recently used goes first; null: no limit"
+        100.0, "size of the cache, from which the least recently used goes first; null: no limit", at_least=0
     )
     store_frozen: bool = setting(True, "compute frozen networks once, into the cache, instead of in every step")
     output: str = setting(MISSING, "run folder to write", kind="path")
@@ -198,9 +204,11 @@ class RunConfig:
         "auto: resume an unfinished run of the same settings in output; never: start it again",
         choices=("auto", "never"),
     )
-    seed: int = setting(0, "seed of weights, batches and augmentation")
-    d_model: int = setting(128, "width of tokens and row vectors")
-    token_dropout: float = setting(0.1, "probability that a token is hidden from the fusion in training")
+    seed: int = setting(0, "seed of weights, batches and augmentation", at_least=0, below=2**32)
+    d_model: int = setting(128, "width of tokens and row vectors", at_least=1)
+    token_dropout: float = setting(
+        0.1, "probability that a token is hidden from the fusion in training", at_least=0, below=1
+    )
     categories: CategoryRules = setting(CategoryRules, "which categories get an embedding of their own")
     text: dict[str, Any] = setting({}, "encoder of text columns")
     image: dict[str, Any] = setting({}, "encoder of image columns")
@@ -247,6 +255,8 @@ class MatchConfig:
     truth: str | None = setting(
         None, "table to score against: of pairs, or of entities (id and a column for each relation)", kind="path"
     )
+    encoding: str | None = setting(None, ENCODING)
+    delimiter: str | None = setting(None, DELIMITER, kind="path")
     k: int | None = setting(
         None, "candidates of a record from each kind of blocking; null: the fewest that reach recall", at_least=1
     )
@@ -273,6 +283,8 @@ class PredictConfig:
     left: str | None = setting(None, "matching: table of the left records", kind="path")
     right: str | None = setting(None, "matching: table of the right records", kind="path")
     records: str | None = setting(None, "matching: table of both", kind="path")
+    encoding: str | None = setting(None, ENCODING)
+    delimiter: str | None = setting(None, DELIMITER, kind="path")
     accelerator: str = setting("auto", ACCELERATOR)
     devices: int = setting(1, DEVICES, at_least=1)
     coverage: float | None = setting(

@@ -8,6 +8,7 @@ its columns through ``canonical``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmtab.data.formats import NUMERIC_DATE, iso
 from mmtab.data.schema import ColumnType
 from mmtab.data.spelling import TEXT, respelt, spelling
 
@@ -23,7 +25,7 @@ EXPECTED = {
     ColumnType.TEXT: "text",
     ColumnType.CATEGORICAL: "text, a number or true/false",
     ColumnType.NUMERIC: "a number",
-    ColumnType.DATETIME: "a date or time, such as 2024-05-18 or 2024-05-18T10:00:00Z",
+    ColumnType.DATETIME: "a date or time, such as 2024-05-18 or 2024-05-18T10:00:00Z, or formats: {COLUMN: day first}",
     ColumnType.IMAGE: "a path, bytes, or a struct of bytes and path",
 }
 
@@ -160,6 +162,8 @@ def _parse_moment(text: str) -> float | None:
         try:
             moment = datetime.fromisoformat(text)
         except ValueError:
+            if re.match(NUMERIC_DATE, text):  # day or month first? ``data.formats`` knows, for a whole column
+                text = iso(text, "year first") or ""
             # A fixed default, else dateutil fills absent parts from the clock and a run depends on its day.
             moment = parser.parse(text, default=datetime(2000, 1, 1))
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -20,13 +20,13 @@ CSV_BLOCK, CSV_LONGEST_ROW = 8 << 20, 1 << 30  # bytes
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a csv is written. The standard's own is the default."""
+    """How a csv is written. The standard's own is the default; what is empty is to be found out (``data.raw``)."""
 
     encoding: str = "utf-8"
     delimiter: str = ","
 
 
-STANDARD = Dialect()
+STANDARD, FOUND_OUT = Dialect(), Dialect("", "")
 
 
 def column_names(path: Path, dataset: str, dialect: Dialect) -> list[str]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from mmtab.data.csv_files import STANDARD, Dialect, column_names, scan_csv
+from mmtab.data.csv_files import STANDARD, column_names, scan_csv
 from mmtab.utils.atomic import replacing
 from mmtab.utils.errors import DataError
 
@@ -73,7 +73,7 @@ def parts(path: Path, dataset: str) -> list[Path]:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def header(path: Path, dataset: str, dialect: Dialect = STANDARD) -> pa.Schema:
+def header(path: Path, dataset: str) -> pa.Schema:
     """Column names and how they are stored (csv: text), the same in all shards but for storage.
 
     Raises DataError for an unreadable file, a column without a name or named twice, and shards that differ in columns.
@@ -84,9 +84,9 @@ def header(path: Path, dataset: str, dialect: Dialect = STANDARD) -> pa.Schema:
             schema = (
                 _parquet_schema(part)
                 if part.suffix == ".parquet"
-                else pa.schema([(name, pa.string()) for name in column_names(part, dataset, dialect)])
+                else pa.schema([(name, pa.string()) for name in column_names(part, dataset, STANDARD)])
             )
-        _check_names(schema.names, part, dataset)
+        check_names(schema.names, part.stem, dataset)
         if first is None:
             first = schema
         elif set(schema.names) != set(first.names):
@@ -103,22 +103,19 @@ def header(path: Path, dataset: str, dialect: Dialect = STANDARD) -> pa.Schema:
     return first
 
 
-def scan(
-    path: Path, dataset: str, *, columns: list[str] | None = None, encoding: str = "utf-8", delimiter: str = ","
-) -> Iterator[pa.RecordBatch]:
+def scan(path: Path, dataset: str, *, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Cells as stored, in batches of bounded size. ``columns``: only these, in this order.
 
-    Raises DataError as ``header`` does, and for a ragged row, an unclosed quote, and bytes that are not ``encoding``.
+    Raises DataError as ``header`` does, and for a ragged row, an unclosed quote, and bytes that are not UTF-8.
     """
-    dialect = Dialect(encoding, delimiter)
-    names = columns if columns is not None else header(path, dataset, dialect).names
+    names = columns if columns is not None else header(path, dataset).names
     first_row = 0
     for part in parts(path, dataset):
         with _readable(part, dataset):
             batches = (
                 _scan_parquet(part, names)
                 if part.suffix == ".parquet"
-                else scan_csv(part, dataset, names, dialect, first_row)
+                else scan_csv(part, dataset, names, STANDARD, first_row)
             )
             for batch in batches:
                 first_row += batch.num_rows
@@ -134,7 +131,7 @@ def read(path: Path, dataset: str, columns: list[str] | None = None) -> pa.Table
     return pa.concat_tables([pa.table(batch) for batch in batches], promote_options="permissive")
 
 
-def count(path: Path, dataset: str, dialect: Dialect = STANDARD) -> int:
+def count(path: Path, dataset: str) -> int:
     """How many rows a table has."""
     total = 0
     for part in parts(path, dataset):
@@ -142,7 +139,7 @@ def count(path: Path, dataset: str, dialect: Dialect = STANDARD) -> int:
             if part.suffix == ".parquet":
                 total += pa.parquet.read_metadata(part).num_rows
             else:
-                total += sum(batch.num_rows for batch in scan_csv(part, dataset, [], dialect, 0))
+                total += sum(batch.num_rows for batch in scan_csv(part, dataset, [], STANDARD, 0))
     return total
 
 
@@ -167,13 +164,14 @@ class _readable:
             ) from error
 
 
-def _check_names(names: list[str], path: Path, dataset: str) -> None:
+def check_names(names: list[str], table: str, dataset: str) -> None:
+    """Raises DataError for a column without a name, or named twice."""
     for number, name in enumerate(names, 1):
         if not name.strip():
             raise DataError(
                 dataset,
                 f"column {number} has no name",
-                table=path.stem,
+                table=table,
                 found=f"columns {names}",
                 fix="name it in the header (pandas: to_csv(index=False) leaves its row numbers out)",
             )
@@ -181,14 +179,14 @@ def _check_names(names: list[str], path: Path, dataset: str) -> None:
             raise DataError(
                 dataset,
                 f"the name of column {number} has a null character",
-                table=path.stem,
+                table=table,
                 column=name,
                 fix="rename it",
             )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(
-            dataset, "the header names a column twice", table=path.stem, column=twice[0], fix="rename one of them"
+            dataset, "the header names a column twice", table=table, column=twice[0], fix="rename one of them"
         )
 
 
@@ -245,7 +243,7 @@ def write_table(path: Path, batches: pa.Table | Iterable[pa.RecordBatch], schema
     if isinstance(batches, pa.Table):
         schema, batches = schema or batches.schema, batches.to_batches(BATCH_ROWS)
     if schema is not None:
-        _check_names(schema.names, path, path.parent.name)
+        check_names(schema.names, path.stem, path.parent.name)
     rows = 0
     with replacing(path) as scratch:
         writer: pa.parquet.ParquetWriter | pa.csv.CSVWriter | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,17 +59,28 @@ def read_records(folder: Path, schema: Schema, bad_cells: BadCells = "error") ->
     if files.exists(folder, "records"):
         return Records(read_split(folder, schema, "records", bad_cells), None)
     left, right = (
-        read_table(find_table(folder, schema, side), schema, folder=folder, bad_cells=bad_cells, partial=True)
-        for side in ("left", "right")
+        read_side(find_table(folder, schema, side), side, schema, bad_cells, folder) for side in ("left", "right")
     )
-    unseen = [c.name for c in schema.columns if not any(c.name in side.columns for side in (left, right))]
-    if unseen:
-        raise DataError(schema.name, "column of dataset.yaml is in neither left nor right", column=unseen[0])
     return stack_sides(left, right, schema)
 
 
+def read_side(path: Path, side: str, schema: Schema, bad_cells: BadCells, folder: Path) -> Table:
+    """One table of records. Left and right may each lack columns; where a run knows which they lacked in training, no
+    others."""
+    if schema.absent:
+        columns = tuple(column for column in schema.columns if column.name not in schema.absent.get(side, ()))
+        schema = replace(schema, columns=columns)
+    partial = side != "records" and not schema.absent
+    return read_table(path, schema, folder=folder, bad_cells=bad_cells, partial=partial)
+
+
 def stack_sides(left: Table, right: Table, schema: Schema) -> Records:
-    """Left rows over right rows. A column that one side lacks is missing in all rows of that side."""
+    """Left rows over right rows. A column that one side lacks is missing in all rows of that side. Raises DataError for
+    one that both lack."""
+    unseen = [c.name for c in schema.columns if not any(c.name in side.columns for side in (left, right))]
+    if unseen:
+        fix = "add the column, or take it out of dataset.yaml"
+        raise DataError(schema.name, "the column is in neither left nor right", column=unseen[0], fix=fix)
     columns: dict[str, pa.Array] = {}
     for column in schema.columns:
         parts = [side.columns.get(column.name) for side in (left, right)]

@@ -44,7 +44,8 @@ class Column:
 class Schema:
     """``ceilings``, where known, gives the best reachable score for modality subsets such as ``image+text``. ``split``
     records how the splits were made. ``storage`` says how columns were stored in parquet, should they be in csv now; in
-    a run folder, how train stored them.
+    a run folder, how train stored them. ``formats``: how raw tables write numbers and dates (``data.formats``), by
+    column. ``absent``: in a run folder, the columns that left or right did not have in training.
 
     ``relations``: what may hold between two records, each with the columns it ignores (in which the two may differ),
     such as ``{"duplicate": (), "variant": ("colour", "size")}``. Each is a 0/1 column of the pairs. None given: the one
@@ -63,6 +64,8 @@ class Schema:
     ceilings: dict[str, float] = field(default_factory=dict)
     split: dict[str, Any] = field(default_factory=dict)
     storage: dict[str, str] = field(default_factory=dict)
+    formats: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, list[str]] = field(default_factory=dict)
     relations: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -213,12 +216,12 @@ class Schema:
         if not isinstance(ceilings, dict) or not all(isinstance(score, int | float) for score in ceilings.values()):
             raise DataError(name, "dataset.yaml: ceilings", expected="a mapping of modalities: score", found=ceilings)
         values: dict[str, Any] = {"ceilings": {str(subset): float(score) for subset, score in ceilings.items()}}
-        for key in ("split", "storage"):
+        for key in ("split", "storage", "formats", "absent"):
             if not isinstance(raw.get(key) or {}, dict):
                 raise DataError(name, f"dataset.yaml: {key}", expected="a mapping", found=raw[key])
             values[key] = {str(entry): value for entry, value in (raw.get(key) or {}).items()}
         values["relations"] = _relations(raw.get("relations"), names, name, TaskKind(raw["task"]))
-        for key in set(raw) - {"columns", "task", "ceilings", "split", "storage", "relations"}:
+        for key in set(raw) - {"columns", "task", "ceilings", "split", "storage", "formats", "absent", "relations"}:
             if isinstance(raw[key], dict | list):
                 raise DataError(name, f"dataset.yaml: {key}", expected="one value", found=raw[key])
             if raw[key] not in (None, ""):

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from mmtab.data import files
 from mmtab.data.cells import EXPECTED, canonical, first, hashes, join
 from mmtab.data.digests import digest_of
+from mmtab.data.formats import standard
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
 from mmtab.utils.errors import DataError
 
@@ -251,7 +252,10 @@ def _with_columns(
     values: dict[str, pa.Array] = {}
     n_bad = 0
     for column in columns:
-        values[column.name], bad = canonical(raw[column.name], column.type, schema.stored(column.name))
+        cells = raw[column.name]
+        if column.type is ColumnType.DATETIME:  # numbers of a dataset folder are the standard's
+            cells = standard(cells, column.type, schema.formats.get(column.name))
+        values[column.name], bad = canonical(cells, column.type, schema.stored(column.name))
         n_bad += len(bad)
         if bad and bad_cells == "error" and column.name not in faulty:
             faulty.add(column.name)

@@ -7,6 +7,7 @@ tables' cells, a vector a record and the candidates; tokens and picture features
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mmtab.config.settings import check
 from mmtab.config.types import Hardware, MatchConfig
 from mmtab.data import files
 from mmtab.data import table as tables
+from mmtab.data.csv_files import Dialect
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.pairs import Records, read_records
 from mmtab.data.pictures import Progress
@@ -133,7 +135,11 @@ def _read(config: MatchConfig, session: Session) -> tuple[Records, list[Path]]:
     """The records, and the files that they come from."""
     paths = {name: Path(getattr(config, name)) for name in ("left", "right", "records") if getattr(config, name)}
     if paths:
-        return records_to_match(session.schema, session.config.dataset.bad_cells, **paths), list(paths.values())
+        dialect = Dialect(config.encoding or "", config.delimiter or "")
+        with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
+            options: dict[str, Any] = {"dialect": dialect, **paths}
+            records = records_to_match(session.schema, session.config.dataset.bad_cells, Path(scratch), **options)
+        return records, list(paths.values())
     folder = dataset_folder(session.config.dataset, session.config.data_root, cache_of(session.config))
     records = read_records(folder, session.schema, session.config.dataset.bad_cells)  # type: ignore[arg-type]
     stems = ["records"] if records.n_left is None else ["left", "right"]

@@ -18,6 +18,7 @@ from mmtab.data import files
 from mmtab.data.cells import ImageSource, image_sources
 from mmtab.data.files import table_stems
 from mmtab.data.pictures import find_picture, read_picture
+from mmtab.data.raw import PICTURES
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.spelling import type_named
 from mmtab.data.table import BadCells, Table
@@ -35,7 +36,7 @@ SUFFIXES = {
     b"MM\0*": ".tif",
     b"RIFF": ".webp",
 }
-ORDINARY = {".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".img"}
+ORDINARY = PICTURES | {".img"}
 
 
 def convert(folder: Path, output: Path, to: Literal["parquet", "csv"], images: Images = "keep") -> Path:

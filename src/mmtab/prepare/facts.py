@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from mmtab.data import files
 from mmtab.data.cells import canonical, hashes, image_sources
-from mmtab.data.csv_files import Dialect
+from mmtab.data.formats import AMOUNT, NUMERIC_DATE, ORDERS, STYLES, number_format, standard
 from mmtab.data.pictures import find_picture
 from mmtab.data.schema import ColumnType
 
@@ -24,7 +24,7 @@ MAX_PATHS = 50  # cells whose pictures are looked for on disk
 MONTH = r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 # dateutil takes "12" and "Mon" for moments, so a date must look like one: a year, a month and a day.
 DATE = (
-    r"^\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](19|20)\d{2}"
+    r"^\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\s?\d{1,2}[-/.]\s?(19|20)\d{2}|\d{1,2}/\d{1,2}/\d{2}|\d\d\.\d\d\.\d\d"
     rf"|((?i:mon|tue|wed|thu|fri|sat|sun)[a-z]*, )?\d{{1,2}}\W{{1,3}}{MONTH}\W{{1,3}}(\d{{4}}|\d{{2}})"
     rf"|{MONTH}\W{{1,3}}\d{{1,2}}\W{{1,3}}\d{{4}})([T ,].{{0,40}})?$"
 )
@@ -35,12 +35,9 @@ PATTERNS = {
     "barcode": r"^\s*\d{12,14}\s*$",
     "compact": r"^\s*(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])\s*$",  # 20240518
     "year": r"^\s*(1[5-9]|20)\d\d\s*$",
-    "day first": r"^\s*(1[3-9]|2\d|3[01])[-/.]\d{1,2}[-/.]\d{4}",
+    "dotted": r"^\s*\d{1,2}\.\s?\d{1,2}\.\s?\d",
     "clock": r"^\s*\d{1,3}:[0-5]\d(:[0-5]\d)?(\.\d+)?\s*$",
-    "amount": (  # $1,299.00; 12 kg
-        r"^\s*([^\w\s.,-]|[A-Z]{2,3} )?\s*[+-]?(\d{1,3}([,. ']\d{3})+|\d+)([.,]\d+)?"
-        r"\s*([^\W\d]{1,6}|[^\w\s.,-]{1,2})?\s*$"
-    ),
+    "amount": AMOUNT,
 }
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$|^\s*[+-]?(?i:inf|infinity|nan)\s*$"
 PICTURE = r"(?i)\.(png|jpe?g|gif|bmp|webp|tiff?)\s*(;|$)"
@@ -56,6 +53,7 @@ class Facts:
     stored: str = "text"  # what the file's own type says: text, number, whole, truth, moment, picture, bytes, other
     n: int = 0
     tally: Counter[str] = field(default_factory=Counter)
+    affixes: set[tuple[str, str]] = field(default_factory=set)  # currencies and units about numbers, two at the most
     odd: str = ""  # a cell that is no number where most are, best a marker of a missing one
     example: str = ""
     values: dict[str, int] = field(default_factory=dict)  # all of them, with how often they come, unless there are many
@@ -79,6 +77,22 @@ class Facts:
     def share(self, *counts: str) -> float:
         return sum(self.tally[count] for count in counts) / self.n_filled if self.n_filled else 0.0
 
+    @property
+    def formats(self) -> list[str]:
+        """How the text of all cells may be read as numbers other than the standard's, or else as dates, the likeliest
+        first; none where the standard's reading is the one."""
+        if self.stored != "text" or not self.n_filled:
+            return []
+        if self.tally["amount"] == self.n_filled > self.tally["number"] and len(self.affixes) == 1:
+            [(prefix, suffix)] = self.affixes
+            styles = [style for style in STYLES if self.tally[style] == self.n_filled]
+            same = styles[:1] if styles and styles[0] != "1,234.5" else styles[:2]
+            return [number_format(prefix, style, suffix) for style in same]
+        if not self.tally["numeric date"]:
+            return []
+        fits = [order for order in ORDERS if self.tally[order] == self.tally["moment"]]
+        return sorted(fits, key=lambda order: order != "day first") if self.tally["dotted"] else fits
+
     def merged(self, other: Facts) -> Facts:
         """Of two tables. Where they are stored in different ways, text holds both."""
         kinds = {self.stored, other.stored}
@@ -91,12 +105,14 @@ class Facts:
             stored,
             self.n + other.n,
             self.tally + other.tally,
+            set(sorted(self.affixes | other.affixes)[:2]),
             self.odd or other.odd,
             self.example or other.example,
         )
         both.remember(dict(self.values), self.many)
         both.remember(other.values, other.many)
         both.count(np.concatenate([self.smallest, other.smallest]))
+        both.tally["moment"] = max(both.tally[order] for order in ORDERS)
         return both
 
     def remember(self, values: dict[str, int], many: bool) -> None:
@@ -139,16 +155,32 @@ class Facts:
             self.tally[key] += int(times[_match(values, pattern)].sum())
         number = reads_as(values, _match(values, NUMBER), ColumnType.NUMERIC)
         self.tally["number"] += int(times[number].sum())
+        self._tally_amounts(values, times)
         dates = _match(values, DATE)
         self.tally["date"] += int(times[dates].sum())
         compact = _match(values, PATTERNS["compact"])
         if (dates | compact).mean() > 0.5:  # some write only the year; parsing is slow, and in a column of texts vain
-            dates = reads_as(values, dates | compact | _match(values, PATTERNS["year"]), ColumnType.DATETIME)
-            self.tally["moment"] += int(times[dates].sum())
+            numeric, likely = _match(values, NUMERIC_DATE), dates | compact | _match(values, PATTERNS["year"])
+            self.tally["numeric date"] += int(times[numeric & ~_match(values, r"^\s*\d{4}")].sum())
+            for order in ORDERS:
+                reads = reads_as(standard(values, ColumnType.DATETIME, order), likely, ColumnType.DATETIME)
+                self.tally[order] += int(times[reads].sum())
+                dates |= reads
+            self.tally["moment"] = max(self.tally[order] for order in ORDERS)
         markers = np.array([text.strip().lower() in MISSING for text in strings]) & ~number
         self.tally["marker"] += int(times[markers].sum())
         for fits in (markers, ~number & ~dates):
             self.odd = self.odd or next((strings[i] for i in np.flatnonzero(fits)[:1]), "")
+
+    def _tally_amounts(self, values: pa.Array, times: np.ndarray) -> None:
+        amounts = pc.extract_regex(values, AMOUNT)
+        for prefix, suffix in zip(*(amounts.drop_null().field(part) for part in ("prefix", "suffix")), strict=True):
+            if len(self.affixes) == 2:
+                break
+            self.affixes.add((prefix.as_py().strip(), suffix.as_py().strip().casefold()))
+        for style, pattern in STYLES.items() if len(self.affixes) == 1 else ():
+            fits = pc.fill_null(pc.match_substring_regex(amounts.field("number"), f"^({pattern})$"), False)
+            self.tally[style] += int(times[np.asarray(fits)].sum())
 
     def _tally_paths(self, values: pa.Array, strings: list[str], times: np.ndarray, root: Path) -> None:
         paths = _match(values, PICTURE)
@@ -160,21 +192,21 @@ class Facts:
             )
 
 
-def facts_of(path: Path, dataset: str, dialect: Dialect, root: Path) -> dict[str, Facts]:
+def facts_of(path: Path, dataset: str, root: Path) -> dict[str, Facts]:
     """By column, the facts of a table. ``root``: where paths of pictures start."""
-    facts = {f.name: Facts(f.name, _stored(f.type)) for f in files.header(path, dataset, dialect)}
-    for batch in files.scan(path, dataset, encoding=dialect.encoding, delimiter=dialect.delimiter):
+    facts = {f.name: Facts(f.name, _stored(f.type)) for f in files.header(path, dataset)}
+    for batch in files.scan(path, dataset):
         for column in facts.values():
             column.add(batch[column.name], root)
     return facts
 
 
-def is_unique(facts: Facts, path: Path, dataset: str, dialect: Dialect) -> bool:
+def is_unique(facts: Facts, path: Path, dataset: str) -> bool:
     """Whether the column names each row once; reads it again where its distinct values were too many to count."""
     surely_fewer = facts.n_distinct < (1 - 5 / math.sqrt(MAX_HASHES)) * facts.n  # five standard errors of the estimate
     if facts.n_filled < facts.n or facts.counted or surely_fewer:
         return facts.n_filled == facts.n == facts.n_distinct
-    scan = files.scan(path, dataset, columns=[facts.name], encoding=dialect.encoding, delimiter=dialect.delimiter)
+    scan = files.scan(path, dataset, columns=[facts.name])
     names = np.sort(np.concatenate([hashes(canonical(batch[0], ColumnType.CATEGORICAL)[0]) for batch in scan]))
     return not bool((names[1:] == names[:-1]).any())
 

@@ -1,19 +1,17 @@
-"""Dataset folders from tables in memory."""
+"""Dataset folders from tables in memory, or from files of any kind."""
 
 from __future__ import annotations
 
 import atexit
-import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from mmtab.data import files
+from mmtab.data.csv_files import Dialect
 from mmtab.data.dataset import Dataset
 from mmtab.data.table import BadCells
 from mmtab.prepare.propose import propose
@@ -29,37 +27,60 @@ def from_frames(
     name: str = "frame",
     id: str | None = None,
     types: Mapping[str, str] | None = None,
-    image_root: Path | str | Mapping[str, Path] = ".",
+    formats: Mapping[str, str] | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    image_root: Path | str | Mapping[str, Path] | None = None,
     bad_cells: BadCells = "error",
     method: Method = "auto",
     by: str | None = None,
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     seed: int = 0,
 ) -> Dataset:
-    """Write a new dataset folder from frames of pandas or polars, or Arrow tables.
+    """Write a new dataset folder from tables: frames of pandas or polars, Arrow tables, dicts of columns, lists of
+    dicts, or paths of files.
 
     ``frames``: ``rows``, or ``train``, ``valid`` and ``test``; for matching ``left`` and ``right`` (or ``records``)
     with ``pairs`` (left_id, right_id, label), or ``pairs_train`` and so on. What is not divided yet is, as
-    ``mmtab.prepare.split`` says. Column types are inferred from the values; ``types`` overrules. Image cells are paths
-    from ``image_root`` (of all frames, or by frame), bytes, or {bytes, path}; ``bad_cells`` is that of ``propose``.
-    ``folder``: a new folder to keep it in, written whole or not at all; by default a temporary one, which goes when the
-    process ends. Raises DataError or ConfigError, as ``mmtab.prepare.propose`` and ``mmtab.prepare.split`` do.
+    ``mmtab.prepare.split`` says. Column types are inferred from the values; ``types`` overrules. ``formats`` says how
+    numbers and dates are written (``{"day": "day first", "price": "1.234,5 €"}``), ``encoding`` and ``delimiter`` how
+    files are, where they leave it open. A warning says what is remarkable. Image cells are paths from ``image_root``
+    (of all tables, or by table; default: the folder of a file, else the current one), bytes, or {bytes, path};
+    ``bad_cells`` is that of ``propose``. ``folder``: a new folder to keep it in, written whole or not at all; by
+    default a temporary one, which goes when the process ends. Raises DataError or ConfigError, as
+    ``mmtab.prepare.propose`` and ``mmtab.prepare.split`` do.
     """
     target = Path(folder) if folder is not None else _temporary() / name
     if target.exists():
         raise ConfigError(f"folder {target} exists. Fix: remove it, or name another one")
-    ignored = {column for column, role in (types or {}).items() if role == "ignore"}
-    tables = {stem: as_arrow(frame, name, stem, lambda column: column not in ignored) for stem, frame in frames.items()}
+    by_column = {"types": types or {}, "formats": formats or {}}
+    for setting, value in {"frames": frames, **by_column}.items():
+        if not isinstance(value, Mapping):
+            expected = f"a dict by {'column' if setting in by_column else 'table'}"
+            raise DataError(name, setting, expected=expected, found=value, fix=f"correct {setting}")
+    numbers = isinstance(fractions, Sequence) and all(isinstance(part, int | float) for part in fractions)
+    if not numbers or len(fractions) != 3 or type(seed) is not int:
+        raise ConfigError(
+            f"fractions={fractions}, seed={seed}: expected three shares that sum to 1, and a whole number"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=target.parent) as scratch:
-        paths = [Path(scratch) / f"{stem}.parquet" for stem in tables]
-        for path, table in zip(paths, tables.values(), strict=True):
-            files.write_table(path, table)
         made = Path(scratch) / "dataset"
-        roots = image_root if isinstance(image_root, Mapping) else Path(image_root)
-        options: dict[str, Any] = {"id": id, "label": label, "types": dict(types or {}), "bad_cells": bad_cells}
-        propose(paths, made, name=name, image_root=roots, **options)
-        if {"rows", "pairs"} & set(tables):
+        proposal = propose(
+            frames,
+            made,
+            name=name,
+            id=None if id is None else str(id),  # the columns of pandas may be numbers
+            label=None if label is None else str(label),
+            types={str(column): kind for column, kind in (types or {}).items()},
+            formats={str(column): text for column, text in (formats or {}).items()},
+            dialect=Dialect(encoding or "", delimiter or ""),
+            image_root=Path(image_root) if isinstance(image_root, str) else image_root,
+            bad_cells=bad_cells,
+        )
+        if proposal.notes:
+            warnings.warn(f"{name}: {'; '.join(proposal.notes)}", stacklevel=3)
+        if {"rows", "pairs"} & set(frames):
             split(made, method=method, by=by, fractions=fractions, seed=seed)
         made.rename(target)
     return Dataset.read(target)
@@ -69,56 +90,3 @@ def _temporary() -> Path:
     folder, owner = Path(tempfile.mkdtemp(prefix="mmtab-")), os.getpid()
     atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None)
     return folder
-
-
-def as_arrow(frame: Any, dataset: str, stem: str, wanted: Callable[[str], bool] = lambda name: True) -> pa.Table:
-    """Column by column, to name the one that mixes what Arrow cannot hold together. ``frame``: of pandas or polars, an
-    Arrow table, arrays by name, an array of numpy with names, or a list of dicts. ``wanted``: whether a column is of
-    use; others are not looked at."""
-    pairs = [(str(name), values) for name, values in _columns(frame) if wanted(str(name))]
-    names = [name for name, _ in pairs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(
-            dataset, "the frame names a column twice", table=stem, column=twice[0], fix="rename one of them"
-        )
-    columns = []
-    for name, values in pairs:
-        try:
-            columns.append(_arrow(values() if callable(values) else values))
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise DataError(
-                dataset,
-                f"the column mixes kinds of values ({' '.join(str(error).split())[:160]})",
-                table=stem,
-                column=name,
-                fix="make it one kind, for instance with .astype(str)",
-            ) from error
-    return pa.table(columns, names=names)
-
-
-def _columns(frame: Any) -> list[tuple[Any, Any]]:
-    if isinstance(frame, pa.Table | pa.RecordBatch):
-        return list(zip(frame.schema.names, frame.columns, strict=True))
-    if isinstance(frame, Mapping):
-        return list(frame.items())
-    if isinstance(frame, list) and all(isinstance(row, Mapping) for row in frame):
-        names = dict.fromkeys(name for row in frame for name in row)
-        return [(name, [row.get(name) for row in frame]) for name in names]
-    keys = frame.columns if hasattr(frame, "columns") else frame.dtype.names
-    return [(name, functools.partial(frame.__getitem__, name)) for name in keys]
-
-
-def _arrow(values: Any) -> pa.Array | pa.ChunkedArray:
-    """Values that only their own library knows, such as intervals and periods of pandas, are text as it writes them."""
-    if hasattr(values, "to_arrow"):
-        values = values.to_arrow()
-    if hasattr(values, "sparse"):
-        values = values.sparse.to_dense()
-    arrow = isinstance(values, pa.Array | pa.ChunkedArray)
-    column = values if arrow else pa.array(values, from_pandas=True)
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not isinstance(kind, pa.ExtensionType) or isinstance(kind, pa.UuidType):
-        return column
-    own = pa.chunked_array(column).to_pandas() if arrow else values
-    return pa.array([None if absent else str(v) for v, absent in zip(own, own.isna(), strict=True)], pa.string())

@@ -12,8 +12,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from mmtab.data.csv_files import STANDARD, Dialect
+import numpy as np
+import pyarrow.compute as pc
+
+from mmtab.data import files
+from mmtab.data.cells import canonical
+from mmtab.data.formats import ORDERS, check_format, style_of
 from mmtab.data.schema import METRICS, Column, ColumnType, Schema, TaskKind
+from mmtab.data.table import read_batches
 from mmtab.prepare.facts import Facts, facts_of, is_unique
 from mmtab.prepare.rules import ID, IGNORE, KEY_NAMES, LABEL, TRUTHS, Guess, guess_type, words_of
 from mmtab.utils.errors import DataError
@@ -40,15 +46,15 @@ def infer(
     id: str | None = None,
     label: str | None = None,
     types: dict[str, str] | None = None,
-    dialect: Dialect = STANDARD,
+    formats: dict[str, str] | None = None,
     image_roots: Mapping[str, Path] | None = None,
 ) -> Proposal:
     """Propose a schema for raw tables.
 
     ``tables`` maps what a table is (rows; train, valid, test; left, right or records, and pairs …) to its file. What
-    the user says (``task``, ``id``, ``label``, ``types`` by column) wins. A proposed type can be read: every cell of a
-    numeric or datetime column parses, or a note says which do not and what to do. ``image_roots``: where paths
-    of pictures start, by table; by default the folder of the table.
+    the user says (``task``, ``id``, ``label``, ``types`` and ``formats`` by column) wins. A proposed type can be read:
+    every cell of a numeric or datetime column parses, or a note says which do not and what to do. ``image_roots``:
+    where paths of pictures start, by table; by default the folder of the table.
 
     Raises DataError for a column that the user names and no table has, and where no label can be guessed.
     """
@@ -57,7 +63,7 @@ def infer(
     fail: Fail = partial(DataError, name, table=", ".join(rows or tables))
     kind = _task_of(tables, rows, task, fail)
     roots = {stem: path.parent for stem, path in rows.items()} | dict(image_roots or {})
-    by_table = {stem: facts_of(path, name, dialect, roots[stem]) for stem, path in rows.items()}
+    by_table = {stem: facts_of(path, name, roots[stem]) for stem, path in rows.items()}
     facts: dict[str, Facts] = {}
     for columns_of_table in by_table.values():
         for column, more in columns_of_table.items():
@@ -66,7 +72,7 @@ def infer(
         problem = "the answers of a matching dataset are in its pairs, as 'label'"
         raise fail(problem, column=label, fix="leave label out")
     label = label if kind is TaskKind.KWAY else None
-    _check_user(facts, [id, label, *types], types, fail)
+    _check_user(facts, [id, label, *types, *(formats or {})], types, fail)
 
     guesses = {column: guess_type(of_column) for column, of_column in facts.items()}
     if kind is TaskKind.MATCHING and len(by_table) > 1:
@@ -74,25 +80,31 @@ def infer(
     guesses |= {column: Guess(column, role, "you said so", 1.0) for column, role in types.items()}
 
     def unique(column: str) -> bool:
-        tables_unique = (is_unique(by_table[stem][column], path, name, dialect) for stem, path in rows.items())
+        tables_unique = (is_unique(by_table[stem][column], path, name) for stem, path in rows.items())
         return all(column in by_table[stem] for stem in rows) and all(tables_unique)
 
     notes: list[str] = []
+    said = id is not None
+    if kind is TaskKind.MATCHING and (id := id or _id_of_pairs(tables, facts, name)):
+        for path in rows.values():  # an id that repeats is an error, not a reason to take another column
+            for _ in read_batches(path, Schema(name, kind, (), id=id)):
+                pass
     key = _find_id(facts, guesses, id, {label, *types}, unique, kind, notes)
-    if key.name in facts:
-        guesses[key.name] = key
+    key = key if said or id is None else replace(key, why="it has the ids of the pairs")
+    guesses[key.name] = key
     if kind is TaskKind.KWAY:
         target = _find_label(facts, guesses, label, set(types), fail)
         guesses[target.name] = target
         if target.confidence < 0.8:
             notes.append(f"the label is a guess: {target.name!r}. Say label=COLUMN if it is another")
     for guess in guesses.values():
-        notes += _warnings(facts[guess.name], guess)
+        notes += _warnings(facts[guess.name], guess) if guess.name in facts else []
     columns = tuple(Column(g.name, ColumnType(g.role)) for g in guesses.values() if g.role in list(ColumnType))
+    written = _formats(columns, facts, dict(formats or {}), name, notes)
     if not columns:
         raise fail("no column is left to learn from", found=f"columns {list(facts)}", fix="give more columns, or types")
     label = next((g.name for g in guesses.values() if g.role == LABEL), None)
-    schema = Schema(name, kind, columns, id=key.name, metric=METRICS[kind][0], label=label)
+    schema = Schema(name, kind, columns, id=key.name, metric=METRICS[kind][0], label=label, formats=written)
     return Proposal(Schema.from_dict(schema.to_dict()), tuple(guesses.values()), tuple(notes))
 
 
@@ -130,20 +142,49 @@ def _agreed(guess: Guess, by_table: dict[str, dict[str, Facts]]) -> Guess:
     return guess
 
 
+def _formats(
+    columns: tuple[Column, ...], facts: dict[str, Facts], given: dict[str, str], dataset: str, notes: list[str]
+) -> dict[str, str]:
+    """How raw cells of numbers and dates are written, by column. Columns of one table are written alike, so that those
+    of which the cells prove a format decide for those of which they allow several."""
+    kinds = {column.name: column.type for column in columns}
+    for name, text in given.items():
+        check_format(dataset, name, kinds.get(name), text)
+    fits: dict[str, list[str]] = {}
+    for name, kind in kinds.items():
+        if kind in (ColumnType.NUMERIC, ColumnType.DATETIME) and name not in given:
+            wanted = kind is ColumnType.DATETIME
+            fits[name] = [text for text in facts[name].formats if (text in ORDERS) == wanted]
+    proven = {style_of(texts[0]) for texts in fits.values() if len(texts) == 1} | set(map(style_of, given.values()))
+    for name, texts in fits.items():
+        if not texts:
+            continue
+        given[name] = next((text for text in texts if style_of(text) in proven), texts[0])
+        if others := [text for text in texts if text != given[name]]:
+            cell, setting = facts[name].example, f"{name}={others[0]}"
+            notes.append(
+                f"{name}: cells such as {cell!r} are ambiguous and read as {given[name]!r}; if that is wrong, say"
+                f" formats={{{name!r}: {others[0]!r}}} (--format {setting!r})"
+            )
+    return given
+
+
 def _warnings(facts: Facts, guess: Guess) -> Iterator[str]:
     tally = facts.tally
+    if guess.role == IGNORE and guess.confidence < 1:
+        yield f"{facts.name}: left out; {guess.why}"
     kind = {"numeric": "number", "datetime": "moment"}.get(guess.role)
     n_odd = facts.n_filled - tally[kind] if kind else 0
     # Where the user chose the type, cells may read that no pattern expects: truths as numbers, "May 2014" as a date
     truths = facts.example.strip().lower() in TRUTHS
     expected = kind is not None and (bool(tally[kind]) or (kind == "number" and not truths))
-    if n_odd and expected and facts.stored == "text":
+    if n_odd and expected and facts.stored == "text" and not facts.formats:
         cells = f"{n_odd:,} cells such as {facts.odd!r} are no {kind}s"
         yield f"{facts.name}: {cells}: empty them, or set dataset.bad_cells=missing"
     elif guess.alternatives in ("numeric", "datetime") and tally["marker"] and guess.role != ColumnType.NUMERIC:
         yield f"{facts.name}: empty the cells such as {facts.odd!r}, and it is {guess.alternatives}"
-    if guess.role == ColumnType.DATETIME and tally["day first"] and facts.stored == "text":
-        yield f"{facts.name}: the day comes first, but 03/04/2020 is read as March 4: write 2020-04-03"
+    elif guess.alternatives in ("numeric", "datetime") and guess.role in ("text", "categorical"):
+        yield f"{facts.name}: taken as {guess.role}, not as {guess.alternatives}; {guess.why}"
     if guess.role == ColumnType.IMAGE and tally["exists"] < tally["looked"]:
         n_absent = tally["looked"] - tally["exists"]
         yield f"{facts.name}: {n_absent} of {tally['looked']} pictures looked for are not there"
@@ -152,6 +193,25 @@ def _warnings(facts: Facts, guess: Guess) -> Iterator[str]:
 
 
 # --- the id and the label --------------------------------------------------------------------------------------------
+
+
+def _id_of_pairs(tables: dict[str, Path], facts: dict[str, Facts], dataset: str) -> str | None:
+    """The column that most ids of the first pairs are cells of; None where there are no pairs, or none such."""
+    pairs = next((path for stem, path in tables.items() if stem.startswith("pairs")), None)
+    side = next((side for side in ("records", "left") if side in tables), None)
+    if pairs is None or side is None or "left_id" not in files.header(pairs, dataset).names:
+        return None
+    batch = next(files.scan(pairs, dataset, columns=["left_id"]), None)
+    asked = canonical(batch[0].slice(0, 1000), ColumnType.CATEGORICAL)[0].unique() if batch is not None else []
+    header = files.header(tables[side], dataset).names
+    columns = [name for name in header if facts[name].stored in ("text", "whole", "number")]
+    seen = {name: np.zeros(len(asked), bool) for name in columns}
+    for batch in files.scan(tables[side], dataset, columns=columns):
+        for name in columns:
+            cells = canonical(batch[name], ColumnType.CATEGORICAL)[0]
+            seen[name] |= np.asarray(pc.is_in(asked, value_set=cells, skip_nulls=True))
+    best = max(columns, key=lambda name: seen[name].sum(), default=None)
+    return best if best is not None and seen[best].sum() > len(asked) / 2 else None
 
 
 def _find_id(
@@ -171,9 +231,10 @@ def _find_id(
     key = next((guess for guess in candidates if unique(guess.name)), None)
     if key is None:
         names = ("id", "row_id", *(f"row_id_{i}" for i in range(len(facts))))
-        key = Guess(next(name for name in names if name not in facts), ID, "", 0.0)
-        pairs_too = ": write it into the pairs too" if kind is TaskKind.MATCHING else ""
-        notes.append(f"no column names each row once, so a column {key.name!r} numbers them{pairs_too}")
+        why = "no column names each row once, so this one numbers them"
+        key = Guess(next(name for name in names if name not in facts), ID, why, 1.0)
+        if kind is TaskKind.MATCHING:
+            notes.append(f"{key.name}: {why}: write it into the pairs too")
     return key
 
 
@@ -200,7 +261,7 @@ def _numbers_rows(facts: Facts) -> bool:
     whole = facts.tally["whole"] == facts.n
     numbers = sorted(float(value) for value in facts.values) if whole else []
     counts = not numbers or (numbers[0] in (0.0, 1.0) and numbers[-1] - numbers[0] == len(numbers) - 1)
-    words_only = facts.tally["number"] == 0 and facts.tally["words"] <= 1.01 * facts.n
+    words_only = facts.tally["number"] == 0 and not facts.formats and facts.tally["words"] <= 1.01 * facts.n
     return facts.n >= 3 and (words_only or (counts and whole))
 
 

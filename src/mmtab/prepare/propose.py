@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from mmtab.data import files
-from mmtab.data.csv_files import STANDARD, Dialect
+from mmtab.data import files, raw
+from mmtab.data.csv_files import FOUND_OUT, Dialect
+from mmtab.data.formats import standard_batch
 from mmtab.data.schema import ColumnType
 from mmtab.data.splits import SPLITS
 from mmtab.data.table import BadCells, Table
 from mmtab.prepare.convert import Conversion, stored_within
 from mmtab.prepare.infer import Proposal, infer
+from mmtab.prepare.rules import IGNORE
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
 
@@ -30,7 +34,7 @@ STEMS = {"rows", *SPLITS, "left", "right", "records", "pairs", *(f"pairs_{split}
 
 
 def propose(
-    inputs: list[Path],
+    inputs: list[Path] | Mapping[str, Any],
     output: Path,
     *,
     name: str | None = None,
@@ -38,59 +42,73 @@ def propose(
     id: str | None = None,
     label: str | None = None,
     types: dict[str, str] | None = None,
-    dialect: Dialect = STANDARD,
+    formats: dict[str, str] | None = None,
+    dialect: Dialect = FOUND_OUT,
     image_root: Path | Mapping[str, Path] | None = None,
     bad_cells: BadCells = "error",
 ) -> Proposal:
     """Write the new dataset folder ``output`` from raw tables, with the dataset.yaml that ``prepare.infer`` proposes.
 
     ``inputs``: one table of rows; or tables named train, valid, test, or left, right (or records) and pairs (or
-    pairs_train …), or a folder of such. ``image_root``: where paths of pictures start, of all tables or by table;
-    default the tables' folder. Rows without an id are numbered; a csv is written in the standard's dialect. Pictures
-    that cells name are copied; one that is missing is an error, or with ``bad_cells="missing"`` left to training.
-    Raises ConfigError for inputs that are no dataset, DataError for what is in them.
+    pairs_train …), or a folder of such; or tables, by these names, in memory or by path, of any kind that ``data.raw``
+    reads. ``image_root``: where paths of pictures start, of all tables or by table; default the folder of a file, else
+    the current one. Rows without an id are numbered; numbers and dates are written as in the standard, by ``formats``
+    where the user gives some. Pictures that cells name are copied; one that is missing is an error, or with
+    ``bad_cells="missing"`` left to training. Raises ConfigError for inputs that are no dataset, DataError for what is
+    in them.
     """
     if output.exists():
         raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
-    tables = _by_stem(inputs)
-    roots = {path.resolve().parent for path in tables.values()}
-    if len(roots) > 1 and image_root is None:
-        raise ConfigError(
-            f"the tables lie in {len(roots)} folders: put them into one, where the paths of pictures start"
-        )
-    if not isinstance(image_root, Mapping):
-        image_root = dict.fromkeys(tables, image_root or roots.pop())
-    said: dict[str, Any] = {"task": task, "id": id, "label": label, "types": types}
-    proposal = infer(tables, name=name or output.name, dialect=dialect, image_roots=image_root, **said)
-    schema = proposal.schema
+    sources = dict(inputs) if isinstance(inputs, Mapping) else _by_stem(inputs)
+    if unknown := sorted(set(map(str, sources)) - STEMS):
+        raise ConfigError(f"no table is called {unknown[0]}; expected some of {', '.join(sorted(STEMS))}")
+    if isinstance(image_root, Mapping):
+        roots = dict(image_root)
+    else:
+        roots = {stem: image_root or raw.root_of(source) for stem, source in sources.items()}
+    ignored = {column for column, role in (types or {}).items() if role == IGNORE}
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="mmtab-") as raw_scratch:
+        tables: dict[str, Path] = {}
+        for stem, source in sources.items():
+            (folder := Path(raw_scratch) / stem).mkdir()
+            options: dict[str, Any] = {"notes": notes, "wanted": lambda column: column not in ignored}
+            tables[stem] = raw.table_file(source, folder, name or output.name, stem, dialect, **options)
+        if any(not isinstance(source, str | Path) for source in sources.values()):
+            types = {column: role for column, role in (types or {}).items() if column not in ignored}
+        said: dict[str, Any] = {"task": task, "id": id, "label": label, "types": types, "formats": formats}
+        proposal = infer(tables, name=name or output.name, image_roots=roots, **said)
+        schema = proposal.schema
 
-    def write(scratch: Path) -> None:
-        conversion = Conversion(scratch, schema, bad_cells=bad_cells)
-        for stem, path in tables.items():
-            header = files.header(path, schema.name, dialect)
-            for name in set(schema.of_type(ColumnType.IMAGE)) & set(header.names):
-                place = header.get_field_index(name)
-                header = header.set(place, pa.field(name, stored_within(header.field(name).type)))
-            numbered = schema.id not in header.names and not stem.startswith("pairs")
-            suffix = files.parts(path, schema.name)[0].suffix
-            out = pa.schema([(schema.id, pa.string()), *header]) if numbered else header
-            files.write_table(
-                scratch / f"{stem}{suffix}", _copied(conversion, image_root[stem], stem, path, dialect, numbered), out
-            )
-        schema.write(scratch)
+        def write(scratch: Path) -> None:
+            conversion = Conversion(scratch, schema, bad_cells=bad_cells)
+            for stem, path in tables.items():
+                header, suffix = files.header(path, schema.name), files.parts(path, schema.name)[0].suffix
+                for column in set(schema.of_type(ColumnType.IMAGE)) & set(header.names):
+                    stored = stored_within(header.field(column).type)
+                    header = header.set(header.get_field_index(column), pa.field(column, stored))
+                if suffix == ".parquet":
+                    for column in set(schema.of_type(ColumnType.NUMERIC)) & set(schema.formats) & set(header.names):
+                        header = header.set(header.get_field_index(column), pa.field(column, pa.float64()))
+                if numbered := schema.id not in header.names and not stem.startswith("pairs"):
+                    header = pa.schema([(schema.id, pa.string()), *header])
+                batches = _copied(conversion, roots[stem], stem, path, numbered)
+                files.write_table(scratch / f"{stem}{suffix}", batches, header)
+            schema.write(scratch)
 
-    Store.place(output, write)
-    return proposal
+        Store.place(output, write)
+    return replace(proposal, notes=(*notes, *proposal.notes))
 
 
 def _by_stem(inputs: list[Path]) -> dict[str, Path]:
     if len(inputs) == 1 and inputs[0].is_dir():
-        stems_inside = files.table_stems(inputs[0])
-        if any(ALIASES.get(stem, stem) in STEMS for stem in stems_inside):  # else it is a folder of shards
-            inputs = [files.find(inputs[0], inputs[0].name, stem) for stem in stems_inside]
+        inside = [path for path in sorted(inputs[0].iterdir()) if raw.is_raw(path) and not path.name.startswith(".")]
+        named = [path for path in inside if _table_name(path) in STEMS]
+        if named:  # else it is a folder of shards, or of pictures
+            inputs = [path for path in inside if path in named or path.is_file()]
     if len(inputs) == 1:
         return {"rows": inputs[0]}
-    stems = {ALIASES.get(path.stem, path.stem): path for path in inputs}
+    stems = {_table_name(path): path for path in inputs}
     unknown = sorted(set(stems) - STEMS)
     if unknown or len(stems) < len(inputs) or not inputs:
         raise ConfigError(
@@ -101,12 +119,16 @@ def _by_stem(inputs: list[Path]) -> dict[str, Path]:
     return stems
 
 
+def _table_name(path: Path) -> str:
+    return ALIASES.get(raw.stem_of(path), raw.stem_of(path))
+
+
 def _copied(
-    conversion: Conversion, image_root: Path, stem: str, path: Path, dialect: Dialect, numbered: bool
+    conversion: Conversion, image_root: Path, stem: str, path: Path, numbered: bool
 ) -> Iterator[pa.RecordBatch]:
     schema = conversion.schema
     row = 0
-    for batch in files.scan(path, schema.name, encoding=dialect.encoding, delimiter=dialect.delimiter):
+    for batch in files.scan(path, schema.name):
         names = [f"{stem}-{i}" if stem != "rows" else str(i) for i in range(row + 1, row + 1 + batch.num_rows)]
         table = Table(schema.name, stem, image_root, pa.array(names, pa.string()), {}, first_row=row)
         row += batch.num_rows
@@ -114,4 +136,4 @@ def _copied(
         columns |= {field.name: batch[field.name] for field in batch.schema}
         for name in set(schema.of_type(ColumnType.IMAGE)) & set(columns):
             columns[name] = conversion.within(table, name, columns[name])
-        yield pa.record_batch(list(columns.values()), names=list(columns))
+        yield standard_batch(pa.record_batch(list(columns.values()), names=list(columns)), schema)

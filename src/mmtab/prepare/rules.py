@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from mmtab.data.formats import ORDERS
 from mmtab.data.schema import ColumnType
 from mmtab.prepare.facts import PATTERNS, Facts, reads_as
 
@@ -83,6 +84,11 @@ class Evidence:
     def is_date(self) -> bool:
         only_markers_beside = self.tally["moment"] + self.tally["marker"] == self.filled
         return self.share("date") > 0.8 and self.dates >= READABLE and only_markers_beside
+
+    @property
+    def is_amount(self) -> bool:
+        """Whether all cells are numbers written alike in another way than the standard's, and no codes."""
+        return bool(self.facts.formats) and self.facts.formats[0] not in ORDERS and not self.words & CODE_NAMES
 
     @property
     def is_truth(self) -> bool:
@@ -175,6 +181,8 @@ class Evidence:
         if tally["marker"] and self.share("number", "marker") == 1 and tally["number"]:
             cells = f"{tally['marker']:,} cells such as {self.odd!r}"
             return f"; {tally['number']:,} are numbers, but {cells} would have to be emptied"
+        if self.share("date") > 0.8 and self.dates < 1:
+            return f"; {tally['moment']:,} are dates, but cells such as {self.odd!r} are not, or not in the same order"
         if self.share("amount", "marker") > 0.95 and self.numbers < 0.9 and self.share("clock") == 0:
             rewritten = "which do not read as numbers before sign, unit and commas are removed"
             return f"; amounts such as {self.odd!r}, {rewritten}"
@@ -200,7 +208,7 @@ class Evidence:
     @property
     def cleaned(self) -> str:
         """What the column would be after some cells were emptied or rewritten, if that makes a difference."""
-        return "numeric" if self._cleaning else ""
+        return "" if not self._cleaning else "datetime" if self.share("date") > 0.8 else "numeric"
 
     @property
     def cleaned_or_text(self) -> str:
@@ -286,8 +294,8 @@ NUMBERS = (
     Rule(lambda c: c.few_whole and c.often, "numeric", 0.75, "categorical", _EACH),
     Rule(_always, "numeric", 0.95, "", _EACH),
 )
+AMOUNTS = "every cell is a number as in {c.facts.formats[0]!r}, {c.few}"
 DATES = (
-    Rule(lambda c: bool(c.tally["day first"]), "datetime", 0.5, "text", "dates with the day first" + _EXAMPLE),
     Rule(lambda c: c.tally["moment"] == c.filled, "datetime", 0.95, "text", "every cell is a date" + _EXAMPLE),
     Rule(_always, "datetime", 0.7, "text", "{c.dates:.1%} are dates, such as {c.example!r}"),
 )
@@ -327,6 +335,7 @@ WORDS = (
 RULES = (  # in the order in which they are tried, the surest first
     *STORED,
     *_when(lambda c: c.paths > READABLE and c.tally["exists"] > 0, *PATHS),
+    Rule(lambda c: c.is_amount, "numeric", 0.85, "categorical", AMOUNTS),
     *_when(lambda c: c.is_number, *NUMBERS),
     *_when(lambda c: c.is_date, *DATES),
     *WORDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from mmtab.config.types import RunConfig
-from mmtab.data import files
-from mmtab.data import table as tables
+from mmtab.data import files, raw
 from mmtab.data.cells import join
+from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.dataset import dataset_folder
-from mmtab.data.pairs import Pairs, Records, stack_sides
-from mmtab.data.schema import Schema
+from mmtab.data.formats import standard_batch
+from mmtab.data.pairs import Pairs, Records, read_side, stack_sides
+from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.spelling import as_given
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
@@ -23,23 +25,56 @@ from mmtab.utils.cache import Store
 from mmtab.utils.errors import RunError
 
 
+def standard_table(path: Path, schema: Schema, scratch: Path, dialect: Dialect = FOUND_OUT) -> Path:
+    """A raw table as training would have read it, with numbers and dates as the standard writes them, and rows numbered
+    where they have no ids. What lies in a dataset folder is in the standard already."""
+    if (path.parent / "dataset.yaml").is_file():
+        return path
+    file, table = raw.standard_file(path, scratch, schema.name, dialect), raw.stem_of(path)
+    header = files.header(file, schema.name)
+    numbered = schema.id not in header.names and "left_id" not in header.names
+    if not numbered and not any(name in schema.formats for name in header.names):
+        return file
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        row = 0
+        for batch in files.scan(file, schema.name):
+            batch = standard_batch(batch, schema)
+            if numbered:
+                ids = pa.array([str(row + i) for i in range(1, len(batch) + 1)], pa.string())
+                batch = pa.record_batch([ids, *batch.columns], names=[schema.id, *batch.schema.names])
+            row += len(batch)
+            yield batch
+
+    fields = pa.schema([(schema.id, pa.string()), *header]) if numbered else header
+    (target := scratch / "standard" / f"{table}.parquet").parent.mkdir()
+    files.write_table(target, batches(), fields)
+    return target
+
+
 def records_to_match(
     schema: Schema,
     bad_cells: Any,
+    scratch: Path,
     *,
     left: Path | None = None,
     right: Path | None = None,
     records: Path | None = None,
+    dialect: Dialect = FOUND_OUT,
 ) -> Records:
     """Tables to match: two, or one. Image paths start at the folder of the table that names them."""
-    if records is not None:
-        return Records(tables.read_table(records, schema, bad_cells=bad_cells), None)
-    if left is None or right is None:
+    paths = {"left": left, "right": right} if records is None else {"records": records}
+    given = {name: path for name, path in paths.items() if path is not None}
+    if len(given) < len(paths):
         raise RunError("matching wants left=TABLE and right=TABLE, or records=TABLE")
-    if left.resolve().parent != right.resolve().parent:
+    roots = {name: raw.root_of(path.resolve()) for name, path in given.items()}
+    if len(set(roots.values())) > 1 and schema.of_type(ColumnType.IMAGE):
         raise RunError("left and right must lie in one folder, where the paths of their pictures start")
-    sides = [tables.read_table(side, schema, bad_cells=bad_cells, partial=True) for side in (left, right)]
-    return stack_sides(sides[0], sides[1], schema)
+    sides = []
+    for name, path in given.items():
+        (folder := scratch / name).mkdir()
+        sides.append(read_side(standard_table(path, schema, folder, dialect), name, schema, bad_cells, roots[name]))
+    return Records(sides[0], None) if records is not None else stack_sides(sides[0], sides[1], schema)
 
 
 def labels_of(fitted: Fitted, table: Table | Stream, schema: Schema) -> np.ndarray:

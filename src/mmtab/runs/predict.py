@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from mmtab.config.types import Hardware
+from mmtab.data import raw
+from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.files import FORMATS
 from mmtab.data.pairs import read_pairs_file
 from mmtab.data.schema import TaskKind
 from mmtab.data.streams import Stream
 from mmtab.runs.folder import read_facts
-from mmtab.runs.inputs import pair_ids, records_to_match, row_ids
+from mmtab.runs.inputs import pair_ids, records_to_match, row_ids, standard_table
 from mmtab.runs.session import Batches, Session, open_run
 from mmtab.training.tasks import PairTask
 from mmtab.utils import distributed
@@ -31,6 +34,7 @@ def predict(
     hardware: Hardware | None = None,
     coverage: float | None = None,
     cost: float | None = None,
+    dialect: Dialect = FOUND_OUT,
 ) -> int:
     """Predict rows or pairs; returns how many. Image paths start at the folder of the table that names them.
 
@@ -41,6 +45,7 @@ def predict(
     right:    of pairs: table of the right rows
     records:  of pairs: the one table of all rows, instead of left and right
     coverage: share of rows to predict, those with the highest confidence as measured on valid; None: all
+    dialect:  how text files are written; what is empty is found out
     cost:     of a false match, where a missed one costs 1, sets the threshold; None: that with the best F1 on valid
     """
     session = open_run(folder, hardware)
@@ -48,7 +53,7 @@ def predict(
     if cost is not None:
         if not isinstance(session.task, PairTask):
             raise RunError("cost is for matching: of k classes the likeliest is predicted")
-        if not 0 < cost < math.inf:
+        if not isinstance(cost, int | float) or not 0 < cost < math.inf:
             raise RunError(
                 f"cost={cost}: expected a number above 0, what a false match costs where a missed one costs 1"
             )
@@ -57,14 +62,18 @@ def predict(
         raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
     bad_cells = session.config.dataset.bad_cells
     batches: Batches
-    if session.schema.task is TaskKind.KWAY:
-        table = Stream(input, session.schema, input.parent, bad_cells, labels=False)  # type: ignore[arg-type]
-        batches, ids = session.kway(table), row_ids(table)
-    else:
-        both = records_to_match(session.schema, bad_cells, left=left, right=right, records=records)
-        pairs = read_pairs_file(input, session.schema, both)
-        batches, ids = session.pairs(both, session.encode_new(both.table), pairs), pair_ids(pairs)
-    predictions, _ = session.predictions(batches)
+    root = raw.root_of(input.expanduser().resolve())
+    with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
+        file = standard_table(input, session.schema, Path(scratch), dialect)
+        if session.schema.task is TaskKind.KWAY:
+            table = Stream(file, session.schema, root, bad_cells, labels=False)  # type: ignore[arg-type]
+            batches, ids = session.kway(table), row_ids(table)
+        else:
+            records_by_name = {"left": left, "right": right, "records": records}
+            both = records_to_match(session.schema, bad_cells, Path(scratch), dialect=dialect, **records_by_name)
+            pairs = read_pairs_file(file, session.schema, both)
+            batches, ids = session.pairs(both, session.encode_new(both.table), pairs), pair_ids(pairs)
+        predictions, _ = session.predictions(batches)
     if distributed.is_first():
         session.write_predictions(output, ids, predictions, None, least_confidence)
     return len(batches)
@@ -72,7 +81,7 @@ def predict(
 
 def _least_confidence(session: Session, folder: Path, coverage: float) -> np.ndarray:
     """[r] the confidence that the share ``coverage`` of valid reaches."""
-    if not 0 < coverage <= 1:
+    if not isinstance(coverage, int | float) or not 0 < coverage <= 1:
         raise RunError(f"coverage={coverage}: expected a share of the rows, above 0 and at most 1")
     least_confidence = session.task.least_confidence(coverage)
     if least_confidence is None:

@@ -81,7 +81,12 @@ def prepare(config: RunConfig) -> Prepared:
         schema = schema.without(list(config.dataset.drop))
     schema = schema.choose(config.dataset.relations, config.dataset.ignore)
     stored_in = [path for path in tables.training_files(data, schema)[1:] if not path.stem.startswith("pairs")]
-    schema = schema.with_storage(*(header(path, schema.name) for path in stored_in))
+    headers = {path.stem: header(path, schema.name) for path in stored_in}
+    schema = schema.with_storage(*headers.values())
+    if "left" in headers:
+        columns = [column.name for column in schema.columns]
+        absent = {side: [name for name in columns if name not in fields.names] for side, fields in headers.items()}
+        schema = replace(schema, absent=absent)
     return (prepare_kway if schema.task is TaskKind.KWAY else prepare_pairs)(config, schema, data)
 
 

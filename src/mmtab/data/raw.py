@@ -1,0 +1,337 @@
+"""Files as people have them: the one place where a raw file of any kind becomes a table of the standard.
+
+.csv, .tsv and .txt with any delimiter and encoding, also as .gz; .parquet; .jsonl; .xlsx; a folder of shards; a folder
+of pictures, by class (``cup/1.jpg``). What is not certain is refused, with the option that settles it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from mmtab.data import files
+from mmtab.data.csv_files import FOUND_OUT, Dialect, column_names, scan_csv
+from mmtab.utils.errors import DataError
+from mmtab.utils.optional import require
+
+TEXTS = (".csv", ".tsv", ".tab", ".txt")
+FORMATS = (*TEXTS, *(f"{suffix}.gz" for suffix in TEXTS), ".parquet", ".pq", ".jsonl", ".ndjson", ".xlsx")
+PICTURES = {".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+Wanted = Callable[[str], bool]  # whether a column is of use
+SAMPLE = 1 << 17  # characters from which the delimiter is found out
+
+
+def suffix_of(path: Path) -> str:
+    """In lower case, ``.csv.gz`` as one; empty for what is no table."""
+    return next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), "")
+
+
+def stem_of(path: Path) -> str:
+    """The name of the table, without its suffix."""
+    return path.name[: len(path.name) - len(suffix_of(path))] if path.is_file() else path.name
+
+
+def is_raw(path: Path) -> bool:
+    """Whether it is a table, and no dataset folder."""
+    return bool(suffix_of(path) and path.is_file()) or (
+        path.is_dir() and not (path / "dataset.yaml").is_file() and (_has_shards(path) or any(_pictures(path)))
+    )
+
+
+def root_of(source: Any) -> Path:
+    """Where the paths of a table's pictures start: the folder of a file, or the current one."""
+    if not isinstance(source, str | Path):
+        return Path.cwd()
+    path = Path(source).expanduser().absolute()
+    return path if path.is_dir() and not _has_shards(path) else path.parent
+
+
+def standard_file(
+    path: Path, scratch: Path, dataset: str, dialect: Dialect = FOUND_OUT, notes: list[str] | None = None
+) -> Path:
+    """The table as .csv or .parquet of the standard: the file itself, or one of the same name in ``scratch``. Into
+    ``notes`` goes how the file is written, where that was found out.
+
+    Raises DataError for what is no table, and for an encoding or a delimiter that is not certain.
+    """
+    path, suffix, stem = path.expanduser(), suffix_of(path), stem_of(path)
+    if path.is_dir():
+        if _has_shards(path):
+            return path
+        rows = [{"image": str(file.relative_to(path)), **label} for file, label in _pictures(path)]
+        if not rows:
+            expected = "tables of one form, or folders of pictures by class"
+            raise DataError(dataset, f"no table in the folder {path}", table=stem, expected=expected)
+        table = from_dicts(rows, dataset, stem)
+    elif not path.is_file():
+        raise DataError(dataset, f"no file {path}", table=path.stem, fix="correct the path")
+    elif suffix.removesuffix(".gz") in TEXTS:
+        return _text(path, scratch, dataset, dialect, [] if notes is None else notes)
+    elif suffix in (".parquet", ".pq"):
+        if path.suffix == ".parquet":
+            return path
+        (scratch / f"{stem}.parquet").symlink_to(path.resolve())
+        return scratch / f"{stem}.parquet"
+    elif suffix:
+        table = (_excel if suffix == ".xlsx" else _json_lines)(path, dataset)
+    else:
+        fix = "save it as .csv or .xlsx" if path.suffix.lower() in (".xls", ".ods") else "save it as one of these"
+        expected = f"one of {', '.join(FORMATS)}"
+        raise DataError(dataset, f"cannot read {path.name}", table=path.stem, expected=expected, fix=fix)
+    files.write_table(scratch / f"{stem}.parquet", table)
+    return scratch / f"{stem}.parquet"
+
+
+def table_file(
+    source: Any,
+    scratch: Path,
+    dataset: str,
+    table: str,
+    dialect: Dialect = FOUND_OUT,
+    notes: list[str] | None = None,
+    wanted: Wanted = lambda column: True,
+) -> Path:
+    """A table in memory, or the path of a raw one, as a file of the standard; ``table`` names it in errors. Of those in
+    memory only the columns that are ``wanted``."""
+    if isinstance(source, str | Path):
+        return standard_file(Path(source), scratch, dataset, dialect, notes)
+    files.write_table(scratch / f"{table}.parquet", as_table(source, dataset, table, wanted))
+    return scratch / f"{table}.parquet"
+
+
+def _has_shards(folder: Path) -> bool:
+    return any(path.suffix in files.FORMATS for path in folder.iterdir())
+
+
+def _pictures(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Pictures with their class, the folder that they lie in; of a flat folder without."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in PICTURES and path.is_file():
+            parts = path.relative_to(folder).parts
+            yield path, {"label": parts[0]} if len(parts) > 1 else {}
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def _text(path: Path, scratch: Path, dataset: str, dialect: Dialect, notes: list[str]) -> Path:
+    suffix, stem = suffix_of(path), stem_of(path)
+    zipped, target = suffix.endswith(".gz"), scratch / f"{stem}.csv"
+    try:
+        encoding = dialect.encoding or _encoding(path, zipped, dataset)
+        reading = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
+        with _open(path, zipped) as raw, codecs.getreader(reading)(raw) as text:
+            sample = text.read(SAMPLE, SAMPLE)
+        says = re.match(r"sep=([,;\t|])\r?\n", sample)  # as Excel writes it
+        delimiter = dialect.delimiter or (says[1] if says else "")
+        delimiter = delimiter or ("\t" if suffix[:4] in (".tsv", ".tab") else _delimiter(sample, dataset, stem))
+        if (encoding, delimiter) not in [("utf-8", ","), ("utf-8", "\t")]:
+            notes.append(f"{path.name}: read with encoding {encoding} and delimiter {delimiter!r}")
+        if zipped or says:
+            plain = scratch / f"{stem}.txt"
+            with _open(path, zipped) as raw, codecs.getreader(reading)(raw) as text, plain.open("wb") as out:
+                if says:
+                    text.readline()
+                while block := text.read(1 << 20):
+                    out.write(block.encode())
+            path, encoding = plain, "utf-8"
+    except (UnicodeError, LookupError) as error:
+        raise _uncertain(dataset, stem, "encoding", "cp1252", f"the file is not {dialect.encoding}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        problem = f"{path.name} is not a readable {suffix[1:]} file ({error})"
+        raise DataError(dataset, problem, table=stem, fix="write or copy it again") from error
+    if len(delimiter) != 1:
+        raise _uncertain(dataset, stem, "delimiter", ";", f"{delimiter!r} is no delimiter, which is one character")
+    found = Dialect(encoding, delimiter)
+    if found == Dialect() and path.suffix == ".csv":
+        return path
+    names = column_names(path, dataset, found)
+    fields = pa.schema([(name, pa.string()) for name in names])
+    files.write_table(target, scan_csv(path, dataset, names, found, 0), fields)
+    return target
+
+
+def _open(path: Path, zipped: bool) -> BinaryIO:
+    return gzip.open(path) if zipped else path.open("rb")  # type: ignore[return-value]
+
+
+def _encoding(path: Path, zipped: bool, dataset: str) -> str:
+    """UTF-8; UTF-16; or cp1252, where accents stand alone among plain letters, as in no other script."""
+    with _open(path, zipped) as raw:
+        start = raw.read(4)
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return "utf-16"
+        if len(start) == 4 and 0 in start:
+            return "utf-16-le" if start[1] == 0 else "utf-16-be"
+        raw.seek(0)
+        strict = codecs.getincrementaldecoder("utf-8")()
+        try:
+            for block in iter(lambda: raw.read(1 << 20), b""):
+                strict.decode(block)
+            strict.decode(b"", final=True)
+            return "utf-8"
+        except UnicodeDecodeError:
+            raw.seek(0)
+        for block in iter(lambda: raw.read(1 << 20), b""):
+            try:
+                text = block.decode("cp1252")
+            except UnicodeDecodeError:
+                text = "???"
+            if re.search(r"[^\x00-\x7f]{3}|\?\?\?|[^\W\d_][¡-©«-¬®-´¶-¹»-¿][^\W\d_]", text):
+                problem = "the file is not UTF-8, and no other encoding is certain"
+                raise _uncertain(dataset, stem_of(path), "encoding", "cp1250", problem)
+    return "cp1252"
+
+
+def _delimiter(sample: str, dataset: str, table: str) -> str:
+    """The one that gives all rows of the sample the width of the header; else the one that gives the widest header."""
+    widths: dict[str, list[int]] = {}
+    for delimiter in DELIMITERS:
+        rows = [len(row) for row in csv.reader(sample.splitlines(keepends=True), delimiter=delimiter) if row]
+        widths[delimiter] = rows[:-1] if len(sample) == SAMPLE and len(rows) > 1 else rows or [0]
+    fits = [delimiter for delimiter, width in widths.items() if width[0] > 1 and len(set(width)) == 1]
+    if len(fits) > 1:
+        problem = f"the delimiter may be a {' or a '.join(DELIMITERS[delimiter] for delimiter in fits)}"
+        raise _uncertain(dataset, table, "delimiter", fits[0], problem)
+    return fits[0] if fits else max(DELIMITERS, key=lambda delimiter: widths[delimiter][0])
+
+
+def _uncertain(dataset: str, table: str, option: str, example: str, problem: str) -> DataError:
+    fix = f"say which, such as {option}={example!r} (mmtab prepare: --{option} {example!r})"
+    return DataError(dataset, problem, table=table, fix=fix)
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _json_lines(path: Path, dataset: str) -> pa.Table:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+        try:
+            if line.strip():
+                rows.append(json.loads(line))
+        except ValueError as error:
+            fix = "write one object a line"
+            raise DataError(dataset, f"line {number} is no JSON ({error})", table=stem_of(path), fix=fix) from error
+        if rows and not isinstance(rows[-1], dict):
+            expected = 'one object, such as {"price": 1.5}'
+            raise DataError(dataset, f"line {number}", table=stem_of(path), expected=expected, found=line.strip())
+    return from_dicts(rows, dataset, stem_of(path), mixed=True)
+
+
+def _excel(path: Path, dataset: str) -> pa.Table:
+    """The one sheet that has cells; the first row is the header."""
+    openpyxl, stem = require("openpyxl", extra="excel"), stem_of(path)
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
+        book.close()
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        problem, fix = f"{path.name} is not a readable xlsx file ({error})", "save it again, or as .csv"
+        raise DataError(dataset, problem, table=stem, fix=fix) from error
+    filled = {title: rows for title, rows in sheets.items() if any(c is not None for row in rows for c in row)}
+    if len(filled) != 1:
+        fix = "keep the one sheet that is the table, or save it as .csv"
+        raise DataError(dataset, "expected one sheet with cells", table=stem, found=list(filled), fix=fix)
+    header, *rows = [row for row in next(iter(filled.values())) if any(cell is not None for cell in row)]
+    width = max(i + 1 for row in [header, *rows] for i, cell in enumerate(row) if cell is not None)
+    names = ["" if name is None else str(name) for name in (*header, *[None] * width)[:width]]
+    columns = list(zip(*((*row, *[None] * width)[:width] for row in rows), strict=True)) or [()] * width
+    return from_columns(names, columns, dataset, stem, mixed=True)
+
+
+def as_table(source: Any, dataset: str, table: str, wanted: Wanted = lambda column: True) -> pa.Table:
+    """What holds a table in memory. Raises DataError for what does not, and for a column that mixes kinds of values;
+    columns that are not ``wanted`` are not looked at."""
+    rows = source.to_arrow() if hasattr(source, "to_arrow") and not hasattr(source, "columns") else source
+    keys = list(_keys(rows))
+    if not keys or hasattr(rows, "collect"):
+        shape = getattr(source, "shape", None)
+        raise DataError(
+            dataset,
+            "this is no table",
+            table=table,
+            expected="a frame of pandas or polars, an Arrow table, a dict of columns, a list of dicts, or a path",
+            found=f"{type(source).__module__}.{type(source).__name__}{f' of shape {shape}' if shape else ''}",
+            fix="call .collect()" if hasattr(rows, "collect") else "name its columns: pandas.DataFrame(…, columns=[…])",
+        )
+    names = [str(key) for key in keys]
+    files.check_names(names, table, dataset)
+    keys = [key for key, name in zip(keys, names, strict=True) if wanted(name)]
+    names = [str(key) for key in keys]
+    if isinstance(rows, list):
+        return from_columns(names, [[row.get(key) for row in rows] for key in keys], dataset, table)
+    columns = [rows[key] for key in keys]
+    sizes = [len(cells) if hasattr(cells, "__len__") and not isinstance(cells, str) else None for cells in columns]
+    if len(set(sizes)) > 1 or None in sizes:
+        shown = zip(names, sizes, strict=True)
+        found = ", ".join(f"{name}: {'no list' if size is None else f'{size} cells'}" for name, size in shown)
+        raise DataError(dataset, "columns of different lengths", table=table, found=found, fix="give each row a cell")
+    return from_columns(names, columns, dataset, table)
+
+
+def _keys(rows: Any) -> Iterable[Any]:
+    """What its columns are called; nothing for what is no table."""
+    if isinstance(rows, pa.Table | pa.RecordBatch):
+        return rows.schema.names
+    if isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows):
+        return dict.fromkeys(name for row in rows for name in row)
+    if isinstance(rows, Mapping):
+        return rows
+    names = getattr(rows, "columns", getattr(getattr(rows, "dtype", None), "names", None))
+    return [] if names is None or callable(names) else list(names)
+
+
+def from_dicts(rows: list[dict[str, Any]], dataset: str, table: str, mixed: bool = False) -> pa.Table:
+    """Rows as dicts; a key that a row lacks is a missing cell."""
+    names = list(dict.fromkeys(str(name) for row in rows for name in row))
+    rows = [{str(name): cell for name, cell in row.items()} for row in rows]
+    return from_columns(names, [[row.get(name) for row in rows] for name in names], dataset, table, mixed)
+
+
+def from_columns(names: list[str], columns: Any, dataset: str, table: str, mixed: bool = False) -> pa.Table:
+    """Column by column, to name the one that mixes what Arrow cannot hold together; with ``mixed`` that is text."""
+    if not names:
+        raise DataError(dataset, "the table is empty", table=table, fix="give it columns, and at least one row")
+    arrays = []
+    for name, values in zip(names, columns, strict=True):
+        try:
+            arrays.append(_arrow(values))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            if not mixed:
+                raise DataError(
+                    dataset,
+                    f"the column mixes kinds of values ({' '.join(str(error).split())[:160]})",
+                    table=table,
+                    column=name,
+                    fix="make it one kind, for instance with .astype(str)",
+                ) from error
+            arrays.append(pa.array([None if cell is None else str(cell) for cell in values], pa.string()))
+    files.check_names(names, table, dataset)
+    return pa.table(arrays, names=names)
+
+
+def _arrow(values: Any) -> pa.Array | pa.ChunkedArray:
+    """Values that only their own library knows, such as intervals and periods of pandas, are text as it writes them."""
+    if hasattr(values, "to_arrow"):
+        values = values.to_arrow()
+    if hasattr(values, "sparse"):
+        values = values.sparse.to_dense()
+    arrow = isinstance(values, pa.Array | pa.ChunkedArray)
+    column = values if arrow else pa.array(values, from_pandas=True)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not isinstance(kind, pa.ExtensionType) or isinstance(kind, pa.UuidType):
+        return column
+    own = pa.chunked_array(column).to_pandas() if arrow else values
+    return pa.array([None if absent else str(v) for v, absent in zip(own, own.isna(), strict=True)], pa.string())
