@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from mmtab.cli import main
 from mmtab.data import files
 from mmtab.data.pairs import read_pairs, read_records
-from mmtab.data.schema import Schema
+from mmtab.data.schema import Column, ColumnType, Schema
 from mmtab.data.table import read_split
 from mmtab.prepare.check import check
 from mmtab.prepare.propose import propose
@@ -123,13 +125,18 @@ def test_grouped_and_timed_splits_hold_and_are_recorded(tmp_path: Path) -> None:
         "year": rng.integers(1990, 2020, 600).tolist(),
         "label": [f"k{i}" for i in rng.integers(0, 4, 600)],
     }
-    grouped = split(raw_dataset(tmp_path / "g", **columns), method="grouped", by="brand", seed=5)
+    with pytest.warns(UserWarning, match="column brand groups the splits, so it is left out of the features"):
+        grouped = split(raw_dataset(tmp_path / "g", **columns), method="grouped", by="brand", seed=5)
+    assert [column.name for column in grouped.columns] == ["year"] and Schema.read(tmp_path / "g") == grouped
     assert grouped.split == {"method": "grouped", "by": "brand", "fractions": [0.7, 0.1, 0.2], "seed": 5}
     parts = [
-        set(read_split(tmp_path / "g", grouped, s).columns["brand"].to_pylist()) for s in ("train", "valid", "test")
+        set(files.read(tmp_path / "g" / f"{s}.parquet", "g")["brand"].to_pylist()) for s in ("train", "valid", "test")
     ]
     assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
+    replace(grouped, columns=(*grouped.columns, Column("brand", ColumnType.CATEGORICAL))).write(tmp_path / "g")
     timed = split(raw_dataset(tmp_path / "t", **columns), method="time", by="year")
+    unseen = [[a.column for a in check(tmp_path / name) if a.kind == "unseen_values"] for name in ("g", "t")]
+    assert unseen == [["brand"], []]
     years = [np.asarray(read_split(tmp_path / "t", timed, s).columns["year"]) for s in ("train", "valid", "test")]
     assert years[0].max() < years[1].min() and years[1].max() < years[2].min()
     with pytest.raises(ConfigError, match="divided already"):
@@ -181,6 +188,64 @@ def test_no_entity_spans_splits_of_pairs(tmp_path: Path, tangled: bool) -> None:
             assert seen.setdefault(int(row), number) == number
         assert 0 < float(np.mean(np.asarray(found.labels))) < 1
     assert total + schema.split.get("left_out", 0) == 420 and ("left_out" in schema.split) == tangled
+
+
+def pairs_dataset(folder: Path, n: int, pairs: list[tuple[int, int, int]]) -> Path:
+    """``n`` records on either side, and pairs of them with labels."""
+    Schema.from_dict({"name": "p", "task": "matching", "columns": {"x": "numeric"}}).write(folder)
+    for side in ("left", "right"):
+        ids = [f"{side[0]}{i}" for i in range(n)]
+        files.write_table(folder / f"{side}.parquet", pa.table({"id": ids, "x": [i / 7 for i in range(n)]}))
+    left, right, labels = zip(*pairs, strict=True)
+    columns = {"left_id": [f"l{i}" for i in left], "right_id": [f"r{i}" for i in right], "label": list(labels)}
+    files.write_table(folder / "pairs.parquet", pa.table(columns))
+    return folder
+
+
+def divided(folder: Path, **options: Any) -> tuple[Schema, dict[str, list[tuple[str, str, int]]], str]:
+    """The schema, the pairs of each split, and what was said."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        schema = split(folder, **options)
+    tables = {name: files.read(folder / f"pairs_{name}.parquet", "p") for name in ("train", "valid", "test")}
+    pairs = {name: list(zip(*(column.to_pylist() for column in t.columns), strict=True)) for name, t in tables.items()}
+    return schema, pairs, " ".join(str(warning.message) for warning in said)
+
+
+FRACTIONS = {"train": 0.7, "valid": 0.1, "test": 0.2}
+OTHERS = [(i, (k * i + 3) % 300, 0) for k in (1, 7, 11, 13, 17, 19, 23, 29) for i in range(300)]
+PAIRS = {  # what joins records, and how they are divided then
+    "matches of two": ([(i, i, 1) for i in range(300)], "component", ""),
+    "others join all": ([(i, i, 1) for i in range(300)] + [(0, i, 0) for i in range(1, 300)], "component", "left out"),
+    "small entities": ([(i, j, 1) for i in range(300) for j in {i, i // 5 * 5}], "component", ""),
+    "one entity": ([(0, i, 1) for i in range(200)], "random", "too large"),
+    "five matches": ([(i, i, 1) for i in range(5)], "component", ""),
+    "two matches": ([(i, i, 1) for i in range(2)], "random", "valid has no match|test has no match"),
+    "none": ([], "random", "train, valid, test has no match"),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_split_of_pairs_has_its_share_of_the_matches(tmp_path: Path, case: str, seed: int) -> None:
+    matches, method, words = PAIRS[case]
+    matched = {(a, b) for a, b, _ in matches}
+    folder = pairs_dataset(tmp_path / "p", 300, matches + [p for p in OTHERS if p[:2] not in matched])
+    schema, splits, said = divided(folder, seed=seed)
+    assert schema.split["method"] == method and (re.search(words, said) if words else "random" not in said)
+    counts = {name: sum(label for *_, label in pairs) for name, pairs in splits.items()}
+    n = sum(label for *_, label in matches)
+    assert sum(counts.values()) == n, "no match is left out"
+    if n > 2:
+        assert all(counts[name] >= max(1, FRACTIONS[name] * n // 2) for name in counts)
+    if n > 100 and case != "small entities":
+        assert counts == {name: pytest.approx(fraction * n, abs=2) for name, fraction in FRACTIONS.items()}
+    n_pairs = sum(map(len, splits.values()))
+    assert n_pairs + schema.split.get("left_out", 0) == files.count(folder / "pairs.parquet", "p")
+    if method == "component":
+        seen = [{record for *pair, _ in pairs for record in pair} for pairs in splits.values()]
+        assert not seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2]
+    assert all(any(label == 0 for *_, label in pairs) for pairs in splits.values())
 
 
 CELLS = st.none() | st.text(st.characters(codec="utf-8"), max_size=6) | st.floats().map(str) | st.integers().map(str)

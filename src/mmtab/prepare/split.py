@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 
 from mmtab.data import files
 from mmtab.data.cells import first, hashes
-from mmtab.data.pairs import read_pairs_file, read_records
+from mmtab.data.pairs import Pairs, read_pairs_file, read_records
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.splits import FRACTIONS, SPLITS, assign, components
 from mmtab.data.table import read_column
@@ -34,8 +35,10 @@ def split(
 
     ``stratified`` (auto, k-way): each class by ``fractions``; ``grouped``: no value of column ``by`` in two splits;
     ``time``: by column ``by``, the earliest for training; ``random``; ``component`` (auto, matching): no entity in two
-    splits. If all pairs hang together, entities are taken from the matches alone and non-matches across splits are left
-    out. What was done is recorded in dataset.yaml, whose schema is returned. The undivided table stays.
+    splits, each with its share of the matches. If all pairs hang together, entities are taken from the matches alone
+    and non-matches across splits are left out; if that leaves a split without its matches, pairs are divided at random;
+    a warning says so. The column of ``grouped`` is no feature any more, for train has none of test's values. What was
+    done is recorded in dataset.yaml, whose schema is returned. The undivided table stays.
 
     Raises ConfigError for a method that does not fit, DataError for rows that cannot be placed.
     """
@@ -52,6 +55,12 @@ def split(
     existing = [target for target in targets if files.exists(folder, target)]
     if existing:
         raise ConfigError(f"{folder} is divided already ({', '.join(existing)}). Fix: remove them to divide it anew")
+    if method == "grouped" and by in {column.name for column in schema.columns}:
+        if len(schema.columns) == 1:
+            problem = f"method grouped: {by} would be no feature, and is the only one"
+            raise ConfigError(f"{problem}. Fix: add others, or divide by another")
+        warnings.warn(f"{schema.name}: column {by} groups the splits, so it is left out of the features", stacklevel=2)
+        schema = schema.without([str(by)])
     path = files.find(folder, schema.name, stem)
     shares = dict(zip(SPLITS, fractions, strict=True))
     note: dict[str, object] = {
@@ -64,8 +73,11 @@ def split(
         if stem == "rows":
             place = _place_rows(path, schema, method, by, shares, seed)
         else:
-            place, n_left_out = _place_pairs(folder, path, schema, method, shares, seed)
-            note |= {"left_out": n_left_out} if n_left_out else {}
+            place, note["method"], problem = _place_pairs(folder, path, schema, method, shares, seed)
+            if problem:
+                warnings.warn(f"{schema.name}: {problem}", stacklevel=2)
+            if n_left_out := int((place < 0).sum()):
+                note["left_out"] = n_left_out
     except ValueError as error:
         raise ConfigError(f"cannot divide {path.name}: {error}") from error
     for number, target in enumerate(targets):
@@ -134,8 +146,8 @@ def _column(path: Path, schema: Schema, name: str, kind: ColumnType) -> np.ndarr
 
 def _place_pairs(
     folder: Path, path: Path, schema: Schema, method: str, fractions: dict[str, float], seed: int
-) -> tuple[np.ndarray, int]:
-    """[n] int8, -1 for a pair that is left out, and how many are."""
+) -> tuple[np.ndarray, str, str]:
+    """[n] int8, -1 for a pair that is left out; how it was done; and what the user should know of it."""
     records = read_records(folder, schema)
     pairs = read_pairs_file(path, schema, records)
     if pairs.labels is None:
@@ -143,18 +155,66 @@ def _place_pairs(
     if pairs.labels.null_count:
         row = first(pc.is_null(pairs.labels))
         raise DataError(schema.name, "a pair without a label", table=path.stem, row=row + 1, column="label")
-    labels = np.asarray(pairs.labels).astype(np.int64)
+    relations = np.stack([np.asarray(labels).astype(np.int64) for labels in pairs.relations.values()])
+    match, labels = relations.max(0) > 0, np.unique(relations, axis=1, return_inverse=True)[1].reshape(-1)
     if method == "random":
-        return assign(len(pairs), fractions, seed, labels=labels), 0
+        return assign(len(pairs), fractions, seed, labels=labels), method, ""
     n = len(records.table)
-    entity = components(n, pairs.left, pairs.right)
-    if np.bincount(entity[pairs.left]).max() <= max(fractions.values()) * len(pairs):
-        return assign(len(pairs), fractions, seed, labels=labels, groups=entity[pairs.left]), 0
-    # Nearly all pairs hang together: only matches tie records, and non-matches between splits go.
-    match = labels == 1
+    entity = components(n, pairs.left, pairs.right)[pairs.left]
+    if np.bincount(entity).max() <= max(fractions.values()) * len(pairs):
+        place = assign(len(pairs), fractions, seed, labels=labels, groups=entity)
+        if not _is_uneven(place, match, fractions):
+            return place, method, ""
+    place = _by_matches(n, pairs, match, fractions, seed)
+    if not _is_uneven(place, match, fractions):
+        rates = ", ".join(f"{name} {match[place == s].mean():.0%}" for s, name in enumerate(fractions))
+        left_out = f"{(place < 0).sum():,} non-matches between splits are left out"
+        problem = f"nearly all pairs hang together, so splits share no entity only as {left_out} (matches: {rates})"
+        return place, method, problem
+    # Rather a record in two splits than a split without matches; a pair that is there twice is still in one
+    twins = np.minimum(pairs.left, pairs.right) * n + np.maximum(pairs.left, pairs.right)
+    place = assign(len(pairs), fractions, seed, labels=labels, groups=twins)
+    place[match] = _one_each(place[match], twins[match], fractions)
+    problem = "entities are too large, or matches too few, for each split to have its share of them, so pairs were"
+    problem += " divided at random and records are in several splits"
+    lacking = [name for s, name in enumerate(fractions) if fractions[name] and not match[place == s].any()]
+    return place, "random", problem + (f"; {', '.join(lacking)} has no match" if lacking else "")
+
+
+def _is_uneven(place: np.ndarray, match: np.ndarray, fractions: dict[str, float]) -> bool:
+    """Whether some split has less than half of its share of the matches, or hardly any others beside them."""
+    for split, fraction in enumerate(fractions.values()):
+        n_matches, n_others = int(match[place == split].sum()), int((~match[place == split]).sum())
+        expected = fraction * (~match).sum()
+        if fraction and (n_matches < max(1, fraction * match.sum() // 2) or n_others < min(n_matches, expected) / 4):
+            return True
+    return False
+
+
+def _by_matches(n: int, pairs: Pairs, match: np.ndarray, fractions: dict[str, float], seed: int) -> np.ndarray:
+    """[n_pairs] int8: entities, of ``n`` records, are those that matches join. Other records go where a record is that
+    they are paired with, drawn at random, which keeps most of their pairs; -1 for pairs between two splits."""
+    rng = np.random.default_rng(seed)
     entity = components(n, pairs.left[match], pairs.right[match])
-    used = np.unique(np.concatenate([pairs.left, pairs.right]))
+    left, right = entity[pairs.left], entity[pairs.right]
     place = np.full(n, -1, np.int8)
-    place[used] = assign(len(used), fractions, seed, groups=entity[used])
-    inside = place[pairs.left] == place[pairs.right]
-    return np.where(inside, place[pairs.left], -1).astype(np.int8), int((~inside).sum())
+    if match.any():
+        groups = left[match]
+        place[groups] = _one_each(assign(len(groups), fractions, seed, groups=groups), groups, fractions)
+    for a, b in zip(*rng.permutation([left, right], axis=1), strict=True):
+        if (place[a] < 0) != (place[b] < 0):
+            place[a] = place[b] = max(place[a], place[b])
+    rest = np.setdiff1d(np.concatenate([left, right]), np.flatnonzero(place >= 0))
+    if len(rest):
+        place[rest] = assign(len(rest), fractions, seed)
+    return np.where(place[left] == place[right], place[left], -1).astype(np.int8)
+
+
+def _one_each(place: np.ndarray, groups: np.ndarray, fractions: dict[str, float]) -> np.ndarray:
+    """The places of matches; a split that would have none gets the smallest group of the one that has the most."""
+    for split, fraction in enumerate(fractions.values()):
+        if fraction and len(place) and not (place == split).any():
+            names, sizes = np.unique(groups[place == np.bincount(place).argmax()], return_counts=True)
+            if len(names) > 1:
+                place = np.where(groups == names[sizes.argmin()], split, place).astype(np.int8)
+    return place

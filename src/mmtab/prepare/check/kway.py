@@ -106,6 +106,14 @@ def _columns(splits: dict[str, Split], types: dict[str, ColumnType]) -> Iterator
     for column, kind in types.items():
         if kind is ColumnType.CATEGORICAL:
             yield from map(Finding, id_like(column, "train", train.sample[column]))
+            asked = [] if test is None else [value for value in test.sample[column] if value is not None]
+            if test is not None and asked and set(train.sample[column]).isdisjoint(asked):
+                message = (
+                    f"column {column}: no value of test is among those of train, so nothing learnt from it holds there:"
+                    " take it out of dataset.yaml, or split otherwise"
+                )
+                n, share = len(asked), len(asked) / len(test.sample[column])
+                yield Finding(Alarm(WARNING, "unseen_values", message, "test", column, (), n, share))
         if test is None or column not in train.usage or column not in test.usage:
             continue
         a, b = train.usage[column].missing, test.usage[column].missing
