@@ -18,13 +18,15 @@ import pytest
 import yaml
 
 import mmtab
+from mmtab.config.types import MatchConfig
 from mmtab.data.spelling import spelling
+from mmtab.reports.matches import write_result
 from mmtab.runs.predict import predict
 from mmtab.runs.predictions import class_columns, free_name, prediction_columns, read_scored
-from mmtab.utils.errors import DataError
+from mmtab.utils.errors import DataError, RunError
 
 QUICK: dict[str, Any] = {"recipe": "frozen", "trainer": {"max_epochs": 1, "progress": False}}
-N = 60
+N = 240  # of which valid has enough for confidence to be measured
 
 
 def frame(**columns: Any) -> pd.DataFrame:
@@ -70,7 +72,7 @@ def test_labels_come_back_in_their_type(tmp_path: Path, kind: str) -> None:
     for suffix in (".parquet", ".csv"):
         predict(run.folder, tmp_path / "new.parquet", tmp_path / f"out{suffix}")
     stored = pyarrow.parquet.read_table(tmp_path / "out.parquet")
-    assert stored["prediction"].type in (pa.array(classes).type, pa.large_string())
+    assert stored["prediction"].type == pa.array(classes).type
     assert stored["key"].to_pylist() == list(range(100, 100 + N))
     assert (stored["prediction"].to_numpy() == predicted).all()
     csv = pd.read_csv(tmp_path / "out.csv", dtype={"prediction": str} if kind == "digits" else None)
@@ -221,3 +223,57 @@ def test_the_same_table_gives_the_same_predictions(run_of: mmtab.Run, form: str,
         return
     found = run_of.predict_proba(FORMS[form](rows, tmp_path))
     np.testing.assert_allclose(np.asarray(found), expected, atol=1e-5)
+
+
+# --- tables without rows, and files that are read ---------------------------------------------------------------------
+
+
+def test_no_rows_give_no_predictions(run_of: mmtab.Run, tmp_path: Path) -> None:
+    rows = mixed().head(0)
+    for table in (rows, rows.astype(object), pa.Table.from_pandas(mixed()).slice(0, 0), by_pandas(rows, tmp_path)):
+        assert run_of.predict(table).shape == (0,)
+        p = run_of.predict_proba(table)
+        assert len(p) == 0 and list(getattr(p, "column_names", None) or p.columns) == ["cup", "hat"]
+    assert predict(run_of.folder, by_pandas(rows.assign(id=[]), tmp_path), tmp_path / "out.parquet") == 0
+    assert pyarrow.parquet.read_table(tmp_path / "out.parquet").schema.field("prediction").type == pa.string()
+    with pytest.raises(DataError, match="no labels"):
+        run_of.evaluate(rows.assign(kind=[]))
+
+
+def test_no_pairs_give_no_predictions(pairs_run: tuple[Path, Path], tmp_path: Path) -> None:
+    data, folder = pairs_run
+    sides = {side: pyarrow.parquet.read_table(data / f"{side}.parquet") for side in ("left", "right")}
+    run, pairs = mmtab.load_run(folder), pyarrow.parquet.read_table(data / "pairs_test.parquet").slice(0, 0)
+    for tables in (sides, {side: table.slice(0, 0) for side, table in sides.items()}):
+        assert run.predict(pairs, image_root=data, **tables).shape == (0,)
+        assert run.predict_proba(pairs, image_root=data, **tables).num_rows == 0
+
+    for side, table in sides.items():
+        pyarrow.parquet.write_table(table.slice(0, 0 if side == "right" else 5), tmp_path / f"{side}.parquet")
+    sides_of = {side: str(tmp_path / f"{side}.parquet") for side in sides}
+    write_result(MatchConfig(run=str(folder), output=str(tmp_path / "out.csv"), **sides_of))
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 0 and len(pd.read_csv(tmp_path / "out_clusters.csv")) == 5
+
+
+@pytest.mark.parametrize("spelt", ["rows.csv", "sub/../rows.csv", "link.csv", "other/rows.csv", "hard.csv"])
+def test_a_table_that_is_read_is_not_overwritten(run_of: mmtab.Run, tmp_path: Path, spelt: str) -> None:
+    path = by_pandas(mixed(), tmp_path)
+    before = path.read_bytes()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.csv").symlink_to(path)
+    (tmp_path / "hard.csv").hardlink_to(path)
+    (tmp_path / "other").symlink_to(tmp_path)
+    with pytest.raises(RunError, match=r"would overwrite .*rows\.csv, which is read"):
+        predict(run_of.folder, path, tmp_path / spelt)
+    assert path.read_bytes() == before
+
+
+def test_ids_of_pairs_are_found_in_whatever_type(pairs_run: tuple[Path, Path], tmp_path: Path) -> None:
+    data, folder = pairs_run
+    sides = {side: pd.read_parquet(data / f"{side}.parquet").assign(id=np.arange(100)) for side in ("left", "right")}
+    run, asked = mmtab.load_run(folder), pd.DataFrame({"left_id": [3, 4, 5], "right_id": [3, 9, 0]})
+    expected = run.predict_proba(asked, image_root=data, **sides)
+    asked.astype(float).to_csv(tmp_path / "pairs.csv", index=False)
+    others = (asked.astype(float), asked.astype(str), asked.astype("Int64"), tmp_path / "pairs.csv")
+    for other in others:
+        np.testing.assert_allclose(np.asarray(run.predict_proba(other, image_root=data, **sides)), expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -64,14 +65,17 @@ def read_records(folder: Path, schema: Schema, bad_cells: BadCells = "error") ->
     return stack_sides(left, right, schema)
 
 
-def read_side(path: Path, side: str, schema: Schema, bad_cells: BadCells, folder: Path) -> Table:
+def read_side(
+    path: Path, side: str, schema: Schema, bad_cells: BadCells, folder: Path, allow_empty: bool = False
+) -> Table:
     """One table of records. Left and right may each lack columns; where a run knows which they lacked in training, no
     others."""
     if schema.absent:
         columns = tuple(column for column in schema.columns if column.name not in schema.absent.get(side, ()))
         schema = replace(schema, columns=columns)
     partial = side != "records" and not schema.absent
-    return read_table(path, schema, folder=folder, bad_cells=bad_cells, partial=partial)
+    options: dict[str, Any] = {"bad_cells": bad_cells, "partial": partial, "allow_empty": allow_empty}
+    return read_table(path, schema, folder=folder, **options)
 
 
 def stack_sides(left: Table, right: Table, schema: Schema) -> Records:
@@ -99,14 +103,15 @@ def read_pairs(folder: Path, schema: Schema, split: str, records: Records) -> Pa
     return read_pairs_file(find_table(folder, schema, f"pairs_{split}"), schema, records)
 
 
-def read_pairs_file(path: Path, schema: Schema, records: Records) -> Pairs:
-    """Read left_id, right_id and, where present, the labels of the relations.
+def read_pairs_file(path: Path, schema: Schema, records: Records, allow_empty: bool = False) -> Pairs:
+    """Read left_id, right_id and, where present, the labels of the relations; other columns are not looked at.
 
     Raises DataError naming an unknown id or label.
     """
-    raw = files.read(path, schema.name)
+    wanted = {"left_id", "right_id", *schema.relations}
+    raw = files.read(path, schema.name, [name for name in files.header(path, schema.name).names if name in wanted])
     table = Table(schema.name, path.stem, path.parent, pa.nulls(raw.num_rows, pa.string()), {})
-    if raw.num_rows == 0:
+    if raw.num_rows == 0 and not allow_empty:
         raise table.error("the table is empty", fix="give it at least one pair")
     rows, ids = {}, {}
     for side in ("left", "right"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from mmtab.data.digests import Digest
 from mmtab.data.schema import Schema
@@ -21,14 +22,21 @@ class _Facts:
 class Stream:
     """A table on disk, read in batches of bounded size as often as asked; one of at most ``KEEP`` bytes is read once
     and then kept in memory. Batches and errors are those of ``read_batches``. ``labels`` False leaves the labels
-    out."""
+    out; ``allow_empty``: it may have no rows."""
 
     KEEP = 64 << 20
 
     def __init__(
-        self, path: Path, schema: Schema, folder: Path, bad_cells: BadCells = "error", labels: bool = True
+        self,
+        path: Path,
+        schema: Schema,
+        folder: Path,
+        bad_cells: BadCells = "error",
+        labels: bool = True,
+        allow_empty: bool = False,
     ) -> None:
-        self.path, self.schema, self.folder, self.bad_cells, self.labels = path, schema, folder, bad_cells, labels
+        self.path, self.schema, self.folder, self.labels = path, schema, folder, labels
+        self._options: dict[str, Any] = {"bad_cells": bad_cells, "labels": labels, "allow_empty": allow_empty}
         self._batches: list[Table] | None = None  # of a small table, once it was read
         self._facts: _Facts | None = None
 
@@ -40,7 +48,7 @@ class Stream:
         label = self.schema.label
         labelled = self.labels and label is not None and has_values(self.path, self.schema.name, label)
         facts, batches, n_bytes, digests = _Facts(), list[Table](), 0, dict[str, list[Digest]]()
-        for batch in read_batches(self.path, self.schema, folder=self.folder, bad_cells=self.bad_cells):
+        for batch in read_batches(self.path, self.schema, folder=self.folder, **self._options):
             batch = batch if labelled else replace(batch, labels=None)
             n_bytes += sum(values.nbytes for values in (batch.ids, *batch.columns.values()))
             batches = [*batches, batch] if n_bytes <= self.KEEP else []

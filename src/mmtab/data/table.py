@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -118,11 +119,9 @@ def read_split(folder: Path, schema: Schema, split: str, bad_cells: BadCells = "
     return read_table(find_table(folder, schema, split), schema, folder=folder, bad_cells=bad_cells)
 
 
-def read_table(
-    path: Path, schema: Schema, *, folder: Path | None = None, bad_cells: BadCells = "error", partial: bool = False
-) -> Table:
-    """A table in memory, as ``read_batches`` reads it."""
-    batches = list(read_batches(path, schema, folder=folder, bad_cells=bad_cells, partial=partial))
+def read_table(path: Path, schema: Schema, **options: Any) -> Table:
+    """A table in memory; options and errors are those of ``read_batches``."""
+    batches = list(read_batches(path, schema, **options))
     columns = {name: join([batch.columns[name] for batch in batches]) for name in batches[0].columns}
     labels = None if batches[0].labels is None else join([batch.labels for batch in batches])
     return replace(
@@ -141,25 +140,32 @@ def read_batches(
     folder: Path | None = None,
     bad_cells: BadCells = "error",
     partial: bool = False,
+    labels: bool = True,
+    allow_empty: bool = False,
     on_error: OnError = stop,
 ) -> Iterator[Table]:
-    """Read a file, or a folder of shards, a bounded number of rows at a time; at least one row in all.
+    """Read a file, or a folder of shards, a bounded number of rows at a time; at least one batch.
 
-    ``folder`` is where image paths start; ``partial`` allows columns of the schema to be absent. ``labels`` of a batch
-    are there when the file has the column, filled or not.
+    ``folder`` is where image paths start; ``partial`` allows columns of the schema to be absent, and ``allow_empty``
+    all rows. ``labels`` of a batch are there when they are asked for and the file has the column, filled or not.
 
     Raises DataError for an unreadable or empty file, an absent column, an absent or repeated id (once all is read), and
     a cell that does not fit its column's type; with ``bad_cells="missing"`` such cells become null and are counted
     instead. ``on_error`` may note a fault and return: then a cell at fault is null and a column at fault is left out.
     """
-    header = files.header(path, schema.name).names
+    types = files.header(path, schema.name)
+    header = types.names
     empty = Table(schema.name, path.stem, folder or path.parent, pa.array([], pa.large_string()), {})
     _report_absent_columns(empty, schema, header, partial, on_error)
     columns = [column for column in schema.columns if column.name in header]
-    label = schema.label if schema.task is TaskKind.KWAY and schema.label in header else None
+    label = schema.label if labels and schema.task is TaskKind.KWAY and schema.label in header else None
     names = dict.fromkeys(n for n in (schema.id, *(c.name for c in columns), label) if n is not None and n in header)
     ids, n_rows, faulty = UniqueIds(), 0, set[str]()
-    for raw in files.scan(path, schema.name, columns=list(names)):
+    no_rows = pa.schema([types.field(name) for name in names]).empty_table().combine_chunks()
+    no_batch = [pa.RecordBatch.from_struct_array(no_rows.to_struct_array().combine_chunks())] if allow_empty else []
+    for raw in itertools.chain(files.scan(path, schema.name, columns=list(names)), no_batch):
+        if n_rows and not raw.num_rows:
+            continue
         table = replace(empty, ids=pa.nulls(raw.num_rows, pa.large_string()), first_row=n_rows)
         n_rows += raw.num_rows
         if schema.id in names:
@@ -172,9 +178,9 @@ def read_batches(
         if label is not None:
             table = replace(table, labels=names_in(table, raw, label, on_error, schema.stored(label)))
         yield table
-    if n_rows == 0:
+    if n_rows == 0 and not allow_empty:
         on_error(empty.error("the table is empty", fix="give it at least one row"))
-    elif schema.id in names:
+    elif n_rows and schema.id in names:
         scan = functools.partial(files.scan, path, schema.name, columns=[schema.id])
         stored = schema.stored(schema.id)
         again = lambda: (names_in(empty, raw, schema.id, stored=stored) for raw in scan())  # noqa: E731

@@ -25,13 +25,13 @@ from mmtab.data.pictures import Progress
 from mmtab.data.schema import TaskKind
 from mmtab.matching.blocking import Neighbourhood, block
 from mmtab.matching.clustering import METHODS
-from mmtab.matching.encoding import Context, encode_records
+from mmtab.matching.encoding import Context, EncodedRecords, encode_records
 from mmtab.matching.explain import explain, explained_columns
-from mmtab.matching.result import Matches
+from mmtab.matching.result import Matches, clusters_path
 from mmtab.matching.scoring import score
 from mmtab.matching.truth import scores_against
 from mmtab.runs import provenance
-from mmtab.runs.inputs import cache_of, records_to_match
+from mmtab.runs.inputs import cache_of, check_output, records_to_match
 from mmtab.runs.session import Session, open_run, progress_of
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, RunError
@@ -44,6 +44,10 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
     """
     started, output = time.perf_counter(), Path(config.output)
     _check(config, output)
+    for made in (output, clusters_path(output), output.with_suffix(".json"), output.with_suffix(".html")):
+        check_output(
+            made, [Path(table) for table in (config.left, config.right, config.records, config.truth) if table]
+        )
     session = open_run(Path(config.run), Hardware(config.accelerator))
     if session.schema.task is not TaskKind.MATCHING:
         raise RunError(f"{config.run} was trained to classify rows; matching wants a run on a matching dataset")
@@ -51,20 +55,25 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
     store = Store(output.with_name(output.name + ".parts"))
     context = Context(session, records, store, config, _fingerprint(config, paths), progress)
     seconds = _Stopwatch()
-    encoded = encode_records(context)
-    seconds.lap("encode")
-    neighbourhood, left, right = block(context, encoded)
-    seconds.lap("block")
-    probability = score(context, encoded, left, right)
-    seconds.lap("score")
     thresholds, n = session.task.thresholds, len(records.table)  # type: ignore[attr-defined]
+    if n and records.n_left not in (0, n):
+        encoded = encode_records(context)
+        seconds.lap("encode")
+        neighbourhood, left, right = block(context, encoded)
+        seconds.lap("block")
+        probability = score(context, encoded, left, right)
+        seconds.lap("score")
+    else:  # a side without records: there is nothing to match
+        encoded, neighbourhood = EncodedRecords([], config.shard), Neighbourhood(0, 0, None)
+        left = right = np.zeros(0, np.int64)
+        probability = np.zeros((0, len(thresholds)))
     cluster = METHODS[config.clustering]
     by_relation = zip(probability.T, thresholds, strict=True)
     clusters = np.stack([cluster(n, left, right, p, float(threshold)) for p, threshold in by_relation])
     seconds.lap("cluster")
     columns = explained_columns(context)
     matches = Matches(session.schema, records, left, right, probability, clusters, thresholds, columns)
-    if config.explain:
+    if config.explain and len(left):
         shown = [place for places in matches.samples(config.n_shown).values() for place in places]
         likely = np.flatnonzero((matches.together | matches.above_threshold).any(1))
         places = np.union1d(likely, np.array(shown, np.int64))

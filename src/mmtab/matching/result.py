@@ -18,6 +18,10 @@ from mmtab.runs.predictions import free_name, relation_suffixes
 from mmtab.utils.atomic import write_json
 
 
+def clusters_path(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_clusters{output.suffix}")
+
+
 @dataclass
 class Matches:
     """Candidates, scored and clustered.
@@ -84,7 +88,7 @@ class Matches:
         ``<output>.json``."""
         output.parent.mkdir(parents=True, exist_ok=True)
         files.write_table(output, self._pairs())
-        files.write_table(output.with_name(f"{output.stem}_clusters{output.suffix}"), self._members())
+        files.write_table(clusters_path(output), self._members())
         write_json(output.with_suffix(".json"), self.report)
 
     def _pairs(self) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,18 @@ def records_to_match(
     sides = []
     for name, path in given.items():
         (folder := scratch / name).mkdir()
-        sides.append(read_side(standard_table(path, schema, folder, dialect), name, schema, bad_cells, roots[name]))
+        table = standard_table(path, schema, folder, dialect)
+        sides.append(read_side(table, name, schema, bad_cells, roots[name], allow_empty=True))
     return Records(sides[0], None) if records is not None else stack_sides(sides[0], sides[1], schema)
+
+
+def check_output(output: Path, inputs: Iterable[Path | None]) -> None:
+    """Raise RunError where writing would change a table that is read, by whatever path it is named."""
+    output = output.expanduser()
+    for table in (path.expanduser() for path in inputs if path is not None):
+        within = table.resolve() in (output.resolve(), *output.resolve().parents)  # it may be a folder of shards
+        if within or (table.exists() and output.exists() and output.samefile(table)):
+            raise RunError(f"output={output} would overwrite {table}, which is read. Fix: name another file")
 
 
 def labels_of(fitted: Fitted, table: Table | Stream, schema: Schema) -> np.ndarray:

@@ -16,7 +16,7 @@ from mmtab.data.pairs import read_pairs_file
 from mmtab.data.schema import TaskKind
 from mmtab.data.streams import Stream
 from mmtab.runs.folder import read_facts
-from mmtab.runs.inputs import pair_ids, records_to_match, row_ids, standard_table
+from mmtab.runs.inputs import check_output, pair_ids, records_to_match, row_ids, standard_table
 from mmtab.runs.session import Batches, Session, open_run
 from mmtab.training.tasks import PairTask
 from mmtab.utils import distributed
@@ -48,6 +48,7 @@ def predict(
     dialect:  how text files are written; what is empty is found out
     cost:     of a false match, where a missed one costs 1, sets the threshold; None: that with the best F1 on valid
     """
+    check_output(output, [input, left, right, records])
     session = open_run(folder, hardware)
     least_confidence = None if coverage is None else _least_confidence(session, folder, coverage)
     if cost is not None:
@@ -61,22 +62,24 @@ def predict(
     if output.suffix not in FORMATS:
         raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
     bad_cells = session.config.dataset.bad_cells
-    batches: Batches
+    batches: Batches | None = None
     root = raw.root_of(input.expanduser().resolve())
     with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
         file = standard_table(input, session.schema, Path(scratch), dialect)
         if session.schema.task is TaskKind.KWAY:
-            table = Stream(file, session.schema, root, bad_cells, labels=False)  # type: ignore[arg-type]
-            batches, ids = session.kway(table), row_ids(table)
+            table = Stream(file, session.schema, root, bad_cells, labels=False, allow_empty=True)  # type: ignore[arg-type]
+            ids = row_ids(table)
+            batches = session.kway(table) if len(ids) else None
         else:
             records_by_name = {"left": left, "right": right, "records": records}
             both = records_to_match(session.schema, bad_cells, Path(scratch), dialect=dialect, **records_by_name)
-            pairs = read_pairs_file(file, session.schema, both)
-            batches, ids = session.pairs(both, session.encode_new(both.table), pairs), pair_ids(pairs)
-        predictions, _ = session.predictions(batches)
+            pairs = read_pairs_file(file, session.schema, both, allow_empty=True)
+            ids = pair_ids(pairs)
+            batches = session.pairs(both, session.encode_new(both.table), pairs) if len(ids) else None
+        predictions = session.task.no_predictions() if batches is None else session.predictions(batches)[0]
     if distributed.is_first():
         session.write_predictions(output, ids, predictions, None, least_confidence)
-    return len(batches)
+    return len(ids)
 
 
 def _least_confidence(session: Session, folder: Path, coverage: float) -> np.ndarray:

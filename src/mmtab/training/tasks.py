@@ -50,6 +50,8 @@ class Task(Protocol):
 
     def predict(self, scores: Any, label: Tensor, row: Tensor) -> Predictions: ...
 
+    def no_predictions(self) -> Predictions: ...
+
     def calibrate(self, predictions: Predictions, train: np.ndarray) -> None: ...
 
     def fit_threshold(self, predictions: Predictions) -> None: ...
@@ -242,6 +244,10 @@ class KWayTask(Calibration):
             logits = np.log(p[known].astype(np.float64).clip(np.finfo(np.float32).tiny))
             self.temperatures = np.array([best_temperature(logits, label)])
 
+    def no_predictions(self) -> Predictions:
+        none = torch.zeros(0, dtype=torch.long)
+        return self._summary(torch.zeros(0, self.n_classes), none, none)
+
     def fit_threshold(self, predictions: Predictions) -> None:
         """K-way takes the likeliest class; there is nothing to choose."""
 
@@ -333,6 +339,10 @@ class PairTask(Calibration):
             few = too_few_matches(y) or too_few_errors(fewest_errors(z, y))
             left_out = self.leave_out(self._name("temperature", relation), few)
             self.temperatures[r], self.biases[r] = (1.0, 0.0) if left_out else best_sigmoid(z, y)
+
+    def no_predictions(self) -> Predictions:
+        none = np.zeros((0, len(self.relations)))
+        return Predictions(np.zeros(0, np.int64), none.astype(np.int64), none)
 
     def fit_threshold(self, predictions: Predictions) -> None:
         """For each relation the threshold with the best F1."""
