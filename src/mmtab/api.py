@@ -41,7 +41,7 @@ from mmtab.runs.session import open_run
 from mmtab.runs.train import train as train_run
 from mmtab.training.checkpoints import LAST
 from mmtab.utils import distributed
-from mmtab.utils.errors import ConfigError, DataError, MmtabError
+from mmtab.utils.errors import ConfigError, DataError, MmtabError, RunError
 from mmtab.utils.isolation import isolated
 from mmtab.utils.locks import alone_in
 
@@ -175,6 +175,10 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             paths: dict[str, Any] = {}
             dialect = _dialect(tables)
+            allowed = ["left", "right", "records"] if self.schema.task is TaskKind.MATCHING else []
+            if unknown := [name for name in tables if name not in allowed]:
+                takes = f"takes {', '.join(allowed)}" if allowed else "takes none"
+                raise ConfigError(f"{unknown[0]}: no such table; a {self.schema.task} run {takes}")
             for name, frame in {"input": data, **tables}.items():
                 paths[name] = self._write(frame, Path(scratch) / "raw" / f"{name}.parquet", image_root, dialect)
             output = Path(scratch) / "predictions.parquet"
@@ -348,8 +352,10 @@ def _check_arguments(task: Any, texts: Mapping[str, Any]) -> None:
 
 def load_run(folder: Named) -> Run:
     """A finished run; raises RunError for a folder that is none, or of another version."""
-    read_facts(Path(folder))
-    return Run(Path(folder))
+    if not isinstance(folder, str | PurePath):
+        raise RunError(f"run {folder!r}: expected its folder")
+    read_facts(Path(folder).expanduser())
+    return Run(Path(folder).expanduser())
 
 
 def _settings(overrides: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ EXPECTED = {
     ColumnType.TEXT: "text",
     ColumnType.CATEGORICAL: "text, a number or true/false",
     ColumnType.NUMERIC: "a number",
-    ColumnType.DATETIME: "a date or time, such as 2024-05-18 or 2024-05-18T10:00:00Z, or formats: {COLUMN: day first}",
+    ColumnType.DATETIME: "a date or time, such as 2024-05-18 or 2024-05-18T10:00:00Z",
     ColumnType.IMAGE: "a path, bytes, or a struct of bytes and path",
 }
 

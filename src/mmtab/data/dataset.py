@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
@@ -121,7 +121,12 @@ def find_dataset(name: str | Path, data_root: str | Path | None = None) -> Path:
     """The folder of a dataset, given by folder, by a name of configs/dataset/ (``catalogue`` is made on the spot), or
     by that of a folder
     under ``data_root`` (default: MMTAB_DATA, else ``data``). Raises DataError when there is none."""
+    if not isinstance(name, str | PurePath):
+        raise ConfigError(f"dataset {name!r}: expected a name or a folder")
     path = Path(name).expanduser()
+    if path.is_file():
+        fix = "mmtab.Dataset.from_frame(path, label=…) makes a dataset of a table"
+        raise DataError(str(name), "this is a file, not a dataset folder", fix=fix)
     if (path / "dataset.yaml").is_file():
         return path
     root = str(data_root or os.environ.get("MMTAB_DATA", "data"))

@@ -258,9 +258,9 @@ def _with_columns(
     values: dict[str, pa.Array] = {}
     n_bad = 0
     for column in columns:
-        cells = raw[column.name]
+        cells, written = raw[column.name], schema.formats.get(column.name)
         if column.type is ColumnType.DATETIME:  # numbers of a dataset folder are the standard's
-            cells = standard(cells, column.type, schema.formats.get(column.name))
+            cells = standard(cells, column.type, written)
         values[column.name], bad = canonical(cells, column.type, schema.stored(column.name))
         n_bad += len(bad)
         if bad and bad_cells == "error" and column.name not in faulty:
@@ -270,7 +270,7 @@ def _with_columns(
                     f"{len(bad)} cell(s) are not {column.type}",
                     row=bad[0],
                     column=column.name,
-                    expected=EXPECTED[column.type],
+                    expected=EXPECTED[column.type] + (f", or as in {written!r}" if written else ""),
                     found=raw[column.name][bad[0]].as_py(),
                     fix="correct the cells, change the type in dataset.yaml, or set dataset.bad_cells=missing",
                 )

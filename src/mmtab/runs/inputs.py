@@ -16,7 +16,7 @@ from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.formats import standard_batch
 from mmtab.data.pairs import Pairs, Records, read_side, stack_sides
-from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.spelling import as_given
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
@@ -32,7 +32,7 @@ def standard_table(path: Path, schema: Schema, scratch: Path, dialect: Dialect =
         return path
     file, table = raw.standard_file(path, scratch, schema.name, dialect), raw.stem_of(path)
     header = files.header(file, schema.name)
-    numbered = schema.id not in header.names and "left_id" not in header.names
+    numbered = schema.task is TaskKind.KWAY and schema.id not in header.names
     if not numbered and not any(name in schema.formats for name in header.names):
         return file
 

@@ -86,6 +86,8 @@ def part(leaf: dict[str, Any], where: str) -> Callable[..., Any]:
     for key, value in settings.items():
         if not _fits(value, known[key]):
             raise ConfigError(f"{where}.{key}={value}: expected {_written(known[key])}")
+        if target.__module__.startswith("mmtab.") and (allowed := _violated(key, value)):
+            raise ConfigError(f"{where}.{key}={value}: expected {allowed}")
     own = _chosen(settings, _settings_of(target))
     if _readers(target, where):
         own.pop("backbone", None)  # a name, of which the reader makes what the target is given
@@ -97,7 +99,7 @@ def part(leaf: dict[str, Any], where: str) -> Callable[..., Any]:
 def _target(leaf: dict[str, Any], where: str) -> Callable[..., Any]:
     try:
         return hydra.utils.get_object(current_target(leaf["_target_"]))
-    except (KeyError, ImportError, ValueError) as error:
+    except (KeyError, ImportError, ValueError, TypeError) as error:
         raise ConfigError(f"{where}: cannot find {leaf.get('_target_', 'its _target_')}") from error
 
 
@@ -129,6 +131,14 @@ def _fits(value: object, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is kind if kind in (int, bool, str, NoneType) else True
+
+
+def _violated(key: str, value: object) -> str:
+    """The bounds of a setting, where it is outside of them: probabilities, and what is counted."""
+    if key.endswith("dropout") and isinstance(value, int | float):
+        return "" if 0 <= value < 1 else "at least 0, and below 1"
+    counted = type(value) is int and not key.endswith("_layers")
+    return "at least 1" if (counted or key == "n_layers") and isinstance(value, int) and value < 1 else ""
 
 
 def _written(kind: Any) -> str:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from mmtab.config.types import PRECISIONS, Hardware
 from mmtab.utils import distributed
+from mmtab.utils.errors import ConfigError
 from mmtab.utils.machine import native_bf16
 
 IGNORED_WARNINGS = (
@@ -69,17 +71,21 @@ class Compute:
 
     def trainer(self, **options: Any) -> pl.Trainer:
         """A Lightning trainer; ``options`` are its arguments besides those of hardware and precision."""
-        return pl.Trainer(
-            accelerator=self.hardware.accelerator,
-            devices=self.hardware.devices,
-            num_nodes=self.hardware.n_nodes,
-            strategy=self._strategy(),
-            precision=self.precision,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            deterministic="warn",
-            **options,
-        )
+        try:
+            return pl.Trainer(
+                accelerator=self.hardware.accelerator,
+                devices=self.hardware.devices,
+                num_nodes=self.hardware.n_nodes,
+                strategy=self._strategy(),
+                precision=self.precision,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                deterministic="warn",
+                **options,
+            )
+        except (ValueError, MisconfigurationException) as error:
+            given = f"accelerator={self.hardware.accelerator}, devices={self.hardware.devices}"
+            raise ConfigError(f"{given}: {str(error).splitlines()[0]}") from error
 
     def _strategy(self) -> Any:
         hardware = self.hardware

@@ -1,0 +1,189 @@
+"""Files as people have them become the same table of the standard, or one line says what settles it."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from toy_data import draw_picture
+
+import mmtab
+from mmtab.data import files, raw
+from mmtab.data.csv_files import FOUND_OUT, Dialect
+from mmtab.utils.errors import DataError, MmtabError
+
+FRAME = pd.DataFrame({"name": ["Café", "Müller", 'a "b"'] * 4, "price": ["2,5", "3,25", "4,0"] * 4, "n": range(12)})
+
+
+def csv(separator: str = ",", **options: Any) -> Callable[[Path], None]:
+    return lambda path: FRAME.to_csv(path, sep=separator, index=False, **options)
+
+
+def written(text: str, encoding: str = "utf-8") -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(text.encode(encoding))
+
+
+def named(separator: str, newline: str = "\n") -> str:
+    return f"sep={separator}{newline}{FRAME.to_csv(sep=separator, index=False)}"
+
+
+def rows_of(path: Path, scratch: Path, dialect: Dialect = FOUND_OUT) -> list[dict[str, Any]]:
+    table = files.read(raw.standard_file(path, scratch, "toys", dialect), "toys")
+    return [{name: str(cell) for name, cell in row.items()} for row in table.to_pylist()]
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.csv", csv()),
+        ("A.CSV", csv()),
+        ("a.tsv", csv("\t")),
+        ("a.txt", csv("|")),
+        ("a.csv", csv(";")),
+        ("a.csv", csv("\t")),
+        ("a.csv.gz", csv()),
+        ("a.TSV.gz", csv("\t")),
+        ("a.csv.gz", csv(";", encoding="cp1252")),
+        ("a.csv", csv(encoding="utf-8-sig")),
+        ("a.csv", csv(";", encoding="cp1252")),
+        ("a.csv", csv(encoding="utf-16")),
+        ("a.csv", csv(";", encoding="utf-16-le")),
+        ("a.csv", written(named(";"))),
+        ("a.csv", written(named(";", "\r\n"), "utf-8-sig")),
+        ("a.csv", written(named(","), "utf-16")),
+        ("a.pq", lambda path: FRAME.to_parquet(path)),
+        ("a.PARQUET", lambda path: FRAME.to_parquet(path)),
+        ("a.jsonl", lambda path: FRAME.to_json(path, orient="records", lines=True)),
+        ("a.ndjson", lambda path: FRAME.to_json(path, orient="records", lines=True, force_ascii=False)),
+        ("a.xlsx", lambda path: FRAME.to_excel(path, index=False)),
+    ],
+)
+def test_a_table_is_the_same_however_it_is_written(name: str, write: Callable[[Path], object], tmp_path: Path) -> None:
+    write(tmp_path / name)
+    (tmp_path / "scratch").mkdir()
+    expected = [{key: str(cell) for key, cell in row.items()} for row in FRAME.to_dict("records")]
+    assert rows_of(tmp_path / name, tmp_path / "scratch") == expected
+    assert raw.is_raw(tmp_path / name) and raw.stem_of(tmp_path / name).lower() == "a"
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "says"),
+    [
+        ("a.csv", written("x\n" + "Привет\n" * 3, "cp1251"), "encoding="),
+        ("a.csv", written("x\n" + "Złoty, łódź\n" * 3, "cp1250"), "encoding="),
+        ("a.csv", written("x\n" + "東京\n" * 3, "shift-jis"), "encoding="),
+        ("a.csv", written("a;b,c\n" + "1;2,3\n" * 3), "delimiter="),
+        ("a.csv", written("a;b;c\n1;2;3\n1;2;3;4\n"), "row 2: ragged row; expected 3 cells"),
+        ("a.csv", written(""), "the file is empty"),
+        ("a.csv.gz", written("a,b\n"), "not a readable csv.gz file"),
+        ("a.csv.gz", lambda path: path.write_bytes(gzip.compress(b"a,b\n" * 999)[:20]), "not a readable csv.gz file"),
+        ("a.jsonl", written('{"a": 1}\n{"a":\n'), "line 2 is no JSON"),
+        ("a.jsonl", written("[1]\n"), "line 1; expected one object"),
+        ("a.jsonl", written(""), "the table is empty"),
+        ("a.xlsx", written("PK"), "not a readable xlsx file"),
+        ("a.xls", written("x"), "cannot read a.xls; expected one of .csv"),
+        ("a.pkl", lambda path: path.write_bytes(pickle.dumps(FRAME)), "cannot read a.pkl"),
+        ("a.none", lambda path: None, "no file"),
+        ("folder", lambda path: path.mkdir(), "no table in the folder"),
+    ],
+)
+def test_what_is_not_certain_is_refused_by_one_line(
+    name: str, write: Callable[[Path], object], says: str, tmp_path: Path
+) -> None:
+    write(tmp_path / name)
+    with pytest.raises(DataError, match="dataset toys") as caught:
+        rows_of(tmp_path / name, tmp_path)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_said_settles_it(tmp_path: Path) -> None:
+    cases = [
+        ("a;b\nПривет;1\n", Dialect("cp1251", "")),
+        ("a;b,c\n1;2,3\n", Dialect("", ";")),
+        ("a;b\n1;2\n", Dialect("", ",")),
+    ]
+    for i, (text, dialect) in enumerate(cases):
+        (folder := tmp_path / str(i)).mkdir()
+        (tmp_path / "a.csv").write_bytes(text.encode(dialect.encoding or "utf-8"))
+        first = rows_of(tmp_path / "a.csv", folder, dialect)[0]
+        assert first == [{"a": "Привет", "b": "1"}, {"a": "1", "b,c": "2,3"}, {"a;b": "1;2"}][i]
+    for wrong in (Dialect("nonsense", ""), Dialect("ascii", ""), Dialect("", ";;")):
+        with pytest.raises(DataError, match="say which"):
+            written("é,b\n")(tmp_path / "a.csv")
+            raw.standard_file(tmp_path / "a.csv", tmp_path, "toys", wrong)
+
+
+def test_sheets_and_mixed_cells_of_excel(tmp_path: Path) -> None:
+    cells = pd.DataFrame({"x": [1, "N/A", 2.5], "day": pd.to_datetime(["2021-01-02"] * 3), "empty": [None] * 3})
+    cells.to_excel(tmp_path / "a.xlsx", index=False)
+    table = files.read(raw.standard_file(tmp_path / "a.xlsx", tmp_path, "toys"), "toys")
+    assert table["x"].to_pylist() == ["1", "N/A", "2.5"] and pa.types.is_timestamp(table["day"].type)
+    assert table["empty"].null_count == 3
+    with pd.ExcelWriter(tmp_path / "b.xlsx") as book:
+        for sheet in ("one", "two"):
+            cells.to_excel(book, sheet_name=sheet)
+    with pytest.raises(DataError, match=r"expected one sheet with cells; found \['one', 'two'\]"):
+        raw.standard_file(tmp_path / "b.xlsx", tmp_path, "toys")
+
+
+def test_folders_of_pictures_are_a_dataset_with_their_classes(tmp_path: Path) -> None:
+    for k, kind in enumerate(("cup", "hat")):
+        for i in range(10):
+            draw_picture(tmp_path / "pictures" / kind / f"{i}.{'JPG' if i % 2 else 'png'}", k, i)
+    dataset = mmtab.Dataset.from_frame(tmp_path / "pictures")
+    assert dataset.schema.label == "label" and dataset.schema.of_type("image") == ["image"]  # type: ignore[arg-type]
+    row = next(iter(dataset["train"]))
+    assert row["image"][0].open().size == (20, 20) and row["label"] in ("cup", "hat")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        FRAME.to_dict("list"),
+        FRAME.to_dict("records"),
+        {name: FRAME[name].to_numpy() for name in FRAME},
+        pl.from_pandas(FRAME),
+        pa.Table.from_pandas(FRAME),
+        pa.RecordBatch.from_pandas(FRAME),
+        FRAME.to_records(index=False),
+    ],
+)
+def test_what_holds_a_table_is_one(table: Any) -> None:
+    assert raw.as_table(table, "toys", "rows").to_pylist() == FRAME.to_dict("records")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        None,
+        5,
+        {},
+        [],
+        {1, 2},
+        b"abc",
+        FRAME.n,
+        FRAME[["n"]].to_numpy(),
+        FRAME.to_numpy().tolist(),
+        (row for row in [{"a": 1}]),
+        pl.from_pandas(FRAME).lazy(),
+        pl.Series("a", [1]),
+        pd.DataFrame(),
+        {"a": [1, 2], "b": [1]},
+        {"a": 1},
+        FRAME.assign(n=[1, "x"] * 6),
+        "no/such/file",
+        Path("none.csv"),
+    ],
+    ids=lambda table: type(table).__name__,
+)
+def test_what_holds_none_is_one_line(table: Any) -> None:
+    with pytest.raises(MmtabError) as caught:
+        mmtab.Dataset.from_frame(table, label="n")
+    assert "\n" not in str(caught.value) and "configs/dataset" not in str(caught.value)
