@@ -214,6 +214,9 @@ class RunConfig:
     image: dict[str, Any] = setting({}, "encoder of image columns")
     numeric: dict[str, Any] = setting({}, "encoder of numeric columns")
     categorical: dict[str, Any] = setting({}, "encoder of categorical columns")
+    base: dict[str, Any] | None = setting(
+        None, "convex model of a row, which the fusion model completes, for k-way classification; null: none"
+    )
     fusion: dict[str, Any] = setting({}, "module that turns the tokens of a row into its vector")
     kway_head: KWayHeadConfig = setting(KWayHeadConfig, "head and loss of k-way classification")
     pair_head: PairHeadConfig = setting(PairHeadConfig, "heads and loss of matching")

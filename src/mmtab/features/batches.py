@@ -57,6 +57,16 @@ class TextBatch(_Movable):
 
 
 @dataclass(frozen=True)
+class LexicalBatch(_Movable):
+    """The n-grams of rows, one after another: n of them, in the order of their rows."""
+
+    row: Int[Tensor, " n"]
+    id: Int[Tensor, " n"]
+    value: Float[Tensor, " n"]
+    column: Int[Tensor, " n"]  # by number
+
+
+@dataclass(frozen=True)
 class ImageBatch(_Movable):
     """Distinct pictures, as pixels or as what the frozen backbone made of them; ``index`` is -1 where there is none."""
 
@@ -74,15 +84,18 @@ class TensorTable(_Movable):
     categorical: Int[Tensor, "b c_cat"] | None = None
     text: TextBatch | None = None
     image: ImageBatch | None = None
+    lexical: LexicalBatch | None = None
 
 
 @dataclass(frozen=True)
 class KWayBatch(_Movable):
-    """``label`` is -1 where unknown; ``row`` counts rows of the table."""
+    """``label`` is -1 where unknown; ``row`` counts rows of the table. ``base``: in training, what the model's base
+    says of rows that it was not fitted to."""
 
     table: TensorTable
     row: Int[Tensor, " b"]
     label: Int[Tensor, " b"]
+    base: Float[Tensor, "b k"] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from mmtab.data.table import BadCells, Table
 from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone
 from mmtab.features.batches import TensorTable, TextBatch
 from mmtab.features.cache import FeatureCache
+from mmtab.features.lexical import Lexicon, SparseRows
 from mmtab.features.pictures import image_batch, mean_features
-from mmtab.features.preprocess import Preprocessor
+from mmtab.features.preprocess import MISSING, UNSEEN, Preprocessor
 from mmtab.features.text import Sequences, cross_columns, cross_sequences, text_columns, tokenize
 from mmtab.utils.cache import Appended, Arrays, Store
 
@@ -39,6 +40,7 @@ class EncodedTable:
     pixels: np.ndarray | None = None  # [m, 3, h, w] uint8
     image_features: np.ndarray | None = None  # [m, f] float16
     cross: Sequences | None = None  # text to be read in one sequence with another row's
+    lexical: SparseRows | None = None
     columns: dict[str, list[str]] = field(default_factory=dict)  # see encoded_columns; "cross": those of ``cross``
     missing: dict[str, np.ndarray] = field(default_factory=dict)  # by column, [n] bool: cells to leave out
 
@@ -55,14 +57,15 @@ class EncodedTable:
             cross = cross.without(of["cross"])
         return replace(self, text=text, cross=cross, text_features=features, text_present=present, missing=missing)
 
-    def rows(self, rows: np.ndarray) -> TensorTable:
-        """Some rows, by number."""
+    def rows(self, rows: np.ndarray, lexical: bool = True) -> TensorTable:
+        """Some rows, by number. ``lexical``: with their n-grams."""
         numeric = torch.from_numpy(self.numeric[rows]) if self.numeric.shape[1] else None
         categorical = torch.from_numpy(self.categorical[rows].astype(np.int64)) if self.categorical.shape[1] else None
         image = None
         if self.image_index is not None:
             image = image_batch(self.image_index[rows], self.pixels, self.image_features)
-        table = TensorTable(len(rows), numeric, categorical, self._texts(rows), image)
+        ngrams = self.lexical.rows(rows) if self.lexical is not None and lexical else None
+        table = TensorTable(len(rows), numeric, categorical, self._texts(rows), image, ngrams)
         if not self.missing:
             return table
         return without_cells(table, self.columns, {name: cells[rows] for name, cells in self.missing.items()})
@@ -96,6 +99,16 @@ class EncodedTable:
         return lengths
 
 
+def unseen_shares(train: EncodedTable, table: EncodedTable) -> np.ndarray:
+    """[c_cat] by column, the share of the categories in ``table`` that ``train`` never had; of those not missing."""
+    shares = []
+    for known, ids in zip(train.categorical.T, table.categorical.T, strict=True):
+        present = ids[ids != MISSING]
+        strange = (present == UNSEEN) | ~np.isin(present, np.unique(known))
+        shares.append(strange.mean() if len(present) else 0.0)
+    return np.array(shares)
+
+
 def encoded_columns(schema: Schema, preprocessor: Preprocessor, also: tuple[str, ...] = ()) -> dict[str, list[str]]:
     """By kind of encoder, the table's column that each of its columns comes from (a moment gives several numbers)."""
     numbers = schema.of_type(ColumnType.NUMERIC)
@@ -114,7 +127,10 @@ def without_cells(table: TensorTable, columns: dict[str, list[str]], missing: di
     def mask(kind: str) -> torch.Tensor:
         return torch.from_numpy(stack_columns(missing, columns[kind], table.n_rows))
 
-    text, image = table.text, table.image
+    text, image, lexical = table.text, table.image, table.lexical
+    if lexical is not None:
+        lost = mask("lexical")[lexical.row, lexical.column]
+        lexical = replace(lexical, value=lexical.value.masked_fill(lost, 0.0))
     if text is not None and text.present is not None:
         text = replace(text, present=text.present & ~mask("text"))
     if image is not None:
@@ -125,6 +141,7 @@ def without_cells(table: TensorTable, columns: dict[str, list[str]], missing: di
         categorical=None if table.categorical is None else table.categorical.masked_fill(mask("categorical"), 0),
         text=text,
         image=image,
+        lexical=lexical,
     )
 
 
@@ -144,6 +161,7 @@ def encode_table(
     bad_cells: BadCells = "error",
     store_frozen: bool = True,
     compare_pictures: bool = False,
+    lexicon: Lexicon | None = None,
 ) -> EncodedTable:
     """Compute everything that is computed once. All that grows with the table is mapped from the store.
 
@@ -153,6 +171,7 @@ def encode_table(
     bad_cells         whether a picture that cannot be read is an error, or missing
     store_frozen      compute what frozen networks make of the table, too
     compare_pictures  compute features of pictures anyway: similarity features of pairs read them
+    lexicon           n-grams to look up
     """
     text, image = backbones.text, backbones.image
     text_spec, image_spec, cross_spec = backbones.text_spec, backbones.image_spec, backbones.cross_spec
@@ -173,6 +192,9 @@ def encode_table(
             elif text.n_frozen_layers:
                 sequences = replace(sequences, states=cache.lower_layers(text, sequences))
         encoded = replace(encoded, text=sequences)
+    if lexicon is not None:
+        columns = columns | {"lexical": lexicon.columns}
+        encoded = replace(encoded, lexical=lexicon(table, cache.store), columns=columns)
     if cross_spec is not None:
         names = cross_columns(schema, cross_spec.also)
         sequences = cross_sequences(table, names, cross_spec, cache.store)

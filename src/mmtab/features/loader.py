@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,28 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mmtab.config.types import AugmentConfig
 from mmtab.features.batches import KWayBatch, PairBatch, Rows, TensorTable
 from mmtab.features.encoded import EncodedTable, stack_columns, without_cells
+from mmtab.features.preprocess import UNSEEN
 from mmtab.utils import distributed
 
 
 class KWayBatches(Dataset[KWayBatch]):
-    """Batches of rows, all of the table's or those numbered ``chosen``. ``labels`` [n_rows] int64, -1 unknown."""
+    """Batches of rows, all of the table's or those numbered ``chosen``. ``labels`` [n_rows] int64, -1 unknown.
 
-    def __init__(self, table: EncodedTable, labels: np.ndarray, chosen: np.ndarray | None = None) -> None:
-        self.table, self.labels = table, labels
+    In training, further: ``base`` [n_rows, k], logits that the model's base has for rows that it was not fitted to; and
+    ``unseen`` [c_cat], the probability that a category of a column is shown as one that train never had, drawn by
+    ``seed``."""
+
+    def __init__(
+        self,
+        table: EncodedTable,
+        labels: np.ndarray,
+        chosen: np.ndarray | None = None,
+        *,
+        base: np.ndarray | None = None,
+        unseen: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.table, self.labels, self.base, self.unseen, self.seed = table, labels, base, unseen, seed
         self.chosen = np.arange(table.n_rows) if chosen is None else chosen
         self.lengths = table.text_lengths[self.chosen]
 
@@ -32,7 +47,22 @@ class KWayBatches(Dataset[KWayBatch]):
 
     def __getitems__(self, places: list[int]) -> KWayBatch:
         chosen = self.chosen[places]
-        return KWayBatch(self.table.rows(chosen), torch.from_numpy(chosen), torch.from_numpy(self.labels[chosen]))
+        row, label = torch.from_numpy(chosen), torch.from_numpy(self.labels[chosen])
+        base = None if self.base is None else torch.from_numpy(self.base[chosen])
+        table = self.table.rows(chosen, lexical=base is None)
+        if self.unseen is not None and table.categorical is not None:
+            # By what is in the batch, so that it does not matter which process draws it, or what it drew before.
+            rng = np.random.default_rng((self.seed, *places))
+            hidden = torch.from_numpy(rng.random(table.categorical.shape) < self.unseen)
+            table = replace(
+                table, categorical=table.categorical.masked_fill(hidden & (table.categorical > UNSEEN), UNSEEN)
+            )
+        return KWayBatch(table, row, label, base)
+
+    def in_order(self, size: int = 1024) -> Iterator[KWayBatch]:
+        """All rows, in their order."""
+        for start in range(0, len(self), size):
+            yield self.__getitems__(list(range(start, min(start + size, len(self)))))
 
 
 class PairBatches(Dataset[PairBatch]):

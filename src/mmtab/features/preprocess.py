@@ -18,6 +18,7 @@ from mmtab.data.pairs import Pairs
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.spelling import places_in
 from mmtab.data.table import Table
+from mmtab.features.lexical import Lexicon
 from mmtab.features.similarity import SimilarityFeatures
 
 MISSING, UNSEEN = 0, 1
@@ -226,12 +227,13 @@ class Preprocessor:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was fitted on train: scalers, vocabularies and classes, and for matching similarity features. ``unseen``:
-    columns of which nearly all cells of valid are unlike those of train; None: not known."""
+    """What was fitted on train: scalers, vocabularies and classes, n-grams, and for matching similarity features.
+    ``unseen``: columns of which nearly all cells of valid are unlike those of train; None: not known."""
 
     preprocessor: Preprocessor
     similarity: SimilarityFeatures | None = None
     similarity_scalers: tuple[QuantileScaler, ...] = ()
+    lexicon: Lexicon | None = None
     unseen: tuple[str, ...] | None = None
 
     @staticmethod
@@ -259,6 +261,7 @@ class Fitted:
             "preprocessor": self.preprocessor.to_dict(),
             "comparison": None if self.similarity is None else self.similarity.to_dict(),
             "comparison_scalers": [scaler.quantiles_ for scaler in self.similarity_scalers],
+            "lexicon": None if self.lexicon is None else asdict(self.lexicon),
             "unseen": None if self.unseen is None else list(self.unseen),
         }
 
@@ -266,8 +269,9 @@ class Fitted:
     def from_dict(raw: dict[str, Any], schema: Schema) -> Fitted:
         similarity = raw["comparison"] and SimilarityFeatures(schema, **raw["comparison"])
         scalers = tuple(QuantileScaler(quantiles) for quantiles in raw["comparison_scalers"])
+        lexicon = Lexicon(**raw["lexicon"]) if raw.get("lexicon") else None
         unseen = None if raw.get("unseen") is None else tuple(raw["unseen"])
-        return Fitted(Preprocessor.from_dict(raw["preprocessor"]), similarity, scalers, unseen)
+        return Fitted(Preprocessor.from_dict(raw["preprocessor"]), similarity, scalers, lexicon, unseen)
 
 
 MAX_SAMPLE = 1 << 20

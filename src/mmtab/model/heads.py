@@ -15,18 +15,25 @@ from torch import Tensor, nn
 @dataclass
 class ClassScores:
     """One logit a class, as products of row vectors with class vectors. Those of 100,000 classes may be too many to
-    hold for all rows at once, so whoever reads them can ask for some rows or some classes."""
+    hold for all rows at once, so whoever reads them can ask for some rows or some classes. ``base``: logits that these
+    are added to; never with very many classes."""
 
     x: Float[Tensor, "b d"]
     weight: Float[Tensor, "k d"]
     bias: Float[Tensor, " k"]
+    base: Float[Tensor, "b k"] | None = None
 
     @property
     def logits(self) -> Float[Tensor, "b k"]:
-        return F.linear(self.x, self.weight, self.bias)
+        logits = F.linear(self.x, self.weight, self.bias)
+        return logits if self.base is None else logits.float() + self.base
+
+    def on(self, base: Float[Tensor, "b k"]) -> ClassScores:
+        """These logits, added to those of a base."""
+        return ClassScores(self.x, self.weight, self.bias, base)
 
     def rows(self, rows: slice) -> ClassScores:
-        return ClassScores(self.x[rows], self.weight, self.bias)
+        return ClassScores(self.x[rows], self.weight, self.bias, None if self.base is None else self.base[rows])
 
     def classes(self, classes: Int[Tensor, " s"]) -> ClassScores:
         return ClassScores(self.x, self.weight[classes], self.bias[classes])
@@ -95,11 +102,17 @@ def _parts(
 
 
 class KWayHead(nn.Module):
-    """One logit a class."""
+    """One logit per class."""
 
     def __init__(self, d_model: int, n_classes: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(d_model, n_classes))
+
+    def start_small(self) -> None:
+        """Logits of almost 0 until something is learned; of 0 the layers below would learn nothing at first."""
+        with torch.no_grad():
+            for parameter in self.layers.parameters():
+                parameter.mul_(0.01)
 
     def forward(self, x: Float[Tensor, "b d"]) -> ClassScores:
         dropout, output = self.layers

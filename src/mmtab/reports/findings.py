@@ -38,13 +38,19 @@ def findings(
     curves: Sequence[Mapping[str, float]],
     slices: Sequence[Mapping[str, Any]],
     ablation: Mapping[str, Any] | None,
+    base: Mapping[str, float] | None = None,
 ) -> Iterator[Finding]:
-    """The most important first. ``predictions``: one a relation."""
+    """The most important first. ``predictions``: one per relation. ``base``: metrics on valid of the linear base."""
     schema = predictions[0].schema
     for relation in predictions:
         yield _learnt(relation, schema.ceiling if len(predictions) == 1 else None)
     if predictions[0].split == "test":
         yield from _splits(metrics, schema.metric, len(predictions[0].y_true))
+    if base is not None:
+        name, valid = schema.metric, metrics["valid"]
+        scores = f"{name} {base[name]:.3f} and log-loss {base['log_loss']:.3f}"
+        fused = f"{valid[name]:.3f} and {valid['log_loss']:.3f}"
+        yield Finding(PLAIN, f"On valid the linear base alone has {scores}; with fusion the model has {fused}.")
     yield from _curves(curves, schema.metric, config)
     if ablation is not None:
         yield from _modalities(ablation)

@@ -87,7 +87,8 @@ def _write(
     """Write the page, its pictures and findings.json; ``parts`` are slices, ``without`` is an ablation."""
     schema, split, output = predictions[0].schema, predictions[0].split, folder / FOLDER
     metrics, curves = read_run_file(folder, "metrics.json"), learning_curves(folder)
-    conclusions = list(findings(config, predictions, metrics, curves, parts, without))
+    base = (facts.get("base") or {}).get("valid")  # of runs of before there is none
+    conclusions = list(findings(config, predictions, metrics, curves, parts, without, base))
     pictures = _pictures(predictions, schema, curves, facts, without)
     for name, (_, png) in pictures.items():
         with replacing(output / f"{name}.png") as scratch:

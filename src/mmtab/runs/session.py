@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from torch import nn
 
 from mmtab.config.types import Hardware, RunConfig
@@ -29,6 +30,7 @@ from mmtab.features.loader import KWayBatches, PairBatches, loader
 from mmtab.features.preprocess import Fitted
 from mmtab.features.text import cross_columns
 from mmtab.features.unseen import warn_of_unseen
+from mmtab.model.classifier import Classifier
 from mmtab.runs.folder import load_weights, open_config, read_facts, read_run_file, read_task_state
 from mmtab.runs.inputs import labels_of, pair_ids, row_ids, store_of
 from mmtab.runs.predictions import write_predictions
@@ -38,7 +40,7 @@ from mmtab.training.compute import Compute, silence_libraries
 from mmtab.training.mining import RowEncoder
 from mmtab.training.module import Module
 from mmtab.training.predictions import Predictions, gather
-from mmtab.training.tasks import Task
+from mmtab.training.tasks import KWayTask, Task
 from mmtab.utils import distributed
 from mmtab.utils.cache import Store
 from mmtab.utils.machine import prepare_process
@@ -93,6 +95,7 @@ class Session:
             bad_cells=self.config.dataset.bad_cells,  # type: ignore[arg-type]
             store_frozen=self.config.store_frozen,
             compare_pictures=self.fitted.similarity is not None and bool(self.config.pair_head.compare),
+            lexicon=self.fitted.lexicon,
         )
 
     def encode_new(self, table: Table | Stream) -> EncodedTable:
@@ -164,6 +167,17 @@ class Session:
         )
         predictions = gather([part for parts in distributed.of_all(list(outputs)) for part in parts])
         return predictions, time.perf_counter() - start
+
+    def base_metrics(self, batches: Batches) -> dict[str, float] | None:
+        """Of what the base of a k-way model says by itself, uncalibrated; None where the model has none."""
+        if not isinstance(self.model, Classifier) or self.model.base is None or not isinstance(batches, KWayBatches):
+            return None
+        assert isinstance(self.task, KWayTask)
+        known = batches.labels[batches.chosen] >= 0
+        with self.evaluating():
+            device = self.compute.device
+            parts = [self.model.base(b.table.to(device)).softmax(1).cpu() for b in batches.in_order()]
+        return self.task.metrics(torch.cat(parts).numpy()[known], batches.labels[batches.chosen][known])
 
     def write_predictions(
         self,

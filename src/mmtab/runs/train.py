@@ -101,6 +101,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     task.fit_threshold(predictions)
     task.fit_confidence(predictions, prepared.train.labels)
     metrics = task.metrics_of(predictions)
+    base = session.base_metrics(prepared.valid)
     n_trained = sum(distributed.of_all(module.n_trained))
     if distributed.is_first():
         path = predictions_path(folder, "valid")
@@ -111,6 +112,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
             print(f"{what} not fitted: {why}", flush=True)
         facts = {
             "left_out": task.left_out,
+            "base": {"valid": base},
             "data_fingerprint": fingerprint,
             "n_train": len(prepared.train),
             "seconds": {

@@ -21,6 +21,7 @@ from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone, Tex
 from mmtab.features.encoded import encoded_columns
 from mmtab.features.preprocess import Fitted
 from mmtab.features.text import cross_columns, text_columns
+from mmtab.model.base import LinearBase
 from mmtab.model.classifier import Classifier
 from mmtab.model.encoders import ColumnEncoder
 from mmtab.model.feature_tokenizer import RowTokenizer
@@ -40,6 +41,7 @@ READERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "pair_head.cross": (TextSpec.load, TextBackbone),
     "image": (ImageSpec, ImageBackbone),
 }
+MAX_BASE_CLASSES = 1_000
 # What is added to the settings of a leaf.
 ADDED = {"folder", "spec", "pretrained", "crop_pct", "interpolation"}
 
@@ -148,7 +150,7 @@ def _written(kind: Any) -> str:
 def check_settings(config: RunConfig) -> None:
     """Raise ConfigError for a setting that no leaf has, also of parts that this dataset will not need."""
     leaves = {name: getattr(config, name) for name in PARTS}
-    leaves |= {"kway_head.head": config.kway_head.head, "pair_head.cross": _cross_settings(config)}
+    leaves |= {"base": config.base, "kway_head.head": config.kway_head.head, "pair_head.cross": _cross_settings(config)}
     leaves |= {f"pair_head.{name}": getattr(config.pair_head, name) for name in ("model", "tower", "joint", "compare")}
     for where, leaf in leaves.items():
         if leaf is not None:
@@ -172,8 +174,10 @@ def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path 
     fusion: nn.Module = part(config.fusion, "fusion")()
     if schema.task is TaskKind.KWAY:
         assert fitted.preprocessor.labels_ is not None
-        head = part(config.kway_head.head, "kway_head.head")(n_classes=len(fitted.preprocessor.labels_.classes_))
-        return Network(Classifier(tokenizer, fusion, head), backbones)
+        n_classes = len(fitted.preprocessor.labels_.classes_)
+        head = part(config.kway_head.head, "kway_head.head")(n_classes=n_classes)
+        base = _base(config, schema, fitted, backbones, n_classes)
+        return Network(Classifier(tokenizer, fusion, head, base), backbones)
     relations = _relation_views(config, schema, fitted, encoders)
     parts, cross = _matcher_parts(config, schema, fitted, folder)
     model = part(config.pair_head.model, "pair_head.model")(
@@ -199,6 +203,22 @@ def _encoders(
         n_ids = [coder.n_ids for coder in preprocessor.coders_.values()]
         encoders["categorical"] = part(config.categorical, "categorical")(n_ids=n_ids)
     return encoders, Backbones(text, image)
+
+
+def _base(config: RunConfig, schema: Schema, fitted: Fitted, backbones: Backbones, n_classes: int) -> LinearBase | None:
+    """None where none is asked for, or there are too many classes for one to hold."""
+    if config.base is None or n_classes > MAX_BASE_CLASSES or config.kway_head.n_sampled is not None:
+        return None
+    preprocessor = fitted.preprocessor
+    return part(config.base, "base")(
+        n_classes=n_classes,
+        n_numeric=len(preprocessor.scalers_),
+        n_ids=[coder.n_ids for coder in preprocessor.coders_.values()],
+        n_texts=len(columns_of_text(config, schema)),
+        n_images=len(schema.of_type(ColumnType.IMAGE)),
+        backbones=backbones,
+        n_ngrams=0 if fitted.lexicon is None else fitted.lexicon.n_ngrams,
+    )
 
 
 def build_text_encoder(

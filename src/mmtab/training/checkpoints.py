@@ -50,7 +50,8 @@ class AtomicIO(TorchCheckpointIO):
 
 @dataclass
 class BestEpoch:
-    """An epoch that is among the best. ``weights``: its trained weights, until they are in its file."""
+    """An epoch that is among the best, -1 for the model before training. ``weights``: its trained weights, until they
+    are in its file."""
 
     epoch: int
     score: float
@@ -68,7 +69,7 @@ class Checkpoints(Checkpoint):
     rows of metrics.csv.
 
     folder:        the run folder
-    monitor:       name of the metric, of which the highest is best
+    monitor:       name of the metric, of which the highest is best, or the lowest log-loss
     train_batches: what is trained on, with its mined pairs
     sampler:       draws these batches, and resumes within an epoch
     metrics:       metrics.csv
@@ -90,6 +91,7 @@ class Checkpoints(Checkpoint):
         seconds: float = 60.0,
     ) -> None:
         self.folder, self.monitor, self.keep, self.seconds = folder / "checkpoints", monitor, keep, seconds
+        self.sign = -1 if monitor.endswith("log_loss") else 1
         self.batches, self.sampler, self.metrics, self.fingerprint = train_batches, sampler, metrics, fingerprint
         self.best: list[BestEpoch] = []  # the best first
         self.resumed_at: list[int] = []  # steps
@@ -121,15 +123,18 @@ class Checkpoints(Checkpoint):
         self._restore_handlers()
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        score = float(trainer.callback_metrics[self.monitor])
+        if trainer.sanity_checking and self.best:  # of a run that resumes
+            return
+        score = self.sign * float(trainer.callback_metrics[self.monitor])
         score = -math.inf if math.isnan(score) else score
+        epoch = -1 if trainer.sanity_checking else trainer.current_epoch
         if len(self.best) == self.keep and score <= self.best[-1].score:
             return
         state = trainer.strategy.lightning_module_state_dict()
         frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
         trained = (name for name in state if name not in frozen and trainer.is_global_zero)
         weights = {name: state[name].detach().to("cpu", copy=True) for name in trained}
-        self.best.append(BestEpoch(trainer.current_epoch, score, weights))
+        self.best.append(BestEpoch(epoch, score, weights))
         self.best.sort(key=lambda best: (-best.score, best.epoch))
         del self.best[self.keep :]
 

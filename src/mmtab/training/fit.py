@@ -69,7 +69,7 @@ def fit(
     sampler: Any = train_loader.batch_sampler
     checkpoints = Checkpoints(
         folder,
-        f"valid/{settings.task.metric}",
+        f"valid/{settings.task.chosen_by}",
         settings.train,
         sampler,
         metrics,
@@ -77,6 +77,7 @@ def fit(
         keep=options.keep,
         seconds=options.checkpoint_seconds,
     )
+    starts_useful = getattr(model, "base", None) is not None  # then the model before training is one to choose from
     bar = progress_bar(options.progress)
     if options.compile:
         model.compile(dynamic=True)
@@ -84,7 +85,7 @@ def fit(
         max_epochs=options.max_epochs,
         accumulate_grad_batches=options.accumulate,
         gradient_clip_val=options.gradient_clip,
-        num_sanity_val_steps=0,
+        num_sanity_val_steps=-1 if starts_useful else 0,
         log_every_n_steps=max(1, len(settings.train) // options.batch_size // 10),
         logger=[metrics, *loggers],
         callbacks=[*_callbacks(settings, checkpoints), *bar],
@@ -113,7 +114,9 @@ def fit(
 def _callbacks(settings: FitSettings, checkpoints: Checkpoints) -> list[Callback]:
     options = settings.trainer
     callbacks: list[Callback] = [
-        EarlyStopping(checkpoints.monitor, patience=options.patience or 3, mode="max"),
+        EarlyStopping(
+            checkpoints.monitor, patience=options.patience or 3, mode="min" if checkpoints.sign < 0 else "max"
+        ),
         EpochLines(settings.task.metric),
         checkpoints,
     ]

@@ -119,7 +119,7 @@ class Module(pl.LightningModule):
         self._started = time.perf_counter()
 
     def on_validation_start(self) -> None:
-        if self.trainer.state.fn == "fit":
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self.epoch_seconds.append(self._seconds_before + time.perf_counter() - self._started)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -38,11 +38,13 @@ PERCENT = np.linspace(0, 1, 101)
 
 @runtime_checkable
 class Task(Protocol):
-    """``metric`` is the one that training maximises on valid. ``scores``: the output of the task's model for a batch.
-    ``state_dict``: what was fitted on valid and prediction needs, as plain finite JSON. ``left_out``: what was not, for
-    valid does not tell it, by name with the reason. ``train``: the labels of training."""
+    """``metric`` is the dataset's, and ``chosen_by`` the one by which training chooses its best epoch, both on valid:
+    of a few hundred rows the log-loss says more than how many are right. ``scores``: the output of the task's model for
+    a batch. ``state_dict``: what was fitted on valid and prediction needs, as plain finite JSON. ``left_out``: what was
+    not, for valid does not tell it, by name with the reason. ``train``: the labels of training."""
 
     metric: str
+    chosen_by: str
     temperatures: np.ndarray
     left_out: dict[str, str]
 
@@ -141,7 +143,7 @@ class KWayTask(Calibration):
         n_sampled: int | None = None,
     ) -> None:
         self.n_classes, self.label_smoothing, self.metric = n_classes, label_smoothing, metric
-        self.n_sampled = n_sampled
+        self.n_sampled, self.chosen_by = n_sampled, "log_loss"
         super().__init__(1)
         self.weight = None
         if class_counts is not None:  # "balanced", as scikit-learn defines it
@@ -307,7 +309,8 @@ class PairTask(Calibration):
         self, relations: Sequence[str] = ("label",), pos_weight: float | None = None, metric: str = "f1"
     ) -> None:
         super().__init__(len(relations))
-        self.relations, self.pos_weight, self.metric = tuple(relations), pos_weight, metric
+        self.relations, self.pos_weight = tuple(relations), pos_weight
+        self.metric = self.chosen_by = metric
         self.thresholds, self.biases = np.full(len(relations), 0.5), np.zeros(len(relations))
 
     def loss(self, logits: Float[Tensor, "b r"], label: Int[Tensor, "b r"]) -> Float[Tensor, ""]:

@@ -69,6 +69,11 @@ class ImageBackbone(nn.Module):
     def d_hidden(self) -> int:
         return sum(self.groups)
 
+    @property
+    def last_mean(self) -> slice:
+        """Where among the features the mean of the last layer is."""
+        return slice(self.groups[0] - int(self.net.num_features), self.groups[0])
+
     def forward(self, images: ImageBatch) -> Float[Tensor, "m f"]:
         """Features of the batch's distinct pictures, stored or computed."""
         if images.features is not None:

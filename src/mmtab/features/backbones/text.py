@@ -115,16 +115,32 @@ class TextBackbone(nn.Module):
         """The vector of each cell, stored or computed, and which cells there are."""
         if text.features is not None and text.present is not None:
             return text.features.float(), text.present
-        x = torch.zeros(n_rows * n_columns, self.d_hidden, device=text.ids.device)
-        present = torch.zeros(n_rows * n_columns, dtype=torch.bool, device=text.ids.device)
         if not len(text.ids) and self._always:
+            x, present = self._cells(None, text, n_rows, n_columns)
             one = torch.zeros(1, 1, dtype=torch.long, device=text.ids.device)
             hidden = self._hidden(TextBatch(one, one == 0, one, one - 1, one[:, :0]))
-            x = x + 0 * hidden.float().sum()
-        elif len(text.ids):
-            with torch.no_grad() if self.frozen else contextlib.nullcontext():
-                parts = _mean_of_parts(self._hidden(text), text.part, text.slot.shape[1])
-            has_cell = text.slot >= 0
+            return x + 0 * hidden.float().sum(), present
+        with torch.no_grad() if self.frozen else contextlib.nullcontext():
+            return self._cells(self._hidden(text) if len(text.ids) else None, text, n_rows, n_columns)
+
+    def frozen_cells(
+        self, text: TextBatch, n_rows: int, n_columns: int
+    ) -> tuple[Float[Tensor, "b c f"], Bool[Tensor, "b c"]]:
+        """The vector of each cell as the frozen layers see it, which no training changes, and which cells there are."""
+        if self.frozen:
+            return self(text, n_rows, n_columns)
+        with torch.no_grad():
+            states = text.states if text.states is not None or not len(text.ids) else self.lower(text)
+            return self._cells(states, text, n_rows, n_columns)
+
+    def _cells(
+        self, hidden: Float[Tensor, "s l f"] | None, text: TextBatch, n_rows: int, n_columns: int
+    ) -> tuple[Float[Tensor, "b c f"], Bool[Tensor, "b c"]]:
+        """The mean of the hidden states of each cell, and which cells there are; ``hidden`` None: none."""
+        x = torch.zeros(n_rows * n_columns, self.d_hidden, device=text.ids.device)
+        present = torch.zeros(n_rows * n_columns, dtype=torch.bool, device=text.ids.device)
+        if hidden is not None:
+            parts, has_cell = _mean_of_parts(hidden, text.part, text.slot.shape[1]), text.slot >= 0
             x = x.index_put((text.slot[has_cell],), parts[has_cell].to(x.dtype))
             present[text.slot[has_cell]] = True
         return x.view(n_rows, n_columns, -1), present.view(n_rows, n_columns)

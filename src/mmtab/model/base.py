@@ -1,0 +1,261 @@
+"""The base: a convex model of a row, fitted before anything else learns, whose logits the fusion model completes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone
+from mmtab.features.batches import KWayBatch, LexicalBatch, TensorTable
+
+VECTOR_LENGTH = 3.0  # of all vectors of a row together, which stand beside ones and zeros of categories
+LIMIT = 6.0  # standard deviations
+MOSTLY = 0.5
+PENALTIES = {"vectors": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), "ngrams": (0.1, 0.3, 1.0, 3.0, 10.0)}  # C
+
+
+class LinearBase(nn.Module):
+    """Two multinomial logistic regressions: on the vectors of frozen networks, and on words and parts of words; each
+    with numbers by rank and categories one-hot beside them. The logits are the mean of their log-probabilities.
+
+    ``fit`` chooses each penalty by the log-loss of valid. The fusion model is trained on what the base says of rows
+    that it was not fitted to (Wolpert, "Stacked Generalization", 1992), so it learns what the base leaves open.
+
+    n_classes  k
+    n_numeric  columns of numbers
+    n_ids      ids of each categorical column
+    n_texts    columns of text
+    n_images   columns of pictures
+    backbones  what makes vectors of text and pictures; only frozen layers are read
+    n_ngrams   of the lexicon
+    n_folds    parts of train, of which each is predicted by a fit to the others
+    """
+
+    mean: Tensor
+    spread: Tensor
+    offset: Tensor
+
+    def __init__(
+        self,
+        n_classes: int,
+        n_numeric: int,
+        n_ids: Sequence[int],
+        n_texts: int,
+        n_images: int,
+        backbones: Backbones,
+        n_ngrams: int,
+        n_folds: int = 5,
+    ) -> None:
+        super().__init__()
+        self.n_classes, self.n_folds, self.n_ids = n_classes, n_folds, list(n_ids)
+        self.n_texts = self.n_images = d_text = d_image = 0
+        self._networks: tuple[TextBackbone | None, ImageBackbone | None] = (None, None)  # a tuple: not its submodules
+        text, image = backbones.text, backbones.image
+        if n_texts and isinstance(text, TextBackbone) and (text.frozen or text.n_frozen_layers):
+            self.n_texts, self._networks, d_text = n_texts, (text, None), text.d_hidden
+        if n_images and isinstance(image, ImageBackbone) and image.frozen:
+            self.n_images, self._networks = n_images, (self._networks[0], image)
+            d_image = image.last_mean.stop - image.last_mean.start
+        d = self.n_texts * d_text + self.n_images * d_image
+        widths = [d_text] * self.n_texts + [d_image] * self.n_images
+        self._first_places = np.cumsum([0, *widths])[:-1].tolist()  # of each vector
+        self.register_buffer("mean", torch.zeros(d))
+        self.register_buffer("spread", torch.ones(d))
+        self.register_buffer("offset", torch.tensor([0, *self.n_ids]).cumsum(0)[:-1], persistent=False)
+        n_dense = self.n_texts + self.n_images + 2 * n_numeric
+        n_inputs = {"vectors": d, "ngrams": n_ngrams}
+        self.parts = nn.ModuleDict(
+            {name: _Part(n, n_dense, sum(self.n_ids), n_classes) for name, n in n_inputs.items() if n}
+        )
+        if not self.parts:
+            self.parts["vectors"] = _Part(0, n_dense, sum(self.n_ids), n_classes)
+        self.requires_grad_(False)
+
+    def forward(self, table: TensorTable) -> Float[Tensor, "b k"]:
+        with torch.autocast(self.mean.device.type, enabled=False):
+            (vectors, dense), ids = self.inputs(table), self.ids(table)
+            first: dict[str, Any] = {"vectors": vectors, "ngrams": table.lexical}
+            logits = [part(first[name], dense, ids) for name, part in self.parts.items()]
+            return torch.stack([z.log_softmax(1) for z in logits]).mean(0)
+
+    def raw_vectors(self, table: TensorTable) -> Float[Tensor, "b d"]:
+        """Of text and pictures, NaN where there is none."""
+        text, image = self._networks
+        parts = [torch.zeros(table.n_rows, 0, device=self.mean.device)]
+        if text is not None and table.text is not None:
+            cells, present = text.frozen_cells(table.text, table.n_rows, self.n_texts)
+            parts.append(cells.float().masked_fill(~present[..., None], torch.nan).flatten(1))
+        if image is not None and table.image is not None:
+            features, present = image(table.image)[:, image.last_mean], table.image.index >= 0
+            pictures = features.new_zeros(*present.shape, features.shape[1])
+            pictures[present] = features[table.image.index[present]]
+            parts.append((pictures.sum(2) / present.sum(2)[..., None]).flatten(1))  # 0/0 is NaN
+        return torch.cat(parts, 1)
+
+    def inputs(self, table: TensorTable) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b m"]]:
+        """Standardised vectors, of which a missing one is the mean; and, with them, what all parts read: which vectors
+        are missing, numbers by rank, and which of them are missing."""
+        raw = self.raw_vectors(table)
+        scale = VECTOR_LENGTH / max(len(self.mean), 1) ** 0.5
+        vectors = ((raw - self.mean) / self.spread).clamp(-LIMIT, LIMIT).nan_to_num(0.0) * scale
+        dense = [raw[:, self._first_places].isnan().float()]
+        if table.numeric is not None:
+            dense += [table.numeric.nan_to_num(0.0), table.numeric.isnan().float()]
+        return vectors, torch.cat(dense, 1)
+
+    def ids(self, table: TensorTable) -> Tensor:
+        """[b, c] places of categories among those of all columns."""
+        if table.categorical is None:
+            return torch.zeros(table.n_rows, 0, dtype=torch.long, device=self.mean.device)
+        return table.categorical + self.offset
+
+    # --- fitting -----------------------------------------------------------------------------------------------------
+
+    def fit(self, train: Iterable[KWayBatch], valid: Iterable[KWayBatch], unseen: np.ndarray, seed: int) -> np.ndarray:
+        """Returns [n, k] log-probabilities of the rows of train, each by a fit to other rows.
+
+        train, valid  all their rows, in order
+        unseen        [c_cat] the share of a column's categories that train never had; a fit that leans on a column
+                      which is mostly so is of no use elsewhere, and gets none of it
+        seed          of the folds
+        """
+        network = self._networks[0] or self._networks[1]
+        device = self.mean.device if network is None else next(network.parameters()).device
+        self.to(device)
+        batches, valid_batches = ([batch.to(device) for batch in some] for some in (train, valid))
+        y, y_valid = (torch.cat([b.label for b in some]).cpu().numpy() for some in (batches, valid_batches))
+        raw = torch.cat([self.raw_vectors(batch.table) for batch in batches])
+        self.mean.copy_(raw.nanmean(0).nan_to_num(0.0))
+        spread = (raw - self.mean).square().nanmean(0).sqrt().nan_to_num(0.0)
+        self.spread.copy_(torch.where(spread > 1e-6, spread, 1.0))
+        del raw
+        dropped = np.flatnonzero(unseen > MOSTLY).tolist()
+        groups = np.arange(len(y))
+        if dropped:  # rows that share such a category are alike, and will not be at hand either
+            ids = torch.cat([self.ids(batch.table) for batch in batches]).cpu().numpy()
+            groups = np.unique(ids[:, int(unseen.argmax())], return_inverse=True)[1]
+        folds = (np.random.default_rng(seed).permutation(groups.max() + 1) % self.n_folds)[groups]
+        logs = []
+        for name, module in self.parts.items():
+            part: Any = module
+            x, x_valid = (self._inputs(name, some, dropped) for some in (batches, valid_batches))
+            penalty, weights, bias = _choose(x, y, x_valid, y_valid, self.n_classes, PENALTIES[name])
+            part.set(weights, bias)
+            log = np.zeros((len(y), self.n_classes), np.float32)
+            for fold in range(self.n_folds):
+                inside, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+                w, b = _fit(x[rest], y[rest], self.n_classes, penalty)
+                log[inside] = _log_softmax(x[inside] @ w + b)
+            logs.append(log)
+        return np.mean(logs, 0)
+
+    def _inputs(self, name: str, batches: list[KWayBatch], dropped: list[int]) -> Any:
+        """[n, f] as ``_Part`` reads them: dense where they are few."""
+        first: list[Any] = []
+        dense, ids = list[np.ndarray](), list[np.ndarray]()
+        part: Any = self.parts[name]
+        for batch in batches:
+            vectors, others = self.inputs(batch.table)
+            dense.append(others.cpu().numpy())
+            ids.append(self.ids(batch.table).cpu().numpy())
+            if name == "vectors":
+                first.append(vectors.cpu().numpy())
+            else:
+                lexical = batch.table.lexical
+                assert lexical is not None
+                shape = (batch.table.n_rows, part.n_first)
+                cells = (lexical.row.cpu().numpy(), lexical.id.cpu().numpy())
+                first.append(sp.csr_array((lexical.value.cpu().numpy(), cells), shape=shape, dtype=np.float32))
+        all_ids = np.concatenate(ids)
+        all_ids = all_ids[:, [c for c in range(all_ids.shape[1]) if c not in dropped]]
+        n, c = all_ids.shape
+        one_hot = sp.csr_array(
+            (np.ones(n * c, np.float32), all_ids.ravel(), np.arange(n + 1) * c), shape=(n, sum(self.n_ids))
+        )
+        if name == "vectors" and sum(self.n_ids) < 2_000:
+            return np.concatenate([np.concatenate(first), np.concatenate(dense), one_hot.toarray()], 1)
+        stack = sp.csr_array(sp.vstack([sp.csr_array(part) for part in first]))
+        return sp.csr_array(sp.hstack([stack, sp.csr_array(np.concatenate(dense)), one_hot], "csr", np.float32))
+
+
+class _Part(nn.Module):
+    """One logistic regression: weights of its own inputs, of dense ones and of categories."""
+
+    def __init__(self, n_first: int, n_dense: int, n_ids: int, n_classes: int) -> None:
+        super().__init__()
+        self.n_first, self.n_dense = n_first, n_dense
+        self.weight = nn.Parameter(torch.zeros(n_first + n_dense + n_ids, n_classes))
+        self.bias = nn.Parameter(torch.zeros(n_classes))
+
+    def set(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        self.weight.data.copy_(torch.from_numpy(weight))
+        self.bias.data.copy_(torch.from_numpy(bias))
+
+    def forward(self, first: Tensor | LexicalBatch | None, dense: Tensor, ids: Tensor) -> Tensor:
+        n_ids = len(self.weight) - self.n_first - self.n_dense
+        own, middle, last = self.weight.split([self.n_first, self.n_dense, n_ids])
+        logits = dense @ middle + self.bias
+        if ids.shape[1]:
+            logits = logits + F.embedding_bag(ids, last, mode="sum")
+        if isinstance(first, Tensor):
+            return logits + first @ own
+        if first is None:
+            return logits
+        starts = torch.searchsorted(first.row, torch.arange(len(dense), device=dense.device))
+        return logits + F.embedding_bag(first.id, own, starts, mode="sum", per_sample_weights=first.value)
+
+
+def _fit(x: Any, y: np.ndarray, k: int, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [f, k] and bias [k] of the classes 0 … k-1; a class that ``y`` lacks is very unlikely."""
+    return _solver(x, y, k)(penalty)
+
+
+def _solver(x: Any, y: np.ndarray, k: int) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(max_iter=100, tol=3e-4, warm_start=True)
+
+    def solve(penalty: float) -> tuple[np.ndarray, np.ndarray]:
+        model.C = penalty
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(x, y)
+        w, b = model.coef_, model.intercept_
+        if len(w) == 1:  # of two classes scikit-learn has the logit of the second
+            w, b = np.concatenate([-w / 2, w / 2]), np.concatenate([-b / 2, b / 2])
+        weight, bias = np.zeros((x.shape[1], k), np.float32), np.full(k, b.min() - 5, np.float32)
+        weight[:, model.classes_], bias[model.classes_] = w.T, b
+        return weight, bias
+
+    return solve
+
+
+def _choose(
+    x: Any, y: np.ndarray, x_valid: Any, y_valid: np.ndarray, k: int, penalties: Sequence[float]
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The penalty with the least log-loss on valid, with its fit."""
+    known, solve = y_valid >= 0, _solver(x, y, k)
+    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
+    for penalty in penalties:
+        w, b = solve(penalty)
+        log = _log_softmax(x_valid[known] @ w + b)
+        loss = -float(log[np.arange(len(log)), y_valid[known]].mean())
+        if best is not None and loss >= best[0]:
+            break
+        best = loss, penalty, w, b
+    assert best is not None
+    return best[1:]
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(1, keepdims=True)
+    return (shifted - np.log(np.exp(shifted).sum(1, keepdims=True))).astype(np.float32)
