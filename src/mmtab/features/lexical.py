@@ -23,7 +23,7 @@ from mmtab.features.batches import LexicalBatch
 from mmtab.utils.cache import Appended, Arrays, Store
 
 N_BUCKETS = 1 << 20
-MAX_CHARACTERS = (4_000, 1_000)  # of a cell, of which words and parts of words are read
+MAX_CHARACTERS = (2_000, 500)  # of a cell, of which words and parts of words are read
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from mmtab.features.batches import KWayBatch, LexicalBatch, TensorTable
 VECTOR_LENGTH = 3.0  # of all vectors of a row together, which stand beside ones and zeros of categories
 LIMIT = 6.0  # standard deviations
 MOSTLY = 0.5
-PENALTIES = {"vectors": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), "ngrams": (0.1, 0.3, 1.0, 3.0, 10.0)}  # C
+PENALTIES = {"vectors": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), "ngrams": (0.3, 1.0, 3.0, 10.0)}  # C
 
 
 class LinearBase(nn.Module):
@@ -215,38 +215,29 @@ class _Part(nn.Module):
 
 def _fit(x: Any, y: np.ndarray, k: int, penalty: float) -> tuple[np.ndarray, np.ndarray]:
     """Weights [f, k] and bias [k] of the classes 0 … k-1; a class that ``y`` lacks is very unlikely."""
-    return _solver(x, y, k)(penalty)
-
-
-def _solver(x: Any, y: np.ndarray, k: int) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(max_iter=100, tol=3e-4, warm_start=True)
-
-    def solve(penalty: float) -> tuple[np.ndarray, np.ndarray]:
-        model.C = penalty
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(x, y)
-        w, b = model.coef_, model.intercept_
-        if len(w) == 1:  # of two classes scikit-learn has the logit of the second
-            w, b = np.concatenate([-w / 2, w / 2]), np.concatenate([-b / 2, b / 2])
-        weight, bias = np.zeros((x.shape[1], k), np.float32), np.full(k, b.min() - 5, np.float32)
-        weight[:, model.classes_], bias[model.classes_] = w.T, b
-        return weight, bias
-
-    return solve
+    model = LogisticRegression(C=penalty, max_iter=100, tol=1e-3)  # more exactness changed no log-loss by .003
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(x, y)
+    w, b = model.coef_, model.intercept_
+    if len(w) == 1:  # of two classes scikit-learn has the logit of the second
+        w, b = np.concatenate([-w / 2, w / 2]), np.concatenate([-b / 2, b / 2])
+    weight, bias = np.zeros((x.shape[1], k), np.float32), np.full(k, b.min() - 5, np.float32)
+    weight[:, model.classes_], bias[model.classes_] = w.T, b
+    return weight, bias
 
 
 def _choose(
     x: Any, y: np.ndarray, x_valid: Any, y_valid: np.ndarray, k: int, penalties: Sequence[float]
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """The penalty with the least log-loss on valid, with its fit."""
-    known, solve = y_valid >= 0, _solver(x, y, k)
+    known = y_valid >= 0
     best: tuple[float, float, np.ndarray, np.ndarray] | None = None
     for penalty in penalties:
-        w, b = solve(penalty)
+        w, b = _fit(x, y, k, penalty)
         log = _log_softmax(x_valid[known] @ w + b)
         loss = -float(log[np.arange(len(log)), y_valid[known]].mean())
         if best is not None and loss >= best[0]:
