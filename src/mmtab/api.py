@@ -287,6 +287,10 @@ def fit(
         records_by_name = {"left": left, "right": right, "records": records}
         sides = {name: frame for name, frame in records_by_name.items() if frame is not None}
         tables = sides | _splits(train, valid, test, task or ("matching" if sides else "kway"), bool(sides))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"fit: output={folder}: {error.strerror}. Fix: give another output=FOLDER") from error
     with alone_in(folder) if distributed.is_first() else contextlib.nullcontext():
         if tables:
             roots = {name: _root(frame, image_root) for name, frame in tables.items()}
