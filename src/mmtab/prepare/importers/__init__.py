@@ -124,6 +124,7 @@ class _Standard:
         self.split: dict[str, Any] = {"method": "as published"}
         self.present: dict[str, RawColumn] = {}
         self.n_absent = 0
+        self.placed: dict[str, Path] = {}  # the raw picture of each one in the folder
 
     def write(self, tables: Tables) -> None:
         if self.recipe.task is TaskKind.KWAY:
@@ -276,6 +277,8 @@ class _Standard:
                 self.n_absent += 1
                 continue
             place = f"images/{name.removeprefix('images/')}"
+            if self.placed.setdefault(place, path) != path:  # x.png and images/x.png
+                place = f"images/{name}"
             if not (self.folder / place).exists():
                 (self.folder / place).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, self.folder / place)
