@@ -122,6 +122,11 @@ def iso(text: str, order: str) -> str | None:
     year = int(parts["y"]) + (0 if len(parts["y"]) == 4 else 2000 if int(parts["y"]) < 69 else 1900)
     try:
         day = date(year, int(parts["m"]), int(parts["d"])).isoformat()
-        return parser.parse(f"{day} {match[4]}", default=datetime(2000, 1, 1)).isoformat() if match[4] else day
+        if not match[4]:
+            return day
+        try:  # dateutil is slow
+            return datetime.fromisoformat(f"{day} {match[4].strip()}").isoformat()
+        except ValueError:
+            return parser.parse(f"{day} {match[4]}", default=datetime(2000, 1, 1)).isoformat()
     except (ValueError, OverflowError):
         return None
