@@ -229,6 +229,8 @@ def fit(
     image_root: Named | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
+    metric: str | None = None,
+    contradictions: Literal["keep", "drop", "error"] | None = None,
     **overrides: Any,
 ) -> Run:
     """Train as ``mmtab train`` does; returns the finished run. A table is a frame of pandas or polars, an Arrow table,
@@ -254,13 +256,17 @@ def fit(
     image_root: folder of the pictures that image columns name, also of tables given to the run afterwards; None: that
         of the table, of a frame the current one
     encoding, delimiter: of text files, such as cp1250 and ``;``, where the files leave them open
+    metric: what to maximise on valid and rank by: accuracy or macro_f1; of pairs f1, pr_auc or roc_auc
+    contradictions: pairs that train labels both 1 and 0: keep (and warn), drop or error; in short for the setting
+        dataset.contradictions, as ``metric`` for dataset.metric
     overrides: settings of ``mmtab train``: ``seed=1``, ``trainer={"max_epochs": 5}``, ``fusion="mean"``; and
         ``numeric={"_target_": "mine.Encoder", "n_bins": 8}`` for a part of one's own, which gets ``d_model`` besides
     """
     _check_arguments(task, {"output": output, "image_root": image_root, "encoding": encoding, "delimiter": delimiter})
     when = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     folder = Run(Path(output).expanduser() if output is not None else Path("runs") / "fit" / when).folder
-    settings = _settings(({"recipe": recipe} if recipe else {}) | overrides)
+    said = {"recipe": recipe, "dataset.metric": metric, "dataset.contradictions": contradictions}
+    settings = _settings({name: value for name, value in said.items() if value is not None} | overrides)
     score_test, test = test is True, None if isinstance(test, bool) else test
     tables: dict[str, Any] = {}
     train = train.folder if isinstance(train, datasets.Dataset) else train
@@ -281,6 +287,10 @@ def fit(
         records_by_name = {"left": left, "right": right, "records": records}
         sides = {name: frame for name, frame in records_by_name.items() if frame is not None}
         tables = sides | _splits(train, valid, test, task or ("matching" if sides else "kway"), bool(sides))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"fit: output={folder}: {error.strerror}. Fix: give another output=FOLDER") from error
     with alone_in(folder) if distributed.is_first() else contextlib.nullcontext():
         if tables:
             roots = {name: _root(frame, image_root) for name, frame in tables.items()}

@@ -286,6 +286,8 @@ def test_a_path_on_the_command_line_means_itself(name: str, tmp_path: Path, monk
         ["dataset=custom", f"dataset.path={name}", f"output={tmp_path}/run {name}"], "train", monkeypatch
     )
     assert (train.dataset.path, train.output) == (name, f"{tmp_path}/run {name}")
+    train = seen_settings([f"dataset={folders[0]}", "output=o"], "train", monkeypatch)
+    assert train.dataset.path == str(folders[0])
     assert compose("dataset=custom", f"dataset.path={name}", "output=o").dataset.path == name
 
 

@@ -367,6 +367,19 @@ def test_mug_with_archives_inside(imported: Callable[..., Path], tmp_path: Path)
     assert schema.split == {"method": "as published"} and schema.of_type(ColumnType.IMAGE) == ["image"]
 
 
+def test_pictures_of_one_name_in_the_folder_do_not_share_a_file(tmp_path: Path) -> None:
+    source = mug(tmp_path / "raw")
+    text = (source / "train.csv").read_text()
+    for row, name in enumerate(("dup.jpg", "images/dup.jpg")):
+        draw_picture(source / name, row)
+        text = text.replace(f"train_images/0{row}.jpg", name)
+    (source / "train.csv").write_text(text)
+    folder = import_dataset("mug_lol_skin", tmp_path / "out", source=source)
+    rows = read_kway(folder)[1]["train"]
+    stored = [(folder / rows[f"train-{i}"]["image"]).read_bytes() for i in range(2)]
+    assert stored == [(source / name).read_bytes() for name in ("dup.jpg", "images/dup.jpg")]
+
+
 def test_an_absent_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = mug(tmp_path / "raw", absent="train_images/03.jpg")
     _, tables = read_kway(import_dataset("mug_lol_skin", tmp_path / "out", source=source))

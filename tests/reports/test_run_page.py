@@ -52,7 +52,7 @@ RECIPE = Recipe(
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each modality tells another amount of the class; no text names the shape in the picture."""
     folder = tmp_path_factory.mktemp("catalogue")
-    write_catalogue(folder, "product_type", n_rows=1200, image_size=32, recipe=RECIPE)
+    write_catalogue(folder, "product_type", n_rows=2000, image_size=32, recipe=RECIPE)
     return folder
 
 
@@ -62,7 +62,7 @@ def ranking_of_the_recipe() -> list[str]:
 
 
 def trained(data: Path, folder: Path) -> mmtab.Run:
-    settings = {"max_epochs": 8, "lr": 0.002, "progress": False}
+    settings = {"max_epochs": 5, "lr": 0.002, "progress": False}
     return mmtab.fit(data, recipe="frozen", output=folder, trainer=settings, image={"size": 32, "grid": 1}, d_model=64)
 
 

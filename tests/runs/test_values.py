@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from mmtab.config.types import MatchConfig
 from mmtab.data.spelling import spelling
 from mmtab.reports.matches import write_result
 from mmtab.runs.predict import predict
-from mmtab.runs.predictions import class_columns, free_name, prediction_columns, read_scored
+from mmtab.runs.predictions import class_columns, free_name, prediction_columns, read_scored, write_predictions
+from mmtab.training.predictions import Predictions
 from mmtab.utils.errors import DataError, RunError
 
 QUICK: dict[str, Any] = {"recipe": "frozen", "trainer": {"max_epochs": 1, "progress": False}}
@@ -93,6 +94,23 @@ def test_a_run_that_recorded_no_types_opens_and_gives_text(tmp_path: Path) -> No
     (run.folder / "schema.yaml").write_text(yaml.safe_dump(schema | {"storage": {}}))
     assert set(run.predict(rows)) <= {"0", "1"}
     assert run.evaluate(rows)["accuracy"] >= 0
+
+
+def test_very_many_classes_keep_their_type(tmp_path: Path) -> None:
+    """Of which a predictions file holds the likeliest as lists."""
+    classes = [date(2020, 1, 1) + timedelta(days=i) for i in range(3)]
+    ids, best = pa.table({"top": [7, 8]}), np.array([[2, 0], [1, 2]])
+    p = np.array([[0.75, 0.25], [0.5, 0.25]])
+    found = Predictions(np.arange(2), np.array([2, 0]), best=best, best_probability=p)
+    for suffix in (".parquet", ".csv"):
+        options = {"classes": ["a", "b", "c"], "values": pa.array(classes), "labels": np.array([2, 0])}
+        write_predictions(tmp_path / f"out{suffix}", ids, found, best[:, :1], **options)  # type: ignore[arg-type]
+    out = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pydict()
+    assert out["prediction"] == [classes[2], classes[1]] and out["label"] == [classes[2], classes[0]]
+    assert out["top"] == [7, 8] and out["top_"] == [[classes[2], classes[0]], [classes[1], classes[2]]]
+    assert pd.read_csv(tmp_path / "out.csv").iloc[0].tolist() == [
+        *(7, "2020-01-03", 0.75, "2020-01-03;2020-01-01", "0.75;0.25", "2020-01-03")
+    ]
 
 
 @pytest.mark.parametrize("cell", ["nan", "NA", "None", "null", np.inf])

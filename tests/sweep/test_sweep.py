@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 from toy_data import write_kway, write_pairs
 
+from mmtab.config.compose import compose_run
 from mmtab.config.overrides import split_overrides, written
-from mmtab.config.types import SweepConfig
+from mmtab.config.types import RunConfig, SweepConfig
+from mmtab.sweep import plan as plan_module
 from mmtab.sweep import study as study_module
 from mmtab.sweep.display import progress
 from mmtab.sweep.draws import draw, should_prune
@@ -69,10 +72,8 @@ SPACE = "trainer.lr: {low: 0.001, high: 0.1, log: true}\n"
 class Bench:
     """A folder for sweeps over stand-ins: toy datasets without a file, and the program in place of train.py."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("easy", "mild", "hard"):
-            (folder / name).mkdir()
+    def __init__(self, folder: Path, toys: Path) -> None:
+        self.folder, self.toys = folder, toys
         (folder / "stand_in.py").write_text(STAND_IN)
         (folder / "default.yaml").write_text(SPACE)
         self.train = [sys.executable, "-S", "-E", str(folder / "stand_in.py")]
@@ -83,7 +84,7 @@ class Bench:
         return str(path)
 
     def datasets(self, *names: str) -> list[str]:
-        return [str(self.folder / name) for name in names]
+        return [str(self.toys / name) for name in names]
 
     def config(self, **changes: Any) -> SweepConfig:
         given: dict[str, Any] = {
@@ -124,9 +125,33 @@ class Bench:
         )
 
 
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place of their own for all tests, so that they compose the same settings, which takes a while, once."""
+    folder = tmp_path_factory.mktemp("toys")
+    for name in ("easy", "mild", "hard"):
+        (folder / name).mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _composed_once() -> Iterator[None]:
+    composed: dict[tuple[tuple[str, ...], ...], RunConfig] = {}
+
+    def once(where: str, place: Sequence[str], overrides: Sequence[str]) -> RunConfig:
+        key = (tuple(place), tuple(overrides))
+        if key not in composed:
+            composed[key] = compose_run(where, place, overrides)
+        return composed[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_module, "compose_run", once)
+        yield
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path, toys: Path) -> Bench:
+    return Bench(tmp_path, toys)
 
 
 # --- spaces and settings ---------------------------------------------------------------------------------------------
@@ -201,7 +226,7 @@ def test_bad_settings_are_named(bench: Bench, changes: dict[str, Any], message: 
 def test_two_datasets_of_one_name_are_refused(bench: Bench) -> None:
     (bench.folder / "other" / "easy").mkdir(parents=True)
     with pytest.raises(ConfigError, match="two are called easy"):
-        bench.run(datasets=[str(bench.folder / "easy"), str(bench.folder / "other" / "easy")])
+        bench.run(datasets=[*bench.datasets("easy"), str(bench.folder / "other" / "easy")])
 
 
 def test_values_of_a_setting() -> None:

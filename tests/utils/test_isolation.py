@@ -54,6 +54,7 @@ STATES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {  # how it is 
     "threads": (torch.get_num_threads, lambda: torch.set_num_threads(torch.get_num_threads() + 1)),
     "gradients": (torch.is_grad_enabled, lambda: torch.set_grad_enabled(False)),
     "dtype": (torch.get_default_dtype, lambda: torch.set_default_dtype(torch.float64)),
+    "errors of numpy": (np.geterr, lambda: np.seterr(all="raise")),
     "filters": (lambda: list(warnings.filters), lambda: warnings.simplefilter("ignore")),
     "levels": (
         lambda: [logging.getLogger(name).level for name in (None, "pytorch_lightning", "mmtab.own")],
@@ -86,7 +87,7 @@ def test_what_the_user_has_set_does_not_reach_a_fit(tmp_path: Path) -> None:
     scores = fit(tmp_path / "a").metrics
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), np.errstate(all="raise"):
             assert fit(tmp_path / "b").metrics == scores
     finally:
         torch.set_default_dtype(torch.float32)

@@ -6,19 +6,25 @@ last, result.json.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
+import os
+import resource
 import shutil
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from mmtab.benchmark import programs
 from mmtab.benchmark.handout import without_labels
 from mmtab.benchmark.scoring import metrics, ranked_by, read_predictions
 from mmtab.benchmark.truth import Truth
@@ -32,9 +38,11 @@ from mmtab.utils.errors import ConfigError, RunError
 from mmtab.utils.exits import friendly
 from mmtab.utils.locks import alone_in
 from mmtab.utils.machine import usable_cores
-from mmtab.utils.processes import follow_parent
+from mmtab.utils.processes import follow_parent, last_error
 
 SPLITS = ("valid", "test")
+FOREIGN = Path(__file__).parent / "foreign"
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 SCORED = "scored_test.parquet"  # labels and predictions of the test rows
 SCORED_BEFORE = "answers_test.parquet"  # the name in benchmark folders of earlier versions
 
@@ -218,12 +226,58 @@ def _program(job: Job, folder: Path, predictions: Path) -> Cost:
     handout = _handout(job)
     shutil.rmtree(predictions, ignore_errors=True)
     predictions.mkdir()
-    command = programs.fill_in(job.system, job.config.command or [], handout, predictions, job.seed)
-    seconds, memory = programs.call(command, folder / "log.txt", f"{job.system} on {job.dataset}")
+    command = fill_in(job.system, job.config.command or [], handout, predictions, job.seed)
+    seconds, memory = _call(command, folder / "log.txt", f"{job.system} on {job.dataset}")
     facts = json.loads((predictions / "facts.json").read_text()) if (predictions / "facts.json").exists() else {}
     return Cost(
         facts.get("train_seconds", seconds), facts.get("predict_rows_per_second"), facts.get("n_parameters"), memory
     )
+
+
+def _call(command: Sequence[str], log: Path, name: str) -> tuple[float, int]:
+    """Run a program whose output goes to ``log``, as that of this process does; returns its seconds and MiB. Raises
+    RunError with its last error where it fails."""
+    began, offset = time.perf_counter(), log.stat().st_size if log.exists() else 0
+    # It shares our process group, which ends as a whole; if this process is killed, Linux kills the program too.
+    signal.signal(signal.SIGTERM, _end_group)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent, check=False)
+    if done.returncode:
+        error = last_error(log, offset) if log.exists() else ""
+        raise RunError(f"{name} ended with status {done.returncode}: {error}")
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // unit
+
+
+def fill_in(system: str, words: Sequence[str], data: Path, output: Path, seed: int) -> list[str]:
+    """A command with its placeholders filled in; raises ConfigError for a variable that is not set."""
+    values = {
+        "{data}": str(data),
+        "{output}": str(output),
+        "{seed}": str(seed),
+        "{threads}": str(usable_cores()),
+        "{python}": sys.executable,
+        "{foreign}": str(FOREIGN),
+    }
+    command = []
+    for word in words:
+        if word.startswith("$"):
+            if not os.environ.get(word[1:]):
+                problem = f"the environment variable {word[1:]} is not set; see CONTRIBUTING.md, Add a system"
+                raise ConfigError(f"system.{system}: {problem}")
+            word = os.environ[word[1:]]
+        for name, value in values.items():
+            word = word.replace(name, value)
+        command.append(word)
+    return command
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+
+
+def _end_group(number: int, frame: FrameType | None) -> None:
+    os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 def _ensemble(job: Job, predictions: Path) -> Cost:

@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmtab.benchmark.job import Job, dropped_types, is_done
-from mmtab.benchmark.programs import fill_in
+from mmtab.benchmark.job import Job, dropped_types, fill_in, is_done
 from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
 from mmtab.config.settings import check

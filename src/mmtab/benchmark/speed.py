@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
-from mmtab.benchmark.programs import FOREIGN
+from mmtab.benchmark.job import FOREIGN
 from mmtab.benchmark.speed_tools import (
     WORDS,
     Clock,

@@ -135,22 +135,22 @@ def groups(average_rank: np.ndarray, critical: float) -> list[list[int]]:
     """Places in average_rank [q] of those that no two of differ by more than ``critical``, two at least; the widest
     only."""
     order = np.argsort(average_rank, kind="stable")
-    found: list[list[int]] = []
+    joined: list[list[int]] = []
     reached = 0
     for i in range(len(order)):
         within = [int(j) for j in order[i:] if average_rank[j] - average_rank[order[i]] <= critical + 1e-9]
         if len(within) > 1 and i + len(within) > reached:
-            found.append(within)
+            joined.append(within)
             reached = i + len(within)
-    return found
+    return joined
 
 
 def pareto(score: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     """[e] bool: no other is as good and as fast, and better in one of the two. NaN never is."""
-    known = np.isfinite(score) & np.isfinite(seconds)
+    timed = np.isfinite(score) & np.isfinite(seconds)
     better = (score[:, None] >= score) & (seconds[:, None] <= seconds)
     strictly = (score[:, None] > score) | (seconds[:, None] < seconds)
-    return known & ~(better & strictly & known[:, None]).any(0)
+    return timed & ~(better & strictly & timed[:, None]).any(0)
 
 
 @dataclass(frozen=True)
@@ -167,13 +167,13 @@ class Cost:
     def of(scores: Sequence[Sequence[Score]]) -> Cost:
         """``scores``: by dataset those of its seeds."""
 
-        def each(name: str) -> list[float] | None:
+        def means(name: str) -> list[float] | None:
             values = [[getattr(score, name) for score in of_seeds] for of_seeds in scores]
-            known = [[v for v in of_seeds if v is not None] for of_seeds in values]
-            return [float(np.mean(v)) for v in known] if known and all(known) else None
+            present = [[v for v in of_seeds if v is not None] for of_seeds in values]
+            return [float(np.mean(v)) for v in present] if present and all(present) else None
 
         seconds, rates, memory, size = (
-            each(name) for name in ("train_seconds", "predict_rows_per_second", "peak_memory_mib", "n_parameters")
+            means(name) for name in ("train_seconds", "predict_rows_per_second", "peak_memory_mib", "n_parameters")
         )
         return Cost(
             sum(seconds) if seconds else None,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from mmtab.config.compose import SETTINGS, paths_of, register, without_hydra
+from mmtab.config.compose import SETTINGS, dataset_place, paths_of, register, without_hydra
 from mmtab.config.overrides import literal, split_overrides
 from mmtab.config.settings import resolve
 from mmtab.config.types import CONFIGS
@@ -43,10 +44,18 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
     try:
         with without_hydra():
             paths, sweeps = paths_of(name), bool({"-m", "--multirun"} & set(arguments))
-            sys.argv[1:] = [literal(split_overrides(argument), paths, sweeps) for argument in arguments]
+            given = [override for argument in arguments for override in _with_folder(argument)]
+            sys.argv[1:] = [literal(split_overrides(argument), paths, sweeps) for argument in given]
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(task)()
     except HydraException as error:
         print(error, *([error.__cause__] if error.__cause__ else []), sep="\n", file=sys.stderr, flush=True)
         sys.exit(1)
     finally:
         sys.argv[:] = own_arguments
+
+
+def _with_folder(argument: str) -> Sequence[str]:
+    """``dataset=FOLDER`` as the overrides that it stands for."""
+    name, _, entry = argument.partition("=")
+    is_path = name == "dataset" and (os.sep in entry or Path(entry).is_dir())
+    return dataset_place(entry, "dataset")[1] if is_path else [argument]

@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mmtab.utils.exits import friendly
@@ -65,8 +66,14 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
     with friendly():
         command = COMMANDS[name].load()
         if COMMANDS[name].function.endswith("app"):
-            command(args=list(arguments), prog_name=f"mmtab {name}")
+            command(args=list(map(_at_home, arguments)), prog_name=f"mmtab {name}")
         else:
             from mmtab.cli.composed import run_composed
 
             run_composed(name, command, arguments)
+
+
+def _at_home(argument: str) -> str:
+    """With the home folder for a leading ``~``, which a shell leaves behind ``=``."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{option}{equals}{Path(value).expanduser()}" if value.startswith("~/") else argument

@@ -89,9 +89,9 @@ def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, 
         raise ConfigError(f"{where}: {entry} is no dataset folder, but a file")
     if Path(entry).name != entry or Path(entry).suffix:
         raise ConfigError(f"{where}: there is no {folder}. Fix: correct the path")
-    known = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
-    near = difflib.get_close_matches(entry, known, n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"configs/dataset/ has {', '.join(known)}"
+    names = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
+    near = difflib.get_close_matches(entry, names, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"configs/dataset/ has {', '.join(names)}"
     raise ConfigError(f"{where}: {entry} is neither a dataset folder nor a name of configs/dataset/; {hint}")
 
 

@@ -56,6 +56,14 @@ class DatasetConfig:
     image_root: str | None = setting(
         None, "folder where picture paths of tables given to Run.predict start, set by mmtab.fit", kind="path"
     )
+    metric: str | None = setting(
+        None, "what to maximise on valid and rank by, such as macro_f1 or pr_auc; null: as dataset.yaml says"
+    )
+    contradictions: str = setting(
+        "keep",
+        "matching: pairs that train labels both 1 and 0: count and report them, leave them out as well, or stop",
+        choices=("keep", "drop", "error"),
+    )
     relations: list[str] = setting([], "matching: relations to learn of those in dataset.yaml; empty: all")
     ignore: list[str] = setting([], "matching: columns in which matches may differ")
 

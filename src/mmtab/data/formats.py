@@ -37,8 +37,9 @@ STYLES = {
 }
 # $1,299.00; SR 1,395; 12 kg; 5,0 °C: a currency before or a unit behind the number
 AMOUNT = (
-    r"^\s*(?P<prefix>[^\w\s.,+-]|[A-Z]{1,3}[^\w\s.,+-]|[A-Z]{2,3} |Rs\.? ?)?\s*[+-]?"
-    rf"(?P<number>\d{{1,3}}(?:(?:[.,'’]|{_SPACE})\d{{3}})+(?:[.,]\d+)?|\d*[.,]?\d+)\s*(?P<suffix>[^\d\s.,+-][^\d.,+-]{{0,11}}?)?\s*$"
+    r"^\s*[+−-]?(?P<prefix>[^\w\s.,+−()-]|[A-Z]{1,3}[^\w\s.,+−()-]|[A-Z]{2,3} |Rs\.? ?)?\s*[+−-]?"
+    rf"(?P<number>\d{{1,3}}(?:(?:[.,'’]|{_SPACE})\d{{3}})+(?:[.,]\d+)?|\d*[.,]?\d+)\s*"
+    r"(?P<suffix>[^\d\s.,+−()-][^\d.,+−()-]{0,11}?)?\s*$"
 )
 NUMERIC_DATE = r"^\s*(\d{1,4})\s?[-/.]\s?(\d{1,2})\s?[-/.]\s?(\d{1,4})(?:[T,\s]+(\S.*))?\s*$"
 
@@ -96,14 +97,14 @@ def standard_batch(batch: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
 def _number_reader(written: str) -> Callable[[str], str | None]:
     style = style_of(written)
     prefix, suffix = (re.escape(part.strip()) for part in written.split(style, 1))
-    pattern = re.compile(rf"\s*(?:{prefix})?\s*([+-]?)\s*(?:{prefix})?\s*({STYLES[style]})\s*(?:{suffix})?\s*", re.I)
+    pattern = re.compile(rf"\s*(?:{prefix})?\s*([+−-]?)\s*(?:{prefix})?\s*({STYLES[style]})\s*(?:{suffix})?\s*", re.I)
 
     def read(text: str) -> str | None:
         match = pattern.fullmatch(text)
         if match is None:
             return None
         digits = re.sub(r"[^\d,]" if style.endswith(",5") else r"[^\d.]", "", match[2])
-        return match[1] + digits.replace(",", ".")
+        return match[1].replace("−", "-") + digits.replace(",", ".")
 
     return read
 
@@ -122,6 +123,11 @@ def iso(text: str, order: str) -> str | None:
     year = int(parts["y"]) + (0 if len(parts["y"]) == 4 else 2000 if int(parts["y"]) < 69 else 1900)
     try:
         day = date(year, int(parts["m"]), int(parts["d"])).isoformat()
-        return parser.parse(f"{day} {match[4]}", default=datetime(2000, 1, 1)).isoformat() if match[4] else day
+        if not match[4]:
+            return day
+        try:  # dateutil is slow
+            return datetime.fromisoformat(f"{day} {match[4].strip()}").isoformat()
+        except ValueError:
+            return parser.parse(f"{day} {match[4]}", default=datetime(2000, 1, 1)).isoformat()
     except (ValueError, OverflowError):
         return None

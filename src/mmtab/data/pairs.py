@@ -38,6 +38,25 @@ class Pairs:
         """Those of the first relation that has any."""
         return next(iter(self.relations.values()), None)
 
+    def take(self, rows: np.ndarray) -> Pairs:
+        """The pairs of some rows."""
+        ids = self.left_ids.take(pa.array(rows)), self.right_ids.take(pa.array(rows))
+        relations = {name: labels.take(pa.array(rows)) for name, labels in self.relations.items()}
+        return Pairs(self.name, self.left[rows], self.right[rows], *ids, relations)
+
+    def contradictions(self) -> list[np.ndarray]:
+        """The rows of each pair that some relation labels both 1 and 0, swapped or not, in the order of the table."""
+        if not len(self) or not self.relations:
+            return []
+        low, high = np.minimum(self.left, self.right), np.maximum(self.left, self.right)
+        _, place, times = np.unique(low * (high.max() + 1) + high, return_inverse=True, return_counts=True)
+        matches = [np.bincount(place, np.asarray(labels)) for labels in self.relations.values()]
+        both = np.any([(n > 0) & (n < times) for n in matches], 0)
+        rows = np.flatnonzero(both[place])
+        rows = rows[np.argsort(place[rows], kind="stable")]
+        groups = np.split(rows, np.flatnonzero(np.diff(place[rows])) + 1) if len(rows) else []
+        return sorted(groups, key=lambda group: int(group[0]))
+
 
 @dataclass(frozen=True)
 class Records:

@@ -216,7 +216,7 @@ def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: st
         "outside": (
             "the path leaves the folder of the pictures",
             f"a path inside {table.folder}",
-            "copy the picture into that folder, or give a folder above both as image_root",
+            "copy the picture into that folder, or let image_root of fit and predict be a folder above both",
         ),
         "missing": (
             "image missing",

@@ -157,6 +157,7 @@ def _text(path: Path, scratch: Path, dataset: str, dialect: Dialect, notes: list
     if found == Dialect() and path.suffix == ".csv":
         return path
     names = column_names(path, dataset, found)
+    files.check_names(names, stem, dataset)
     fields = pa.schema([(name, pa.string()) for name in names])
     files.write_table(target, scan_csv(path, dataset, names, found, 0), fields)
     return target

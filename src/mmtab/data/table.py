@@ -161,8 +161,7 @@ def read_batches(
     label = schema.label if labels and schema.task is TaskKind.KWAY and schema.label in header else None
     names = dict.fromkeys(n for n in (schema.id, *(c.name for c in columns), label) if n is not None and n in header)
     ids, n_rows, faulty = UniqueIds(), 0, set[str]()
-    no_rows = pa.schema([types.field(name) for name in names]).empty_table().combine_chunks()
-    no_batch = [pa.RecordBatch.from_struct_array(no_rows.to_struct_array().combine_chunks())] if allow_empty else []
+    no_batch = [_no_rows(types, list(names))] if allow_empty else []
     for raw in itertools.chain(files.scan(path, schema.name, columns=list(names)), no_batch):
         if n_rows and not raw.num_rows:
             continue
@@ -185,6 +184,10 @@ def read_batches(
         stored = schema.stored(schema.id)
         again = lambda: (names_in(empty, raw, schema.id, stored=stored) for raw in scan())  # noqa: E731
         ids.check(empty, schema.id, again, on_error)
+
+
+def _no_rows(types: pa.Schema, names: list[str]) -> pa.RecordBatch:
+    return pa.record_batch([pa.array([], types.field(name).type) for name in names], names=names)
 
 
 def read_column(path: Path, dataset: str, name: str, kind: ColumnType) -> Iterator[tuple[int, pa.Array]]:

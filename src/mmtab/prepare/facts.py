@@ -160,10 +160,13 @@ class Facts:
         self.tally["date"] += int(times[dates].sum())
         compact = _match(values, PATTERNS["compact"])
         if (dates | compact).mean() > 0.5:  # some write only the year; parsing is slow, and in a column of texts vain
-            numeric, likely = _match(values, NUMERIC_DATE), dates | compact | _match(values, PATTERNS["year"])
-            self.tally["numeric date"] += int(times[numeric & ~_match(values, r"^\s*\d{4}")].sum())
+            numeric = _match(values, NUMERIC_DATE) & ~_match(values, r"^\s*\d{4}")
+            likely = dates | compact | _match(values, PATTERNS["year"])
+            self.tally["numeric date"] += int(times[numeric].sum())
+            reads = reads_as(values, likely, ColumnType.DATETIME) if not numeric.any() else dates
             for order in ORDERS:
-                reads = reads_as(standard(values, ColumnType.DATETIME, order), likely, ColumnType.DATETIME)
+                if numeric.any():
+                    reads = reads_as(standard(values, ColumnType.DATETIME, order), likely, ColumnType.DATETIME)
                 self.tally[order] += int(times[reads].sum())
                 dates |= reads
             self.tally["moment"] = max(self.tally[order] for order in ORDERS)
@@ -173,11 +176,15 @@ class Facts:
             self.odd = self.odd or next((strings[i] for i in np.flatnonzero(fits)[:1]), "")
 
     def _tally_amounts(self, values: pa.Array, times: np.ndarray) -> None:
+        if self.stored != "text":
+            return
         amounts = pc.extract_regex(values, AMOUNT)
-        for prefix, suffix in zip(*(amounts.drop_null().field(part) for part in ("prefix", "suffix")), strict=True):
-            if len(self.affixes) == 2:
-                break
-            self.affixes.add((prefix.as_py().strip(), suffix.as_py().strip().casefold()))
+        written = amounts.drop_null()
+        prefix, suffix = (pc.utf8_trim_whitespace(written.field(part)) for part in ("prefix", "suffix"))
+        affixes = pc.binary_join_element_wise(prefix, pc.utf8_lower(suffix), pa.scalar("\t", prefix.type))
+        for both in affixes.unique().to_pylist():
+            if len(self.affixes) < 2:
+                self.affixes.add(tuple(both.split("\t")))
         for style, pattern in STYLES.items() if len(self.affixes) == 1 else ():
             fits = pc.fill_null(pc.match_substring_regex(amounts.field("number"), f"^({pattern})$"), False)
             self.tally[style] += int(times[np.asarray(fits)].sum())

@@ -173,7 +173,7 @@ def _likeliest_columns(names: pa.Array, predictions: Predictions, as_text: bool)
 def _lists(values: pa.Array, size: int, as_text: bool) -> pa.Array:
     """Values as lists of ``size`` each, or as text with semicolons."""
     if as_text:
-        values = spelling(values)
+        values = spelling(values).cast(pa.string())
     lists = pa.ListArray.from_arrays(pa.array(range(0, len(values) + 1, size), pa.int32()), values)
     return pc.binary_join(lists, ";") if as_text else lists
 

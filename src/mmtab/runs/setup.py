@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +17,7 @@ from mmtab.config.types import Hardware, RunConfig
 from mmtab.data import table as tables
 from mmtab.data.files import header
 from mmtab.data.pairs import Pairs, read_pairs, read_records
-from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.data.schema import METRICS, ColumnType, Schema, TaskKind
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.encoded import unseen_shares
@@ -32,7 +33,7 @@ from mmtab.training.compute import Compute
 from mmtab.training.fit import FitSettings
 from mmtab.training.mining import HardNegativeMiner
 from mmtab.training.tasks import PairTask
-from mmtab.utils.errors import DataError
+from mmtab.utils.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,13 @@ def prepare(config: RunConfig) -> Prepared:
     if config.dataset.drop:
         schema = schema.without(list(config.dataset.drop))
     schema = schema.choose(config.dataset.relations, config.dataset.ignore)
+    if (metric := config.dataset.metric) is not None:
+        if metric not in METRICS[schema.task]:
+            expected = " or ".join(METRICS[schema.task])
+            raise ConfigError(f"dataset.metric={metric}: expected {expected}, for {schema.name} is {schema.task}")
+        schema = replace(schema, metric=metric)
+    if schema.task is TaskKind.KWAY and config.dataset.contradictions != "keep":
+        raise ConfigError(f"dataset.contradictions is for matching; {schema.name} is kway")
     stored_in = [path for path in tables.training_files(data, schema)[1:] if not path.stem.startswith("pairs")]
     headers = {path.stem: header(path, schema.name) for path in stored_in}
     schema = schema.with_storage(*headers.values())
@@ -139,6 +147,7 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     bad_cells: Any = config.dataset.bad_cells
     records = read_records(data, schema, bad_cells)
     train_pairs, valid_pairs = (read_pairs(data, schema, split, records) for split in ("train", "valid"))
+    train_pairs = _consistent(train_pairs, schema, config.dataset.contradictions)
     for pairs in (train_pairs, valid_pairs):
         _check_labels(pairs, schema, data)
     texts = columns_of_text(config, schema)
@@ -171,6 +180,22 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
 
     files = tables.training_files(data, schema)
     return Prepared(session, train, valid, pair_ids(valid_pairs), files, ids_of, miner)
+
+
+def _consistent(pairs: Pairs, schema: Schema, contradictions: str) -> Pairs:
+    """The pairs of train, without those that are labelled both 1 and 0 where the setting says so."""
+    found = pairs.contradictions()
+    if not found:
+        return pairs
+    a, b = found[0][:2].tolist()
+    names = f"{pairs.left_ids[a]} and {pairs.right_ids[a]} in rows {a + 1} and {b + 1}"
+    problem = f"{len(found)} pair(s) are labelled both 1 and 0"
+    if contradictions == "error":
+        fix = "correct the labels, or set dataset.contradictions=drop"
+        raise DataError(schema.name, problem, table=pairs.name, row=a + 1, found=names, fix=fix)
+    advice = "left out" if contradictions == "drop" else "kept; dataset.contradictions=drop leaves them out"
+    warnings.warn(f"{schema.name}, {pairs.name}: {problem} (the first: {names}): {advice}", stacklevel=2)
+    return pairs.take(np.setdiff1d(np.arange(len(pairs)), np.concatenate(found))) if contradictions == "drop" else pairs
 
 
 def _check_labels(pairs: Pairs, schema: Schema, data: Path) -> None:

@@ -37,7 +37,7 @@ from mmtab.data.spelling import spelling
 from mmtab.data.table import Table
 from mmtab.runs.folder import APART, TASK, deciding, learning_curves, read_run_file
 from mmtab.runs.inputs import data_folder
-from mmtab.runs.predictions import ScoredPredictions, read_scored
+from mmtab.runs.predictions import ScoredPredictions, free_name, read_scored
 from mmtab.training.callbacks import MetricsLogger
 from mmtab.training.checkpoints import BEST, LAST
 from mmtab.utils import distributed
@@ -263,7 +263,8 @@ def mistakes(config: RunConfig, folder: Path, data: Path, split: str) -> dict[st
         ]
         columns = [f"{side} {column.name}".strip() for column in schema.columns for side in sides]
         suffix = "" if predictions.relation is None else f"_{predictions.relation}"
-        names = [*ids.column_names, "label", "prediction", "probability", *columns]
+        taken = [*ids.column_names, *columns]
+        names = [*ids.column_names, *(free_name(n, taken) for n in ("label", "prediction", "probability")), *columns]
         tables_by_name[f"{split}/mistakes{suffix}"] = wandb.Table(columns=names, data=rows)
     return tables_by_name
 

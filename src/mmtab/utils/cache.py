@@ -137,7 +137,7 @@ class Store:
         The scratch folder of a run that lives is none of them: its lock is held or, where the file system cannot lock,
         it was written to within a day.
         """
-        found = []
+        entries = []
         for kind, path in self._paths():
             if path.name.startswith(".building-"):
                 stem = path.name.removeprefix(".building-").rpartition("-")[0]
@@ -149,8 +149,8 @@ class Store:
                 used = _mtime(path) or 0.0
             else:
                 continue
-            found.append(Entry(kind, path.name, path, _n_bytes(path), used))
-        return found
+            entries.append(Entry(kind, path.name, path, _n_bytes(path), used))
+        return entries
 
     def remove(self, entries: Iterable[Entry]) -> list[Entry]:
         """Remove entries or leftovers; returns those that this user could remove."""
@@ -162,9 +162,9 @@ class Store:
                         entry.path.unlink()
                 else:
                     # Renamed first, for removing takes a while and nobody may see half an entry.
-                    gone = entry.path.with_name(f".removing-{secrets.token_hex(8)}")
-                    entry.path.rename(gone)
-                    shutil.rmtree(gone, ignore_errors=True)
+                    removing = entry.path.with_name(f".removing-{secrets.token_hex(8)}")
+                    entry.path.rename(removing)
+                    shutil.rmtree(removing, ignore_errors=True)
             except (NotImplementedError, OSError):  # another process was first, or it belongs to another user
                 continue
             removed.append(entry)
@@ -276,24 +276,24 @@ def _is_lock(path: Path) -> bool:
 def _alone(entry: Path) -> Iterator[None]:
     """Wait until no other run builds ``entry``; where the file system cannot lock, several may."""
     path = entry.with_name(f".{_stem(entry)}.lock")
-    held = lock(path)
+    entry_lock = lock(path)
     try:
         try:
-            held.acquire(timeout=PATIENCE)
+            entry_lock.acquire(timeout=PATIENCE)
         except filelock.Timeout:
             LOG.warning("waiting for another run that builds %s (%s)", entry.parent.name, path)
-            held.acquire()
+            entry_lock.acquire()
     except (NotImplementedError, OSError) as error:
         LOG.debug("no lock, so another run may build the same: %s", error)
     try:
         yield
     finally:
-        if held.is_locked:
+        if entry_lock.is_locked:
             # Removed while it is held: whoever waits for the removed file sees that and makes a new one (filelock looks
             # at its number of links). If that went wrong, two would build the same and one rename would win.
             with contextlib.suppress(OSError):
                 path.unlink()
-            held.release()
+            entry_lock.release()
 
 
 def _within(folder: Path) -> list[Path]:

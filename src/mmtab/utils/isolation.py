@@ -37,6 +37,7 @@ def isolated() -> Iterator[None]:
         for restore in (_random(torch), _flags(torch), _environment(), _levels(), _handlers()):
             stack.callback(restore)
         stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(np.errstate(all="warn", under="ignore"))  # numpy's own defaults
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         torch.set_default_dtype(torch.float32)

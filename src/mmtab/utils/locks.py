@@ -35,9 +35,9 @@ def alone_in(folder: Path, wait: float = 0.0) -> Iterator[None]:
     May be nested. A folder that holds nothing else in the end is removed."""
     path = folder / ".lock"
     folder.mkdir(parents=True, exist_ok=True)
-    held = filelock.FileLock(path, fallback_to_soft=False, is_singleton=True)
+    folder_lock = filelock.FileLock(path, fallback_to_soft=False, is_singleton=True)
     try:
-        held.acquire(timeout=wait)
+        folder_lock.acquire(timeout=wait)
     except filelock.Timeout:
         raise RunError(f"another process is writing to {folder}; wait for it, or give another output=FOLDER") from None
     except NotImplementedError:
@@ -45,8 +45,8 @@ def alone_in(folder: Path, wait: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
-        if held.lock_counter == 1 and list(folder.iterdir()) == [path]:
+        if folder_lock.lock_counter == 1 and list(folder.iterdir()) == [path]:
             with contextlib.suppress(OSError):
                 path.unlink()
                 folder.rmdir()
-        held.release()
+        folder_lock.release()

@@ -35,8 +35,8 @@ class Index:
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The ``k`` nearest of each query: row numbers [n, k] int64 (-1: there are fewer) and cosine similarities."""
-        similarity, found = self._index.search(_contiguous(queries), min(k, self._index.ntotal))
-        return found, similarity
+        similarity, rows = self._index.search(_contiguous(queries), min(k, self._index.ntotal))
+        return rows, similarity
 
 
 def _contiguous(vectors: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ nothing of its own, and a dataset on which nothing beats them does not tell mode
 Everything is fitted on train; valid only chooses (a penalty, when to stop, a threshold). The test table is read once,
 when the model is fixed, and its labels never: the folder has none."""
 
-from mmtab.benchmark.baselines.controls import BASELINES
-from mmtab.benchmark.baselines.run import Fit, run_baseline
+from mmtab.benchmark.baselines.controls import BASELINES, Fit, run_baseline
 
 __all__ = ["BASELINES", "Fit", "run_baseline"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from mmtab.benchmark.challenge import database
+from mmtab.benchmark.challenge import database, untrusted
 from mmtab.benchmark.challenge.untrusted import one_line
 from mmtab.benchmark.handout import without_labels
 from mmtab.benchmark.truth import Truth
@@ -76,6 +78,29 @@ class Challenge:
     def rows(self, dataset: str, public: bool) -> np.ndarray:
         """Numbers of the public rows of test, or of the private ones."""
         return np.flatnonzero(self._secret(dataset)[1] == public)
+
+    def read_predictions(self, dataset: str, sha256: str, suffix: str) -> np.ndarray:
+        """[n, r] int64 of an accepted file, in the order of the rows; from the array beside it, for standings need them
+        many times, or, should that be damaged, from the file."""
+        truth = self.truth(dataset)
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            prediction = np.load(self._array(dataset, sha256), allow_pickle=False)
+            if prediction.shape == truth.label.shape and prediction.dtype == np.int32:
+                return prediction.astype(np.int64)
+        prediction = untrusted.read(self.folder / FILES / f"{sha256}{suffix}", truth).prediction
+        self.write_predictions(dataset, sha256, prediction)
+        return prediction
+
+    def write_predictions(self, dataset: str, sha256: str, prediction: np.ndarray) -> None:
+        """By a rename, but without waiting for the disk: what a power failure damages is made again from the file."""
+        path = self._array(dataset, sha256)
+        scratch = path.with_name(f"{WRITING}{os.getpid()}-{path.name}")
+        with scratch.open("wb") as file:
+            np.save(file, prediction.astype(np.int32), allow_pickle=False)
+        scratch.replace(path)
+
+    def _array(self, dataset: str, sha256: str) -> Path:
+        return self.folder / FILES / f"{sha256}.{dataset}.npy"
 
     def _secret(self, dataset: str) -> tuple[Truth, np.ndarray]:
         folder = self.folder.absolute() / SECRET / dataset

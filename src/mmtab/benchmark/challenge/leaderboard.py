@@ -9,7 +9,6 @@ import numpy as np
 
 from mmtab.benchmark.challenge import database
 from mmtab.benchmark.challenge.folder import Challenge
-from mmtab.benchmark.challenge.stored import read_array
 from mmtab.benchmark.challenge.submissions import team_name
 from mmtab.benchmark.statistics import places
 from mmtab.benchmark.types import Board, Entry, RankedDataset, Score
@@ -61,7 +60,7 @@ def standings(folder: Path, final: bool = False) -> Board:
     scores: dict[str, list[Score]] = {}
     for key, dataset, public, private, sha256, suffix in best:
         if dataset in datasets:  # challenge.yaml may have been edited
-            prediction = read_array(challenge, dataset, sha256, suffix)[rows[dataset]]
+            prediction = challenge.read_predictions(dataset, sha256, suffix)[rows[dataset]]
             scores.setdefault(key, []).append(Score(dataset, 0, private if final else public, prediction=prediction))
     entries = [Entry(teams[key], teams[key], "team", about[key], of_team) for key, of_team in sorted(scores.items())]
     best_is = f"the submission with the best public score{', here its private score' if final else ''}"

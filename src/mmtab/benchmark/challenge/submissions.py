@@ -17,7 +17,6 @@ from pathlib import Path
 
 from mmtab.benchmark.challenge import database, untrusted
 from mmtab.benchmark.challenge.folder import FILES, Challenge
-from mmtab.benchmark.challenge.stored import write_array
 from mmtab.benchmark.challenge.untrusted import one_line
 from mmtab.benchmark.scoring import CheckedPredictions, metrics, ranked_by
 from mmtab.benchmark.truth import Truth
@@ -195,7 +194,7 @@ def _record(
         if not target.exists():
             with replacing(target) as scratch:
                 shutil.copyfile(new.copy, scratch)
-        write_array(challenge, new.dataset, new.sha256, new.predictions.prediction)
+        challenge.write_predictions(new.dataset, new.sha256, new.predictions.prediction)
         file = (attempt, new.sha256, new.copy.suffix)
         db.execute(ACCEPT, (*mine, when, *file, new.public, new.private, new.metrics))
         receipts.append(Receipt(name, new.dataset, when, attempt, left - 1, new.metric, new.public, new.sha256))

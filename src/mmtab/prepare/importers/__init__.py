@@ -124,6 +124,7 @@ class _Standard:
         self.split: dict[str, Any] = {"method": "as published"}
         self.present: dict[str, RawColumn] = {}
         self.n_absent = 0
+        self.placed: dict[str, Path] = {}  # the raw picture of each one in the folder
 
     def write(self, tables: Tables) -> None:
         if self.recipe.task is TaskKind.KWAY:
@@ -175,12 +176,12 @@ class _Standard:
         for stem, table in tables.items():
             self._require(label, stem, table)
             values = table[label]
-            whole = pc.is_valid(values)
+            labelled = pc.is_valid(values)
             if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-                whole = pc.and_(whole, pc.not_equal(values, ""))
-            if n_bare := len(table) - pc.sum(whole).as_py():
+                labelled = pc.and_(labelled, pc.not_equal(values, ""))
+            if n_bare := len(table) - pc.sum(labelled).as_py():
                 _say(f"{recipe.name}: {stem}: {n_bare} rows without a label were left out")
-            table = table.filter(whole)
+            table = table.filter(labelled)
             if recipe.id is None:
                 ids = pa.array([f"{stem}-{i}" for i in range(len(table))])
             else:
@@ -220,10 +221,10 @@ class _Standard:
             raise DataError(self.recipe.name, "the target is the same in all rows", column=label, found=values[0])
         # A value that many rows share may be several quantiles at once, or the smallest: then there are fewer classes
         quantiles = np.maximum(np.quantile(train, np.arange(1, n_bins) / n_bins), values[1])
-        said = list(dict.fromkeys(f"{quantile:.6g}" for quantile in quantiles))
-        edges = [float(edge) for edge in said]
-        names = [f"under {said[0]}", *(f"{a} to {b}" for a, b in itertools.pairwise(said)), f"{said[-1]} or more"]
-        self.source += f"; {label} was cut into {len(names)} classes at {', '.join(said)} (quantiles of train)"
+        bounds = list(dict.fromkeys(f"{quantile:.6g}" for quantile in quantiles))
+        edges = [float(edge) for edge in bounds]
+        names = [f"under {bounds[0]}", *(f"{a} to {b}" for a, b in itertools.pairwise(bounds)), f"{bounds[-1]} or more"]
+        self.source += f"; {label} was cut into {len(names)} classes at {', '.join(bounds)} (quantiles of train)"
         for stem, values in targets.items():
             table, place = tables[stem], tables[stem].column_names.index(label)
             classes = pa.array([names[i] for i in np.searchsorted(edges, values, "right")])
@@ -276,6 +277,8 @@ class _Standard:
                 self.n_absent += 1
                 continue
             place = f"images/{name.removeprefix('images/')}"
+            if self.placed.setdefault(place, path) != path:  # x.png and images/x.png
+                place = f"images/{name}"
             if not (self.folder / place).exists():
                 (self.folder / place).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, self.folder / place)
@@ -291,5 +294,5 @@ def _first_number(cell: object) -> float | None:
     """12.5 of ``12.5``, 1299.0 of ``$ 1,299.00``; None where there is no number."""
     if cell is None or isinstance(cell, float):
         return None if cell is None or math.isnan(cell) else cell
-    found = re.search(r"-?(?:\d[\d,]*)?\.?\d+(?:[eE][-+]?\d+)?", str(cell))
-    return float(found.group().replace(",", "")) if found else None
+    number = re.search(r"-?(?:\d[\d,]*)?\.?\d+(?:[eE][-+]?\d+)?", str(cell))
+    return float(number.group().replace(",", "")) if number else None

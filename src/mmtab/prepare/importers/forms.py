@@ -83,13 +83,13 @@ def ditto(recipe: Recipe, raw: Raw, seed: int) -> Tables:
                         found=text,
                         fix="correct columns in the recipe",
                     )
-                known = sides[side]
+                records = sides[side]
                 values = dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
-                pair[f"{side}_id"] = known.setdefault(text, {"id": f"{side[0]}{len(known)}"} | values)["id"]
+                pair[f"{side}_id"] = records.setdefault(text, {"id": f"{side[0]}{len(records)}"} | values)["id"]
             pairs.append(pair)
         tables[f"pairs_{split}"] = rows_of(pairs, ["left_id", "right_id", "label"])
     columns = ["id", *(column.raw for column in recipe.columns)]
-    return {side: rows_of(list(known.values()), columns) for side, known in sides.items()} | tables
+    return {side: rows_of(list(records.values()), columns) for side, records in sides.items()} | tables
 
 
 def wdc_pairs(recipe: Recipe, raw: Raw, seed: int) -> Tables:
@@ -212,8 +212,8 @@ def _abo_listings(recipe: Recipe, raw: Raw) -> list[Row]:
                 continue
             size = item.get("item_dimensions") or {}
             brand, color = _english(item.get("brand")), _english(item.get("color"))
-            said = set(re.findall(r"\w+", (color or "").lower()))
-            stem = " ".join(word for word in re.findall(r"\w+", name.lower()) if word not in said)
+            colour_words = set(re.findall(r"\w+", (color or "").lower()))
+            stem = " ".join(word for word in re.findall(r"\w+", name.lower()) if word not in colour_words)
             picture = paths.get(item.get("main_image_id", ""))
             listings[item["item_id"]] = {
                 "id": item["item_id"],
@@ -238,10 +238,10 @@ def _abo_listings(recipe: Recipe, raw: Raw) -> list[Row]:
 
 def _english(values: Any, joint: str | None = None) -> str | None:
     """What is said in English, the first of it, or all with ``joint`` between."""
-    said = [
+    texts = [
         str(v["value"]) for v in values or [] if str(v.get("language_tag", "en")).startswith("en") and v.get("value")
     ]
-    return (joint.join(said) if joint is not None else said[0]) if said else None
+    return (joint.join(texts) if joint is not None else texts[0]) if texts else None
 
 
 def _measure(value: Row) -> str | None:
