@@ -1023,9 +1023,9 @@ def test_a_kway_model_of_all_column_types_learns(
     labels = torch.arange(len(table)) % 3
     batches = KWayBatches(encoded, labels.numpy())
     (batch,) = loader(batches, len(table), shuffle=True)
-    logits = model.train()(batch).logits
-    assert logits.shape == (len(table), 3) and torch.equal(batch.label, batch.row % 3)
-    assert_gradients_reach_all(model, scatter(logits))
+    scores = model.train()(batch)
+    assert scores.logits.shape == (len(table), 3) and torch.equal(batch.label, batch.row % 3)
+    assert_gradients_reach_all(model, scatter(scores.logits) + scatter(scores.alone))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     for _ in range(40):
         optimizer.zero_grad()

@@ -125,7 +125,10 @@ def _numbers(text: pa.Array, pattern: str) -> pa.Array:
         return text
     trimmed = pc.replace_substring_regex(pc.utf8_trim_whitespace(text), r"^\+|\.0*$", "")
     trimmed = pc.if_else(pc.equal(trimmed, "-0"), "0", trimmed)
-    broken = pc.and_(fits, pc.match_substring_regex(trimmed, r"[.eE]"))
+    # 16 digits and a point may be a float of 2**53 or more, which is not taken for that integer
+    broken = pc.and_(
+        fits, pc.or_(pc.match_substring_regex(trimmed, r"[.eE]"), pc.match_substring_regex(text, r"\d{16}\.0*\s*$"))
+    )
     numbers = _of_floats(pc.cast(pc.if_else(broken, trimmed, pa.scalar(None, TEXT)), pa.float64()))
     return pc.if_else(broken, numbers, pc.if_else(fits, trimmed, text))
 

@@ -16,21 +16,22 @@ from torch import Tensor, nn
 class ClassScores:
     """One logit a class, as products of row vectors with class vectors. Those of 100,000 classes may be too many to
     hold for all rows at once, so whoever reads them can ask for some rows or some classes. ``base``: logits that these
-    are added to; never with very many classes."""
+    are added to; never with very many classes. ``alone``: in training, logits that are to do without the base."""
 
     x: Float[Tensor, "b d"]
     weight: Float[Tensor, "k d"]
     bias: Float[Tensor, " k"]
     base: Float[Tensor, "b k"] | None = None
+    alone: Float[Tensor, "b k"] | None = None
 
     @property
     def logits(self) -> Float[Tensor, "b k"]:
         logits = F.linear(self.x, self.weight, self.bias)
         return logits if self.base is None else logits.float() + self.base
 
-    def on(self, base: Float[Tensor, "b k"]) -> ClassScores:
+    def on(self, base: Float[Tensor, "b k"], alone: ClassScores | None) -> ClassScores:
         """These logits, added to those of a base."""
-        return ClassScores(self.x, self.weight, self.bias, base)
+        return ClassScores(self.x, self.weight, self.bias, base, None if alone is None else alone.logits)
 
     def rows(self, rows: slice) -> ClassScores:
         return ClassScores(self.x[rows], self.weight, self.bias, None if self.base is None else self.base[rows])
@@ -107,12 +108,6 @@ class KWayHead(nn.Module):
     def __init__(self, d_model: int, n_classes: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(d_model, n_classes))
-
-    def start_small(self) -> None:
-        """Logits of almost 0 until something is learned; of 0 the layers below would learn nothing at first."""
-        with torch.no_grad():
-            for parameter in self.layers.parameters():
-                parameter.mul_(0.01)
 
     def forward(self, x: Float[Tensor, "b d"]) -> ClassScores:
         dropout, output = self.layers

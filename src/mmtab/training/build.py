@@ -177,7 +177,8 @@ def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path 
         n_classes = len(fitted.preprocessor.labels_.classes_)
         head = part(config.kway_head.head, "kway_head.head")(n_classes=n_classes)
         base = _base(config, schema, fitted, backbones, n_classes)
-        return Network(Classifier(tokenizer, fusion, head, base), backbones)
+        alone = None if base is None else part(config.kway_head.head, "kway_head.head")(n_classes=n_classes)
+        return Network(Classifier(tokenizer, fusion, head, base, alone), backbones)
     relations = _relation_views(config, schema, fitted, encoders)
     parts, cross = _matcher_parts(config, schema, fitted, folder)
     model = part(config.pair_head.model, "pair_head.model")(

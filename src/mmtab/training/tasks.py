@@ -151,12 +151,18 @@ class KWayTask(Calibration):
                 class_counts.sum() / (n_classes * np.maximum(class_counts, 1)), dtype=torch.float32
             )
 
-    def loss(self, logits: Float[Tensor, "b k"], label: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+    def loss(
+        self, logits: Float[Tensor, "b k"], label: Int[Tensor, " b"], smoothing: float | None = None
+    ) -> Float[Tensor, ""]:
         weight = None if self.weight is None else self.weight.to(logits.device)
-        return F.cross_entropy(logits.float(), label, weight=weight, label_smoothing=self.label_smoothing)
+        smoothing = self.label_smoothing if smoothing is None else smoothing
+        return F.cross_entropy(logits.float(), label, weight=weight, label_smoothing=smoothing)
 
     def loss_of(self, scores: ClassScores, label: Int[Tensor, " b"]) -> Float[Tensor, ""]:
-        """``loss``, as it is, by parts of the classes, or estimated."""
+        """``loss``, as it is, by parts of the classes, or estimated. With a base there is no smoothing, which it would
+        have to unlearn, and the logits that do without it count as much."""
+        if scores.alone is not None:
+            return self.loss(scores.logits, label, 0.0) + self.loss(scores.alone, label)
         if self.n_sampled is not None:
             return self._estimated(scores, label, torch.randperm(self.n_classes, device=label.device)[: self.n_sampled])
         if len(label) * self.n_classes <= MAX_LOGITS:
