@@ -17,6 +17,7 @@ from toy_data import draw_picture
 import mmtab
 from mmtab.data import files, raw
 from mmtab.data.csv_files import FOUND_OUT, Dialect
+from mmtab.data.schema import ColumnType
 from mmtab.utils.errors import DataError, MmtabError
 
 FRAME = pd.DataFrame({"name": ["Café", "Müller", 'a "b"'] * 4, "price": ["2,5", "3,25", "4,0"] * 4, "n": range(12)})
@@ -138,7 +139,7 @@ def test_folders_of_pictures_are_a_dataset_with_their_classes(tmp_path: Path) ->
         for i in range(10):
             draw_picture(tmp_path / "pictures" / kind / f"{i}.{'JPG' if i % 2 else 'png'}", k, i)
     dataset = mmtab.Dataset.from_frame(tmp_path / "pictures")
-    assert dataset.schema.label == "label" and dataset.schema.of_type("image") == ["image"]  # type: ignore[arg-type]
+    assert dataset.schema.label == "label" and dataset.schema.of_type(ColumnType.IMAGE) == ["image"]
     row = next(iter(dataset["train"]))
     assert row["image"][0].open().size == (20, 20) and row["label"] in ("cup", "hat")
 

@@ -59,7 +59,7 @@ def test_text_of_arrow_and_of_pandas_means_what_was_written(values: pa.Array) ->
     [
         (pa.array([3.0, 4.006e12, -0.0, 0.5, 1e300, float("nan")]), ["3", "4006000000000", "0", "0.5", "1e+300", None]),
         (pa.array(np.array([2, 0.5], np.float16)), ["2", "0.5"]),
-        (pa.array([float(2**53 - 1), float(2**60)]), [str(2**53 - 1), "1.152921504606847e+18"]),
+        (pa.array([float(2**53 - 1), float(2**60)]), [str(2**53 - 1), str(2**60)]),
         (pa.array([Decimal("3.00"), Decimal("1.50")]), ["3", "1.5"]),
         (pa.array([datetime(2024, 5, 18), datetime(2024, 5, 18, 10)]), ["2024-05-18", "2024-05-18 10:00:00"]),
         (pa.array([datetime(2024, 5, 18, 10, 0, 0, 500)], pa.timestamp("ns")), ["2024-05-18 10:00:00.0005"]),

@@ -387,7 +387,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_same_seed_same_bytes(task: str, tmp_path: Path) -> None:
-    write = partial(write_catalogue, task=task, n_rows=40, image_size=24)
+    write = partial(write_catalogue, task=task, n_rows=80, image_size=24)
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
         write(tmp_path / name, seed=seed)
     a, b, c = (digest(tmp_path / name) for name in "abc")

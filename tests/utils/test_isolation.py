@@ -45,7 +45,7 @@ STATES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {  # how it is 
     "seed of torch": (torch.initial_seed, lambda: torch.manual_seed(7)),
     "deterministic": (
         lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
-        lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+        lambda: torch.use_deterministic_algorithms(not torch.are_deterministic_algorithms_enabled()),
     ),
     "cudnn": (
         lambda: (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),

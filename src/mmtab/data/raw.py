@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
@@ -163,7 +163,7 @@ def _text(path: Path, scratch: Path, dataset: str, dialect: Dialect, notes: list
     return target
 
 
-def _open(path: Path, zipped: bool) -> BinaryIO:
+def _open(path: Path, zipped: bool) -> Any:
     return gzip.open(path) if zipped else path.open("rb")  # type: ignore[return-value]
 
 

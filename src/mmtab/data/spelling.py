@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from mmtab.utils.errors import DataError
 
-EXACT = float(2**53)  # whole numbers below are exact in float64
+WHOLE = 9e18  # whole floats below are written as integers, which int64 holds
 # What writers of floats write. 1e5 and 3.10 may be names, for they write 1e+05 and 3.1.
 FLOAT = r"^-?(0|[1-9]\d*)(\.0+|\.\d*[1-9])?([eE][+-]\d+)?$"
 NUMBER = r"^\s*[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?\s*$"  # in a column that is known to hold numbers
@@ -46,7 +46,7 @@ def _of_floats(values: pa.Array) -> pa.Array:
     if pa.types.is_float16(values.type):
         values = pc.cast(values, pa.float32())
     values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
-    whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), EXACT))
+    whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), WHOLE))
     if not pc.any(whole).as_py():
         return pc.cast(values, TEXT)
     integers = pc.cast(pc.cast(pc.if_else(whole, values, pa.scalar(None, values.type)), pa.int64()), TEXT)
@@ -76,6 +76,10 @@ def respelt(text: pa.Array, kind: pa.DataType | None) -> pa.Array:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         truths = pc.index_in(pc.utf8_lower(text), value_set=pa.array(["false", "true"], TEXT))
         text = _where(pc.cast(truths, TEXT), text)
+        if pa.types.is_float16(kind) or pa.types.is_float32(kind):  # of which text may show more digits than they have
+            fits = pc.match_substring_regex(text, NUMBER)
+            cells = pc.if_else(fits, pc.utf8_trim_whitespace(text), pa.scalar(None, TEXT))
+            return _where(_of_floats(pc.cast(pc.cast(cells, pa.float64()), pa.float32())), text)
         return _by_distinct(text, _decimal_of) if pa.types.is_decimal(kind) else _numbers(text, NUMBER)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return _by_distinct(text, _moment_of)
@@ -125,10 +129,7 @@ def _numbers(text: pa.Array, pattern: str) -> pa.Array:
         return text
     trimmed = pc.replace_substring_regex(pc.utf8_trim_whitespace(text), r"^\+|\.0*$", "")
     trimmed = pc.if_else(pc.equal(trimmed, "-0"), "0", trimmed)
-    # 16 digits and a point may be a float of 2**53 or more, which is not taken for that integer
-    broken = pc.and_(
-        fits, pc.or_(pc.match_substring_regex(trimmed, r"[.eE]"), pc.match_substring_regex(text, r"\d{16}\.0*\s*$"))
-    )
+    broken = pc.and_(fits, pc.match_substring_regex(trimmed, r"[.eE]"))
     numbers = _of_floats(pc.cast(pc.if_else(broken, trimmed, pa.scalar(None, TEXT)), pa.float64()))
     return pc.if_else(broken, numbers, pc.if_else(fits, trimmed, text))
 

@@ -141,7 +141,9 @@ class LinearBase(nn.Module):
         groups = np.arange(len(y))
         if dropped:  # rows that share such a category are alike, and will not be at hand either
             ids = torch.cat([self.ids(batch.table) for batch in batches]).cpu().numpy()
-            groups = np.unique(ids[:, int(unseen.argmax())], return_inverse=True)[1]
+            by_category = np.unique(ids[:, int(unseen.argmax())], return_inverse=True)[1]
+            if np.bincount(by_category).max() * 2 <= len(y):  # else hardly any rows would be left to fit to
+                groups = by_category
         folds = (np.random.default_rng(seed).permutation(groups.max() + 1) % self.n_folds)[groups]
         logs = []
         for name, module in self.parts.items():
@@ -152,6 +154,8 @@ class LinearBase(nn.Module):
             log = np.zeros((len(y), self.n_classes), np.float32)
             for fold in range(self.n_folds):
                 inside, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+                if not len(inside):
+                    continue
                 w, b = _fit(x[rest], y[rest], self.n_classes, penalty)
                 log[inside] = _log_softmax(x[inside] @ w + b)
             logs.append(log)
@@ -218,6 +222,11 @@ def _fit(x: Any, y: np.ndarray, k: int, penalty: float) -> tuple[np.ndarray, np.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    classes = np.unique(y)
+    if len(classes) < 2:
+        bias = np.full(k, -5, np.float32)
+        bias[classes] = 0
+        return np.zeros((x.shape[1], k), np.float32), bias
     model = LogisticRegression(C=penalty, max_iter=100, tol=1e-3)  # more exactness changed no log-loss by .003
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

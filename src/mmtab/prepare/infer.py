@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -46,7 +47,7 @@ def infer(
     id: str | None = None,
     label: str | None = None,
     types: dict[str, str] | None = None,
-    formats: dict[str, str] | None = None,
+    formats: dict[str, Any] | None = None,
     image_roots: Mapping[str, Path] | None = None,
 ) -> Proposal:
     """Propose a schema for raw tables.

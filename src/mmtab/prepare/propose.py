@@ -42,7 +42,7 @@ def propose(
     id: str | None = None,
     label: str | None = None,
     types: dict[str, str] | None = None,
-    formats: dict[str, str] | None = None,
+    formats: dict[str, Any] | None = None,
     dialect: Dialect = FOUND_OUT,
     image_root: Path | Mapping[str, Path] | None = None,
     bad_cells: BadCells = "error",
