@@ -104,7 +104,7 @@ def test_an_id_of_pairs_that_repeats_is_called_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"trainer": {"lr": -1}}, "trainer.lr=-1.0: expected above 0"),
+        ({"trainer": {"lr": -1}}, "trainer.lr=-1.0: expected at least 0"),
         ({"trainer": {"lr": float("inf")}}, "trainer.lr=inf"),
         ({"trainer": {"max_epochs": "x"}}, "trainer.max_epochs: Value 'x'"),
         ({"trainer": {"accelerator": "x"}}, "accelerator=x"),

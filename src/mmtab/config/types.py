@@ -78,7 +78,7 @@ class TrainerConfig:
     )
     batch_size: int = setting(64, "rows (or pairs) of a batch, of all processes together", at_least=1)
     eval_batch_size: int = setting(64, "rows (or pairs) of a batch in evaluation", at_least=1)
-    lr: float = setting(7e-4, "learning rate of everything but the pretrained networks", above=0)
+    lr: float = setting(7e-4, "learning rate of everything but the pretrained networks", at_least=0)
     backbone_lr: float = setting(1e-4, "learning rate of the pretrained networks' layers that learn", at_least=0)
     weight_decay: float = setting(0.02, "weight decay of AdamW", at_least=0)
     warmup_fraction: float = setting(0.1, "share of the steps in which the learning rate rises", at_least=0, at_most=1)

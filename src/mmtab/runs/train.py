@@ -91,6 +91,9 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     elif distributed.is_first():
         _write_description(session, folder)
 
+    base = session.base_metrics(
+        prepared.valid
+    )  # now, for once trained the weights may lie in parts on several processes
     loggers = wandb_loggers(session.config, folder)
     module, trainer, checkpoints = fit(prepared.fit_settings, folder, fingerprint, loggers)
     load_weights(session.model, checkpoints.finish(trainer))
@@ -101,7 +104,6 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     task.fit_threshold(predictions)
     task.fit_confidence(predictions, prepared.train.labels)
     metrics = task.metrics_of(predictions)
-    base = session.base_metrics(prepared.valid)
     n_trained = sum(distributed.of_all(module.n_trained))
     if distributed.is_first():
         path = predictions_path(folder, "valid")
