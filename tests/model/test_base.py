@@ -81,6 +81,7 @@ def test_a_category_that_valid_does_not_share_is_of_no_use_to_it(configure: Call
 def test_a_model_may_have_none(configure: Callable[..., Any], tmp_path: Path, settings: tuple[str, ...]) -> None:
     prepared = prepare(configure(write_kway(tmp_path / "toys"), *FROZEN, *settings))
     assert prepared.session.model.base is None and prepared.train.base is None
+    assert prepared.session.fitted.lexicon is None, "nothing would read it"
 
 
 def test_a_run_keeps_its_base_and_says_what_it_adds(configure: Callable[..., Any], tmp_path: Path) -> None:

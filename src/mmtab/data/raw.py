@@ -164,7 +164,7 @@ def _text(path: Path, scratch: Path, dataset: str, dialect: Dialect, notes: list
 
 
 def _open(path: Path, zipped: bool) -> Any:
-    return gzip.open(path) if zipped else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path) if zipped else path.open("rb")
 
 
 def _encoding(path: Path, zipped: bool, dataset: str) -> str:

@@ -21,7 +21,7 @@ from mmtab.features.batches import TensorTable, TextBatch
 from mmtab.features.cache import FeatureCache
 from mmtab.features.lexical import Lexicon, SparseRows
 from mmtab.features.pictures import image_batch, mean_features
-from mmtab.features.preprocess import MISSING, UNSEEN, Preprocessor
+from mmtab.features.preprocess import Preprocessor
 from mmtab.features.text import Sequences, cross_columns, cross_sequences, text_columns, tokenize
 from mmtab.utils.cache import Appended, Arrays, Store
 
@@ -97,16 +97,6 @@ class EncodedTable:
             own = self.text.lengths
             lengths = lengths + (own if self.text.joint else own.reshape(self.n_rows, -1).max(1, initial=0))
         return lengths
-
-
-def unseen_shares(train: EncodedTable, table: EncodedTable) -> np.ndarray:
-    """[c_cat] by column, the share of the categories in ``table`` that ``train`` never had; of those not missing."""
-    shares = []
-    for known, ids in zip(train.categorical.T, table.categorical.T, strict=True):
-        present = ids[ids != MISSING]
-        strange = (present == UNSEEN) | ~np.isin(present, np.unique(known))
-        shares.append(strange.mean() if len(present) else 0.0)
-    return np.array(shares)
 
 
 def encoded_columns(schema: Schema, preprocessor: Preprocessor, also: tuple[str, ...] = ()) -> dict[str, list[str]]:

@@ -17,6 +17,12 @@ from mmtab.features.preprocess import UNSEEN
 from mmtab.utils import distributed
 
 
+def _batch_rng(seed: int, places: Sequence[int]) -> np.random.Generator:
+    """Random numbers by what is in a batch, so that it does not matter which process draws it, or what it drew
+    before."""
+    return np.random.default_rng((seed, *places))
+
+
 class KWayBatches(Dataset[KWayBatch]):
     """Batches of rows, all of the table's or those numbered ``chosen``. ``labels`` [n_rows] int64, -1 unknown.
 
@@ -51,8 +57,7 @@ class KWayBatches(Dataset[KWayBatch]):
         base = None if self.base is None else torch.from_numpy(self.base[chosen])
         table = self.table.rows(chosen, lexical=base is None)
         if self.unseen is not None and table.categorical is not None:
-            # By what is in the batch, so that it does not matter which process draws it, or what it drew before.
-            rng = np.random.default_rng((self.seed, *places))
+            rng = _batch_rng(self.seed, places)
             hidden = torch.from_numpy(rng.random(table.categorical.shape) < self.unseen)
             table = replace(
                 table, categorical=table.categorical.masked_fill(hidden & (table.categorical > UNSEEN), UNSEEN)
@@ -185,8 +190,7 @@ class PairBatches(Dataset[PairBatch]):
         similarity = None if self.similarity is None else self.similarity[chosen]
         rng = None
         if self.augment is not None:
-            # By what is in the batch, so that it does not matter which process draws it, or what it drew before.
-            rng = np.random.default_rng((self.seed, *pairs))
+            rng = _batch_rng(self.seed, pairs)
             if self.augment.cell_drop > 0:
                 names = list(dict.fromkeys(name for names in self.table.columns.values() for name in names))
                 missing = dict(zip(names, rng.random((len(names), len(rows))) < self.augment.cell_drop, strict=True))

@@ -23,26 +23,24 @@ from mmtab.features.similarity import SimilarityFeatures
 
 MISSING, UNSEEN = 0, 1
 N_SPECIAL_IDS = 2
-NO_CLASSES = tuple(
-    [
-        "nan",
-        "NaN",
-        "NAN",
-        "NA",
-        "N/A",
-        "<NA>",
-        "NaT",
-        "None",
-        "null",
-        "NULL",
-        "inf",
-        "-inf",
-        "Inf",
-        "-Inf",
-        "Infinity",
-        "-Infinity",
-    ]
-)
+NO_CLASSES = [
+    "nan",
+    "NaN",
+    "NAN",
+    "NA",
+    "N/A",
+    "<NA>",
+    "NaT",
+    "None",
+    "null",
+    "NULL",
+    "inf",
+    "-inf",
+    "Inf",
+    "-Inf",
+    "Infinity",
+    "-Infinity",
+]
 DAY, YEAR = 86400.0, 365.2425 * 86400.0
 
 

@@ -44,6 +44,16 @@ def unseen_columns(
     return {name: text for name, had in suspects.items() if (text := _compared(first, name, had, fitted, schema))}
 
 
+def unseen_shares(train: EncodedTable, table: EncodedTable) -> np.ndarray:
+    """[c_cat] by column, the share of the categories in ``table`` that ``train`` never had; of those not missing."""
+    shares = []
+    for known, ids in zip(train.categorical.T, table.categorical.T, strict=True):
+        present = ids[ids != MISSING]
+        strange = (present == UNSEEN) | ~np.isin(present, np.unique(known))
+        shares.append(strange.mean() if len(present) else 0.0)
+    return np.array(shares)
+
+
 def warn_of_unseen(table: Table | Stream, encoded: EncodedTable, fitted: Fitted, schema: Schema) -> None:
     """Of columns that did not look like that on valid, which train was not to know either."""
     if fitted.unseen is None:  # a run of before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 
 from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone
 from mmtab.features.batches import KWayBatch, LexicalBatch, TensorTable
+from mmtab.features.unseen import ON_VALID
 
 VECTOR_LENGTH = 3.0  # of all vectors of a row together, which stand beside ones and zeros of categories
 LIMIT = 6.0  # standard deviations
-MOSTLY = 0.5
 PENALTIES = {"vectors": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), "ngrams": (0.3, 1.0, 3.0, 10.0)}  # C
 
 
@@ -81,7 +82,7 @@ class LinearBase(nn.Module):
 
     def forward(self, table: TensorTable) -> Float[Tensor, "b k"]:
         with torch.autocast(self.mean.device.type, enabled=False):
-            (vectors, dense), ids = self.inputs(table), self.ids(table)
+            (vectors, dense), ids = self.inputs(self.raw_vectors(table), table.numeric), self.ids(table)
             first: dict[str, Any] = {"vectors": vectors, "ngrams": table.lexical}
             logits = [part(first[name], dense, ids) for name, part in self.parts.items()]
             return torch.stack([z.log_softmax(1) for z in logits]).mean(0)
@@ -100,15 +101,16 @@ class LinearBase(nn.Module):
             parts.append((pictures.sum(2) / present.sum(2)[..., None]).flatten(1))  # 0/0 is NaN
         return torch.cat(parts, 1)
 
-    def inputs(self, table: TensorTable) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b m"]]:
+    def inputs(
+        self, raw: Float[Tensor, "b d"], numeric: Float[Tensor, "b c"] | None
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b m"]]:
         """Standardised vectors, of which a missing one is the mean; and, with them, what all parts read: which vectors
         are missing, numbers by rank, and which of them are missing."""
-        raw = self.raw_vectors(table)
         scale = VECTOR_LENGTH / max(len(self.mean), 1) ** 0.5
         vectors = ((raw - self.mean) / self.spread).clamp(-LIMIT, LIMIT).nan_to_num(0.0) * scale
         dense = [raw[:, self._first_places].isnan().float()]
-        if table.numeric is not None:
-            dense += [table.numeric.nan_to_num(0.0), table.numeric.isnan().float()]
+        if numeric is not None:
+            dense += [numeric.nan_to_num(0.0), numeric.isnan().float()]
         return vectors, torch.cat(dense, 1)
 
     def ids(self, table: TensorTable) -> Tensor:
@@ -128,28 +130,23 @@ class LinearBase(nn.Module):
         seed          of the folds
         """
         network = self._networks[0] or self._networks[1]
-        device = self.mean.device if network is None else next(network.parameters()).device
-        self.to(device)
-        batches, valid_batches = ([batch.to(device) for batch in some] for some in (train, valid))
-        y, y_valid = (torch.cat([b.label for b in some]).cpu().numpy() for some in (batches, valid_batches))
-        raw = torch.cat([self.raw_vectors(batch.table) for batch in batches])
-        self.mean.copy_(raw.nanmean(0).nan_to_num(0.0))
-        spread = (raw - self.mean).square().nanmean(0).sqrt().nan_to_num(0.0)
+        self.to(self.mean.device if network is None else next(network.parameters()).device)
+        rows, valid_rows = self._read(train), self._read(valid)
+        self.mean.copy_(rows.raw.nanmean(0).nan_to_num(0.0))
+        spread = (rows.raw - self.mean).square().nanmean(0).sqrt().nan_to_num(0.0)
         self.spread.copy_(torch.where(spread > 1e-6, spread, 1.0))
-        del raw
-        dropped = np.flatnonzero(unseen > MOSTLY).tolist()
+        y, kept = rows.label, np.flatnonzero(unseen <= ON_VALID)
         groups = np.arange(len(y))
-        if dropped:  # rows that share such a category are alike, and will not be at hand either
-            ids = torch.cat([self.ids(batch.table) for batch in batches]).cpu().numpy()
-            by_category = np.unique(ids[:, int(unseen.argmax())], return_inverse=True)[1]
+        if len(kept) < len(unseen):  # rows that share such a category are alike, and will not be at hand either
+            by_category = np.unique(rows.ids[:, int(unseen.argmax())], return_inverse=True)[1]
             if np.bincount(by_category).max() * 2 <= len(y):  # else hardly any rows would be left to fit to
                 groups = by_category
         folds = (np.random.default_rng(seed).permutation(groups.max() + 1) % self.n_folds)[groups]
         logs = []
         for name, module in self.parts.items():
             part: Any = module
-            x, x_valid = (self._inputs(name, some, dropped) for some in (batches, valid_batches))
-            penalty, weights, bias = _choose(x, y, x_valid, y_valid, self.n_classes, PENALTIES[name])
+            x, x_valid = (self._matrix(name, some, kept) for some in (rows, valid_rows))
+            penalty, weights, bias = _choose(x, y, x_valid, valid_rows.label, self.n_classes, PENALTIES[name])
             part.set(weights, bias)
             log = np.zeros((len(y), self.n_classes), np.float32)
             for fold in range(self.n_folds):
@@ -161,33 +158,48 @@ class LinearBase(nn.Module):
             logs.append(log)
         return np.mean(logs, 0)
 
-    def _inputs(self, name: str, batches: list[KWayBatch], dropped: list[int]) -> Any:
-        """[n, f] as ``_Part`` reads them: dense where they are few."""
-        first: list[Any] = []
-        dense, ids = list[np.ndarray](), list[np.ndarray]()
-        part: Any = self.parts[name]
+    def _read(self, batches: Iterable[KWayBatch]) -> _Rows:
+        """What the base reads of rows, without the texts and pictures that it was made from."""
+        labels, raw, numeric, ids, ngrams = [], [], [], [], []
         for batch in batches:
-            vectors, others = self.inputs(batch.table)
-            dense.append(others.cpu().numpy())
-            ids.append(self.ids(batch.table).cpu().numpy())
-            if name == "vectors":
-                first.append(vectors.cpu().numpy())
-            else:
-                lexical = batch.table.lexical
-                assert lexical is not None
-                shape = (batch.table.n_rows, part.n_first)
-                cells = (lexical.row.cpu().numpy(), lexical.id.cpu().numpy())
-                first.append(sp.csr_array((lexical.value.cpu().numpy(), cells), shape=shape, dtype=np.float32))
-        all_ids = np.concatenate(ids)
-        all_ids = all_ids[:, [c for c in range(all_ids.shape[1]) if c not in dropped]]
-        n, c = all_ids.shape
+            table = batch.table.to(self.mean.device)
+            labels.append(batch.label)
+            raw.append(self.raw_vectors(table))
+            ids.append(self.ids(table).cpu())
+            if table.numeric is not None:
+                numeric.append(table.numeric)
+            if "ngrams" in self.parts and (lexical := batch.table.lexical) is not None:
+                cells = lexical.value.numpy(), (lexical.row.numpy(), lexical.id.numpy())
+                shape = (table.n_rows, self.parts["ngrams"].n_first)
+                ngrams.append(sp.csr_array(cells, shape=shape, dtype=np.float32))
+        return _Rows(
+            torch.cat(labels).numpy(),
+            torch.cat(raw),
+            torch.cat(numeric) if numeric else None,
+            torch.cat(ids).numpy(),
+            sp.vstack(ngrams, "csr") if ngrams else None,
+        )
+
+    def _matrix(self, name: str, rows: _Rows, kept: np.ndarray) -> Any:
+        """[n, f] as ``_Part`` reads them, of categories only the columns ``kept``; dense where they are few."""
+        vectors, dense = (x.cpu().numpy() for x in self.inputs(rows.raw, rows.numeric))
+        ids, (n, c) = rows.ids[:, kept], (len(rows.ids), len(kept))
         one_hot = sp.csr_array(
-            (np.ones(n * c, np.float32), all_ids.ravel(), np.arange(n + 1) * c), shape=(n, sum(self.n_ids))
+            (np.ones(n * c, np.float32), ids.ravel(), np.arange(n + 1) * c), shape=(n, sum(self.n_ids))
         )
         if name == "vectors" and sum(self.n_ids) < 2_000:
-            return np.concatenate([np.concatenate(first), np.concatenate(dense), one_hot.toarray()], 1)
-        stack = sp.csr_array(sp.vstack([sp.csr_array(part) for part in first]))
-        return sp.csr_array(sp.hstack([stack, sp.csr_array(np.concatenate(dense)), one_hot], "csr", np.float32))
+            return np.concatenate([vectors, dense, one_hot.toarray()], 1)
+        first = sp.csr_array(vectors) if name == "vectors" else rows.ngrams
+        return sp.csr_array(sp.hstack([first, sp.csr_array(dense), one_hot], "csr", np.float32))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    label: np.ndarray  # [n], -1 unknown
+    raw: Tensor  # [n, d] vectors
+    numeric: Tensor | None  # [n, c_num]
+    ids: np.ndarray  # [n, c_cat]
+    ngrams: Any  # [n, n_ngrams], sparse; None where there are none
 
 
 class _Part(nn.Module):

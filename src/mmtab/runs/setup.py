@@ -20,15 +20,14 @@ from mmtab.data.pairs import Pairs, read_pairs, read_records
 from mmtab.data.schema import METRICS, ColumnType, Schema, TaskKind
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
-from mmtab.features.encoded import unseen_shares
 from mmtab.features.lexical import Lexicon
 from mmtab.features.loader import KWayBatches
 from mmtab.features.preprocess import Fitted
-from mmtab.features.unseen import ON_VALID, unseen_columns
+from mmtab.features.unseen import ON_VALID, unseen_columns, unseen_shares
 from mmtab.model.classifier import Classifier
 from mmtab.runs.inputs import data_folder, labels_of, pair_ids, row_ids, store_of
 from mmtab.runs.session import Batches, Session
-from mmtab.training.build import build_model, build_task, check_settings, columns_of_text
+from mmtab.training.build import build_model, build_task, check_settings, columns_of_text, takes_base
 from mmtab.training.compute import Compute
 from mmtab.training.fit import FitSettings
 from mmtab.training.mining import HardNegativeMiner
@@ -115,7 +114,7 @@ def prepare_kway(config: RunConfig, schema: Schema, data: Path) -> Prepared:
             column=schema.label,
             fix="fill the label column of train",
         )
-    if config.base is not None and schema.of_type(ColumnType.TEXT):
+    if takes_base(config, len(fitted.preprocessor.labels_.classes_)) and schema.of_type(ColumnType.TEXT):
         fitted = replace(fitted, lexicon=Lexicon.fit(train, schema, store_of(config)))
     config = settle(config, schema.task, bool(columns_of_text(config, schema)), len(train))
     # Labels are checked before anything slow happens.
@@ -125,13 +124,13 @@ def prepare_kway(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     model, backbones = build_model(config, schema, fitted)
     task = build_task(config, schema, fitted, train_labels)
     session = Session(config, schema, fitted, model, backbones, task, _compute(config))
-    train_batches = KWayBatches(session.encode(train), train_labels, seed=config.seed)
-    valid_batches = KWayBatches(session.encode(valid), valid_labels)
-    shares = unseen_shares(train_batches.table, valid_batches.table)
+    encoded, valid_batches = session.encode(train), KWayBatches(session.encode(valid), valid_labels)
+    shares, base = unseen_shares(encoded, valid_batches.table), None
     assert isinstance(model, Classifier)
     if model.base is not None:
-        train_batches.base = model.base.fit(train_batches.in_order(), valid_batches.in_order(), shares, config.seed)
-    train_batches.unseen = shares
+        whole = KWayBatches(encoded, train_labels)
+        base = model.base.fit(whole.in_order(), valid_batches.in_order(), shares, config.seed)
+    train_batches = KWayBatches(encoded, train_labels, base=base, unseen=shares, seed=config.seed)
     unseen = unseen_columns(valid, valid_batches.table, fitted.preprocessor, schema, share=ON_VALID)
     session = replace(session, fitted=replace(fitted, unseen=tuple(unseen)))
 

@@ -91,9 +91,8 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     elif distributed.is_first():
         _write_description(session, folder)
 
-    base = session.base_metrics(
-        prepared.valid
-    )  # now, for once trained the weights may lie in parts on several processes
+    # Before training, after which the weights may lie in parts on several processes
+    base = session.base_metrics(prepared.valid)
     loggers = wandb_loggers(session.config, folder)
     module, trainer, checkpoints = fit(prepared.fit_settings, folder, fingerprint, loggers)
     load_weights(session.model, checkpoints.finish(trainer))

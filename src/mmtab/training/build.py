@@ -41,9 +41,9 @@ READERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "pair_head.cross": (TextSpec.load, TextBackbone),
     "image": (ImageSpec, ImageBackbone),
 }
-MAX_BASE_CLASSES = 1_000
 # What is added to the settings of a leaf.
 ADDED = {"folder", "spec", "pretrained", "crop_pct", "interpolation"}
+MAX_BASE_CLASSES = 1_000
 
 
 # --- leaves ----------------------------------------------------------------------------------------------------------
@@ -206,9 +206,13 @@ def _encoders(
     return encoders, Backbones(text, image)
 
 
+def takes_base(config: RunConfig, n_classes: int) -> bool:
+    """Whether a k-way model has a base: one is asked for, and there are not too many classes for it to hold."""
+    return config.base is not None and n_classes <= MAX_BASE_CLASSES and config.kway_head.n_sampled is None
+
+
 def _base(config: RunConfig, schema: Schema, fitted: Fitted, backbones: Backbones, n_classes: int) -> LinearBase | None:
-    """None where none is asked for, or there are too many classes for one to hold."""
-    if config.base is None or n_classes > MAX_BASE_CLASSES or config.kway_head.n_sampled is not None:
+    if config.base is None or not takes_base(config, n_classes):
         return None
     preprocessor = fitted.preprocessor
     return part(config.base, "base")(

@@ -15,6 +15,7 @@ from torch import nn
 
 from mmtab.config.types import TrainerConfig
 from mmtab.features.loader import KWayBatches, PairBatches, loader
+from mmtab.model.classifier import Classifier
 from mmtab.training.callbacks import BeforeValidation, EpochLines, EveryEpochs, MetricsFile, progress_bar
 from mmtab.training.checkpoints import AtomicIO, Checkpoints, find_last
 from mmtab.training.compute import Compute
@@ -77,7 +78,7 @@ def fit(
         keep=options.keep,
         seconds=options.checkpoint_seconds,
     )
-    starts_useful = getattr(model, "base", None) is not None  # then the model before training is one to choose from
+    has_base = isinstance(model, Classifier) and model.base is not None  # then it is one to choose before training too
     bar = progress_bar(options.progress)
     if options.compile:
         model.compile(dynamic=True)
@@ -85,7 +86,7 @@ def fit(
         max_epochs=options.max_epochs,
         accumulate_grad_batches=options.accumulate,
         gradient_clip_val=options.gradient_clip,
-        num_sanity_val_steps=-1 if starts_useful else 0,
+        num_sanity_val_steps=-1 if has_base else 0,
         log_every_n_steps=max(1, len(settings.train) // options.batch_size // 10),
         logger=[metrics, *loggers],
         callbacks=[*_callbacks(settings, checkpoints), *bar],

@@ -173,7 +173,6 @@ class FrozenVectors:
                 n = encoded.text_present.sum(1, keepdims=True)
                 vectors.append(np.where(n > 0, np.nansum(cells, 1) / np.maximum(n, 1), np.nan).astype(np.float32))
         if self._image is not None and encoded.image_features is not None:
-            late, n = self._image.groups[0], int(self._image.net.num_features)
-            last = replace(encoded, image_features=encoded.image_features[:, late - n : late])  # the last layer's mean
+            last = replace(encoded, image_features=encoded.image_features[:, self._image.last_mean])
             vectors += [last.pictures[name].astype(np.float32) for name in self._images]
         return vectors
