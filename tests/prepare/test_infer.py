@@ -242,6 +242,7 @@ def days(order: str, last: int = 28) -> list[str]:
         ([f"{x}'000.5" for x in range(1, 101)], "1'234.5", "1000.5"),
         ([f"-{x}.5%" for x in range(100)], "1234.5 %", "-0.5"),
         ([f"−{x},5" for x in range(100)], "1.234,5", "-0.5"),
+        ([f"{'' if x else '−'}{x}.5" for x in range(100)], "1234.5", "-0.5"),
         ([f"-${x},000.5" for x in range(1, 101)], "$ 1,234.5", "-1000.5"),
     ],
 )
@@ -267,6 +268,7 @@ def test_a_column_has_one_format_that_all_its_cells_fit(
         ([f"{i} kg" if i % 2 else f"{i}" for i in range(100)], "text"),
         ([f"{i},5" if i % 2 else f"{i},500.5" for i in range(1, 101)], "text"),
         ([f"1.{i}.2" for i in range(100)], "text"),
+        ([f"--{i}" for i in range(100)], "text"),
         ([f"Q{i % 4}" for i in range(100)], "categorical"),
         ([f"({i},000)" for i in range(1, 101)], "text"),
         ([f"555 {i} 4321" for i in range(100, 200)], "text"),

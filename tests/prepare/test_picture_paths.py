@@ -232,3 +232,11 @@ def test_fit_and_predict_look_in_the_same_place(tmp_path: Path, monkeypatch: pyt
         mmtab.fit(root / "b" / "train.csv", output=tmp_path / "no", **options)
     named = mmtab.fit(root / "b" / "train.csv", image_root=root, output=tmp_path / "csv", **options)
     assert named.metrics == run.metrics
+
+
+@pytest.mark.parametrize("cell", [1, True, 1.5, {"a": 1}])
+def test_a_cell_that_is_no_picture_is_not_a_missing_one(cell: object) -> None:
+    frame = pd.DataFrame({"photo": [None, *[cell] * 9], "label": ["a", "b"] * 5})
+    with pytest.raises(DataError, match=r"row 2.*column photo: the cell is no picture; expected a path"):
+        from_frames({"rows": frame}, label="label", types={"photo": "image"})
+    assert len(from_frames({"rows": frame}, label="label", types={"photo": "image"}, bad_cells="missing")["train"])

@@ -91,6 +91,7 @@ def _images(values: pa.Array) -> tuple[pa.Array, list[int]]:
         fits = _is_bytes(item) or _is_text(item) or pa.types.is_null(item)
     if fits:
         return values, []
+    values = _nan_to_null(values) if pa.types.is_floating(item) else values
     return pa.nulls(len(values), pa.string()), _rows(pc.is_valid(values))
 
 

@@ -37,17 +37,11 @@ STYLES = {
 }
 # $1,299.00; SR 1,395; 12 kg; 5,0 °C: a currency before or a unit behind the number
 AMOUNT = (
-    r"^\s*[+−-]?(?P<prefix>[^\w\s.,+−()-]|[A-Z]{1,3}[^\w\s.,+−()-]|[A-Z]{2,3} |Rs\.? ?)?\s*[+−-]?"
+    r"^\s*[+−-]?\s*(?:(?P<prefix>[^\w\s.,+−()-]|[A-Z]{1,3}[^\w\s.,+−()-]|[A-Z]{2,3} |Rs\.? ?)\s*[+−-]?)?\s*"
     rf"(?P<number>\d{{1,3}}(?:(?:[.,'’]|{_SPACE})\d{{3}})+(?:[.,]\d+)?|\d*[.,]?\d+)\s*"
     r"(?P<suffix>[^\d\s.,+−()-][^\d.,+−()-]{0,11}?)?\s*$"
 )
 NUMERIC_DATE = r"^\s*(\d{1,4})\s?[-/.]\s?(\d{1,2})\s?[-/.]\s?(\d{1,4})(?:[T,\s]+(\S.*))?\s*$"
-
-
-def number_format(prefix: str, style: str, suffix: str) -> str:
-    """``SR 1,234.5``; empty for the standard's own."""
-    text = f"{prefix.strip()} {style} {suffix.strip()}".strip()
-    return "" if text == "1234.5" else text
 
 
 def style_of(written: str) -> str:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.data import files
-from mmtab.data.cells import ImageSource, image_sources
+from mmtab.data.cells import EXPECTED, ImageSource, canonical, image_sources
 from mmtab.data.files import table_stems
 from mmtab.data.pictures import find_picture, read_picture
 from mmtab.data.raw import PICTURES
@@ -192,19 +192,28 @@ class Conversion:
     def embedded(self, table: Table, name: str, cells: pa.Array, many: bool) -> pa.Array:
         """The cells with their pictures in them, as PICTURE, or as lists of it where a cell may have ``many``."""
         out: list[object] = []
-        for row, cell in enumerate(cells.to_pylist()):
-            sources = [] if isinstance(cell, float) else image_sources(cell)
+        for row, sources in enumerate(self._sources(table, name, cells)):
             pictures = [{"bytes": self._bytes(table, source, row, name), "path": source.path} for source in sources]
             out.append(None if not pictures else pictures if many else pictures[0])
         return pa.array(out, pa.list_(PICTURE) if many else PICTURE)
+
+    def _sources(self, table: Table, name: str, cells: pa.Array) -> list[list[ImageSource]]:
+        """The pictures of each cell; raises DataError for a cell that is none."""
+        values, bad = canonical(cells, ColumnType.IMAGE)
+        if bad and self.bad_cells == "error":
+            expected, found = EXPECTED[ColumnType.IMAGE], cells[bad[0]].as_py()
+            raise table.error("the cell is no picture", row=bad[0], column=name, expected=expected, found=found)
+        return [image_sources(cell) for cell in values.to_pylist()]
 
     def within(self, table: Table, name: str, cells: pa.Array) -> pa.Array:
         """The cells as ``stored_within`` says, the pictures that they name copied beside them, or into them where they
         are structs."""
         if _is_text(cells.type):
             return self.filed(table, name, cells)
-        kind = stored_within(cells.type)
-        if cells.type == kind and all(s.data for cell in cells.to_pylist() for s in image_sources(cell)):
+        kind, sources = stored_within(cells.type), self._sources(table, name, cells)
+        if not any(sources):
+            return pa.nulls(len(cells), kind)
+        if cells.type == kind and all(source.data for pictures in sources for source in pictures):
             return cells
         return self.embedded(table, name, cells, many=kind != PICTURE)
 
@@ -212,8 +221,7 @@ class Conversion:
         """The cells as paths of their pictures, which are put into the output folder. A cell of paths stays as it is,
         unless one leads out of the folder or is that of another picture."""
         out: list[str | None] = []
-        for row, cell in enumerate(cells.to_pylist()):
-            sources = image_sources(cell)
+        for row, (cell, sources) in enumerate(zip(cells.to_pylist(), self._sources(table, name, cells), strict=True)):
             paths = [self._file(table, source, row, name) for source in sources]
             same = isinstance(cell, str) and paths == [source.path for source in sources]
             out.append(cell if same else ";".join(paths) or None)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from mmtab.data import files
 from mmtab.data.cells import canonical, hashes, image_sources
-from mmtab.data.formats import AMOUNT, NUMERIC_DATE, ORDERS, STYLES, number_format, standard
+from mmtab.data.formats import AMOUNT, NUMERIC_DATE, ORDERS, STYLES, standard
 from mmtab.data.pictures import find_picture
 from mmtab.data.schema import ColumnType
 
@@ -87,7 +87,7 @@ class Facts:
             [(prefix, suffix)] = self.affixes
             styles = [style for style in STYLES if self.tally[style] == self.n_filled]
             same = styles[:1] if styles and styles[0] != "1,234.5" else styles[:2]
-            return [number_format(prefix, style, suffix) for style in same]
+            return [f"{prefix.strip()} {style} {suffix.strip()}".strip() for style in same]
         if not self.tally["numeric date"]:
             return []
         fits = [order for order in ORDERS if self.tally[order] == self.tally["moment"]]
