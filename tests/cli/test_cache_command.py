@@ -30,7 +30,7 @@ def cache(tmp_path: Path) -> Path:
         path = store.folder(kind, {"days": days}, lambda _, size=size: {"x": np.zeros(size * MB, np.uint8)})  # type: ignore[misc]
         os.utime(path, (time.time() - days * DAY,) * 2)
     made = store.named(
-        "catalogue", "offers-40-0", lambda scratch: (scratch / "dataset.yaml").write_text("name: x") and None
+        "catalogue", "offers-40-0", lambda scratch: (scratch / "dataset.yaml").write_text("x" * 5000) and None
     )  # type: ignore[arg-type]
     os.utime(made, (time.time() - 20 * DAY,) * 2)
     for name, age in ((".building-a-b", 2 * DAY), (".building-c-d", 60.0)):
@@ -73,7 +73,7 @@ def test_show(cache: Path) -> None:
     for kind, days, size in (
         ("images 2", 1, "3.0 MB"),
         ("tokens 1", 10, "3.0 MB"),
-        ("catalogue 1", 20, "7 bytes"),
+        ("catalogue 1", 20, "5.1 kB"),
         ("total 4", 1, "6.0 MB"),
     ):
         when = time.strftime("%Y-%m-%d", time.localtime(time.time() - days * DAY))
@@ -86,7 +86,7 @@ def test_show_entries(cache: Path) -> None:
     shown = called(cache, "show", "--entries")
     for entry in Store(cache).entries():
         name = entry.digest if entry.kind == "catalogue" else entry.digest[:12]
-        assert len(re.findall(f" {entry.kind} {name} [0-9.]+ (MB|bytes) ", shown)) == 1
+        assert len(re.findall(f" {entry.kind} {name} [0-9.]+ (MB|kB|bytes) ", shown)) == 1
 
 
 def test_show_where_there_is_no_cache(tmp_path: Path) -> None:
@@ -124,6 +124,14 @@ def test_clean(cache: Path, options: list[str], gone: set[tuple[str, int]], size
         assert left(cache) == (ALL if words else ALL - gone)
         assert (cache / "images" / ".building-a-b").exists() == bool(words)
         assert "--older-than DAYS" not in said
+
+
+def test_a_folder_that_holds_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "alice" / "thesis").mkdir(parents=True)
+    for command in (["show"], ["clean"], ["clean", "--all"]):
+        with pytest.raises(ConfigError, match=r"holds other things \('alice'\).*Fix: cache="):
+            called(tmp_path, *command)
+    assert [path.name for path in tmp_path.iterdir()] == ["alice"] and (tmp_path / "alice" / "thesis").is_dir()
 
 
 def test_options_that_contradict_each_other(cache: Path) -> None:

@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 
 from mmtab.data.digests import Digest, digest_of
 from mmtab.utils import cache as store_module
-from mmtab.utils.cache import DAY, Appended, Arrays, Store
+from mmtab.utils.cache import DAY, Arrays, Store
+from mmtab.utils.manifest import MANIFEST
+from mmtab.utils.npy import Appended
 
 
 def test_built_once(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def build(scratch):
     return {"x": np.full(1000, 3.0)}
 
 (root / f"asks-{os.getpid()}").touch()
-print(Store(root).arrays("kind", {"a": 1}, build)["x"].sum())
+print(Store(root / "cache").arrays("kind", {"a": 1}, build)["x"].sum())
 """
 
 
@@ -134,7 +136,7 @@ def test_processes_that_want_the_same_entry_build_it_once(tmp_path: Path) -> Non
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=60)[0].strip() for process in running] == ["3000.0", "3000.0"]
     assert len(list(tmp_path.glob("asks-*"))) == 2 and len(list(tmp_path.glob("built-*"))) == 1
-    assert len(list((tmp_path / "kind").iterdir())) == 1
+    assert len(list((tmp_path / "cache" / "kind").iterdir())) == 1
 
 
 def test_a_killed_build_is_never_taken_for_an_entry_and_lets_the_next_one_build(tmp_path: Path) -> None:
@@ -142,8 +144,8 @@ def test_a_killed_build_is_never_taken_for_an_entry_and_lets_the_next_one_build(
     until = time.monotonic() + 30
     while not list(tmp_path.glob("built-*")) and time.monotonic() < until:
         time.sleep(0.01)
-    store = Store(tmp_path)
-    (scratch,) = (tmp_path / "kind").glob(".building-*")
+    store = Store(tmp_path / "cache")
+    (scratch,) = (store.root / "kind").glob(".building-*")
     age(scratch, 2 * DAY)
     assert store.entries() == store.leftovers() == []  # it lives: its lock is held
     killed.send_signal(signal.SIGKILL)
@@ -288,7 +290,7 @@ def test_an_entry_larger_than_the_limit_is_kept_and_said_once(tmp_path: Path) ->
 
 
 def test_leftovers_go_when_room_is_made(tmp_path: Path) -> None:
-    kind = tmp_path / "kind"
+    kind = fill(Store(tmp_path), 1).parent
     for name in (".building-ab-old", ".building-ab-written", ".building-held-old", ".removing-x"):
         (kind / name).mkdir(parents=True)
         (kind / name / "x.npy").write_bytes(b"1234")
@@ -326,7 +328,8 @@ def test_entries_say_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "kind" / ".building-x").mkdir()
     (tmp_path / "file").touch()
     made, arrays = store.entries()
-    assert (made.kind, made.digest, made.n_bytes) == ("catalogue", "offers-40", 8)
+    assert (made.kind, made.digest) == ("catalogue", "offers-40")
+    assert made.n_bytes == 8 + (made.path / MANIFEST).stat().st_size
     assert (arrays.kind, arrays.path, arrays.digest) == ("kind", path, path.name)
     assert arrays.n_bytes == sum(file.stat().st_size for file in path.iterdir()) > 1000
     assert abs(time.time() - 100 - arrays.used) < 60
@@ -401,8 +404,9 @@ def test_whether_and_where_an_entry_is(tmp_path: Path) -> None:
 
 def test_place_takes_a_name_as_long_as_a_file_system_allows(tmp_path: Path) -> None:
     Store.place(tmp_path / ("n" * 250), lambda scratch: None)
-    Store(tmp_path).named("kind", "n" * 250, lambda scratch: None)
-    assert [len(entry.digest) for entry in Store(tmp_path).entries()] == [250]
+    store = Store(tmp_path / "cache")
+    store.named("kind", "n" * 250, lambda scratch: None)
+    assert [len(entry.digest) for entry in store.entries()] == [250]
 
 
 # --- rows whose number is not known ----------------------------------------------------------------------------------

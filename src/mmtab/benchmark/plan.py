@@ -97,7 +97,7 @@ def plan_jobs(config: BenchmarkConfig, sources: dict[str, Source]) -> dict[Path,
 def _job(config: BenchmarkConfig, name: str, source: Source, seed: int) -> Job:
     system = config.system[name]
     members = [member for member in system.members or [] if applies(config.system[member], source.schema)]
-    handout = Path(config.output).resolve() / "handout" / f"{source.name}-{source.fingerprint[:12]}"
+    handout = Path(config.output).resolve() / "handouts" / "datasets" / f"{source.name}-{source.fingerprint[:12]}"
     return Job(
         system=name,
         settings=dataclasses.asdict(system),

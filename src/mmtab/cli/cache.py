@@ -32,7 +32,7 @@ def show(
     entries: Annotated[bool, typer.Option("--entries", help="a line for each")] = False, cache: Cache = CACHE
 ) -> None:
     """What the cache holds, how large it is and when it was last used."""
-    store = Store(cache.expanduser())
+    store = _store(cache)
     everything, leftovers = store.entries(), store.leftovers()
     print_line(str(store.root))  # not a title, which would be wrapped
     if entries:
@@ -59,7 +59,7 @@ def clean(
     that all of them mean. What is removed is made again by the next run that wants it; downloads are fetched again."""
     if all and (older_than is not None or kind or to is not None):
         raise ConfigError("--all removes everything: leave out --older-than, --kind and --to, or leave out --all")
-    store = Store(cache.expanduser())
+    store = _store(cache)
     entries, leftovers = store.entries(), store.leftovers()
     kinds = {entry.kind for entry in entries}
     if unknown := sorted(set(kind or ()) - kinds):
@@ -82,6 +82,13 @@ def clean(
         print_line(
             "entries stay without an option: --older-than DAYS, --kind KIND, --to GB or --all says which to remove"
         )
+
+
+def _store(cache: Path) -> Store:
+    """Raises ConfigError for a folder that holds other things."""
+    store = Store(cache.expanduser())
+    store.check()
+    return store
 
 
 def _print_kinds(title: str, entries: list[Entry]) -> None:

@@ -21,8 +21,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mmtab.data.cells import ImageSource, image_sources
 from mmtab.data.streams import Stream
 from mmtab.data.table import BadCells, Table
-from mmtab.utils.cache import Appended, Arrays, Store
+from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.machine import usable_cores
+from mmtab.utils.npy import Appended
 
 MAX_PIXELS = 64_000_000
 ROWS_AT_ONCE = 256

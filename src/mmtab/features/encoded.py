@@ -23,7 +23,8 @@ from mmtab.features.lexical import Lexicon, SparseRows
 from mmtab.features.pictures import image_batch, mean_features
 from mmtab.features.preprocess import Preprocessor
 from mmtab.features.text import Sequences, cross_columns, cross_sequences, text_columns, tokenize
-from mmtab.utils.cache import Appended, Arrays, Store
+from mmtab.utils.cache import Arrays, Store
+from mmtab.utils.npy import Appended
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.batches import LexicalBatch
-from mmtab.utils.cache import Appended, Arrays, Store
+from mmtab.utils.cache import Arrays, Store
+from mmtab.utils.npy import Appended
 
 N_BUCKETS = 1 << 20
 MAX_CHARACTERS = (2_000, 500)  # of a cell, of which words and parts of words are read

@@ -23,8 +23,9 @@ from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.backbones.text import TextSpec
 from mmtab.features.batches import TextBatch
-from mmtab.utils.cache import Appended, Arrays, Store
+from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.errors import ConfigError
+from mmtab.utils.npy import Appended
 
 CELLS_AT_ONCE = 1 << 14
 

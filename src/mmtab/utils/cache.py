@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -20,6 +21,9 @@ from typing import Any
 import filelock
 import numpy as np
 
+from mmtab.utils import manifest
+from mmtab.utils.atomic import WRITING, write_text
+from mmtab.utils.errors import ConfigError
 from mmtab.utils.locks import is_held, lock
 
 Arrays = dict[str, np.ndarray]
@@ -31,7 +35,19 @@ GRACE = 60.0  # seconds: what was used so lately may be about to be read by anot
 TRIES = 3  # how often an entry may be removed by others before it is read
 FETCHED = {"downloads"}  # kinds that come from elsewhere: they do not count for the limit, nor make room for others
 
+TAG = "CACHEDIR.TAG"
+TAGGED = """Signature: 8a477f597d28d172789f06886806bc55
+# This folder is a cache of mmtab, which removes what it used least. See https://bford.info/cachedir/
+"""
+KINDS = {"candidates", "catalogue", "downloads", "image_features", "images", "lexical", "ngrams", "numbers", "reasons"}
+KINDS |= {"rows", "scores", "text_features", "text_states", "tokens"}  # which a cache without a tag may hold, empty
+# What a root may hold before it is tagged: scratch files, and what file systems and desktops put anywhere
+HARMLESS = (WRITING, ".encoding-", ".nfs", ".snapshot", ".DS_Store", "lost+found")
+# Entries without a key and a manifest: downloads, and what versions before manifests generated
+NAMES = {"downloads": re.compile("[0-9a-f]{16}"), "catalogue": re.compile(r"\w+-\d+-\d+-[0-9a-f]{8}")}
+
 _used: set[Path] = set()  # entries that this process may still read
+_intact: dict[Path, tuple[int, int]] = {}  # entries whose digests this process has compared, and with which manifest
 
 
 @dataclass(frozen=True)
@@ -52,11 +68,49 @@ class Store:
     run at a time while the others wait for it. ``limit``: bytes of all entries together; above it, those used least
     recently are removed when a new one was placed, but none that this process has used, or any process in the last
     minute. That another one has mapped an entry into memory is no hindrance: on Linux the bytes stay until it lets go.
+
+    Nothing is removed that was not made here: ``root`` is tagged (CACHEDIR.TAG), a folder that holds other things is
+    refused (ConfigError), and an entry is what has a manifest. By that an entry is also checked, its sizes whenever it
+    is asked for and its digests once in a process; a damaged one is built again, with a warning that names it.
     """
 
     def __init__(self, root: Path, limit: int | None = None) -> None:
         self.root = root
         self.limit = limit
+
+    def check(self) -> None:
+        """Raise ConfigError for a folder that holds other things than a cache. One of before there were tags passes."""
+        strange = [] if self._is_tagged() else [path.name for path in _within(self.root) if not _was_cache(path)]
+        if strange:
+            more = ", …" if len(strange) > 3 else ""
+            raise ConfigError(
+                f"cache={self.root} holds other things ({', '.join(map(repr, strange[:3]))}{more}) and is no cache of "
+                f"mmtab, which removes what it used least. Fix: cache={self.root / 'mmtab'} (or MMTAB_CACHE), or any "
+                "new or empty folder"
+            )
+
+    def claim(self) -> None:
+        """Make the folder and tag it. Raises ConfigError as ``check``, and for one that cannot be written to."""
+        self.check()
+        if not self._is_tagged():
+            with self._writing():
+                self.root.mkdir(parents=True, exist_ok=True)
+                write_text(self.root / TAG, TAGGED)
+
+    def _is_tagged(self) -> bool:
+        try:
+            text = (self.root / TAG).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        return text.startswith(TAGGED.splitlines()[0]) and "mmtab" in text  # else the cache of another program
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            problem = f"cache={self.root} cannot be written to ({error.strerror or error})"
+            raise ConfigError(f"{problem}. Fix: cache=FOLDER (or MMTAB_CACHE), a folder that can be") from error
 
     def arrays(self, kind: str, key: dict[str, Any], build: Callable[[Path], Arrays]) -> Arrays:
         """The entry for ``key`` (plain JSON values), built when absent.
@@ -80,15 +134,23 @@ class Store:
 
     def named(self, kind: str, name: str, write: Callable[[Path], None]) -> Path:
         """The folder ``<kind>/<name>``, which ``write`` fills when it is absent: for what is no set of arrays."""
+        self.check()
         entry = self.root / kind / name
         _used.add(entry.resolve())
         placed = False
-        if not entry.is_dir():
-            entry.parent.mkdir(parents=True, exist_ok=True)
+        if not entry.is_dir() or _damage(entry):
+            self.claim()
+            with self._writing():
+                entry.parent.mkdir(exist_ok=True)
             with _alone(entry):
+                if entry.is_dir() and (problem := _damage(entry)):
+                    self._discard(entry, problem)
                 if not entry.is_dir():  # else another run has just built it
-                    self.place(entry, write)
-                    placed = True
+                    with self._writing():
+                        scratch = _scratch(entry)
+                    placed = _fill(scratch, entry, write, recorded=True)
+                    if placed:
+                        _intact[entry.resolve()] = _stamp(entry)
         with contextlib.suppress(OSError):  # a cache that is read only, or of another user
             os.utime(entry)
         if placed and self.limit is not None:
@@ -96,10 +158,23 @@ class Store:
         return entry
 
     def has(self, kind: str, key: dict[str, Any]) -> bool:
-        """Whether the entry is there already; if so, this process does not remove it to make room."""
+        """Whether the entry is there already and whole; if so, this process does not remove it to make room."""
         entry = self.root / kind / _name_of(key)
         _used.add(entry.resolve())
-        return entry.is_dir()
+        return entry.is_dir() and _damage(entry) is None
+
+    @staticmethod
+    def _discard(entry: Path, problem: str) -> None:
+        name = f"the cache entry {entry} is damaged ({problem})"
+        try:
+            removing = entry.with_name(f".removing-{secrets.token_hex(8)}")
+            entry.rename(removing)
+        except FileNotFoundError:  # another process was first
+            return
+        except OSError as error:
+            raise ConfigError(f"{name} and cannot be removed ({error.strerror}). Fix: remove it") from error
+        shutil.rmtree(removing, ignore_errors=True)
+        warnings.warn(f"{name}: it is made again", stacklevel=4)
 
     def has_room(self, n_bytes: int) -> bool:
         """Whether an entry of this size would leave half of the limit, and half of the free disk, to others."""
@@ -110,25 +185,14 @@ class Store:
     @staticmethod
     def place(entry: Path, write: Callable[[Path], None]) -> None:
         """Let ``write`` fill a scratch folder, then rename it to ``entry``; whoever renames first wins."""
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".building-{_stem(entry)}-", dir=entry.parent))
-        try:
-            write(scratch)
-            scratch.chmod(0o755)
-            try:
-                scratch.rename(entry)
-            except OSError:
-                if not entry.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        _fill(_scratch(entry), entry, write)
 
     def entries(self) -> list[Entry]:
-        """All that is whole, of every kind, with or without a key."""
+        """All that is whole, of every kind, and was made here."""
         return [
             Entry(kind, path.name, path, _n_bytes(path), used)
             for kind, path in self._paths()
-            if not path.name.startswith(".") and path.is_dir() and (used := _mtime(path)) is not None
+            if not path.name.startswith(".") and _is_entry(path) and (used := _mtime(path)) is not None
         ]
 
     def leftovers(self) -> list[Entry]:
@@ -153,7 +217,8 @@ class Store:
         return entries
 
     def remove(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Remove entries or leftovers; returns those that this user could remove."""
+        """Remove entries or leftovers; returns those that this user could remove. Raises ConfigError as ``check``."""
+        self.check()
         removed = []
         for entry in entries:
             try:
@@ -185,7 +250,7 @@ class Store:
     def _paths(self) -> Iterator[tuple[str, Path]]:
         """What lies in the folders of the kinds, with the kind."""
         for kind in _within(self.root):
-            if kind.is_dir() and not kind.name.startswith("."):
+            if kind.is_dir() and not kind.is_symlink() and not kind.name.startswith("."):
                 for path in _within(kind):
                     yield kind.name, path
 
@@ -210,52 +275,6 @@ def least_used(entries: Iterable[Entry], n_bytes: int) -> list[Entry]:
     return chosen
 
 
-class Appended:
-    """A ``.npy`` file to which rows are appended until ``close``; ``n_rows`` so far. Its header says zero rows before.
-
-    ``shape`` is that of one row. The data begin at a multiple of 64 bytes, so that the file can be mapped.
-    """
-
-    def __init__(self, path: Path, dtype: np.dtype | type, shape: tuple[int, ...] = ()) -> None:
-        self.dtype = np.dtype(dtype)
-        if self.dtype.hasobject:
-            raise ValueError(f"{path}: objects cannot be mapped; expected a dtype of fixed size, found {self.dtype}")
-        self.shape = shape
-        self.n_rows = 0
-        self._file = path.open("wb", buffering=1 << 20)
-        self._write_header()
-
-    def append(self, rows: np.ndarray) -> None:
-        """``rows``: [n, *shape]. Raises ValueError for another shape, TypeError for a dtype of another kind."""
-        if rows.ndim == 0 or rows.shape[1:] != self.shape:
-            raise ValueError(f"{self._file.name}: expected rows of shape {self.shape}, found an array {rows.shape}")
-        rows = np.ascontiguousarray(rows.astype(self.dtype, casting="same_kind", copy=False))
-        self._file.write(rows.reshape(-1).view(np.uint8).data)
-        self.n_rows += len(rows)
-
-    def close(self) -> None:
-        """Write the number of rows into the header. Nothing can be appended afterwards."""
-        if not self._file.closed:
-            with self._file:
-                self._file.seek(0)
-                self._write_header()
-
-    def __enter__(self) -> Appended:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _write_header(self) -> None:
-        # numpy pads a header so that it takes as much room for any number of rows.
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self.dtype),
-            "fortran_order": False,
-            "shape": (self.n_rows, *self.shape),
-        }
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-
 # --- names, locks and files ------------------------------------------------------------------------------------------
 
 
@@ -269,7 +288,90 @@ def _stem(entry: Path) -> str:
 
 
 def _is_lock(path: Path) -> bool:
-    return path.name.startswith(".") and path.suffix == ".lock"
+    return path.name.startswith(".") and path.suffix == ".lock" and _n_bytes(path) == 0
+
+
+def _is_entry(path: Path) -> bool:
+    """Whether it was made here: it has a manifest or, made before there were any, a key or a name that it is called
+    by."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    if (path / manifest.MANIFEST).is_file():
+        return True
+    try:
+        return _name_of(json.loads((path / "key.json").read_bytes())) == path.name
+    except FileNotFoundError:
+        pattern = NAMES.get(path.parent.name)
+        return pattern is not None and pattern.fullmatch(path.name) is not None
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _was_cache(path: Path) -> bool:
+    """Whether it may lie in a cache that has no tag yet: a folder of entries."""
+    if path.name.startswith(HARMLESS):
+        return True
+    if path.is_symlink() or not path.is_dir() or path.name.startswith("."):
+        return False
+    parts = [part for part in _within(path) if not part.name.startswith((".building-", ".removing-"))]
+    parts = [part for part in parts if not _is_lock(part)]
+    return all(map(_is_entry, parts)) and bool(parts or path.name in KINDS)
+
+
+def _damage(entry: Path) -> str | None:
+    """What is wrong with the bytes of an entry; None for a whole one, and for one that is not there any more."""
+    place = entry.resolve()
+    if not (entry / manifest.MANIFEST).exists() and entry.is_dir():
+        if not _is_entry(entry):
+            raise ConfigError(f"{entry} was not made by mmtab, or only in part. Fix: remove it")
+        try:  # made before there were manifests: from now on it is known what it held
+            for path in entry.glob("*.npy"):
+                np.load(path, mmap_mode="r", allow_pickle=False)
+            manifest.write(entry)
+        except (ValueError, EOFError) as error:
+            return f"{path.name}: {' '.join(str(error).split())}"
+        except OSError:  # a cache that is read only stays as it is
+            return None
+    try:
+        stamp = _stamp(entry)
+        problem = manifest.damage(entry, digests=_intact.get(place) != stamp)
+    except FileNotFoundError:
+        return None
+    if problem is None:
+        _intact[place] = stamp
+    return problem
+
+
+def _stamp(entry: Path) -> tuple[int, int]:
+    """Tells an entry from one that was built in its place."""
+    found = (entry / manifest.MANIFEST).stat()
+    return found.st_ino, found.st_mtime_ns
+
+
+def _scratch(entry: Path) -> Path:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f".building-{_stem(entry)}-", dir=entry.parent))
+
+
+def _fill(scratch: Path, entry: Path, write: Callable[[Path], None], recorded: bool = False) -> bool:
+    """Let ``write`` fill the scratch folder, and rename it once its bytes are on the disk; whether that was first.
+    ``recorded``: with a manifest."""
+    try:
+        write(scratch)
+        if recorded:
+            manifest.write(scratch)
+        scratch.chmod(0o755)
+        manifest.sync(scratch)
+        try:
+            scratch.rename(entry)
+        except OSError:
+            if not entry.is_dir():
+                raise
+            return False
+        manifest.sync_one(entry.parent)
+        return True
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -89,7 +89,9 @@ def import_dataset(
 
 
 def _default_cache() -> Path:
-    return Path(os.environ.get("MMTAB_CACHE") or "~/.cache/mmtab").expanduser() / "downloads"
+    store = Store(Path(os.environ.get("MMTAB_CACHE") or "~/.cache/mmtab").expanduser())
+    store.claim()
+    return store.root / "downloads"
 
 
 def _fetch(recipe: Recipe, raw: Raw, cache: Path, progress: bool) -> str:
