@@ -393,8 +393,9 @@ def _dialect(options: dict[str, Any]) -> Dialect:
 
 
 def _values(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """[n] in their own type; dates, and values of which some are missing, as objects, for numpy has neither."""
-    if column.null_count or pa.types.is_date(column.type):
+    """[n] in their own type; dates, moments with a time zone and values of which some are missing as objects, for numpy
+    has none of them."""
+    if column.null_count or pa.types.is_date(column.type) or getattr(column.type, "tz", None):
         return np.array([*column.to_pylist(), ...], object)[:-1]
     return column.to_numpy(zero_copy_only=False)
 

@@ -268,6 +268,7 @@ def test_pad_keeps_proportions_and_crop_the_centre(tmp_path: Path) -> None:
         ("I;16", 65535 // 2, ".png", (127, 127, 127)),
         ("I;16", 100, ".png", (100, 100, 100)),
         ("F", 100.0, ".tif", (100, 100, 100)),
+        ("F", 0.5, ".tif", (127, 127, 127)),  # of the range from 0 to 1
         ("RGBA", (255, 0, 0, 0), ".png", (255, 255, 255)),  # what shows through is white
         ("RGBA", (255, 0, 0, 255), ".webp", (255, 0, 0)),
         ("LA", (0, 0), ".png", (255, 255, 255)),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import io
 import pickle
 from collections.abc import Callable
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from PIL import Image
 from toy_data import draw_picture
 
 import mmtab
@@ -158,6 +163,35 @@ def test_folders_of_pictures_are_a_dataset_with_their_classes(tmp_path: Path) ->
 )
 def test_what_holds_a_table_is_one(table: Any) -> None:
     assert raw.as_table(table, "toys", "rows").to_pylist() == FRAME.to_dict("records")
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ([Path("a/b.png"), None], ["a/b.png", None]),
+        ([Decimal("Infinity"), Decimal("1.5"), None], [np.inf, 1.5, None]),
+        ([2**70, 1], [2.0**70, 1.0]),
+        ([np.datetime64("2020-01-01"), np.datetime64("NaT")], [datetime(2020, 1, 1), None]),
+        ([1 + 2j], "cells that no table holds.* found complex"),
+        ([10**400], "cells that no table holds.* found int"),
+        ([1, "a"], "mixes kinds of values.* found int, str"),
+        ([b"a", date(2020, 1, 1)], "mixes kinds of values.* found bytes, datetime.date"),
+    ],
+)
+def test_cells_of_any_python_type_are_held_or_named(cells: list[Any], expected: Any) -> None:
+    for column in (cells, pd.Series(cells, dtype=object)):
+        if isinstance(expected, list):
+            assert raw.as_table({"a": column}, "toys", "rows")["a"].to_pylist() == expected
+        else:
+            with pytest.raises(DataError, match=expected):
+                raw.as_table({"a": column}, "toys", "rows")
+
+
+def test_pictures_of_pillow_are_cells() -> None:
+    for mode in ("1", "L", "P", "RGB", "RGBA", "CMYK", "F", "I;16"):
+        (cell,) = raw.as_table({"a": [Image.new(mode, (3, 2))]}, "toys", "rows")["a"].to_pylist()
+        with Image.open(io.BytesIO(cell)) as image:
+            assert image.mode == mode and image.size == (3, 2)
 
 
 @pytest.mark.parametrize(

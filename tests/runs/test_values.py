@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from mmtab.runs.predictions import class_columns, free_name, prediction_columns,
 from mmtab.training.predictions import Predictions
 from mmtab.utils.errors import DataError, RunError
 
+BERLIN = ZoneInfo("Europe/Berlin")
 QUICK: dict[str, Any] = {"recipe": "frozen", "trainer": {"max_epochs": 1, "progress": False}}
 N = 240  # of which valid has enough for confidence to be measured
 
@@ -48,6 +50,9 @@ LABELS: dict[str, list[Any]] = {
     "decimal": [Decimal("1.50"), Decimal("3.00")],
     "date": [date(2024, 1, 1), date(2023, 5, 6)],
     "moment": [datetime(2024, 1, 1), datetime(2024, 1, 1, 10, 30)],
+    "moment with a zone": [datetime(2024, 1, 1, 9, tzinfo=BERLIN), datetime(2024, 7, 1, 9, tzinfo=BERLIN)],
+    "duration": [timedelta(hours=1), timedelta(days=-2, seconds=5)],
+    "time": [time(9, 30), time(23)],
     "text": ["True", "False"],
     "digits": ["007", "7"],
 }
@@ -75,7 +80,7 @@ def test_labels_come_back_in_their_type(tmp_path: Path, kind: str) -> None:
     stored = pyarrow.parquet.read_table(tmp_path / "out.parquet")
     assert stored["prediction"].type == pa.array(classes).type
     assert stored["key"].to_pylist() == list(range(100, 100 + N))
-    assert (stored["prediction"].to_numpy() == predicted).all()
+    assert (stored["prediction"].to_pandas().to_numpy() == predicted).all()
     csv = pd.read_csv(tmp_path / "out.csv", dtype={"prediction": str} if kind == "digits" else None)
     assert csv["key"].dtype == np.int64 and csv["prediction"].nunique() == len(set(predicted.tolist()))
 
@@ -84,6 +89,13 @@ def test_labels_come_back_in_their_type(tmp_path: Path, kind: str) -> None:
     assert scored.score() == run.metrics["test"]["accuracy"]
     rows.to_csv(tmp_path / "labelled.csv", index=False)
     assert run.evaluate(tmp_path / "labelled.csv") == pytest.approx(run.evaluate(rows))
+
+
+def test_classes_keep_their_order(tmp_path: Path) -> None:
+    levels = ["low", "middle", "high"]
+    kind = pd.Categorical([levels[i % 3] for i in range(N)], [*levels, "never"], ordered=True)
+    run = fitted(tmp_path, frame(kind=kind))
+    assert list(run.predict_proba(frame()).columns) == levels
 
 
 def test_a_run_that_recorded_no_types_opens_and_gives_text(tmp_path: Path) -> None:

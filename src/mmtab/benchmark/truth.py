@@ -61,7 +61,7 @@ class Truth:
             raise DataError(schema.name, "the split has no labels, so nothing can be scored on it", table=split)
         if schema.task is TaskKind.KWAY:
             assert schema.label is not None
-            coder = LabelCoder.fit(_labelled(folder, schema, "train"), schema.label)
+            coder = LabelCoder.fit(_labelled(folder, schema, "train"), schema.label, schema.classes)
             rows = _labelled(folder, schema, split, labelled)
             ids = {schema.id: rows.ids.to_pylist()}
             return Truth(schema, split, ids, coder.classes_, coder.transform(rows, schema.label)[:, None])

@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from mmtab.data.csv_files import STANDARD, column_names, scan_csv
+from mmtab.data.spelling import spelling
 from mmtab.utils.atomic import replacing
 from mmtab.utils.errors import DataError
 
@@ -129,6 +130,17 @@ def read(path: Path, dataset: str, columns: list[str] | None = None) -> pa.Table
         schema = header(path, dataset)
         return pa.schema([schema.field(name) for name in columns or schema.names]).empty_table()
     return pa.concat_tables([pa.table(batch) for batch in batches], promote_options="permissive")
+
+
+def order_of(path: Path, column: str | None) -> list[str]:
+    """The values of an ordered categorical column of a parquet file, in their order; nothing for other columns."""
+    if path.suffix != ".parquet" or not path.is_file() or column not in (schema := pa.parquet.read_schema(path)).names:
+        return []
+    kind = schema.field(column).type
+    if not pa.types.is_dictionary(kind) or not kind.ordered:
+        return []
+    cells = pa.parquet.read_table(path, columns=[column])[column].unify_dictionaries()
+    return spelling(_plain(cells.chunk(0).dictionary)).to_pylist() if cells.num_chunks else []
 
 
 def count(path: Path, dataset: str) -> int:

@@ -267,7 +267,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         return Image.alpha_composite(ground, image).convert("RGB")
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit and float greys: PIL's own conversion clips them
         grey = np.asarray(image, np.float64)
-        top = 65535.0 if grey.max(initial=0) > 255 else 255.0
+        white = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        top = next((top for top in white if grey.max(initial=0) <= top), white[-1])
         image = Image.fromarray((grey / top * 255).clip(0, 255).astype(np.uint8))
     return image.convert("RGB")
 

@@ -7,8 +7,10 @@ of pictures, by class (``cup/1.jpg``). What is not certain is refused, with the 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import gzip
+import io
 import json
 import re
 import zipfile
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mmtab.data import files
@@ -310,17 +313,57 @@ def from_columns(names: list[str], columns: Any, dataset: str, table: str, mixed
         try:
             arrays.append(_arrow(values))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            if not mixed:
-                raise DataError(
-                    dataset,
-                    f"the column mixes kinds of values ({' '.join(str(error).split())[:160]})",
-                    table=table,
-                    column=name,
-                    fix="make it one kind, for instance with .astype(str)",
-                ) from error
-            arrays.append(pa.array([None if cell is None else str(cell) for cell in values], pa.string()))
+            if mixed:
+                arrays.append(pa.array([None if cell is None else str(cell) for cell in values], pa.string()))
+                continue
+            kinds = _kinds(values)
+            if convert := CONVERSIONS.get(kinds[0]) if len(kinds) == 1 else None:
+                with contextlib.suppress(pa.ArrowException, ValueError, OverflowError):
+                    arrays.append(pa.array([None if _absent(cell) else convert(cell) for cell in values]))
+                    continue
+            several = len(kinds) > 1
+            raise DataError(
+                dataset,
+                "the column mixes kinds of values" if several else f"cells that no table holds ({_line(error)})",
+                table=table,
+                column=name,
+                expected="one kind" if several else "text, numbers, truths, dates or pictures",
+                found=", ".join(kinds),
+                fix="make it one kind, for instance with .astype(str)" if several else "convert or drop the column",
+            ) from error
     files.check_names(names, table, dataset)
     return pa.table(arrays, names=names)
+
+
+def _picture_file(picture: Any) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG" if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else "TIFF")
+    return stream.getvalue()
+
+
+# Of cells that Arrow does not know, by the library of their type and its name
+CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "pathlib": str,
+    "PIL": _picture_file,
+    "decimal.Decimal": float,  # infinite ones; others it knows
+    "int": float,  # beyond 64 bits
+    "numpy.datetime64": lambda cell: cell.astype("datetime64[us]").item(),
+}
+
+
+def _kinds(values: Any) -> list[str]:
+    """What its cells are, each as CONVERSIONS calls it."""
+    names = (f"{type(cell).__module__}.{type(cell).__name__}" for cell in values if not _absent(cell))
+    shown = (name.removeprefix("builtins.") for name in names)
+    return sorted({next((n for n in ("pathlib", "PIL") if name.startswith(f"{n}.")), name) for name in shown})
+
+
+def _absent(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, float | np.datetime64) and bool(cell != cell))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
 
 
 def _arrow(values: Any) -> pa.Array | pa.ChunkedArray:

@@ -45,7 +45,8 @@ class Schema:
     """``ceilings``, where known, gives the best reachable score for modality subsets such as ``image+text``. ``split``
     records how the splits were made. ``storage`` says how columns were stored in parquet, should they be in csv now; in
     a run folder, how train stored them. ``formats``: how raw tables write numbers and dates (``data.formats``), by
-    column. ``absent``: in a run folder, the columns that left or right did not have in training.
+    column. ``classes``: labels in their order, where they have one. ``absent``: in a run folder, the columns that left
+    or right did not have in training.
 
     ``relations``: what may hold between two records, each with the columns it ignores (in which the two may differ),
     such as ``{"duplicate": (), "variant": ("colour", "size")}``. Each is a 0/1 column of the pairs. None given: the one
@@ -65,6 +66,7 @@ class Schema:
     split: dict[str, Any] = field(default_factory=dict)
     storage: dict[str, str] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
     absent: dict[str, list[str]] = field(default_factory=dict)
     relations: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -170,6 +172,7 @@ class Schema:
         raw = asdict(self)
         raw["task"] = str(self.task)
         raw["columns"] = {column.name: str(column.type) for column in self.columns}
+        raw["classes"] = list(self.classes)
         relations = self.relations if self.names_relations else {}
         raw["relations"] = {name: {"ignore": list(ignored)} for name, ignored in relations.items()}
         return raw
@@ -221,7 +224,11 @@ class Schema:
                 raise DataError(name, f"dataset.yaml: {key}", expected="a mapping", found=raw[key])
             values[key] = {str(entry): value for entry, value in (raw.get(key) or {}).items()}
         values["relations"] = _relations(raw.get("relations"), names, name, TaskKind(raw["task"]))
-        for key in set(raw) - {"columns", "task", "ceilings", "split", "storage", "formats", "absent", "relations"}:
+        if not isinstance(raw.get("classes") or [], list | tuple):
+            raise DataError(name, "dataset.yaml: classes", expected="a list of labels", found=raw["classes"])
+        values["classes"] = tuple(map(str, raw.get("classes") or ()))
+        converted = {"columns", "task", "ceilings", "split", "storage", "formats", "classes", "absent", "relations"}
+        for key in set(raw) - converted:
             if isinstance(raw[key], dict | list):
                 raise DataError(name, f"dataset.yaml: {key}", expected="one value", found=raw[key])
             if raw[key] not in (None, ""):
@@ -247,7 +254,7 @@ class Schema:
 
     def write(self, folder: Path) -> None:
         """Write ``folder/dataset.yaml``, at once or not at all; what is empty is left out."""
-        raw = {key: value for key, value in self.to_dict().items() if value not in (None, "", {})}
+        raw = {key: value for key, value in self.to_dict().items() if value not in (None, "", {}, [])}
         order = ["name", "title", "task", "metric", "licence", "source", "split", "id", "label", "columns", "relations"]
         raw = {key: raw[key] for key in [*order, *raw] if key in raw}
         write_text(folder / "dataset.yaml", yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=100))

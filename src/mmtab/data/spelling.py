@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +23,9 @@ WHOLE = 9e18  # whole floats below are written as integers, which int64 holds
 FLOAT = r"^-?(0|[1-9]\d*)(\.0+|\.\d*[1-9])?([eE][+-]\d+)?$"
 NUMBER = r"^\s*[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?\s*$"  # in a column that is known to hold numbers
 MOMENT = r"^\d{4}-\d\d-\d\d[ T]\d\d:\d\d"
+CLOCK = r"^\d\d:\d\d:\d\d(\.\d+)?$"
+DURATION = r"(-?\d+) days(?: \+?(\d\d):(\d\d):(\d\d)(?:\.(\d+))?)?"
+TICKS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # a second
 TEXT = pa.large_string()
 
 
@@ -33,13 +37,17 @@ def spelling(values: pa.Array) -> pa.Array:
     if pa.types.is_decimal(kind):
         return _by_distinct(values, _of_decimal)
     if pa.types.is_duration(kind):
-        return pc.cast(pc.cast(pc.cast(values, pa.duration("us"), safe=False), pa.int64()), TEXT)
+        return _by_distinct(pc.cast(values, pa.duration("us"), safe=False), _of_duration)
     if pa.types.is_timestamp(kind):
         text = pc.cast(pc.cast(values, pa.timestamp(kind.unit)), TEXT)
         return pc.replace_substring_regex(text, r"( 00:00:00)?\.0+$|(\.\d*[1-9])0+$| 00:00:00$", r"\2")
     if pa.types.is_time(kind):
-        return pc.replace_substring_regex(pc.cast(values, TEXT), r"\.0+$|(\.\d*[1-9])0+$", r"\1")
+        return _without_zeros(pc.cast(values, TEXT))
     return pc.cast(values, TEXT)
+
+
+def _without_zeros(text: pa.Array) -> pa.Array:
+    return pc.replace_substring_regex(text, r"\.0+$|(\.\d*[1-9])0+$", r"\1")
 
 
 def _of_floats(values: pa.Array) -> pa.Array:
@@ -55,6 +63,13 @@ def _of_floats(values: pa.Array) -> pa.Array:
 
 def _of_decimal(value: Decimal) -> str:
     return f"{value:f}".rstrip("0").rstrip(".") if "." in f"{value:f}" else f"{value:f}"
+
+
+def _of_duration(value: timedelta) -> str:
+    hours, rest = divmod(value.seconds, 3600)
+    fraction = f".{value.microseconds:06}" if value.microseconds else ""
+    sign = "+" if value.days < 0 else ""  # as pandas has it: -1 days +23:00:00 is an hour less than nothing
+    return f"{value.days} days {sign}{hours:02}:{rest // 60:02}:{rest % 60:02}{fraction}"
 
 
 def _by_distinct(values: pa.Array, spell: Callable[..., str]) -> pa.Array:
@@ -83,6 +98,10 @@ def respelt(text: pa.Array, kind: pa.DataType | None) -> pa.Array:
         return _by_distinct(text, _decimal_of) if pa.types.is_decimal(kind) else _numbers(text, NUMBER)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return _by_distinct(text, _moment_of)
+    if pa.types.is_time(kind):
+        return pc.if_else(pc.match_substring_regex(text, CLOCK), _without_zeros(text), text)
+    if pa.types.is_duration(kind):
+        return _by_distinct(text, partial(_duration_of, ticks=TICKS[kind.unit]))
     return text
 
 
@@ -103,12 +122,17 @@ def places_in(values: pa.Array, vocabulary: pa.Array | Sequence[str]) -> pa.Arra
     others = values.filter(pc.and_(pc.is_null(places), pc.is_valid(values))).unique()
     if not len(others) or not len(known):
         return places
-    meanings, kind = meaning(known), _kind_of(known)
-    wanted = meaning(others) if kind is None else respelt(others, kind)
+    meanings, kind = _typewritten(meaning(known)), _kind_of(known)
+    wanted = _typewritten(meaning(others) if kind is None else respelt(others, kind))
     if kind is not None:
         meanings = respelt(meanings, kind)
     again = pc.index_in(wanted, value_set=meanings, skip_nulls=True)
     return pc.coalesce(places, again.take(pc.index_in(values, value_set=others, skip_nulls=True)))
+
+
+def _typewritten(text: pa.Array) -> pa.Array:
+    """Text without spaces around it and with accents in one form: macOS writes é as two characters."""
+    return pc.utf8_normalize(pc.utf8_trim_whitespace(text), "NFC")
 
 
 def _kind_of(known: pa.Array) -> pa.DataType | None:
@@ -150,6 +174,23 @@ def _moment_of(text: str) -> str:
     return spelling(pa.array([moment], pa.timestamp("us")))[0].as_py()
 
 
+def _timedelta(text: str) -> timedelta | None:
+    match = re.fullmatch(DURATION, text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(group or 0) for group in match.groups()[:4])
+    micros = int((match[5] or "")[:6].ljust(6, "0"))
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, microseconds=micros)
+
+
+def _duration_of(text: str, ticks: float) -> str:
+    """As pandas writes it, or as Arrow does: a whole number of ticks, of which a second has so many."""
+    if re.fullmatch(r"-?\d+", text):
+        return spelling(pa.array([int(text) * round(1e9 / ticks)], pa.duration("ns")))[0].as_py()
+    value = _timedelta(text)
+    return text if value is None else _of_duration(value)
+
+
 def _where(values: pa.Array, otherwise: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_valid(values), values, otherwise)
 
@@ -166,8 +207,8 @@ def bits(names: pa.Array) -> pa.Array:
 
 def keeps_its_type(kind: pa.DataType) -> bool:
     """Whether values of the type can be had back from their spelling; text needs no way back."""
-    of = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
-    return any(fits(kind) for fits in (*of, pa.types.is_date, pa.types.is_timestamp))
+    of = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_temporal)
+    return any(fits(kind) for fits in of) and not pa.types.is_interval(kind)
 
 
 def typed(text: pa.Array, *kinds: pa.DataType | None) -> pa.Array:
@@ -176,13 +217,23 @@ def typed(text: pa.Array, *kinds: pa.DataType | None) -> pa.Array:
         if kind is None or not keeps_its_type(kind):
             continue
         try:
-            plain = pa.timestamp(kind.unit) if pa.types.is_timestamp(kind) else kind
-            values = pc.cast(pc.cast(text, plain), kind)
-        except pa.ArrowException:
+            values = pc.cast(_parsed(text, kind), kind)
+        except (pa.ArrowException, ValueError):
             continue
         if spelling(values).equals(pc.cast(text, TEXT)):
             return values
     return text
+
+
+def _parsed(text: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The values in a type that can be cast into theirs."""
+    if pa.types.is_timestamp(kind):
+        return pc.cast(text, pa.timestamp(kind.unit))
+    if pa.types.is_duration(kind):
+        return pa.array([None if cell is None else _timedelta(cell) for cell in text.to_pylist()], pa.duration("us"))
+    if pa.types.is_time(kind):
+        return pa.array([None if cell is None else time.fromisoformat(cell) for cell in text.to_pylist()])
+    return pc.cast(text, kind)
 
 
 def as_given(text: pa.Array, given: pa.DataType, known: pa.DataType | None) -> pa.Array:

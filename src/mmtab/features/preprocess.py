@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -127,13 +127,13 @@ class CategoryCoder:
 
 @dataclass(frozen=True)
 class LabelCoder:
-    """Class names to 0 … k-1, sorted by name."""
+    """Class names to 0 … k-1, in their order where they have one, else sorted by name."""
 
     classes_: list[str]
 
     @staticmethod
-    def fit(tables: Table | Iterable[Table], column: str) -> LabelCoder:
-        """From a table, or the batches of one."""
+    def fit(tables: Table | Iterable[Table], column: str, order: Sequence[str] = ()) -> LabelCoder:
+        """From a table, or the batches of one; ``order``: of the classes, those it lacks come last."""
         found: set[str] = set()
         for table in _batches(tables):
             found.update(pc.unique(_known_labels(table, column)).to_pylist())
@@ -145,7 +145,7 @@ class LabelCoder:
                 found=sorted(found),
                 fix="check the split, or choose another label",
             )
-        return LabelCoder(sorted(found))
+        return LabelCoder([*(name for name in order if name in found), *sorted(found - set(order))])
 
     def transform(self, table: Table, column: str) -> np.ndarray:
         """[n] int64; -1 where the table has no labels. Raises DataError for a label that train never had."""
@@ -198,7 +198,8 @@ class Preprocessor:
                 classes.append(replace(table, ids=table.ids.slice(0, len(names)), columns={}, labels=names))
         coders = {name: CategoryCoder.from_counts(counted, rules) for name, counted in counts.items()}
         scalers = {name: QuantileScaler.fit(values) for name, values in sample.columns().items()}
-        labels = LabelCoder.fit(classes, schema.label) if schema.label and labelled and classes else None
+        known = schema.label and labelled and classes
+        labels = LabelCoder.fit(classes, schema.label or "", schema.classes) if known else None
         return Preprocessor(scalers, coders, labels)
 
     def numeric(self, table: Table, schema: Schema) -> np.ndarray:

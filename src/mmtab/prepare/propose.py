@@ -78,7 +78,8 @@ def propose(
             types = {column: role for column, role in (types or {}).items() if column not in ignored}
         said: dict[str, Any] = {"task": task, "id": id, "label": label, "types": types, "formats": formats}
         proposal = infer(tables, name=name or output.name, image_roots=roots, **said)
-        schema = proposal.schema
+        order = next((found for path in tables.values() if (found := files.order_of(path, proposal.schema.label))), ())
+        schema = replace(proposal.schema, classes=tuple(order))
 
         def write(scratch: Path) -> None:
             conversion = Conversion(scratch, schema, bad_cells=bad_cells)
@@ -97,7 +98,7 @@ def propose(
             schema.write(scratch)
 
         Store.place(output, write)
-    return replace(proposal, notes=(*notes, *proposal.notes))
+    return replace(proposal, schema=schema, notes=(*notes, *proposal.notes))
 
 
 def _by_stem(inputs: list[Path]) -> dict[str, Path]:

@@ -182,7 +182,8 @@ class Evidence:
             cells = f"{tally['marker']:,} cells such as {self.odd!r}"
             return f"; {tally['number']:,} are numbers, but {cells} would have to be emptied"
         if self.share("date") > 0.8 and self.dates < 1:
-            return f"; {tally['moment']:,} are dates, but cells such as {self.odd!r} are not, or not in the same order"
+            odd = f"cells such as {self.odd!r} are not" if self.odd else "no one order of day and month fits all"
+            return f"; {tally['moment']:,} are dates, but {odd}"
         if self.share("amount", "marker") > 0.95 and self.numbers < 0.9 and self.share("clock") == 0:
             rewritten = "which do not read as numbers before sign, unit and commas are removed"
             return f"; amounts such as {self.odd!r}, {rewritten}"

@@ -70,7 +70,7 @@ class Problem:
     @cached_property
     def classes(self) -> list[str]:
         assert self.schema.label is not None
-        return LabelCoder.fit(self.table("train"), self.schema.label).classes_
+        return LabelCoder.fit(self.table("train"), self.schema.label, self.schema.classes).classes_
 
     def label(self, split: str) -> np.ndarray:
         """[n] int64: the place among ``classes``, or whether the relation holds."""
