@@ -3,6 +3,7 @@ strangers hand in ends in one line."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -41,6 +42,7 @@ from mmtab.benchmark.challenge import (
     untrusted,
 )
 from mmtab.benchmark.challenge.folder import divide
+from mmtab.benchmark.challenge.ladder import climb, step_of
 from mmtab.benchmark.challenge.submissions import team_name
 from mmtab.benchmark.truth import Truth
 from mmtab.cli.challenge import app
@@ -156,7 +158,8 @@ def test_a_handout_of_copies_can_be_sent(tmp_path: Path) -> None:
     toys = write_kway(tmp_path / "toys", n=60, k=2)  # with pictures
     for copy in (False, True):
         folder = tmp_path / f"challenge-{copy}"
-        open_challenge(folder, {"toys": toys}, {"kway": ["toys"]}, title="x", copy=copy)
+        options = {} if copy else {"copy": False}  # copies are the default
+        open_challenge(folder, {"toys": toys}, {"kway": ["toys"]}, title="x", **options)  # type: ignore[arg-type]
         handout = folder / "handout" / "toys"
         assert not any(path.is_symlink() for path in handout.rglob("*")), "they would lead to the labels"
         assert not copy or all(path.stat().st_nlink == 1 for path in handout.rglob("*") if path.is_file())
@@ -339,10 +342,11 @@ def test_several_relations_and_a_metric_of_probabilities(tmp_path: Path) -> None
     soft = truth.ids | {f"probability_{name}": p[:, i].tolist() for i, name in enumerate(("same", "like"))}
     receipt = submit(challenge.folder, "A", {"offers": write_table(tmp_path / "soft.parquet", soft)})[0]
     public = challenge.rows("offers", True)
-    assert receipt.public == pytest.approx(
-        np.mean([sk.average_precision_score(truth.label[public, i], p[public, i]) for i in (0, 1)])
-    )
-    assert standings(challenge.folder).entries[0].scores[0].prediction.shape == (len(public), 2)  # type: ignore[union-attr]
+    exact = np.mean([sk.average_precision_score(truth.label[public, i], p[public, i]) for i in (0, 1)])
+    assert stored(challenge.folder, "select public from attempts where status = 'scored'") == [(pytest.approx(exact),)]
+    assert abs(receipt.public - exact) <= challenge.step("offers") / 2
+    scored = standings(challenge.folder, final=True).entries[0].scores[0].prediction
+    assert scored is not None and scored.shape == (len(truth) - len(public), 2)
 
 
 # --- limits, repetitions, transactions -------------------------------------------------------------------------------
@@ -359,8 +363,8 @@ def test_the_daily_limit(tmp_path: Path, challenge: Challenge) -> None:
         receipt = submit(challenge.folder, " a ", {"toys": path}, DAY)[0]
         assert (receipt.attempt, receipt.left_today, receipt.team) == (i + 1, 2 - i, "A")
         if i:
-            earlier = stored(challenge.folder, "select public from attempts where attempt = 1")[0][0]
-            assert f"attempt 1 of 2025-03-01T12:00:00+00:00, public accuracy {earlier:.6f}" in str(caught.value)
+            assert f"attempt 1 of 2025-03-01T12:00:00+00:00, public accuracy {shown:g}" in str(caught.value)
+        shown = receipt.public  # noqa: F841
     with pytest.raises(DataError, match=r"A has used its 3 submissions of 2025-03-01 \(UTC\)"):
         submit(
             challenge.folder,
@@ -780,6 +784,18 @@ def test_nobody_imitates_a_team(tmp_path: Path, challenge: Challenge) -> None:
     assert [entry.title for entry in standings(challenge.folder).entries] == ["Acme"]
 
 
+def test_names_that_look_alike_are_refused(tmp_path: Path, challenge: Challenge) -> None:
+    file = handed(tmp_path, challenge, "toys")
+    submit(challenge.folder, "Acme", {"toys": file}, DAY)
+    submit(challenge.folder, "Team 1", {"toys": file}, DAY)
+    for name in ["Аcme", "АСМЕ", "acmе", "Acm\u212e", "Team l", "Tеam 1", "TEAM I"]:
+        with pytest.raises(ConfigError, match=r"looks like '(Acme|Team 1)', which is another team\. Fix: another name"):
+            submit(challenge.folder, name, {"toys": file}, DAY)
+    for name in ["Acne", "Team 2", "Команда", "数据队"]:
+        submit(challenge.folder, name, {"toys": file}, DAY)
+    assert len(standings(challenge.folder).entries) == 6
+
+
 def test_sql_in_names_is_text(tmp_path: Path, challenge: Challenge) -> None:
     names = ["x'); drop table attempts;--", "' or '1'='1", 'a" union select', "%", "x' --"]
     for name in names:
@@ -811,14 +827,62 @@ def test_the_best_public_submission_counts(tmp_path: Path, challenge: Challenge)
         board, rows = standings(challenge.folder, final), private if final else public
         assert {entry.name: entry.scores[0].value for entry in board.entries} == pytest.approx(wanted)
         dataset = board.datasets["toys"]
-        assert dataset.label is not None and (dataset.label == truth.label[rows]).all()
-        for entry in board.entries:
+        assert final or dataset.label is None  # from which intervals would come that tell more than the scores
+        for entry in board.entries if final else ():
             said = entry.scores[0].prediction
+            assert dataset.label is not None and (dataset.label == truth.label[rows]).all()
             assert said is not None and (said == dataset.label).mean() == pytest.approx(wanted[entry.name])
         assert [entry.name for _, entry, _ in ranked(board, "kway")] == sorted(wanted, key=lambda name: -wanted[name])
         assert ranked(board, "matching") == []
     assert (board.title, {entry.kind for entry in board.entries}) == ("Toys & pairs: final standings", {"team"})
     assert board.entries[1].about == "2 attempts, the last 2025-03-01 12:00 UTC"
+
+
+def attack(challenge: Challenge, file: Callable[[np.ndarray], Path], n: int = 25) -> float:
+    """The accuracy on the public rows, beyond chance, of somebody who knows nothing, and keeps each block of guesses
+    that raised the score, of ``n`` submissions, and then lets those that scored well vote (Blum and Hardt)."""
+    truth, public = challenge.truth("toys"), challenge.rows("toys", True)
+    rng, k = np.random.default_rng(0), len(truth.classes)
+    guesses = rng.integers(0, k, len(truth))
+    best = submit(challenge.folder, "Eve", {"toys": file(guesses)}, DAY)[0].public
+    votes = np.zeros((len(truth), k))
+    for blocks in np.array_split(rng.permutation(len(truth)), n - 1):
+        tried = guesses.copy()
+        tried[blocks] = (tried[blocks] + 1) % k
+        score = submit(challenge.folder, "Eve", {"toys": file(tried)}, DAY)[0].public
+        votes[np.arange(len(truth)), tried] += score - best
+        if score > best:
+            guesses, best = tried, score
+    accuracy = (guesses[public] == truth.label[public, 0]).mean()
+    return float(max(accuracy, (votes.argmax(1)[public] == truth.label[public, 0]).mean())) - 1 / k
+
+
+def test_25_submissions_do_not_tell_the_public_labels(
+    tmp_path: Path, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With exact scores, somebody who knows nothing climbs well above chance; on the ladder, not."""
+    gains = {}
+    for name, step in (("exact", 1e-9), ("ladder", None)):
+        if step is not None:
+            monkeypatch.setattr(Challenge, "step", lambda *_, step=step: step)
+        challenge = open_challenge(
+            tmp_path / name, {"toys": sources["toys"]}, {"kway": ["toys"]}, title="x", per_day=25, seed=1
+        )
+        truth, n = challenge.truth("toys"), itertools.count()
+
+        def file(guesses: np.ndarray, truth: Truth = truth, name: str = name, n: Iterator[int] = n) -> Path:
+            said = [truth.classes[i] for i in guesses]
+            return write_table(tmp_path / f"{name}-{next(n)}.parquet", truth.ids | {"prediction": said})
+
+        gains[name] = attack(challenge, file)
+        monkeypatch.undo()
+    assert gains["exact"] > 0.15 and gains["ladder"] < 0.08, gains
+
+
+def test_the_ladder() -> None:
+    assert [step_of(n) for n in (60, 300, 10_000, 10**9)] == [0.1, 0.05, 0.005, 0.001]
+    shown = climb([0.512, 0.549, 0.551, 0.30, 0.609, 0.72], 0.05)
+    assert shown == [(0.5, 0), (0.5, 0), (0.55, 2), (0.55, 2), (0.6, 4), (0.7, 5)]
 
 
 def test_ranks(tmp_path: Path, sources: dict[str, Path]) -> None:
@@ -838,12 +902,12 @@ def test_a_damaged_array_is_made_again(tmp_path: Path, challenge: Challenge) -> 
     receipt = submit(challenge.folder, "A", {"toys": handed(tmp_path, challenge, "toys", right=0.5)}, DAY)[0]
     (kept,) = (challenge.folder / "files").glob("*.npy")
     assert kept.name == f"{receipt.sha256}.toys.npy"
-    wanted = standings(challenge.folder).entries[0].scores[0].prediction
+    wanted = standings(challenge.folder, final=True).entries[0].scores[0].prediction
     for damage in (b"", kept.read_bytes()[:-7], pickle.dumps(Command()), None):
         kept.unlink()
         if damage is not None:
             kept.write_bytes(damage)
-        found = standings(challenge.folder).entries[0].scores[0].prediction
+        found = standings(challenge.folder, final=True).entries[0].scores[0].prediction
         assert found is not None and wanted is not None and (found == wanted).all() and kept.stat().st_size > 400
 
 
@@ -892,9 +956,10 @@ def test_50_teams_with_many_submissions(memory: Path, sources: dict[str, Path]) 
                     else f1(label[rows], mine[rows])
                     for rows in parts
                 )
-                assert receipt.public == pytest.approx(public, abs=1e-12)
-                if receipt.public > best.get((receipt.team, receipt.dataset), (-1.0, 0.0))[0]:
-                    best[receipt.team, receipt.dataset] = (receipt.public, private)
+                step = challenge.step(receipt.dataset)
+                if public >= best.get((receipt.team, receipt.dataset), (-1.0, 0.0))[0] + step - 1e-9:
+                    best[receipt.team, receipt.dataset] = (round(round(public / step) * step, 6), private)
+                assert receipt.public == best[receipt.team, receipt.dataset][0]
     assert len(stored(challenge.folder)) == 50 * N_EACH
     took = []
     for final in (False, True):
@@ -940,7 +1005,7 @@ def test_the_commands(tmp_path: Path, sources: dict[str, Path], monkeypatch: pyt
     assert "120 rows of toys, with probabilities; would be accepted" in called("check", folder, "toys", paths[0])
     receipt = called("send", folder, "Team <b>", mine)
     public = {
-        name: f"{values['public'][metric]:.6f}"
+        name: f"{round(values['public'][metric], 1):g}"  # in steps of 0.1, on so few rows
         for (name, values), metric in zip(both_scores(folder).items(), ("f1", "accuracy"), strict=True)
     }
     assert f" toys 1 1 accuracy {public['toys']} " in receipt and f" pairs 1 1 f1 {public['pairs']} " in receipt
@@ -1033,13 +1098,10 @@ def test_nothing_for_participants_tells_private_scores(tmp_path: Path, monkeypat
             assert private not in (0, 1, public)
             assert repr(private) not in text and f"{private:.6f}" not in text, name
         assert "<script>alert(1)</script>" not in text or not name.endswith(".html")
-    assert all(f"{max(line[0] for line in lines[i : i + 2]):.6f}" in seen[0]["scoreboard.csv"] for i in (0, 2, 4))
+        for public, _ in lines:  # nor exact public ones, of which each would tell a little of the labels
+            assert repr(public) not in text and f"{public:.4f}" not in text, name
     board = standings(folders[0])
-    for dataset in board.datasets.values():
-        n = len(challenge.rows(dataset.name, True))
-        assert dataset.label is not None and len(dataset.label) == n < len(challenge.truth(dataset.name))
-        assert all(
-            len(s.prediction) == n for e in board.entries for s in e.of(dataset.name) if s.prediction is not None
-        )
+    assert all(dataset.label is None for dataset in board.datasets.values())
+    assert all(score.prediction is None for entry in board.entries for score in entry.scores)
     for path in (folders[0] / "handout").rglob("*.parquet"):
         assert "test" not in path.name or "label" not in pa.parquet.read_schema(path).names

@@ -41,8 +41,8 @@ def open_(
         int | None, typer.Option(help="of the public rows; keep it secret. From the system's entropy")
     ] = None,
     copy: Annotated[
-        bool, typer.Option("--copy", help="the handout shares no file with the dataset; else hard links")
-    ] = False,
+        bool, typer.Option("--copy/--link", help="the handout has its own files, or hard links to the dataset's")
+    ] = True,
 ) -> None:
     """Open a challenge: secret labels, and the handout for participants. Without --track a track for each task."""
     from mmtab.benchmark.challenge import HANDOUT, open_challenge
@@ -96,7 +96,7 @@ def send(
     rows = []
     for r in receipts:
         attempt = f"{r.attempt}{' (as before)' if r.again else ''}"
-        rows.append((r.dataset, attempt, str(r.left_today), r.metric, f"{r.public:.6f}", r.sha256[:12]))
+        rows.append((r.dataset, attempt, str(r.left_today), r.metric, f"{r.public:g}", r.sha256[:12]))
     head = ["dataset", "attempt", "left today", "metric", "public score", "sha256"]
     print_table(f"{receipts[0].team}, {receipts[0].time}", head, rows)
 
@@ -132,7 +132,7 @@ def history(folder: ChallengeFolder, team: Team) -> None:
 
     attempts = history(folder, team)
     rows = [
-        (a.time, a.dataset, a.status, str(a.attempt or ""), "" if a.public is None else f"{a.public:.6f}", a.reason)
+        (a.time, a.dataset, a.status, str(a.attempt or ""), "" if a.public is None else f"{a.public:g}", a.reason)
         for a in attempts
     ]
     print_table(team.strip(), ["time", "dataset", "status", "attempt", "public score", "reason"], rows)

@@ -21,9 +21,10 @@ from mmtab.data.formats import NUMERIC_DATE, iso
 from mmtab.data.schema import ColumnType
 from mmtab.data.spelling import TEXT, respelt, spelling
 
+LONGEST = 16 << 20  # bytes of a cell of text: reading more takes minutes and gigabytes
 EXPECTED = {
-    ColumnType.TEXT: "text",
-    ColumnType.CATEGORICAL: "text, a number or true/false",
+    ColumnType.TEXT: f"text of at most {LONGEST >> 20} MiB",
+    ColumnType.CATEGORICAL: f"text of at most {LONGEST >> 20} MiB, a number or true/false",
     ColumnType.NUMERIC: "a number",
     ColumnType.DATETIME: "a date or time, such as 2024-05-18 or 2024-05-18T10:00:00Z",
     ColumnType.IMAGE: "a path, bytes, or a struct of bytes and path",
@@ -41,7 +42,9 @@ def canonical(values: pa.Array, kind: ColumnType, stored: pa.DataType | None = N
         return _images(values)
     if pa.types.is_nested(values.type) or _is_bytes(values.type):
         return pa.nulls(len(values), pa.large_string()), _rows(pc.is_valid(values))
-    return _strings(values, stored), []
+    text = _strings(values, stored)
+    long = pc.greater(pc.binary_length(text), LONGEST)
+    return (pc.if_else(long, pa.scalar(None, TEXT), text), _rows(long)) if pc.any(long).as_py() else (text, [])
 
 
 def _strings(values: pa.Array, stored: pa.DataType | None = None) -> pa.Array:

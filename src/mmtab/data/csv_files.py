@@ -15,7 +15,7 @@ import pyarrow.csv
 
 from mmtab.utils.errors import DataError
 
-CSV_BLOCK, CSV_LONGEST_ROW = 8 << 20, 1 << 30  # bytes
+CSV_BLOCK, CSV_LONGEST_ROW = 8 << 20, 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ def column_names(path: Path, dataset: str, dialect: Dialect) -> list[str]:
         start = file.read(2)
     if not start:
         raise DataError(dataset, "the file is empty", table=path.stem, fix="give it a header and at least one row")
-    block, size = CSV_BLOCK, path.stat().st_size
+    block = CSV_BLOCK
     while True:
         try:
             with pa.csv.open_csv(path, *_csv_options(path, dialect, block, ragged=lambda row: "skip")) as reader:
                 return reader.schema.names
         except pa.ArrowInvalid as error:
-            if not _row_too_long(error, block, size):
+            if not _row_too_long(error, block, path, dataset):
                 raise
             block *= 8
         except (UnicodeError, LookupError) as error:
@@ -58,9 +58,18 @@ def _wrong_encoding(path: Path, dataset: str, dialect: Dialect, utf16: bool = Fa
     )
 
 
-def _row_too_long(error: pa.ArrowInvalid, block: int, size: int) -> bool:
-    """Whether a bigger block, in which a row must fit, would help."""
-    return "straddl" in str(error) and block < min(size, CSV_LONGEST_ROW)
+def _row_too_long(error: pa.ArrowInvalid, block: int, path: Path, dataset: str) -> bool:
+    """Whether a bigger block, in which a row must fit, would help. Raises DataError for a row that is too long."""
+    if "straddl" not in str(error) or block >= path.stat().st_size:
+        return False
+    if block >= CSV_LONGEST_ROW:
+        raise _too_long(path, dataset, "a row") from error
+    return True
+
+
+def _too_long(path: Path, dataset: str, what: str) -> DataError:
+    expected, fix = f"at most {CSV_LONGEST_ROW >> 20} MiB", "cut its cells, or close the quote that made them one"
+    return DataError(dataset, f"{what} is too long", table=path.stem, expected=expected, fix=fix)
 
 
 def _csv_options(
@@ -87,6 +96,8 @@ def scan_csv(
     names = column_names(path, dataset, dialect)
     stat = path.stat()
     fault = _quoting_fault(path, dialect, stat.st_size, stat.st_mtime_ns)
+    if fault and "field limit" in fault[1]:
+        raise _too_long(path, dataset, f"the row that ends in line {fault[0]}")
     if fault:
         raise DataError(
             dataset,
@@ -106,7 +117,7 @@ def scan_csv(
                     yield fresh
             return
         except pa.ArrowInvalid as error:
-            if not _row_too_long(error, block, stat.st_size):
+            if not _row_too_long(error, block, path, dataset):
                 raise
             done, block = max(done, seen), block * 8
 

@@ -7,6 +7,8 @@ Cells of a csv are strings: a schema, not a guess from the first rows, decides w
 from __future__ import annotations
 
 import itertools
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,14 +21,18 @@ from mmtab.data.csv_files import STANDARD, column_names, scan_csv
 from mmtab.data.spelling import spelling
 from mmtab.utils.atomic import replacing
 from mmtab.utils.errors import DataError
+from mmtab.utils.paths import leads_out
 
 FORMATS = (".parquet", ".csv")
+MOST_COLUMNS = 10_000
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 32 << 20
 
 
 def find(folder: Path, dataset: str, stem: str) -> Path:
     """The table's file, or its folder of shards; raises DataError when it is absent or exists twice."""
     paths = _candidates(folder, stem)
+    for path in paths:
+        check_links(folder, parts(path, dataset), dataset)
     if len(paths) != 1:
         raise DataError(
             dataset,
@@ -36,6 +42,20 @@ def find(folder: Path, dataset: str, stem: str) -> Path:
             found=[path.name for path in paths],
         )
     return paths[0]
+
+
+def check_links(folder: Path, paths: Iterable[Path], dataset: str) -> None:
+    """Raise DataError for a file of a dataset that is a link out of its folder."""
+    for path in paths:
+        if leads_out(folder, path):
+            raise DataError(
+                dataset,
+                f"{path.name} is a link out of the folder",
+                table=path.stem,
+                expected=f"a file inside {folder}",
+                found=os.path.realpath(path),
+                fix="copy the file into the folder (cp -L)",
+            )
 
 
 def exists(folder: Path, stem: str) -> bool:
@@ -177,7 +197,10 @@ class _readable:
 
 
 def check_names(names: list[str], table: str, dataset: str) -> None:
-    """Raises DataError for a column without a name, or named twice."""
+    """Raises DataError for a column without a name, or named twice, and for more columns than any table has."""
+    if len(names) > MOST_COLUMNS:
+        expected, fix = f"at most {MOST_COLUMNS}", "keep those that matter"
+        raise DataError(dataset, "too many columns", table=table, expected=expected, found=len(names), fix=fix)
     for number, name in enumerate(names, 1):
         if not name.strip():
             raise DataError(
@@ -195,7 +218,7 @@ def check_names(names: list[str], table: str, dataset: str) -> None:
                 column=name,
                 fix="rename it",
             )
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, n in Counter(names).items() if n > 1)
     if twice:
         raise DataError(
             dataset, "the header names a column twice", table=table, column=twice[0], fix="rename one of them"

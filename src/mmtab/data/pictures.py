@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -24,8 +25,11 @@ from mmtab.data.table import BadCells, Table
 from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.machine import usable_cores
 from mmtab.utils.npy import Appended
+from mmtab.utils.paths import within
 
 MAX_PIXELS = 64_000_000
+# Readers that only decode: those of others, such as of .eps, start programs
+FORMATS = ("BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP", "AVIF")
 ROWS_AT_ONCE = 256
 Fit = Literal["pad", "squash", "crop"]
 Progress = Callable[[Any, int, str], Iterable[Any]]
@@ -196,7 +200,7 @@ def find_picture(root: Path, path: str) -> tuple[Path | None, str]:
 def _inside(root: str, path: str) -> tuple[Path | None, str]:
     try:  # not pathlib: a third of the time for as many pictures as there are
         file = os.path.realpath(os.path.join(root, path))  # noqa: PTH118
-        if file != root and not file.startswith(f"{root.rstrip(os.sep)}{os.sep}"):
+        if not within(root, file):
             return None, "outside"
         return (Path(file), "") if os.path.isfile(file) else (None, "missing")  # noqa: PTH113
     except (OSError, ValueError, RuntimeError):  # a name too long, with a null character, a symbolic link to itself
@@ -235,7 +239,7 @@ def _read(
     if file is None:
         return None
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 problem = f"image too large to open safely ({image.width} x {image.height} pixels)"
             else:
@@ -253,10 +257,17 @@ def _read(
         problem,
         row=row,
         column=column,
-        expected="a readable picture",
+        expected=f"a readable picture ({', '.join(_formats())})",
         found=name,
         fix="replace the file, empty the cell, or set dataset.bad_cells=missing",
     )
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Those that this installation of PIL can read."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -71,6 +71,7 @@ def standard_file(
     path, suffix, stem = path.expanduser(), suffix_of(path), stem_of(path)
     if path.is_dir():
         if _has_shards(path):
+            files.check_links(path, files.parts(path, dataset), dataset)
             return path
         rows = [{"image": str(file.relative_to(path)), **label} for file, label in _pictures(path)]
         if not rows:
@@ -225,7 +226,7 @@ def _json_lines(path: Path, dataset: str) -> pa.Table:
         try:
             if line.strip():
                 rows.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             fix = "write one object a line"
             raise DataError(dataset, f"line {number} is no JSON ({error})", table=stem_of(path), fix=fix) from error
         if rows and not isinstance(rows[-1], dict):

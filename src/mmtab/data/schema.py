@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from mmtab.data.spelling import keeps_its_type, type_named
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import DataError
+from mmtab.utils.paths import leads_out
 
 
 class ColumnType(StrEnum):
@@ -30,6 +32,7 @@ class TaskKind(StrEnum):
 
 LABEL = "label"  # the column of pairs that says whether they match, unless dataset.yaml names several relations
 
+LARGEST = 1 << 20  # bytes of dataset.yaml: ten thousand columns need half of it
 # What a dataset may be ranked by, the default first; more is better in all of them.
 METRICS = {TaskKind.KWAY: ("accuracy", "macro_f1"), TaskKind.MATCHING: ("f1", "pr_auc", "roc_auc")}
 
@@ -267,8 +270,17 @@ class Schema:
             raise DataError(
                 folder.name, f"no dataset.yaml in {folder}", fix="check the path, or describe the dataset there"
             )
+        if leads_out(folder, path):
+            fix = "copy the file into the folder (cp -L)"
+            raise DataError(
+                folder.name, f"dataset.yaml is a link out of {folder}", found=os.path.realpath(path), fix=fix
+            )
+        if path.stat().st_size > LARGEST:
+            raise DataError(folder.name, "dataset.yaml is too large", expected=f"at most {LARGEST >> 10} KiB")
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except RecursionError as error:
+            raise DataError(folder.name, "dataset.yaml is nested too deeply", expected="a mapping") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DataError(folder.name, f"dataset.yaml is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(raw, dict):

@@ -22,6 +22,7 @@ from mmtab.training.sharding import load_state
 from mmtab.training.tasks import Task
 from mmtab.utils.atomic import write_json, write_text
 from mmtab.utils.errors import RunError
+from mmtab.utils.paths import check_run_links
 
 FORMAT = 3
 READABLE = (2, 3)  # 2 has the calibration of the task in provenance.json
@@ -80,7 +81,8 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 
 def open_config(folder: Path) -> RunConfig:
-    """The resolved configuration of a run."""
+    """The resolved configuration of a run. Raises RunError also for a link that leads out of its folder."""
+    check_run_links(folder)
     raw = with_current_targets(read_run_file(folder, "config.yaml"))
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), raw))
     assert isinstance(config, RunConfig)

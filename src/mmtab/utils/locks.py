@@ -9,11 +9,13 @@ from pathlib import Path
 import filelock
 
 from mmtab.utils.errors import RunError
+from mmtab.utils.paths import check_run_links
 
 
 def lock(path: Path, timeout: float = -1) -> filelock.BaseFileLock:
     """Of ``path``, to be acquired; raises NotImplementedError then where there are no locks, and filelock.Timeout where
     another process held it for ``timeout`` seconds (-1: wait for ever)."""
+    _check_no_link(path)
     return filelock.FileLock(path, timeout=timeout, fallback_to_soft=False)  # a soft lock would outlive its process
 
 
@@ -31,10 +33,12 @@ def is_held(path: Path) -> bool:
 @contextlib.contextmanager
 def alone_in(folder: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold the lock of a run folder, which a process that dies lets go of; raises RunError where another one (or
-    another thread) holds it for more than ``wait`` seconds. Where the file system knows no locks, nobody is kept out.
-    May be nested. A folder that holds nothing else in the end is removed."""
+    another thread) holds it for more than ``wait`` seconds, and where a link leads out of the folder. Where the file
+    system knows no locks, nobody is kept out. May be nested. A folder that holds nothing else in the end is removed."""
     path = folder / ".lock"
     folder.mkdir(parents=True, exist_ok=True)
+    check_run_links(folder)
+    _check_no_link(path)
     folder_lock = filelock.FileLock(path, fallback_to_soft=False, is_singleton=True)
     try:
         folder_lock.acquire(timeout=wait)
@@ -50,3 +54,8 @@ def alone_in(folder: Path, wait: float = 0.0) -> Iterator[None]:
                 path.unlink()
                 folder.rmdir()
         folder_lock.release()
+
+
+def _check_no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise RunError(f"the lock {path} is a link. Fix: remove it")

@@ -7,9 +7,10 @@ participants do not have. The organiser's account runs all of this; participants
     files/                accepted files, by their sha256, and their predictions in the order of the rows
     submissions.sqlite    every attempt, with its public and its private score
 
-While the challenge runs only scores on the public rows are shown. In the end the private score of the submission with
-the best public score counts, so that nobody wins by trying often. A submitted file is data, never code, and never
-trusted: it is copied first, as a regular file of bounded size, and the copy is hashed, checked and scored."""
+While the challenge runs only scores on the public rows are shown, in steps (``ladder``). In the end the private score
+of the submission that raised the public one last counts, so that nobody wins by trying often. A submitted file is data,
+never code, and never trusted: it is copied first, as a regular file of bounded size, and the copy is hashed, checked
+and scored."""
 
 from mmtab.benchmark.challenge.folder import HANDOUT, Challenge, open_challenge
 from mmtab.benchmark.challenge.leaderboard import history, ranked, standings

@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from mmtab.benchmark.challenge import database, untrusted
+from mmtab.benchmark.challenge.ladder import step_of
 from mmtab.benchmark.challenge.untrusted import one_line
 from mmtab.benchmark.handout import without_labels
 from mmtab.benchmark.truth import Truth
@@ -79,6 +80,10 @@ class Challenge:
         """Numbers of the public rows of test, or of the private ones."""
         return np.flatnonzero(self._secret(dataset)[1] == public)
 
+    def step(self, dataset: str) -> float:
+        """By how much a submission must be better for a team's public score to change."""
+        return step_of(len(self.rows(dataset, public=True)))
+
     def read_predictions(self, dataset: str, sha256: str, suffix: str) -> np.ndarray:
         """[n, r] int64 of an accepted file, in the order of the rows; from the array beside it, for standings need them
         many times, or, should that be damaged, from the file."""
@@ -123,11 +128,11 @@ def open_challenge(
     public_share: float = 0.5,
     per_day: int = 5,
     seed: int | None = None,
-    copy: bool = False,
+    copy: bool = True,
 ) -> Challenge:
     """Make the folder of a new challenge, complete or not at all. ``datasets``: their folders by name. ``seed``
     determines which rows are public and is a secret; by default it comes from the system's entropy and is not kept.
-    ``copy``: the handout holds copies instead of hard links.
+    ``copy`` false: the handout holds hard links, which a participant who writes to them changes in the dataset too.
 
     Raises ConfigError for a folder that exists and for settings that do not fit, DataError for a dataset whose test has
     no labels, has a column that dataset.yaml does not list (it may reveal the labels), or is too small to be divided.

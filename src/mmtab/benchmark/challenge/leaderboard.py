@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,23 +10,22 @@ import numpy as np
 
 from mmtab.benchmark.challenge import database
 from mmtab.benchmark.challenge.folder import Challenge
+from mmtab.benchmark.challenge.ladder import climb
 from mmtab.benchmark.challenge.submissions import team_name
 from mmtab.benchmark.statistics import places
 from mmtab.benchmark.types import Board, Entry, RankedDataset, Score
 from mmtab.utils.errors import ConfigError
 
-# Of each team and dataset the submission with the best public score, of equal ones the first
-BEST = """
-select team, dataset, public, private, sha256, suffix from (
-    select *, row_number() over (partition by team, dataset order by public desc, attempt) as place
-    from attempts where status = 'scored'
-) where place = 1
+SCORED = """
+select team, dataset, public, private, sha256, suffix from attempts
+where status = 'scored' order by team, dataset, attempt
 """
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A line of a team's history; ``status`` scored or rejected, the latter with a ``reason`` and no number."""
+    """A line of a team's history; ``status`` scored or rejected, the latter with a ``reason`` and no number. ``public``
+    is the score that was shown (see ``ladder``)."""
 
     dataset: str
     time: str
@@ -36,9 +36,9 @@ class Attempt:
 
 
 def standings(folder: Path, final: bool = False) -> Board:
-    """Of each team and dataset the submission with the best public score (of equal ones the first): its public score
-    or, ``final``, its private one. Labels and predictions are of the rows that were scored, so that the scoreboard of a
-    running challenge holds nothing of the others."""
+    """Of each team and dataset the submission that raised its public score last: that score or, ``final``, its private
+    one. Only the final board has labels and predictions, from which intervals come: those of the public rows would tell
+    more than the scores that are shown."""
     challenge, part = Challenge.read(folder), "private" if final else "public"
     rows = {dataset: challenge.rows(dataset, public=not final) for dataset in challenge.datasets}
     datasets = {}
@@ -49,21 +49,29 @@ def standings(folder: Path, final: bool = False) -> Board:
             truth.schema.title or dataset,
             str(truth.schema.task),
             truth.schema.metric,
-            label=truth.label[rows[dataset]],
+            label=truth.label[rows[dataset]] if final else None,
             facts={"scored on": f"{len(rows[dataset]):,} {part} rows of {len(truth):,} of the test split"},
         )
     with database.reading(folder) as db:
         teams = dict(db.execute("select key, name from teams order by key").fetchall())
-        best = db.execute(BEST).fetchall()
+        scored = db.execute(SCORED).fetchall()
         totals = "select team, count(*), max(time) from attempts where status = 'scored' group by team"
         about = {key: f"{n} attempt{'s' * (n > 1)}, the last {shown(last)}" for key, n, last in db.execute(totals)}
     scores: dict[str, list[Score]] = {}
-    for key, dataset, public, private, sha256, suffix in best:
+    for (key, dataset), lines in itertools.groupby(scored, key=lambda line: line[:2]):
         if dataset in datasets:  # challenge.yaml may have been edited
-            prediction = challenge.read_predictions(dataset, sha256, suffix)[rows[dataset]]
-            scores.setdefault(key, []).append(Score(dataset, 0, private if final else public, prediction=prediction))
+            attempts = list(lines)
+            shown_score, place = climb([line[2] for line in attempts], challenge.step(dataset))[-1]
+            _, _, _, private, sha256, suffix = attempts[place]
+            score = Score(dataset, 0, shown_score)
+            if final:
+                prediction = challenge.read_predictions(dataset, sha256, suffix)[rows[dataset]]
+                score = Score(dataset, 0, private, prediction=prediction)
+            scores.setdefault(key, []).append(score)
     entries = [Entry(teams[key], teams[key], "team", about[key], of_team) for key, of_team in sorted(scores.items())]
-    best_is = f"the submission with the best public score{', here its private score' if final else ''}"
+    best_is = f"the submission that raised its public score last{', here its private score' if final else ''}"
+    if not final:
+        best_is += "; a score rises in steps, when a submission is better by one"
     facts = {
         "scored on": f"the {part} rows of each test split",
         "what counts": f"of each team and dataset {best_is}",
@@ -90,7 +98,7 @@ def ranked(board: Board, track: str) -> list[tuple[int | None, Entry, float | No
 
 def history(folder: Path, team: str) -> list[Attempt]:
     """All of a team's attempts, the first one first; raises ConfigError for a team that never submitted anything."""
-    Challenge.read(folder)
+    challenge = Challenge.read(folder)
     attempts = (
         "select dataset, time, status, attempt, public, coalesce(reason, '') from attempts where team = ? order by id"
     )
@@ -98,7 +106,16 @@ def history(folder: Path, team: str) -> list[Attempt]:
         lines = db.execute(attempts, (team_name(team)[1],)).fetchall()
     if not lines:
         raise ConfigError(f"{team.strip()} has submitted nothing")
-    return [Attempt(*line) for line in lines]
+    exact: dict[str, list[float]] = {}
+    shown_lines = []
+    for dataset, time, status, attempt, public, reason in lines:
+        if status == "scored" and dataset in challenge.datasets:
+            exact.setdefault(dataset, []).append(public)
+            public = climb(exact[dataset], challenge.step(dataset))[-1][0]
+        elif status == "scored":  # challenge.yaml was edited
+            public = None
+        shown_lines.append(Attempt(dataset, time, status, attempt, public, reason))
+    return shown_lines
 
 
 def shown(when: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from mmtab.benchmark.challenge import database, untrusted
 from mmtab.benchmark.challenge.folder import FILES, Challenge
+from mmtab.benchmark.challenge.ladder import climb
 from mmtab.benchmark.challenge.untrusted import one_line
 from mmtab.benchmark.scoring import CheckedPredictions, metrics, ranked_by
 from mmtab.benchmark.truth import Truth
@@ -27,6 +29,7 @@ from mmtab.utils.errors import ConfigError, DataError
 DAY = 86_400.0  # seconds; after so long a scratch folder is what a killed process left
 # Characters that take no room, so that two names with and without them look the same (Default_Ignorable_Code_Point)
 UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+LEFT_TO_RIGHT = "\u200e"
 
 REJECT = "insert into attempts (team, dataset, time, status, sha256, reason) values (?, ?, ?, 'rejected', ?, ?)"
 ACCEPT = """
@@ -37,7 +40,8 @@ values (?, ?, ?, 'scored', ?, ?, ?, ?, ?, ?)
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a team gets back. ``again``: the very file was scored before, and this time counted for nothing."""
+    """What a team gets back. ``public``: its public score from now on, in steps (see ``ladder``). ``again``: the very
+    file was scored before, and this time counted for nothing."""
 
     team: str
     dataset: str
@@ -89,6 +93,7 @@ def submit(folder: Path, team: str, files: Mapping[str, Path], now: datetime | N
             except DataError as error:
                 faults.append((dataset, sha256, error))
         with database.writing(folder) as db:
+            _check_no_imitation(db, key, name)
             db.execute("insert or ignore into teams values (?, ?)", (key, name))
             name = db.execute("select name from teams where key = ?", (key,)).fetchone()[0]
             for dataset, sha256, fault in faults:
@@ -131,7 +136,8 @@ def files_in(folder: Path, source: Path) -> dict[str, Path]:
 
 def team_name(text: str) -> tuple[str, str]:
     """A team's name as it is shown, and as it is compared: names that differ only in case, width, accents' encoding or
-    in invisible characters are the same team. Letters of other scripts that look alike are not. Raises ConfigError."""
+    in invisible characters are the same team. (Those that look alike are refused, see ``skeleton``.) Raises
+    ConfigError."""
     name = unicodedata.normalize("NFC", text.strip())
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", UNSEEN.sub("", name)).casefold())
     key = " ".join(UNSEEN.sub("", folded).split())
@@ -140,6 +146,43 @@ def team_name(text: str) -> tuple[str, str]:
         expected = "expected 1 to 40 printable characters that do not begin with = + - @"
         raise ConfigError(one_line(f"{text[:80]!r} cannot name a team: {expected}"))
     return name, key
+
+
+def _check_no_imitation(db: sqlite3.Connection, key: str, name: str) -> None:
+    """Raise ConfigError for a new team whose name looks like another's, as it is or in small or capital letters."""
+    teams = dict(db.execute("select key, name from teams").fetchall())
+    if key in teams:
+        return
+    mine = skeletons(name)
+    for other in teams.values():
+        if any(a == b for a, b in zip(mine, skeletons(other), strict=True)):
+            raise ConfigError(one_line(f"{name!r} looks like {other!r}, which is another team. Fix: another name"))
+
+
+def skeletons(name: str) -> tuple[str, str, str]:
+    """What a name looks like (Unicode's UTS 39, section 4) as it is, in small and in capital letters: equal for names
+    of which the characters can be confused, such as Latin and Cyrillic а."""
+    return skeleton(name), skeleton(name.lower()), skeleton(name.upper())
+
+
+def skeleton(text: str) -> str:
+    text = UNSEEN.sub("", unicodedata.normalize("NFD", unicodedata.normalize("NFKC", text)))
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return unicodedata.normalize("NFD", " ".join("".join(_prototypes().get(c, c) for c in text).split()))
+
+
+@functools.cache
+def _prototypes() -> dict[str, str]:
+    """By character, what stands for all that it can be confused with."""
+    from confusable_homoglyphs.confusables import confusables_data as confusable
+
+    prototypes = {}
+    for source, others in confusable.items():  # a prototype lists its characters, and each of those the prototype alone
+        source, prototype = source.strip(LEFT_TO_RIGHT), others[0]["c"]
+        is_prototype = len(confusable.get(prototype, ())) > 1 or (-len(prototype), prototype) < (-len(source), source)
+        if len(others) == len(source) == 1 and is_prototype:
+            prototypes[source] = prototype
+    return prototypes
 
 
 def _remove_leftovers(store: Path) -> None:
@@ -173,9 +216,11 @@ def _record(
         rows = "from attempts where team = ? and dataset = ? and status = 'scored'"
         used = db.execute(f"select count(*) {rows} and substr(time, 1, 10) = ?", (*mine, when[:10])).fetchone()[0]
         left = max(challenge.per_day - used, 0)
-        earlier = db.execute(f"select time, attempt, public {rows} and sha256 = ?", (*mine, new.sha256)).fetchone()
+        exact = [line[0] for line in db.execute(f"select public {rows} order by attempt", mine).fetchall()]
+        step = challenge.step(new.dataset)
+        earlier = db.execute(f"select time, attempt {rows} and sha256 = ?", (*mine, new.sha256)).fetchone()
         if earlier:
-            time_, attempt, public = earlier
+            (time_, attempt), public = earlier, climb(exact, step)[-1][0]
             receipts.append(
                 Receipt(name, new.dataset, time_, attempt, left, new.metric, public, new.sha256, again=True)
             )
@@ -183,7 +228,7 @@ def _record(
                 raise DataError(
                     new.dataset,
                     f"{name} submitted this very file before, and it is scored already",
-                    found=f"attempt {attempt} of {time_}, public {new.metric} {public:.6f}",
+                    found=f"attempt {attempt} of {time_}, public {new.metric} {public:g}",
                 )
             continue
         if not left:
@@ -197,5 +242,6 @@ def _record(
         challenge.write_predictions(new.dataset, new.sha256, new.predictions.prediction)
         file = (attempt, new.sha256, new.copy.suffix)
         db.execute(ACCEPT, (*mine, when, *file, new.public, new.private, new.metrics))
-        receipts.append(Receipt(name, new.dataset, when, attempt, left - 1, new.metric, new.public, new.sha256))
+        public = climb([*exact, new.public], step)[-1][0]
+        receipts.append(Receipt(name, new.dataset, when, attempt, left - 1, new.metric, public, new.sha256))
     return receipts

@@ -129,7 +129,7 @@ class Raw:
         try:
             with gzip.open(path, "rt", encoding="utf-8") as file:
                 yield from (json.loads(line) for line in file if line.strip())
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, EOFError, OSError, RecursionError) as error:
             raise DataError(
                 self.dataset, f"{path.name} is not lines of JSON, gzipped ({error})", fix="fetch it again"
             ) from error
