@@ -220,6 +220,7 @@ def fit(
     recipe: str | None = None,
     output: Named | None = None,
     report: bool = False,
+    time_limit: float | None = None,
     left: Any = None,
     right: Any = None,
     records: Any = None,
@@ -249,6 +250,7 @@ def fit(
     recipe: name of configs/recipe/; None trains with the defaults of ``mmtab train``
     output: run folder, beside which OUTPUT-data gets tables given in memory; None makes a new one under runs/fit
     report: write the report page once trained (``Run.report`` does so later)
+    time_limit: seconds after which training ends, preparation included: ``trainer.max_minutes`` of the command
     left, right, records: tables of the records that pairs name
     types: types of columns, which overrule what is inferred
     formats: how numbers and dates of columns are written: ``{"day": "day first", "price": "1.234,5 €"}``
@@ -265,7 +267,8 @@ def fit(
     _check_arguments(task, {"output": output, "image_root": image_root, "encoding": encoding, "delimiter": delimiter})
     when = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     folder = Run(Path(output).expanduser() if output is not None else Path("runs") / "fit" / when).folder
-    said = {"recipe": recipe, "dataset.metric": metric, "dataset.contradictions": contradictions}
+    said: dict[str, Any] = {"recipe": recipe, "dataset.metric": metric, "dataset.contradictions": contradictions}
+    said |= {"trainer.max_minutes": _minutes(time_limit)}
     settings = _settings({name: value for name, value in said.items() if value is not None} | overrides)
     score_test, test = test is True, None if isinstance(test, bool) else test
     tables: dict[str, Any] = {}
@@ -315,6 +318,12 @@ def fit(
     if report:
         Run(folder).report()
     return Run(folder)
+
+
+def _minutes(seconds: Any) -> float | None:
+    if seconds is not None and (type(seconds) not in (int, float) or not 0 < seconds < float("inf")):
+        raise ConfigError(f"fit: time_limit={seconds!r}: expected seconds, a number above 0")
+    return None if seconds is None else seconds / 60
 
 
 def _data_beside(folder: Path, tables: Mapping[str, Any], **options: Any) -> datasets.Dataset:

@@ -435,6 +435,12 @@ def test_an_ensemble_prefers_who_knows(tables: Path, tmp_path: Path) -> None:
         assert sum(weights.values()) == pytest.approx(1) and weights["knows"] > 0.9
         found = metrics(test, read_predictions(tmp_path / "predictions_test.parquet", test))
         assert found[test.schema.metric] == 1
+    # Who ranks all pairs right is told from another by the log-loss, not by the order of the members
+    sure: dict[str, dict[str, CheckedPredictions]] = {"doubts": {}, "knows": {}}
+    for truth in (valid, test):
+        for who, p in (("doubts", 0.52), ("knows", 0.99)):
+            sure[who][truth.split] = CheckedPredictions(truth.label, np.where(truth.label > 0, p, 1 - p))
+    assert average(valid, test, sure, tmp_path)["knows"] == 1
     nothing = {who: {s: CheckedPredictions(a.prediction, None) for s, a in of.items()} for who, of in answers.items()}
     with pytest.raises(MmtabError, match="knows wrote no probabilities"):
         average(valid, test, nothing, tmp_path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import pickle
 import resource
 import shutil
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import torch
 from commands import SCRIPTS, script
 from toy_data import write_kway, write_pairs
 
+from mmtab.api import load_run
 from mmtab.model.classifier import Classifier
 from mmtab.model.matcher import Matcher
 from mmtab.runs.evaluate import evaluate
@@ -40,6 +43,28 @@ def corrupt(monkeypatch: pytest.MonkeyPatch, model: Any, step: int, change: Any)
         return change(scores, batch) if self.training and n == step else scores
 
     monkeypatch.setattr(model, "forward", changed)
+
+
+@pytest.mark.parametrize("write", [write_kway, write_pairs])
+def test_training_ends_when_its_time_is_up(
+    tmp_path: Path, configure: Any, capsys: pytest.CaptureFixture[str], write: Any
+) -> None:
+    limit = ["trainer.max_minutes=0.03", "trainer.max_epochs=100000", "trainer.patience=100000"]
+    config = configure(write(tmp_path / "data"), *QUICK, *limit)
+    began = time.monotonic()
+    train(config, tmp_path / "run")
+    assert time.monotonic() - began < 20, "not the hours that all epochs take"
+    assert "the time is up after" in capsys.readouterr().out
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        assert any(row["valid/f1" if write is write_pairs else "valid/accuracy"] for row in csv.DictReader(file))
+    assert load_run(tmp_path / "run").metrics["valid"]
+
+
+def test_no_time_leaves_the_base(tmp_path: Path, configure: Any) -> None:
+    config = configure(write_kway(tmp_path / "data"), *QUICK, "trainer.max_minutes=0.0001", "base=linear")
+    scores = train(config, tmp_path / "run")
+    base = load_run(tmp_path / "run").facts["base"]["valid"]
+    assert scores["log_loss"] <= base["log_loss"] + 1e-3
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e7])

@@ -256,7 +256,7 @@ def test_every_trainable_parameter_is_in_its_group() -> None:
 @pytest.mark.parametrize(("n_steps", "fraction"), [(100, 0.1), (10, 0.5), (7, 0.0), (1, 0.1), (5, 1.0)])
 def test_the_rate_rises_in_a_line_and_falls_in_a_cosine(n_steps: int, fraction: float) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = warmup_cosine(optimizer, n_steps, fraction)
+    schedule = warmup_cosine(optimizer, lambda: n_steps, fraction)
     rates = []
     for _ in range(n_steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -267,6 +267,16 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine(n_steps: int, fraction: 
     done = np.arange(n_steps - n_warmup) / max(1, n_steps - n_warmup)
     np.testing.assert_allclose(rates[n_warmup:], 1 + np.cos(np.pi * done), atol=1e-12)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0 if n_steps > n_warmup else 2, abs=1e-9)
+
+
+def test_the_rate_falls_to_nothing_by_an_earlier_end() -> None:
+    optimizer, n_steps = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0), 100
+    schedule = warmup_cosine(optimizer, lambda: n_steps, 0.1)
+    for step in range(60):
+        n_steps = 100 if step < 40 else 60
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])

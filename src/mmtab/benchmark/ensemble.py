@@ -23,8 +23,8 @@ def average(
     """Choose weights on valid, write predictions_valid and predictions_test; returns the weights by member.
 
     Greedy selection with replacement (Caruana et al. 2004). Its criterion is not the dataset's own metric, which on a
-    thousand rows moves in steps, but the log-loss, and for matching the average precision. ``predictions``: by member
-    and split.
+    thousand rows moves in steps, but the log-loss, and for matching the average precision, of equal ones the log-loss.
+    ``predictions``: by member and split.
     """
     names, p = list(predictions), {}
     for split in ("valid", "test"):
@@ -50,13 +50,20 @@ def _probability(member: str, predictions: CheckedPredictions) -> np.ndarray:
     return predictions.probability
 
 
-def _quality(truth: Truth, p: np.ndarray) -> float:
+def _quality(truth: Truth, p: np.ndarray) -> tuple[float, float]:
+    """Better ones are larger: average precision, and minus the log-loss, by which members that rank all pairs right
+    still differ."""
     if truth.classes:
         own = p[np.arange(len(truth)), truth.label[:, 0]]
-        return float(np.log(own.clip(1e-12)).mean())
-    from sklearn.metrics import average_precision_score
-
+        return 0.0, _log_likelihood(own)
+    likelihood = _log_likelihood(np.where(truth.label > 0, p, 1 - p)[truth.label >= 0])
     columns = list(zip(truth.label.T, p.T, strict=True))
     if any(label.min() == label.max() for label, _ in columns):  # ranking needs both kinds
-        return 0.0
-    return float(np.mean([average_precision_score(label, column) for label, column in columns]))
+        return 0.0, likelihood
+    from sklearn.metrics import average_precision_score
+
+    return float(np.mean([average_precision_score(label, column) for label, column in columns])), likelihood
+
+
+def _log_likelihood(p: np.ndarray) -> float:
+    return float(np.log(p.clip(1e-12)).mean())

@@ -119,7 +119,7 @@ def stepper(session: Session, n_steps: int, clock: Clock | None = None) -> Calla
     model, task, settings = session.model.train(), session.task, session.config.trainer
     groups = parameter_groups(model, settings.lr, settings.backbone_lr, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)
-    schedule = warmup_cosine(optimizer, n_steps, settings.warmup_fraction)
+    schedule = warmup_cosine(optimizer, lambda: n_steps, settings.warmup_fraction)
     learned = [p for p in model.parameters() if p.requires_grad]
     clock = clock or Clock(session.compute.device)
 

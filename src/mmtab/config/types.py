@@ -76,6 +76,12 @@ class TrainerConfig:
     patience: int | None = setting(
         None, "epochs without a better valid score before training ends; null: a third of all, at least 3", at_least=1
     )
+    max_minutes: float | None = setting(
+        None,
+        "minutes from the start of the command, preparation included, after which training ends; the learning rate "
+        "falls to 0 by then, and scoring comes on top; null: no limit",
+        above=0,
+    )
     batch_size: int = setting(64, "rows (or pairs) of a batch, of all processes together", at_least=1)
     eval_batch_size: int = setting(64, "rows (or pairs) of a batch in evaluation", at_least=1)
     lr: float = setting(7e-4, "learning rate of everything but the pretrained networks", at_least=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone
 from mmtab.features.batches import KWayBatch, LexicalBatch, TensorTable
 from mmtab.features.unseen import ON_VALID
+from mmtab.utils.machine import usable_cores
 
 VECTOR_LENGTH = 3.0  # of all vectors of a row together, which stand beside ones and zeros of categories
 LIMIT = 6.0  # standard deviations
@@ -129,6 +131,8 @@ class LinearBase(nn.Module):
                       which is mostly so is of no use elsewhere, and gets none of it
         seed          of the folds
         """
+        from sklearn.exceptions import ConvergenceWarning
+
         network = self._networks[0] or self._networks[1]
         self.to(self.mean.device if network is None else next(network.parameters()).device)
         rows, valid_rows = self._read(train), self._read(valid)
@@ -143,19 +147,14 @@ class LinearBase(nn.Module):
                 groups = by_category
         folds = (np.random.default_rng(seed).permutation(groups.max() + 1) % self.n_folds)[groups]
         logs = []
-        for name, module in self.parts.items():
-            part: Any = module
-            x, x_valid = (self._matrix(name, some, kept) for some in (rows, valid_rows))
-            penalty, weights, bias = _choose(x, y, x_valid, valid_rows.label, self.n_classes, PENALTIES[name])
-            part.set(weights, bias)
-            log = np.zeros((len(y), self.n_classes), np.float32)
-            for fold in range(self.n_folds):
-                inside, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-                if not len(inside):
-                    continue
-                w, b = _fit(x[rest], y[rest], self.n_classes, penalty)
-                log[inside] = _log_softmax(x[inside] @ w + b)
-            logs.append(log)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            for name, module in self.parts.items():
+                part: Any = module
+                x, x_valid = (self._matrix(name, some, kept) for some in (rows, valid_rows))
+                penalty, weights, bias = _choose(x, y, x_valid, valid_rows.label, self.n_classes, PENALTIES[name])
+                part.set(weights, bias)
+                logs.append(_out_of_fold(x, y, folds, self.n_classes, penalty))
         return np.mean(logs, 0)
 
     def _read(self, batches: Iterable[KWayBatch]) -> _Rows:
@@ -231,7 +230,6 @@ class _Part(nn.Module):
 
 def _fit(x: Any, y: np.ndarray, k: int, penalty: float) -> tuple[np.ndarray, np.ndarray]:
     """Weights [f, k] and bias [k] of the classes 0 … k-1; a class that ``y`` lacks is very unlikely."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     classes = np.unique(y)
@@ -240,9 +238,7 @@ def _fit(x: Any, y: np.ndarray, k: int, penalty: float) -> tuple[np.ndarray, np.
         bias[classes] = 0
         return np.zeros((x.shape[1], k), np.float32), bias
     model = LogisticRegression(C=penalty, max_iter=100, tol=1e-3)  # more exactness changed no log-loss by .003
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(x, y)
+    model.fit(x, y)
     w, b = model.coef_, model.intercept_
     if len(w) == 1:  # of two classes scikit-learn has the logit of the second
         w, b = np.concatenate([-w / 2, w / 2]), np.concatenate([-b / 2, b / 2])
@@ -266,6 +262,20 @@ def _choose(
         best = loss, penalty, w, b
     assert best is not None
     return best[1:]
+
+
+def _out_of_fold(x: Any, y: np.ndarray, folds: np.ndarray, k: int, penalty: float) -> np.ndarray:
+    """[n, k] log-probabilities of each fold by a fit to the others, several at a time."""
+    log = np.zeros((len(y), k), np.float32)
+
+    def predict(fold: int) -> None:
+        inside, rest = folds == fold, folds != fold
+        w, b = _fit(x[rest], y[rest], k, penalty)
+        log[inside] = _log_softmax(x[inside] @ w + b)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:  # what takes time lets other threads run
+        list(pool.map(predict, np.unique(folds).tolist()))
+    return log
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

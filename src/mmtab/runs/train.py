@@ -93,8 +93,10 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
 
     # Before training, after which the weights may lie in parts on several processes
     base = session.base_metrics(prepared.valid)
-    loggers = wandb_loggers(session.config, folder)
-    module, trainer, checkpoints = fit(prepared.fit_settings, folder, fingerprint, loggers)
+    loggers, limit = wandb_loggers(session.config, folder), config.trainer.max_minutes
+    left = None if limit is None else max(0.0, 60 * limit - (time.perf_counter() - started))
+    settings = replace(prepared.fit_settings, seconds=left)
+    module, trainer, checkpoints = fit(settings, folder, fingerprint, loggers)
     load_weights(session.model, checkpoints.finish(trainer))
     predictions, predict_seconds = session.predictions(prepared.valid)
     task.calibrate(predictions, prepared.train.labels)

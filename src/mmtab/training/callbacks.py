@@ -15,6 +15,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
+from mmtab.utils import distributed
 from mmtab.utils.atomic import write_text
 
 WRITE_EVERY = 5.0  # seconds between two writes of metrics.csv
@@ -42,6 +43,45 @@ class EpochLines(Callback):
         }
         text = "  ".join(f"{name} {float(value):.4f}" for name, value in shown.items() if value is not None)
         print(f"epoch {trainer.current_epoch + 1:>3}  {text}  {time.perf_counter() - self.started:.1f} s", flush=True)
+
+
+class TimeLimit(Callback):
+    """Ends training after so many ``seconds``, validation and what ran before a resumption included. The steps that the
+    time will do are estimated after each, and are what the learning rate falls over."""
+
+    MIN_STEPS = 5  # of a process, before its speed is known
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.before, self.planned, self.is_up = seconds, 0.0, 0, False
+
+    @property
+    def elapsed(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        self.started, self.first_step, self.planned = time.perf_counter(), trainer.global_step, module.n_steps
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step, left = trainer.global_step, self.seconds - self.elapsed
+        done, n = step - self.first_step, self.planned
+        if left <= 0:
+            n = step
+        elif done >= self.MIN_STEPS:
+            n = step + 1 + int(left * done / (self.elapsed - self.before))
+        module.n_steps = distributed.of_first(max(1, min(self.planned, n)))  # clocks differ a little
+        self.is_up = module.n_steps <= step < self.planned
+        trainer.should_stop |= self.is_up
+
+    @rank_zero_only
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if self.is_up:
+            print(f"the time is up after {trainer.global_step} of {self.planned} steps", flush=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"elapsed": self.elapsed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = state_dict["elapsed"]
 
 
 class EveryEpochs(Callback):

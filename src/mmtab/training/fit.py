@@ -16,7 +16,7 @@ from torch import nn
 from mmtab.config.types import TrainerConfig
 from mmtab.features.loader import KWayBatches, PairBatches, loader
 from mmtab.model.classifier import Classifier
-from mmtab.training.callbacks import BeforeValidation, EpochLines, EveryEpochs, MetricsFile, progress_bar
+from mmtab.training.callbacks import BeforeValidation, EpochLines, EveryEpochs, MetricsFile, TimeLimit, progress_bar
 from mmtab.training.checkpoints import AtomicIO, Checkpoints, find_last
 from mmtab.training.compute import Compute
 from mmtab.training.mining import HardNegativeMiner, RowEncoder
@@ -41,6 +41,7 @@ class FitSettings:
     ids_of:     ids of training rows (or pairs) by number, for error messages
     miner:      finds hard negatives while training; None: there are none to find
     mine_every: epochs between two calls of ``miner``
+    seconds:    after which training ends; None: it runs all epochs
     """
 
     dataset: str
@@ -55,6 +56,7 @@ class FitSettings:
     ids_of: Callable[[Sequence[int]], list[str]]
     miner: HardNegativeMiner | None
     mine_every: int
+    seconds: float | None = None
 
 
 def fit(
@@ -121,6 +123,8 @@ def _callbacks(settings: FitSettings, checkpoints: Checkpoints) -> list[Callback
         EpochLines(settings.task.metric),
         checkpoints,
     ]
+    if settings.seconds is not None:
+        callbacks.insert(0, TimeLimit(settings.seconds))
     if settings.miner is not None:
         callbacks.insert(0, EveryEpochs(settings.miner, settings.mine_every))
     if isinstance(settings.valid, PairBatches):

@@ -37,6 +37,7 @@ class Module(pl.LightningModule):
         super().__init__()
         self.model, self.task, self.settings = model, task, settings
         self.n_trained = 0  # rows
+        self.n_steps = 0  # of the optimizer, of the whole training as planned
         self.epoch_seconds: list[float] = []  # of training, without validation
         self._predictions: list[Predictions] = []  # of this validation
         self._losses: list[tuple[Tensor, Tensor]] = []  # not checked yet, with their rows
@@ -152,7 +153,8 @@ class Module(pl.LightningModule):
         optimizer = torch.optim.AdamW(parameter_groups(self.model, s.lr, s.backbone_lr, s.weight_decay), fused=True)
         # Listed once: walking through all modules of frozen networks in each step would take longer than clipping.
         self._learned = [p for group in optimizer.param_groups for p in group["params"]]
-        schedule = warmup_cosine(optimizer, int(self.trainer.estimated_stepping_batches), s.warmup_fraction)
+        self.n_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = warmup_cosine(optimizer, lambda: self.n_steps, s.warmup_fraction)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -29,14 +30,16 @@ def parameter_groups(model: nn.Module, lr: float, backbone_lr: float, weight_dec
 
 
 def warmup_cosine(
-    optimizer: torch.optim.Optimizer, n_steps: int, warmup_fraction: float
+    optimizer: torch.optim.Optimizer, n_steps: Callable[[], int], warmup_fraction: float
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear from 0 over the first ``warmup_fraction`` of the steps, then half a cosine down to 0."""
-    n_warmup = max(1, round(n_steps * warmup_fraction))
+    """Linear from 0 over the first ``warmup_fraction`` of the steps, then half a cosine down to 0. ``n_steps`` is asked
+    at each step, for a limit of time may lower it."""
 
     def factor(step: int) -> float:
+        n = n_steps()
+        n_warmup = max(1, round(n * warmup_fraction))
         if step < n_warmup:
             return (step + 1) / n_warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - n_warmup) / max(1, n_steps - n_warmup))))
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - n_warmup) / max(1, n - n_warmup))))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
