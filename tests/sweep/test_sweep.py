@@ -29,6 +29,7 @@ from mmtab.config.compose import compose_run
 from mmtab.config.overrides import split_overrides, written
 from mmtab.config.types import RunConfig, SweepConfig
 from mmtab.sweep import plan as plan_module
+from mmtab.sweep import runner as runner_module
 from mmtab.sweep import study as study_module
 from mmtab.sweep.display import progress
 from mmtab.sweep.draws import draw, should_prune
@@ -435,6 +436,46 @@ def test_weights_of_the_best_are_kept(bench: Bench) -> None:
     folders = {path.parents[2].name for path in (bench.folder / "out").glob("trial-*/*/checkpoints/best.ckpt")}
     assert folders == {bench.trials()[best]["folder"]}
     assert len(list((bench.folder / "out").glob("trial-*/*/provenance.json"))) == 5
+
+
+EVALUATE = """
+import json, os, sys
+run = sys.argv[1].split("=", 1)[1]
+with open(run + "/metrics.json") as file:
+    metrics = json.load(file)
+with open(run + "/metrics.json", "w") as file:
+    json.dump(metrics | {"test": {"accuracy": 0.5}}, file)
+if not os.path.exists(run + "/killed"):
+    open(run + "/killed", "w").close()
+    os.kill(os.getpid(), 9)
+os.makedirs(run + "/report", exist_ok=True)
+open(run + "/report/report.html", "w").close()
+"""
+
+
+def test_a_sweep_killed_while_the_report_is_written_ends_with_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bench.folder / "evaluate.py").write_text(EVALUATE)
+    monkeypatch.setattr(runner_module, "_has_labelled_test", lambda _: True)
+    config, evaluate = bench.config(test="best", n_trials=2), [sys.executable, str(bench.folder / "evaluate.py")]
+    first = run_sweep(config, bench.train, evaluate)
+    assert "without a report" in first and "its report: ended by SIGKILL" in first
+    best = next(trial for trial in bench.trials() if trial["test"])
+    page = bench.folder / "out" / best["folder"] / "easy-seed0" / "report" / "report.html"
+    assert not page.exists()
+    assert "without a report" not in run_sweep(config, bench.train, evaluate) and page.exists()
+    before = _times(bench.folder / "out" / best["folder"])
+    run_sweep(config, bench.train, evaluate)
+    assert _times(bench.folder / "out" / best["folder"]) == before
+
+
+def test_losers_keep_no_weights_though_a_sweep_was_killed(bench: Bench) -> None:
+    bench.run(weights="best")
+    folders = [bench.folder / "out" / trial["folder"] / "easy-seed0" / "checkpoints" for trial in bench.trials()]
+    kept = [folder for folder in folders if folder.exists()]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    bench.run(weights="best")
+    assert [folder for folder in folders if folder.exists()] == kept and len(kept) == 1
 
 
 def test_several_objectives(bench: Bench) -> None:

@@ -117,9 +117,9 @@ def run_job(folder: Path) -> None:
             cost = _ensemble(job, predictions)
         if cost.peak_memory_mib is None:
             cost = dataclasses.replace(cost, peak_memory_mib=provenance.peak_memory_mib())
-        _score(job, folder, predictions, cost)
-        if job.weights == "none":
+        if job.weights == "none":  # before the result, which tells that the job is done
             shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
+        _score(job, folder, predictions, cost)
 
 
 def _predictions(folder: Path) -> Path:

@@ -24,6 +24,7 @@ from mmtab.reports.slices import Source, slices
 from mmtab.runs.folder import learning_curves, open_config, read_facts, read_run_file
 from mmtab.runs.inputs import cache_of
 from mmtab.runs.predictions import ScoredPredictions, read_scored, scored_splits
+from mmtab.runs.provenance import REPORT
 from mmtab.runs.session import open_run
 from mmtab.utils import distributed
 from mmtab.utils.atomic import replacing, write_json, write_text
@@ -31,7 +32,7 @@ from mmtab.utils.errors import MmtabError, RunError
 
 N_MISTAKES = 12
 MAX_CLASSES = 1000  # of the table of classes
-FOLDER = "report"  # in the folder of the run
+FOLDER = REPORT.parent
 
 
 def write_report(
@@ -112,9 +113,9 @@ def _write(
         costs=_costs(folder, facts),
         config=yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True),
     )
-    write_text(output / "report.html", page)
     write_json(output / "findings.json", {"split": split, "findings": [asdict(finding) for finding in conclusions]})
-    return output / "report.html"
+    write_text(folder / REPORT, page)  # last: it tells that the report is whole
+    return folder / REPORT
 
 
 def report_after(

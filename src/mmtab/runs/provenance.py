@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+REPORT = Path("report") / "report.html"  # in the folder of the run
 PACKAGES = (
     "mmtab",
     "torch",
@@ -27,6 +28,11 @@ PACKAGES = (
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a whole run: its provenance.json is the last that is written."""
     return (folder / "provenance.json").exists()
+
+
+def has_report(folder: Path) -> bool:
+    """Whether a run has its page, the last that is written of a report."""
+    return (folder / REPORT).exists()
 
 
 def facts() -> dict[str, Any]:

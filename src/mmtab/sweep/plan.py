@@ -102,6 +102,12 @@ class Plan:
         own = [f"seed={run.seed}", f"output={written(str(folder))}", "test=false"]
         return [*run.place, *wandb, "report=false", *self.overrides(params), *own]
 
+    @property
+    def with_reports(self) -> bool:
+        """Whether the runs of trials are asked for a report, by the last override that speaks of it."""
+        said = dict(override.lstrip("+").partition("=")[::2] for override in self.config.overrides)
+        return said.get("report", "").strip().lower() == "true"
+
     def command(self, run: Run, params: dict[str, Value]) -> str:
         """For a reader: the same run on its own, test included."""
         return shlex.join(["mmtab", "train", *run.place, *self.overrides(params), f"seed={run.seed}"])

@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 from mmtab.config.overrides import written
 from mmtab.config.types import RunConfig, SweepConfig
 from mmtab.data.schema import Schema
-from mmtab.runs.provenance import is_finished
+from mmtab.runs.provenance import has_report, is_finished
 from mmtab.sweep.display import STATES, Display
 from mmtab.sweep.plan import Plan, Run, read_plan
 from mmtab.sweep.space import Value
@@ -76,6 +76,7 @@ class Runner:
         with self.pool.stoppable():
             try:
                 self.pool.drive(self._next_task, self._is_over)
+                self._remove_weights()  # of a trial after whose end a process was killed
                 alone = lock(self.plan.output / ".test.lock")  # processes that share the work come here together
                 with contextlib.suppress(Timeout), alone.acquire(cancel_check=lambda: bool(self.pool.signals)):
                     tasks = self._test_tasks()
@@ -155,7 +156,7 @@ class Runner:
         results = results_of(self.study.storage.get_trial(trial_id))
         trial = self.trials[number] = Trial(number, trial_id, trial_lock, params, folder, results)
         for run in self.plan.runs:
-            if not trial.finished(run) and is_finished(folder / run.name):
+            if not trial.finished(run) and self._is_done(folder / run.name):
                 self._record(trial, run, read_result(folder / run.name, trial.result(run).attempts))
         self._advance(trial)
         return True
@@ -220,7 +221,11 @@ class Runner:
                 self._release(trial)
 
         command = [*self.train, *self.plan.arguments(trial.number, run, folder, trial.params)]
-        return Task(command, folder, lambda: is_finished(folder), ended)
+        return Task(command, folder, lambda: self._is_done(folder), ended)
+
+    def _is_done(self, folder: Path) -> bool:
+        """Whether a run has all that it was asked for: a report too, where the overrides say so."""
+        return is_finished(folder) and (has_report(folder) or not self.plan.with_reports)
 
     def _record(self, trial: Trial, run: Run, result: Result) -> None:
         trial.results[run.name] = result
@@ -248,8 +253,8 @@ class Runner:
         numbers = {"best": self.study.best(), "all": complete, "none": []}[self.plan.config.test]
         scored = self.study.tests()
         for number, run in itertools.product(numbers, self.plan.runs):
-            if (number, run.name) not in scored:
-                folder = self.plan.output / trials[number].user_attrs["drawn"]["folder"] / run.name
+            folder = self.plan.output / trials[number].user_attrs["drawn"]["folder"] / run.name
+            if (number, run.name) not in scored or (is_finished(folder) and not has_report(folder)):
                 try:
                     task = self._test_task(number, run, folder)
                 except MmtabError as error:
@@ -263,19 +268,21 @@ class Runner:
         metrics = _metrics_on_test(folder)
         if metrics is not None:  # the process that had it scored was killed before it noted that
             self.study.note_test(number, run, metrics)
-            return None
-        if not _has_labelled_test(folder):
+            if has_report(folder):
+                return None
+        elif not _has_labelled_test(folder):
             return None
 
         def ended(seconds: float, failure: str) -> None:
-            if failure:
-                self.unscored.append(f"trial {number}, {run.name}, on test: {failure}")
-            else:
-                self.study.note_test(number, run, _metrics_on_test(folder) or {})
+            if (metrics := _metrics_on_test(folder)) is not None:
+                self.study.note_test(number, run, metrics)
                 self.display.tell(f"trial {number}  {run.dataset} seed {run.seed}  scored on test")
+            if failure:
+                what = "on test" if metrics is None else "its report"
+                self.unscored.append(f"trial {number}, {run.name}, {what}: {failure}")
 
         command = [*self.evaluate, f"run={written(str(folder))}", "split=test"]
-        return Task(command, folder, lambda: _metrics_on_test(folder) is not None, ended)
+        return Task(command, folder, lambda: _metrics_on_test(folder) is not None and has_report(folder), ended)
 
 
 def run_sweep(config: SweepConfig, train: list[str] = TRAIN, evaluate: list[str] = EVALUATE) -> str:

@@ -21,7 +21,7 @@ RANKS = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.
 
 
 def summarise(plan: Plan, study: Study, unscored: Sequence[str]) -> dict[str, Any]:
-    """The results in plain values. ``unscored``: what could not be scored on test, and why."""
+    """The results in plain values. ``unscored``: what could not be scored on test or has no report, and why."""
     trials = {number: trial for number, trial in enumerate(study.trials()) if trial.state != TrialState.WAITING}
     tests = study.tests()
     importances, reason = _importances(plan, list(trials.values()))
@@ -84,7 +84,10 @@ def markdown(plan: Plan, summary: dict[str, Any]) -> str:
         rows = [[str(cell) for cell in failure.values()] for failure in summary["failures"]]
         parts += ["## Failures", _table(list(summary["failures"][0]), rows)]
     if summary["unscored"]:
-        parts += ["## Not scored on test", "\n".join(f"- {problem}" for problem in summary["unscored"])]
+        parts += [
+            "## Not scored on test, or without a report",
+            "\n".join(f"- {problem}" for problem in summary["unscored"]),
+        ]
     parts.append("## Importance of the settings")
     if summary["importances"]:
         rows = [[name, f"{share:.2f}"] for name, share in summary["importances"].items()]
