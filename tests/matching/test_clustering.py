@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-from mmtab.matching.clustering import ABSENT, METHODS, components, correlation, evaluate, renumber
+from mmtab.matching.clustering import ABSENT, METHODS, components, correlation, evaluate, renumber, unique
 
 LIMITS = settings(max_examples=80, deadline=None)
 ODDS = st.floats(0, 1)
@@ -176,6 +177,28 @@ def test_one_huge_component_is_not_quadratic(shape: str) -> None:
     assert 2 <= np.bincount(labels).max() < 12
 
 
+@LIMITS
+@given(st.integers(1, 5), st.integers(1, 5), st.data())
+def test_unique_gives_each_record_the_partner_that_is_best_for_all(
+    n_left: int, n_right: int, data: st.DataObject
+) -> None:
+    cell = st.tuples(st.integers(0, n_left - 1), st.integers(n_left, n_left + n_right - 1), ODDS)
+    pairs, threshold = data.draw(st.lists(cell, max_size=20)), data.draw(st.floats(0.05, 0.95))
+    labels = unique(n_left + n_right, n_left, *arrays(pairs), threshold)
+    assert (labels == renumber(labels)).all()
+    gain = np.zeros((n_left, n_right))
+    for a, b, p in pairs:
+        if p >= threshold:
+            with np.errstate(divide="ignore"):
+                odds = np.log(p) - np.log1p(-p) - np.log(threshold / (1 - threshold))
+            gain[a, b - n_left] = max(gain[a, b - n_left], min(odds, 10), 1e-9)
+    joined = [group for group in groups(labels) if len(group) > 1]
+    assert all(len(group) == 2 and group[0] < n_left <= group[1] for group in joined)
+    assert all(gain[a, b - n_left] > 0 for a, b in joined), "only what the model calls a match"
+    total = sum(gain[a, b - n_left] for a, b in joined)
+    assert total == pytest.approx(gain[linear_sum_assignment(gain, maximize=True)].sum(), abs=1e-6)
+
+
 BAD: dict[str, tuple[Callable[[], object], str]] = {
     "lengths": (lambda: components(3, np.array([0, 1]), np.array([1]), np.array([0.5]), 0.5), "one number a pair"),
     "below": (lambda: components(3, np.array([-1]), np.array([1]), np.array([0.5]), 0.5), r"left\[0\] is -1"),
@@ -186,6 +209,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "threshold": (lambda: components(3, *arrays([]), 1.0), "threshold is 1.0"),
     "threshold nan": (lambda: correlation(3, *arrays([]), float("nan")), "threshold is nan"),
     "absent": (lambda: correlation(3, *arrays([]), 0.5, absent=0.0), "absent is 0.0"),
+    "one side": (lambda: unique(3, 2, *arrays([(0, 1, 0.9)]), 0.5), "records 0 and 1 are on one side"),
     "truth": (lambda: evaluate(np.array([0, 1]), np.array([0])), "one number a record"),
     "truth below": (lambda: evaluate(np.array([0, 1]), np.array([0, -2])), "truth holds -2"),
 }

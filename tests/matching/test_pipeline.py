@@ -17,6 +17,8 @@ from toy_data import read_rows, write_kway, write_pairs, write_table
 
 from mmtab.config.compose import compose
 from mmtab.config.types import MatchConfig
+from mmtab.data.pairs import read_pairs, read_records
+from mmtab.data.schema import Schema
 from mmtab.matching import encoding, pipeline
 from mmtab.reports.matches import write_result
 from mmtab.runs.evaluate import evaluate
@@ -99,6 +101,30 @@ def test_all_that_matching_writes(trained: Path, two_tables: Path, tmp_path: Pat
     page = (tmp_path / "matches.html").read_text()
     assert "data:image/jpeg;base64," in page and "matches at random" in page
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_records_of_one_partner_each_get_one(trained: Path, train: Callable[..., Path], tmp_path: Path) -> None:
+    """Where no record of the training pairs has two, or on request."""
+    data = write_pairs(tmp_path / "toys", n=220, images=False)
+    schema = Schema.read(data)
+    pairs = read_pairs(data, schema, "train", read_records(data, schema))
+    assert pairs.one_to_one() == ["label"] and pairs.take(np.arange(60)).one_to_one() == [], "too few to tell"
+    doubled = pairs.take(np.append(np.arange(len(pairs)), np.flatnonzero(np.asarray(pairs.labels) == 1)[0]))
+    assert doubled.one_to_one() == ["label"], "the same pair again"
+    doubled.right[-1] += 1
+    assert doubled.one_to_one() == []
+
+    run = train(data, "dataset.drop=[text]", "trainer.max_epochs=1")
+    for folder, asked, method in (
+        (run, "auto", "unique"),
+        (trained, "auto", "correlation"),
+        (trained, "unique", "unique"),
+    ):
+        result = pipeline.match(settings(folder, tmp_path / "m.csv", k=3, clustering=asked, explain=False))
+        assert result.report["relations"]["label"]["clustering"] == method
+        if method == "unique":
+            assert np.bincount(result.clusters[0]).max() == 2
+            assert (result.above_threshold | ~result.together).all()
 
 
 def test_csv_says_the_same(trained: Path, tmp_path: Path) -> None:
@@ -254,11 +280,12 @@ def test_elsewhere_without_the_dataset_k_is_its_greatest(
     ("changes", "message"),
     [
         ({"output": "m.txt"}, "output=.*parquet or .csv"),
-        ({"clustering": "banana"}, "clustering=banana: expected one of components, correlation"),
+        ({"clustering": "banana"}, "clustering=banana: expected one of auto, unique, correlation, components"),
         ({"k": 0}, "k=0: expected at least 1"),
         ({"recall": 0}, "recall=0: expected above 0"),
         ({"records": "a.csv", "left": "b.csv"}, "records stands beside left"),
         ({"left": "b.csv"}, "left and right go together"),
+        ({"records": "a.csv", "clustering": "unique"}, "clustering=unique is for two tables"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str, trained: Path, tmp_path: Path) -> None:

@@ -279,7 +279,12 @@ class MatchConfig:
     )
     recall: float = setting(0.99, "share of the valid matches that blocking has to retrieve", above=0, at_most=1)
     max_k: int = setting(10, "largest k to try", at_least=1)
-    clustering: str = setting("correlation", "how pairs become clusters", choices=("components", "correlation"))
+    clustering: str = setting(
+        "auto",
+        "how pairs become clusters; unique: of two tables, one partner a record; auto: unique where no record of the "
+        "run's training pairs has two partners, else correlation",
+        choices=("auto", "unique", "correlation", "components"),
+    )
     shard: int = setting(4096, "records, or pairs, that are computed and saved at a time", at_least=1)
     n_shown: int = setting(60, "pairs on the page", at_least=0)
     explain: bool = setting(True, "say for each match which columns count for and against it")
@@ -288,6 +293,8 @@ class MatchConfig:
     def check_together(self) -> None:
         if self.records is not None and (self.left or self.right):
             raise ConfigError("records stands beside left or right: give one table, or two")
+        if self.records is not None and self.clustering == "unique":
+            raise ConfigError("clustering=unique is for two tables; records is one")
         if (self.left is None) != (self.right is None):
             raise ConfigError("left and right go together; for one table give records=TABLE")
 

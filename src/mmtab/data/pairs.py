@@ -17,6 +17,8 @@ from mmtab.data.spelling import as_given, bits, places_in
 from mmtab.data.table import BadCells, Table, find_table, names_in, read_split, read_table
 from mmtab.utils.errors import DataError
 
+ENOUGH_MATCHES = 50  # to believe that records have one partner each
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -43,6 +45,15 @@ class Pairs:
         ids = self.left_ids.take(pa.array(rows)), self.right_ids.take(pa.array(rows))
         relations = {name: labels.take(pa.array(rows)) for name, labels in self.relations.items()}
         return Pairs(self.name, self.left[rows], self.right[rows], *ids, relations)
+
+    def one_to_one(self) -> list[str]:
+        """Relations in which no record has two partners on the other side, as far as matches are enough to tell."""
+        single = []
+        for name, labels in self.relations.items():
+            matches = np.unique(np.stack([self.left, self.right], 1)[np.asarray(labels) == 1], axis=0)
+            if len(matches) >= ENOUGH_MATCHES and all(len(np.unique(side)) == len(side) for side in matches.T):
+                single.append(name)
+        return single
 
     def contradictions(self) -> list[np.ndarray]:
         """The rows of each pair that some relation labels both 1 and 0, swapped or not, in the order of the table."""

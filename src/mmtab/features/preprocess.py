@@ -227,13 +227,15 @@ class Preprocessor:
 @dataclass(frozen=True)
 class Fitted:
     """What was fitted on train: scalers, vocabularies and classes, n-grams, and for matching similarity features.
-    ``unseen``: columns of which nearly all cells of valid are unlike those of train; None: not known."""
+    ``unseen``: columns of which nearly all cells of valid are unlike those of train; None: not known. ``one_to_one``:
+    relations of two tables in which no record of train has two partners."""
 
     preprocessor: Preprocessor
     similarity: SimilarityFeatures | None = None
     similarity_scalers: tuple[QuantileScaler, ...] = ()
     lexicon: Lexicon | None = None
     unseen: tuple[str, ...] | None = None
+    one_to_one: tuple[str, ...] = ()
 
     @staticmethod
     def kway(train: Table | Iterable[Table], schema: Schema, rules: CategoryRules) -> Fitted:
@@ -262,6 +264,7 @@ class Fitted:
             "comparison_scalers": [scaler.quantiles_ for scaler in self.similarity_scalers],
             "lexicon": None if self.lexicon is None else asdict(self.lexicon),
             "unseen": None if self.unseen is None else list(self.unseen),
+            "one_to_one": list(self.one_to_one),
         }
 
     @staticmethod
@@ -270,7 +273,8 @@ class Fitted:
         scalers = tuple(QuantileScaler(quantiles) for quantiles in raw["comparison_scalers"])
         lexicon = Lexicon(**raw["lexicon"]) if raw.get("lexicon") else None
         unseen = None if raw.get("unseen") is None else tuple(raw["unseen"])
-        return Fitted(Preprocessor.from_dict(raw["preprocessor"]), similarity, scalers, lexicon, unseen)
+        one_to_one = tuple(raw.get("one_to_one", ()))
+        return Fitted(Preprocessor.from_dict(raw["preprocessor"]), similarity, scalers, lexicon, unseen, one_to_one)
 
 
 MAX_SAMPLE = 1 << 20

@@ -1,7 +1,8 @@
 """Scored candidate pairs -> entities: one cluster number a record, and how good the clusters are.
 
 A pair model judges two records at a time, and its calls need not agree: a = b and b = c, but not a = c.
-``components`` believes every link. ``correlation`` weighs the links of a component against each other.
+``components`` believes every link. ``correlation`` weighs the links of a component against each other. ``unique`` gives
+a record of two tables one partner at most.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.special import logit
 
 from mmtab.data import splits
@@ -79,6 +82,35 @@ def correlation(
     start = _contract(int(doubtful.sum()), left, right, weight, absent)
     whole[doubtful] = len(size) + _settle(start, left, right, weight, absent)
     return renumber(whole)
+
+
+def unique(
+    n_records: int, n_left: int, left: np.ndarray, right: np.ndarray, probability: np.ndarray, threshold: float
+) -> np.ndarray:
+    """[n_records] int64 cluster numbers, of one record or of one on each side: those links that together weigh most,
+    logit(probability) - logit(threshold), where each record has one at most (an assignment, Jonker and Volgenant 1987).
+
+    Records below ``n_left`` are on the left. Raises ValueError for a pair within one side.
+    """
+    left, right, probability = _checked(n_records, left, right, probability, threshold)
+    link = probability >= threshold
+    low, high, probability = _distinct(left[link], right[link], probability[link])
+    if bad := np.flatnonzero((low >= n_left) | (high < n_left)).tolist():
+        raise ValueError(f"records {low[bad[0]]} and {high[bad[0]]} are on one side")
+    labels = np.arange(n_records)
+    if not len(low):
+        return labels
+    weight = np.clip(logit(probability) - logit(threshold), 0, LIMIT)
+    rows, row = np.unique(low, return_inverse=True)
+    columns, column = np.unique(high, return_inverse=True)
+    # A place of its own for each record on the left, at the cost of no link. Costs are raised alike, for 0 is no edge
+    n, spare = len(rows), np.arange(len(rows))
+    cost = np.concatenate([LIMIT + 1 - weight, np.full(n, LIMIT + 1 + EPSILON)])
+    edges = np.concatenate([row, spare]), np.concatenate([column, len(columns) + spare])
+    chosen, partner = min_weight_full_bipartite_matching(coo_array((cost, edges), (n, len(columns) + n)).tocsr())
+    linked = partner < len(columns)
+    labels[columns[partner[linked]]] = rows[chosen[linked]]
+    return renumber(labels)
 
 
 METHODS: dict[str, Callable[..., np.ndarray]] = {"components": components, "correlation": correlation}

@@ -24,7 +24,7 @@ from mmtab.data.pairs import Records, read_records
 from mmtab.data.pictures import Progress
 from mmtab.data.schema import TaskKind
 from mmtab.matching.blocking import Neighbourhood, block
-from mmtab.matching.clustering import METHODS
+from mmtab.matching.clustering import METHODS, unique
 from mmtab.matching.encoding import Context, EncodedRecords, encode_records
 from mmtab.matching.explain import explain, explained_columns
 from mmtab.matching.result import Matches, clusters_path
@@ -68,9 +68,9 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
         encoded, neighbourhood = EncodedRecords([], config.shard), Neighbourhood(0, 0, None)
         left = right = np.zeros(0, np.int64)
         probability = np.zeros((0, len(thresholds)))
-    cluster = METHODS[config.clustering]
-    by_relation = zip(probability.T, thresholds, strict=True)
-    clusters = np.stack([cluster(n, left, right, p, float(threshold)) for p, threshold in by_relation])
+    methods = _methods(context)
+    by_relation = zip(methods, probability.T, thresholds, strict=True)
+    clusters = np.stack([clustered(method, records, left, right, p, float(t)) for method, p, t in by_relation])
     seconds.lap("cluster")
     columns = explained_columns(context)
     matches = Matches(session.schema, records, left, right, probability, clusters, thresholds, columns)
@@ -81,7 +81,7 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
         contributions = explain(context, encoded, left[places], right[places], columns)
         matches.contributions = dict(zip(places.tolist(), contributions, strict=True))
         seconds.lap("explain")
-    matches.report = _report(config, matches, neighbourhood)
+    matches.report = _report(config, matches, neighbourhood, methods)
     if config.truth is not None:
         matches.report["scores"] = scores_against(Path(config.truth), matches)
     matches.report |= {
@@ -105,13 +105,36 @@ class _Stopwatch:
         self.laps[stage], self._start = now - self._start, now
 
 
-def _report(config: MatchConfig, matches: Matches, neighbourhood: Neighbourhood) -> dict[str, Any]:
+def _methods(context: Context) -> list[str]:
+    """How each relation is clustered."""
+    chosen, session = context.config.clustering, context.session
+    if chosen == "unique" and context.records.n_left is None:
+        raise ConfigError("clustering=unique is for two tables, and the run's dataset has one")
+    if chosen != "auto":
+        return [chosen] * len(session.schema.relations)
+    single = session.fitted.one_to_one if context.records.n_left is not None else ()
+    return ["unique" if name in single else "correlation" for name in session.schema.relations]
+
+
+def clustered(
+    method: str, records: Records, left: np.ndarray, right: np.ndarray, probability: np.ndarray, threshold: float
+) -> np.ndarray:
+    """[n_records] cluster numbers by a method of ``matching.clustering``."""
+    n = len(records.table)
+    if method == "unique":
+        assert records.n_left is not None
+        return unique(n, records.n_left, left, right, probability, threshold)
+    return METHODS[method](n, left, right, probability, threshold)
+
+
+def _report(config: MatchConfig, matches: Matches, neighbourhood: Neighbourhood, methods: list[str]) -> dict[str, Any]:
     n, n_left, n_candidates = len(matches.records.table), matches.records.n_left, len(matches.left)
     n_queries = n if n_left is None else min(n_left, n - n_left)
     n_possible = n * (n - 1) // 2 if n_left is None else n_left * (n - n_left)
     relations = {
         name: {
             "threshold": float(matches.thresholds[r]),
+            "clustering": methods[r],
             "n_matches": int(matches.together[:, r].sum()),
             "n_clusters": len(np.unique(matches.clusters[r])),
             "n_clusters_of_several": int((np.bincount(matches.clusters[r]) > 1).sum()),
@@ -131,7 +154,6 @@ def _report(config: MatchConfig, matches: Matches, neighbourhood: Neighbourhood)
             "reduction_ratio": 1 - n_candidates / max(n_possible, 1),
         },
         "relations": relations,
-        "clustering": config.clustering,
     }
 
 

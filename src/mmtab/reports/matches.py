@@ -107,7 +107,8 @@ def _facts(
     ]
     for name in relations:
         counts = report["relations"][name]
-        text = f"{counts['n_matches']:,} in {counts['n_clusters_of_several']:,} clusters of several"
+        several = f"{counts['n_clusters_of_several']:,} clusters of several ({counts['clustering']})"
+        text = f"{counts['n_matches']:,} in {several}"
         facts.append(("matches" if len(relations) == 1 else f"matches, {name}", text))
     facts.append(("seconds", ", ".join(f"{stage} {value:.0f}" for stage, value in report["seconds"].items())))
     for name in relations:

@@ -153,6 +153,8 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     apart = bool(schema.ignored_by_some & set(texts))
     config = settle(config, schema.task, bool(texts), len(train_pairs), apart=apart)
     fitted = Fitted.matching(records.table, train_pairs, schema, config.categories)
+    if records.n_left is not None:
+        fitted = replace(fitted, one_to_one=tuple(train_pairs.one_to_one()))
     model, backbones = build_model(config, schema, fitted)
     task = build_task(config, schema, fitted)
     session = Session(config, schema, fitted, model, backbones, task, _compute(config))
