@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import yaml
 from commands import script
@@ -125,6 +126,18 @@ def test_records_of_one_partner_each_get_one(trained: Path, train: Callable[...,
         if method == "unique":
             assert np.bincount(result.clusters[0]).max() == 2
             assert (result.above_threshold | ~result.together).all()
+
+
+def test_a_table_in_other_units_is_said(trained: Path, two_tables: Path, tmp_path: Path) -> None:
+    right = pyarrow.parquet.read_table(two_tables / "right.parquet")
+    sizes = pa.array([None if size is None else size * 1000 + 1e6 for size in right["size"].to_pylist()])
+    right = right.set_column(right.schema.get_field_index("size"), "size", sizes)
+    changed = write_table(
+        tmp_path / "right.parquet", right.drop(["photo"]).append_column("photo", pa.nulls(len(right)))
+    )
+    sides = {"left": str(two_tables / "left.parquet"), "right": str(changed)}
+    with pytest.warns(UserWarning, match="table right: nearly all cells are unlike those of train in column size"):
+        pipeline.match(settings(trained, tmp_path / "m.csv", k=1, explain=False, **sides))
 
 
 def test_csv_says_the_same(trained: Path, tmp_path: Path) -> None:

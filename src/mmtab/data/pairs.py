@@ -76,6 +76,12 @@ class Records:
     table: Table
     n_left: int | None  # None: one table, either side
 
+    @property
+    def sides(self) -> dict[str, np.ndarray]:
+        """By name, the row numbers of each table."""
+        rows, n = np.arange(len(self.table)), self.n_left
+        return {"records": rows} if n is None else {"left": rows[:n], "right": rows[n:]}
+
     def row_of(self, ids: pa.Array, side: str) -> pa.Array:
         """Row numbers of ids on one side ("left" or "right"), null where the id is unknown."""
         start, stop = 0, len(self.table)

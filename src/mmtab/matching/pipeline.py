@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mmtab.data.pictures import Progress
 from mmtab.data.schema import TaskKind
 from mmtab.matching.blocking import Neighbourhood, block
 from mmtab.matching.clustering import METHODS, unique
-from mmtab.matching.encoding import Context, EncodedRecords, encode_records
+from mmtab.matching.encoding import Context, EncodedRecords, encode_records, take_rows
 from mmtab.matching.explain import explain, explained_columns
 from mmtab.matching.result import Matches, clusters_path
 from mmtab.matching.scoring import score
@@ -58,6 +59,8 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
     seconds = _Stopwatch()
     thresholds, n = session.task.thresholds, len(records.table)  # type: ignore[attr-defined]
     if n and records.n_left not in (0, n):
+        for name, rows in records.sides.items():
+            session.compare_with_train(replace(take_rows(records.table, rows[: config.shard]), name=name))
         encoded = encode_records(context)
         seconds.lap("encode")
         neighbourhood, left, right = block(context, encoded)

@@ -104,6 +104,12 @@ class Session:
         warn_of_unseen(table, encoded, self.fitted, self.schema)
         return encoded
 
+    def compare_with_train(self, table: Table) -> None:
+        """Warn of columns that are unlike those of train, as ``encode_new`` does, without reading text or pictures."""
+        fitted = self.fitted.preprocessor
+        plain = EncodedTable(len(table), fitted.numeric(table, self.schema), fitted.categorical(table))
+        warn_of_unseen(table, plain, self.fitted, self.schema)
+
     def kway(self, table: Table | Stream) -> KWayBatches:
         """Batches over a table that came after training, with labels where it has them."""
         return KWayBatches(self.encode_new(table), labels_of(self.fitted, table, self.schema))
