@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from damage import damage_at_random
 from sklearn import metrics as sklearn_metrics
 from toy_data import write_kway, write_pairs, write_table
 
@@ -26,6 +28,7 @@ from mmtab.benchmark.results import read_results
 from mmtab.benchmark.runner import run_benchmark
 from mmtab.benchmark.scoring import CheckedPredictions, metrics, read_predictions, write_predictions
 from mmtab.benchmark.truth import Truth
+from mmtab.benchmark.types import Board
 from mmtab.config.compose import compose, register
 from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig, TrackConfig
 from mmtab.data import files
@@ -151,12 +154,42 @@ def test_every_system_on_every_dataset(tables: Path, rival: Path, backbone: Path
     (output / "jobs").rename(output / "cells")  # as earlier versions called them
     for path in output.rglob("scored_test.parquet"):
         path.rename(path.with_name("answers_test.parquet"))
+        result = json.loads((path.parent / "result.json").read_text())  # which had no digests then
+        kept = {name: value for name, value in result.items() if name not in ("files", "digest")}
+        (path.parent / "result.json").write_text(json.dumps(kept))
     grown = run_benchmark(config_of(output, tables, {"rival": called(rival)}, seeds=[2]))
     assert {entry.name for entry in grown.entries} == set(systems) and ("rival", "things", 2) in results_of(output)
     other = called(rival)
     other.command = [*(other.command or []), "--more"]
     with pytest.raises(ConfigError, match=r"seed2 was run with another command .* give another output"):
         run_benchmark(config_of(output, tables, {"rival": other}, seeds=[2]))
+
+
+@pytest.fixture(scope="module")
+def finished(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A finished benchmark, and what its board says."""
+    output = tmp_path_factory.mktemp("finished") / "bench"
+    return output, _numbers(run_benchmark(config_of(output, tables, {"majority": system(baseline="majority")})))
+
+
+def _numbers(board: Board) -> Any:
+    scores = [(entry.name, vars(score)) for entry in board.entries for score in entry.scores]
+    return [(name, score | {"prediction": score["prediction"].tolist()}) for name, score in scores]
+
+
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(s, marks=pytest.mark.slow) for s in range(6, 60))])
+def test_a_damaged_benchmark_has_the_same_numbers_or_says_what_is_damaged(
+    seed: int, finished: tuple[Path, Any], tables: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "bench"
+    shutil.copytree(finished[0], output)
+    done = damage_at_random(output, seed)
+    try:
+        board = run_benchmark(config_of(output, tables, {"majority": system(baseline="majority")}))
+    except MmtabError as error:
+        assert "\n" not in str(error) and done.split()[3].rsplit("/")[-1] in str(error), (done, error)
+    else:
+        assert _numbers(board) == finished[1], done
 
 
 def test_a_failure_is_named_and_the_rest_goes_on(

@@ -32,6 +32,7 @@ from mmtab.config.types import SystemConfig
 from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.runs import provenance
+from mmtab.utils import manifest
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, RunError
@@ -132,6 +133,7 @@ def _predictions(folder: Path) -> Path:
 
 def _score(job: Job, folder: Path, predictions: Path, cost: Cost) -> None:
     scores: dict[str, dict[str, float]] = {}
+    used = []
     for split in SPLITS:
         paths = [predictions / f"predictions_{split}{suffix}" for suffix in (".parquet", ".csv")]
         path = next((path for path in paths if path.exists()), None)
@@ -139,6 +141,7 @@ def _score(job: Job, folder: Path, predictions: Path, cost: Cost) -> None:
             raise RunError(f"{job.system} on {job.dataset} wrote no predictions_{split}.parquet or .csv")
         truth = Truth.read(Path(job.data), split)
         checked = read_predictions(path, truth)
+        used.append(path)
         scores[split] = metrics(truth, checked)
     columns = {f"label_{r}": column for r, column in enumerate(truth.label.T)}
     columns |= {f"prediction_{r}": column for r, column in enumerate(checked.prediction.T)}
@@ -157,8 +160,24 @@ def _score(job: Job, folder: Path, predictions: Path, cost: Cost) -> None:
         "n_threads": usable_cores(),
         "data_fingerprint": job.fingerprint,
         "definition": job.definition,
+        "files": manifest.record(folder, [folder / SCORED, *used]),
     }
-    write_json(folder / "result.json", result)
+    write_json(folder / "result.json", manifest.sealed(result))
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result.json of a finished job; raises RunError for one that is damaged."""
+    return manifest.read_sealed(folder / "result.json", _again(folder))
+
+
+def check_files(folder: Path, result: dict[str, Any]) -> None:
+    """Raise RunError where the predictions that a job was scored by are not as they were."""
+    if problem := manifest.compare(folder, result.get("files", {})):  # those of before have no record
+        raise RunError(f"{folder} is damaged ({problem}). Fix: {_again(folder)}")
+
+
+def _again(folder: Path) -> str:
+    return f"remove {folder}, and the same command runs it again"
 
 
 def read_labels_and_predictions(folder: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
@@ -285,7 +304,9 @@ def _ensemble(job: Job, predictions: Path) -> Cost:
 
     began, data = time.perf_counter(), Path(job.data)
     folders = {name: Path(folder) for name, folder in job.members.items()}
-    results = {name: json.loads((folder / "result.json").read_text()) for name, folder in folders.items()}
+    results = {name: read_result(folder) for name, folder in folders.items()}
+    for name, folder in folders.items():
+        check_files(folder, results[name])
     truths = (Truth.read(data, "valid"), Truth.read(data, "test", labelled=False))
     of_members = {
         name: {t.split: read_predictions(_predictions(folder) / f"predictions_{t.split}.parquet", t) for t in truths}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmtab.benchmark.job import Job, dropped_types, fill_in, is_done
+from mmtab.benchmark.job import Job, dropped_types, fill_in, is_done, read_result
 from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
 from mmtab.config.settings import check
@@ -121,7 +120,7 @@ def _folder(config: BenchmarkConfig, name: str, source: Source, seed: int) -> Pa
 
 
 def _check_definition(folder: Path, job: Job) -> None:
-    finished = json.loads((folder / "result.json").read_text())["definition"]
+    finished = read_result(folder)["definition"]
     names = sorted(finished.keys() | job.definition.keys())
     differing = [name for name in names if finished.get(name) != job.definition.get(name)]
     if differing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from mmtab.benchmark.job import read_labels_and_predictions
+from mmtab.benchmark.job import check_files, read_labels_and_predictions, read_result
 from mmtab.benchmark.plan import JOBS, Source
 from mmtab.benchmark.types import Board, Entry, Failure, RankedDataset, Score
 from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig
 from mmtab.data import files, table
 from mmtab.data.schema import TaskKind
+from mmtab.utils import manifest
 from mmtab.utils.atomic import write_json
 from mmtab.utils.errors import RunError
 
@@ -31,7 +31,7 @@ COLUMNS = [*SCORE, *SHARED, "data_fingerprint", "time"]
 def read_results(output: Path) -> list[tuple[Path, dict[str, Any]]]:
     """The result.json of every finished job of a benchmark, with its folder."""
     paths = sorted((output / JOBS).glob("*/*/seed*/result.json"))
-    return [(path.parent, json.loads(path.read_text())) for path in paths]
+    return [(path.parent, read_result(path.parent)) for path in paths]
 
 
 def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
@@ -62,6 +62,7 @@ def collect(
     for folder, result in results:
         name = result["dataset"]
         if name in sources and result["data_fingerprint"] == sources[name].fingerprint:
+            check_files(folder, result)
             labels[name], prediction = read_labels_and_predictions(folder, name)
             scores.setdefault(result["system"], []).append(
                 Score(
@@ -129,7 +130,8 @@ def card_of(source: Source) -> dict[str, str]:
 def _all_systems(output: Path, config: BenchmarkConfig) -> dict[str, SystemConfig]:
     """Of this call and of earlier ones, as systems.json remembers them."""
     path = output / "systems.json"
-    systems = json.loads(path.read_text()) if path.exists() else {}
+    fix = "remove it, and name all systems again"
+    systems = manifest.read_sealed(path, fix) if path.exists() else {}
     systems |= {name: dataclasses.asdict(system) for name, system in config.system.items()}
-    write_json(path, systems)
+    write_json(path, manifest.sealed(systems))
     return {name: SystemConfig(**system) for name, system in systems.items()}

@@ -6,12 +6,11 @@ benchmark can grow by a dataset, a system or a seed at any time, and several pro
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
 
-from mmtab.benchmark.job import Job, is_done
+from mmtab.benchmark.job import Job, is_done, read_result
 from mmtab.benchmark.plan import JOBS, find_datasets, plan_jobs
 from mmtab.benchmark.results import collect
 from mmtab.benchmark.types import Board, Failure
@@ -96,7 +95,7 @@ class Work:
                 self._fail(folder, failure)
             return
         self.n_ended += 1
-        result = json.loads((folder / "result.json").read_text())
+        result = read_result(folder)
         done = sum(map(is_done, self.jobs))
         left = len(self.waiting) + len(self.pool.children)
         minutes = (time.monotonic() - self.began) / self.n_ended * left / 60

@@ -6,25 +6,28 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from mmtab.utils.errors import RunError
 
 MANIFEST = ".manifest.json"
 MANY = 64  # files; above it one request to the whole system is faster than one for each
 
 
-def write(folder: Path) -> None:
-    """Record the size and the SHA-256 of every file below ``folder`` in its manifest."""
-    paths = [path for path in _files(folder) if path.name != MANIFEST]
-    files = {str(path.relative_to(folder)): [path.stat().st_size, _digest(path)] for path in paths}
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=0), encoding="utf-8")
+Files = dict[str, list[Any]]  # size and SHA-256 by the path within a folder
+DIGEST = "digest"  # of a json file, within it
 
 
-def damage(folder: Path, digests: bool = True) -> str | None:
-    """What is not as the manifest says, such as "x.npy has 12 bytes instead of 40"; None where all is. Without
-    ``digests`` only sizes are compared. Raises FileNotFoundError where there is no manifest."""
-    text = (folder / MANIFEST).read_bytes()
+def record(folder: Path, paths: Iterable[Path]) -> Files:
+    return {str(path.relative_to(folder)): [path.stat().st_size, _digest(path)] for path in paths}
+
+
+def compare(folder: Path, files: Any, digests: bool = True) -> str | None:
+    """What is not as ``record`` found it, such as "x.npy has 12 bytes instead of 40"; None where all is. Without
+    ``digests`` only sizes are compared."""
     try:
-        files = {str(name): (int(size), str(digest)) for name, (size, digest) in json.loads(text)["files"].items()}
         for name, (size, digest) in files.items():
             found = (folder / name).stat(follow_symlinks=False)
             if not stat.S_ISREG(found.st_mode):
@@ -35,9 +38,44 @@ def damage(folder: Path, digests: bool = True) -> str | None:
                 return f"{name} has other bytes than were written"
     except OSError as error:
         return f"{Path(error.filename or '').name or 'a file'} cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return f"{MANIFEST} cannot be read"
+    except (ValueError, TypeError, AttributeError):
+        return "the record of its files cannot be read"
     return None
+
+
+def write(folder: Path) -> None:
+    """Record every file below ``folder`` in its manifest."""
+    files = record(folder, (path for path in _files(folder) if path.name != MANIFEST))
+    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=0), encoding="utf-8")
+
+
+def damage(folder: Path, digests: bool = True) -> str | None:
+    """What is not as the manifest says, as ``compare``. Raises FileNotFoundError where there is no manifest."""
+    text = (folder / MANIFEST).read_bytes()
+    try:
+        return compare(folder, json.loads(text)["files"], digests)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"{MANIFEST} cannot be read"
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """What ``read_sealed`` can check: the value with a digest of itself."""
+    return value | {DIGEST: _digest_of(value)}
+
+
+def read_sealed(path: Path, fix: str) -> dict[str, Any]:
+    """A json file; raises RunError, with the fix, for one that is not as it was written. One without a digest, of
+    before there were any, is only read."""
+    try:
+        value = json.loads(path.read_bytes())
+        problem = None if isinstance(value, dict) else "it is no mapping"
+        if problem is None and DIGEST in value and value.pop(DIGEST) != _digest_of(value):
+            problem = "it has other bytes than were written"
+    except (OSError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())[:200]
+    if problem:
+        raise RunError(f"{path} is damaged ({problem}). Fix: {fix}")
+    return value
 
 
 def sync(folder: Path) -> None:
@@ -68,3 +106,7 @@ def _files(folder: Path) -> list[Path]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
