@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from damage import damage_at_random
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
@@ -476,6 +478,25 @@ def test_losers_keep_no_weights_though_a_sweep_was_killed(bench: Bench) -> None:
         folder.mkdir(exist_ok=True)
     bench.run(weights="best")
     assert [folder for folder in folders if folder.exists()] == kept and len(kept) == 1
+
+
+@pytest.fixture(scope="module")
+def finished(toys: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    bench = Bench(tmp_path_factory.mktemp("finished"), toys)
+    bench.run(n_trials=3)
+    return bench
+
+
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(s, marks=pytest.mark.slow) for s in range(6, 100))])
+def test_a_damaged_sweep_has_the_same_numbers_or_says_what_is_damaged(seed: int, finished: Bench, bench: Bench) -> None:
+    shutil.copytree(finished.folder / "out", bench.folder / "out")
+    done = damage_at_random(bench.folder / "out", seed)
+    try:
+        bench.run(n_trials=3)
+    except MmtabError as error:
+        assert "\n" not in str(error) and done.split()[3].rsplit("/")[-1] in str(error), (done, error)
+    else:
+        assert bench.trials() == finished.trials(), done
 
 
 def test_several_objectives(bench: Bench) -> None:

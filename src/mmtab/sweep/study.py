@@ -12,6 +12,7 @@ import json
 import math
 import random
 import socket
+import sqlite3
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -24,12 +25,14 @@ import yaml
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from mmtab.sweep.draws import copy_study, draw, should_prune
 from mmtab.sweep.plan import Plan, Run, differences
 from mmtab.sweep.space import Value
-from mmtab.utils.errors import ConfigError
+from mmtab.utils.errors import ConfigError, RunError
 from mmtab.utils.locks import lock
+from mmtab.utils.manifest import DIGEST, is_whole, sealed
 
 HEARTBEAT = 30  # seconds between two signs of life of whoever works on a trial
 STALE = 300  # seconds without one, after which another machine takes the trial
@@ -71,7 +74,8 @@ def read_result(folder: Path, attempts: int = 0) -> Result:
 
 def results_of(trial: FrozenTrial) -> dict[str, Result]:
     """By the name of the run; of those that ended once."""
-    return {key[4:]: Result(**value) for key, value in trial.user_attrs.items() if key.startswith("run:")}
+    notes = {key[4:]: value for key, value in trial.user_attrs.items() if key.startswith("run:")}
+    return {name: Result(**{key: v for key, v in note.items() if key != DIGEST}) for name, note in notes.items()}
 
 
 def objective(plan: Plan, results: dict[str, Result], name: str = "score") -> float | None:
@@ -96,6 +100,27 @@ class Study:
             self.storage, self.study = self._open()
             self.id = self.storage.get_study_id_from_name(self.study.study_name)
             self._check_definition()
+            self.check()
+
+    def check(self) -> None:
+        """Raise RunError where the storage does not hold what was written to it: notes have digests, and the values of
+        a trial follow from them."""
+        try:
+            notes = [*self.study.user_attrs.items()]
+            for trial in self.study.get_trials(deepcopy=False):
+                notes += trial.user_attrs.items()
+                drawn, names = trial.user_attrs.get("drawn"), self.plan.config.objectives
+                if drawn and any(drawn["params"].get(name) != value for name, value in trial.params.items()):
+                    raise ValueError(f"trial {trial.number} has other settings than were drawn")
+                if trial.values and trial.state.is_finished():
+                    values = [objective(self.plan, results_of(trial), name) or 0.0 for name in names]
+                    if values != list(trial.values):
+                        raise ValueError(f"trial {trial.number} has other values than its runs")
+            for key, value in notes:
+                if isinstance(value, dict) and not is_whole(value):
+                    raise ValueError(f"{key} has other bytes than were written")
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, SQLAlchemyError) as error:
+            raise _damaged(self.plan, error) from error
 
     # --- trials ------------------------------------------------------------------------------------------------------
 
@@ -173,7 +198,7 @@ class Study:
         self.note(trial_id, f"run:{run.name}", vars(result))
 
     def note(self, trial_id: int, key: str, value: Any) -> None:
-        self.storage.set_trial_user_attr(trial_id, key, value)
+        self.storage.set_trial_user_attr(trial_id, key, sealed(value) if isinstance(value, dict) else value)
 
     def end(self, trial_id: int, state: TrialState, values: list[float] | None = None) -> None:
         self.storage.set_trial_state_values(trial_id, state, values)
@@ -193,7 +218,7 @@ class Study:
         return {(int(number), name): value for _, number, name, value in scored}
 
     def note_test(self, number: int, run: Run, metrics: dict[str, Any]) -> None:
-        self.study.set_user_attr(f"test:{number}:{run.name}", metrics)
+        self.study.set_user_attr(f"test:{number}:{run.name}", sealed(metrics))
 
     # --- the storage -------------------------------------------------------------------------------------------------
 
@@ -207,8 +232,10 @@ class Study:
             ) from None
 
     def _open(self) -> tuple[RDBStorage, optuna.Study]:
-        from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+        from sqlalchemy.exc import DBAPIError
 
+        if self.plan.config.storage is None:
+            _check_file(self.plan)
         url = self.plan.config.storage or f"sqlite:///{self.plan.output.resolve() / 'study.db'}"
         name = self.plan.config.study or self.plan.output.resolve().name
         for attempt in range(TRIES):
@@ -238,6 +265,26 @@ class Study:
                 f"study {self.study.study_name} in {self.plan.output} is another sweep: {'; '.join(problems)}. "
                 "Go on with its settings, or give another output=FOLDER or study=NAME"
             )
+
+
+def _check_file(plan: Plan) -> None:
+    """Raise RunError for a damaged file of the sweep's own database."""
+    path = plan.output / "study.db"
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
+            found = [line[0] for line in database.execute("pragma integrity_check(1)")]
+    except (sqlite3.Error, UnicodeError) as error:
+        found = [str(error)]
+    if found != ["ok"]:
+        raise _damaged(plan, found[0] if found else "it cannot be read")
+
+
+def _damaged(plan: Plan, problem: object) -> RunError:
+    where = (plan.config.storage and "the storage") or plan.output / "study.db"
+    fix = "bring back a copy; or remove it, and the same command draws again and takes up the finished runs"
+    return RunError(f"{where} is damaged ({' '.join(str(problem).split())[:200]}). Fix: {fix}")
 
 
 def _open_storage(url: str) -> RDBStorage:

@@ -42,7 +42,8 @@ def write_summary(plan: Plan, study: Study, summary: dict[str, Any]) -> str:
     """Write what is not there yet; returns the text of summary.md."""
     text = markdown(plan, summary)
     content, path = json.dumps(summary, indent=1, ensure_ascii=False), plan.output / "summary.json"
-    if not path.exists() or path.read_text(encoding="utf-8") != content:
+    written = {path: content, plan.output / "summary.md": text}
+    if any(not p.exists() or p.read_bytes() != wanted.encode() for p, wanted in written.items()):
         _write_plots(plan, study.trials(), list(summary["importances"]))
         write_text(plan.output / "summary.md", text)
         write_text(path, content)  # last, for it says that all of this is there

@@ -63,18 +63,25 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
     return value | {DIGEST: _digest_of(value)}
 
 
+def is_whole(value: dict[str, Any]) -> bool:
+    """Whether a value is as it was sealed; one that was not sealed is."""
+    content = {name: part for name, part in value.items() if name != DIGEST}
+    return DIGEST not in value or value[DIGEST] == _digest_of(content)
+
+
 def read_sealed(path: Path, fix: str) -> dict[str, Any]:
     """A json file; raises RunError, with the fix, for one that is not as it was written. One without a digest, of
     before there were any, is only read."""
     try:
         value = json.loads(path.read_bytes())
         problem = None if isinstance(value, dict) else "it is no mapping"
-        if problem is None and DIGEST in value and value.pop(DIGEST) != _digest_of(value):
+        if problem is None and not is_whole(value):
             problem = "it has other bytes than were written"
     except (OSError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())[:200]
     if problem:
         raise RunError(f"{path} is damaged ({problem}). Fix: {fix}")
+    value.pop(DIGEST, None)
     return value
 
 
