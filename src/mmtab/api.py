@@ -1,6 +1,6 @@
 """``mmtab.fit`` and ``mmtab.load_run``: what the commands do, for notebooks and programs that hold tables in memory.
 
->>> run = mmtab.fit(df, label="type", trainer={"max_epochs": 5})
+>>> run = mmtab.fit(df, label="type", time_limit=600)
 >>> run.evaluate(), run.predict(new_rows), run.predict_proba(new_rows)
 """
 

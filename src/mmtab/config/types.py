@@ -219,6 +219,10 @@ class RunConfig:
         choices=("auto", "never"),
     )
     seed: int = setting(0, "seed of weights, batches and augmentation", at_least=0, below=2**32)
+    ladder: list[str] = setting(
+        [],
+        "recipes to train in turn while trainer.max_minutes last, of which the best on valid is kept; see recipe=auto",
+    )
     d_model: int = setting(128, "width of tokens and row vectors", at_least=1)
     token_dropout: float = setting(
         0.1, "probability that a token is hidden from the fusion in training", at_least=0, below=1

@@ -32,6 +32,7 @@ from mmtab.runs.folder import (
     write_metrics,
     write_task_state,
 )
+from mmtab.runs.ladder import climb, finished_as
 from mmtab.runs.predictions import predictions_path
 from mmtab.runs.session import Session
 from mmtab.runs.setup import prepare
@@ -55,7 +56,9 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
     """
     with alone_in(folder) if distributed.is_first() else contextlib.nullcontext():
         if provenance.is_finished(folder):
-            return _finished_metrics(config, folder)
+            return _finished_metrics(finished_as(config, folder, open_config(folder)), folder)
+        if config.ladder:
+            return climb(config, folder, train)
         if _resumes(config, folder):
             config = _with_reduced_batch(config, folder)
             _check_same(config, folder, settled=False)

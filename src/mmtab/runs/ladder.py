@@ -1,0 +1,126 @@
+"""Several recipes in turn, as long as the time allows; the best on valid is the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmtab.config.types import CONFIGS, RunConfig
+from mmtab.data.schema import Schema, TaskKind
+from mmtab.runs.folder import deciding
+from mmtab.runs.inputs import data_folder
+from mmtab.training.build import columns_of_text
+from mmtab.utils.atomic import write_json
+from mmtab.utils.errors import ConfigError, TrainingError
+
+STEPS, CHOSEN = "steps", "ladder.json"
+FIRST_SHARE, LEAST_SHARE = 0.6, 0.25  # of the time: at most for a step that others follow, at least for one to begin
+
+
+def climb(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path], dict[str, float]]) -> dict[str, float]:
+    """Train the recipes of ``config.ladder`` in ``folder/steps``, each while there is time; the one with the least
+    log-loss on valid, of pairs with the best metric, becomes the run of ``folder``. Returns its metrics.
+
+    ladder.json keeps what each recipe scored. Steps that a killed call has finished are not trained again.
+    """
+    if config.trainer.devices != 1 or config.trainer.n_nodes > 1:
+        raise ConfigError("recipe=auto trains on one device; choose recipe=frozen or recipe=tuned for several")
+    if config.resume == "never":
+        (folder / CHOSEN).unlink(missing_ok=True)
+        shutil.rmtree(folder / STEPS, ignore_errors=True)
+    if not (folder / CHOSEN).exists():
+        scores = _train_all(config, folder / STEPS, train)
+        name, sign = _chosen_by(config)
+        best = max(scores, key=lambda recipe: sign * scores[recipe][name])
+        write_json(folder / CHOSEN, {"chosen": best, "chosen_by": name, "valid": scores})
+    said = json.loads((folder / CHOSEN).read_text())
+    steps = folder / STEPS
+    _move(steps / said["chosen"], folder)
+    shutil.rmtree(steps, ignore_errors=True)
+    shown = ", ".join(f"{recipe} {values[said['chosen_by']]:.4f}" for recipe, values in said["valid"].items())
+    print(f"kept recipe {said['chosen']} (valid {said['chosen_by']}: {shown})", flush=True)
+    return said["valid"][said["chosen"]]
+
+
+def _train_all(
+    config: RunConfig, steps: Path, train: Callable[[RunConfig, Path], dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """By recipe, its metrics on valid."""
+    started, limit, scores = time.perf_counter(), config.trainer.max_minutes, dict[str, dict[str, float]]()
+    tried: list[dict[str, Any]] = []
+    for place, recipe in enumerate(config.ladder):
+        step = with_recipe(config, recipe)
+        if (decides := _deciding(step)) in tried:
+            continue
+        tried.append(decides)
+        if limit is not None:
+            left = limit - (time.perf_counter() - started) / 60
+            if scores and left < LEAST_SHARE * limit:
+                print(f"no time is left for {', '.join(config.ladder[place:])}", flush=True)
+                break
+            share = FIRST_SHARE if place + 1 < len(config.ladder) else 1.0
+            step = replace(step, trainer=replace(step.trainer, max_minutes=max(left * share, 1e-3)))
+        print(f"recipe {recipe}", flush=True)
+        try:
+            scores[recipe] = train(step, steps / recipe)
+        except TrainingError as error:
+            if not scores:
+                raise
+            warnings.warn(f"recipe {recipe} is left out: {error}", stacklevel=2)
+    return scores
+
+
+def _deciding(config: RunConfig) -> dict[str, Any]:
+    """What tells the model of one step from that of another: of the text encoder nothing where there is no text."""
+    schema = Schema.read(data_folder(config))
+    if config.dataset.drop:
+        schema = schema.without(list(config.dataset.drop))
+    return deciding(config if columns_of_text(config, schema) else replace(config, text={}))
+
+
+def with_recipe(config: RunConfig, recipe: str) -> RunConfig:
+    """The settings of one step; raises ConfigError for a recipe that configs/recipe/ lacks."""
+    path = CONFIGS / "recipe" / f"{recipe}.yaml"
+    if not path.is_file():
+        names = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        raise ConfigError(f"ladder: no recipe {recipe}; expected some of {', '.join(names)}")
+    parts: Mapping[str, dict[str, Any]] = yaml.safe_load(path.read_text())
+    changed: dict[str, Any] = {name: {**getattr(config, name), **values} for name, values in parts.items()}
+    return replace(config, ladder=[], **changed)
+
+
+def finished_as(config: RunConfig, folder: Path, saved: RunConfig) -> RunConfig:
+    """The settings that the finished run of a ladder has, where these settings ask for the same ladder."""
+    path = folder / CHOSEN
+    if not config.ladder or not path.exists():
+        return config
+    step = with_recipe(config, json.loads(path.read_text())["chosen"])
+    return replace(step, trainer=replace(step.trainer, max_minutes=saved.trainer.max_minutes))
+
+
+def _chosen_by(config: RunConfig) -> tuple[str, int]:
+    """The metric, and its sign: of a few hundred rows the log-loss says more than how many are right."""
+    schema = Schema.read(data_folder(config))
+    return ("log_loss", -1) if schema.task is TaskKind.KWAY else (config.dataset.metric or schema.metric, 1)
+
+
+def _move(source: Path, target: Path) -> None:
+    """The files of a finished run, that which says so last; a killed call goes on with the others."""
+    if not source.is_dir():
+        return
+    for path in sorted(source.iterdir(), key=lambda path: path.name == "provenance.json"):
+        if path.name.startswith("."):
+            continue
+        destination = target / path.name
+        if destination.is_dir():
+            shutil.rmtree(destination)
+        os.replace(path, destination)  # noqa: PTH105

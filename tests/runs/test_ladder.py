@@ -1,0 +1,112 @@
+"""``recipe=auto``: recipes in turn while there is time, and the best of them as one run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_data import write_kway, write_pairs
+
+from mmtab.api import load_run
+from mmtab.config.types import RunConfig
+from mmtab.runs import ladder
+from mmtab.runs.evaluate import evaluate
+from mmtab.runs.folder import open_config
+from mmtab.runs.train import train
+from mmtab.utils.errors import ConfigError, TrainingError
+
+AUTO = ["recipe=auto", "dataset.drop=[image]", "trainer.max_epochs=1"]
+
+
+@pytest.mark.parametrize("write", [write_kway, write_pairs])
+def test_the_best_step_is_the_run(
+    tmp_path: Path, configure: Any, capsys: pytest.CaptureFixture[str], write: Any
+) -> None:
+    config, folder = configure(write(tmp_path / "data", n=40), *AUTO), tmp_path / "run"
+    metrics = train(config, folder)
+    said, run = json.loads((folder / "ladder.json").read_text()), load_run(folder)
+    assert list(said["valid"]) == ["frozen", "tuned"]
+    name, sign = ("log_loss", 1) if write is write_kway else ("f1", -1)
+    assert said["chosen"] == min(said["valid"], key=lambda recipe: sign * said["valid"][recipe][name])
+    assert run.metrics["valid"] == pytest.approx(metrics) == said["valid"][said["chosen"]]
+    layers = {"frozen": 0, "tuned": 2}[said["chosen"]]
+    assert open_config(folder).text["n_tuned_layers"] == layers and open_config(folder).ladder == []
+    assert not (folder / "steps").exists()
+    assert evaluate(folder, "test")
+    assert f"kept recipe {said['chosen']}" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="already holds this run"):
+        assert train(config, folder) == pytest.approx(metrics)
+
+
+def test_what_a_killed_call_left_is_gone_on_with(tmp_path: Path, configure: Any) -> None:
+    """Between two steps, and while the files of the best are moved."""
+    config, folder = configure(write_kway(tmp_path / "data", n=40), *AUTO), tmp_path / "run"
+    trained = list[str]()
+
+    def counting(step: RunConfig, where: Path) -> dict[str, float]:
+        trained.append(where.name)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return train(step, where)
+
+    with pytest.raises(KeyboardInterrupt):
+        ladder.climb(config, folder, counting)
+    metrics = train(config, folder)
+    assert (folder / "ladder.json").exists() and trained == ["frozen", "tuned"]
+    before = {path.name for path in folder.iterdir()}
+
+    chosen = json.loads((folder / "ladder.json").read_text())["chosen"]
+    (step := folder / "steps" / chosen).mkdir(parents=True)
+    for name in ("provenance.json", "metrics.json"):  # as if these had not been moved yet
+        shutil.move(folder / name, step / name)
+    assert train(config, folder) == pytest.approx(metrics)
+    assert {path.name for path in folder.iterdir()} == before and evaluate(folder, "test")
+
+
+def test_no_step_begins_without_time_for_it(
+    tmp_path: Path, configure: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_kway(tmp_path / "data", n=40)
+    limits = list[float | None]()
+
+    def slow(step: RunConfig, where: Path) -> dict[str, float]:
+        limits.append(step.trainer.max_minutes)
+        clock[0] += 60 * 0.8 * 10  # 8 of 10 minutes
+        return train(step, where)
+
+    clock = [0.0]
+    monkeypatch.setattr(ladder.time, "perf_counter", lambda: clock[0])
+    config = configure(data, *AUTO, "trainer.max_minutes=10")
+    ladder.climb(config, tmp_path / "run", slow)
+    assert limits == [6.0] and "no time is left for tuned" in capsys.readouterr().out
+    assert load_run(tmp_path / "run").metrics["valid"]
+
+
+def test_a_step_that_is_the_same_model_is_not_trained_twice(tmp_path: Path, configure: Any) -> None:
+    config = configure(
+        write_kway(tmp_path / "data"), "recipe=auto", "dataset.drop=[text,image]", "trainer.max_epochs=1"
+    )
+    train(config, tmp_path / "run")
+    assert list(json.loads((tmp_path / "run" / "ladder.json").read_text())["valid"]) == ["frozen"]
+
+
+def test_a_step_that_fails_is_left_out(tmp_path: Path, configure: Any) -> None:
+    config = configure(write_kway(tmp_path / "data", n=40), *AUTO)
+
+    def failing(step: RunConfig, where: Path) -> dict[str, float]:
+        if where.name == "tuned":
+            raise TrainingError("out of memory")
+        return train(step, where)
+
+    with pytest.warns(UserWarning, match="recipe tuned is left out: out of memory"):
+        ladder.climb(config, tmp_path / "run", failing)
+    assert load_run(tmp_path / "run").metrics["valid"]
+
+
+def test_a_recipe_that_is_none_is_one_line(tmp_path: Path, configure: Any) -> None:
+    config = configure(write_kway(tmp_path / "data"), "ladder=[frozen,tunned]")
+    with pytest.raises(ConfigError, match="no recipe tunned; expected some of auto, frozen, tuned"):
+        train(config, tmp_path / "run")
