@@ -54,7 +54,10 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
         raise RunError(f"{config.run} was trained to classify rows; matching wants a run on a matching dataset")
     records, paths = _read(config, session)
     store = Store(output.with_name(output.name + ".parts"))
-    store.claim()  # it is removed in the end: not what lay there before
+    try:
+        store.claim()  # it is removed in the end: not what lay there before
+    except ConfigError as error:
+        raise ConfigError(f"{store.root} cannot hold what is half done. Fix: another output") from error
     context = Context(session, records, store, config, _fingerprint(config, paths), progress)
     seconds = _Stopwatch()
     thresholds, n = session.task.thresholds, len(records.table)  # type: ignore[attr-defined]

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from mmtab.utils.errors import RunError
 
+FOLDERS = ("checkpoints", "report", "text_backbone", "cross_backbone")  # of a run
+SUFFIXES = {".ckpt", ".csv", ".html", ".json", ".parquet", ".png", ".safetensors", ".txt", ".yaml"}
+
 
 def within(root: str, path: str) -> bool:
     """Of real paths, without links and ``..``."""
@@ -20,9 +23,10 @@ def leads_out(root: Path, path: Path) -> bool:
 
 
 def check_run_links(folder: Path) -> None:
-    """Raise RunError for a file or folder of a run that is a link out of its folder."""
-    for place, folders, names in os.walk(folder):
-        for path in (Path(place, name) for name in [*folders, *names]):
-            if path.is_symlink() and leads_out(folder, path):
-                fix = "replace the link by a copy (cp -RL)"
-                raise RunError(f"{path} is a link to {os.path.realpath(path)}, which is outside the run. Fix: {fix}")
+    """Raise RunError for a file or folder that a run writes or reads and that is a link out of its folder. What else
+    lies there, such as an environment or what a program of others wrote, is not looked at."""
+    folders = [path for path in (folder / name for name in FOLDERS) if path.is_dir()]
+    for path in (path for place in [folder, *folders] if place.is_dir() for path in place.iterdir()):
+        if path.is_symlink() and (path.name in FOLDERS or path.suffix in SUFFIXES) and leads_out(folder, path):
+            fix = "replace the link by a copy (cp -RL)"
+            raise RunError(f"{path} is a link to {os.path.realpath(path)}, which is outside the run. Fix: {fix}")
