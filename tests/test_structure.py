@@ -50,14 +50,18 @@ def no_collection() -> Iterator[None]:
     gc.enable()
 
 
-def test_only_build_makes_objects_from_configuration(no_collection: None) -> None:
+def test_names_in_configuration_become_objects_in_one_place(no_collection: None) -> None:
     callers = set()
     for path in [*SOURCE.rglob("*.py"), *(ROOT / "scripts").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
-            if "instantiate" in [*names, getattr(node, "attr", None), getattr(node, "id", None)]:
+            if {"instantiate", "get_object", "get_class", "get_method"} & {
+                *names,
+                getattr(node, "attr", None),
+                getattr(node, "id", None),
+            }:
                 callers.add(path.relative_to(ROOT).as_posix())
-    assert callers == {"src/mmtab/training/build.py"}
+    assert callers == {"src/mmtab/config/parts.py"}
 
 
 def test_targets_are_named_in_leaf_files_only() -> None:

@@ -11,8 +11,8 @@ import datetime
 import filecmp
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal, Self
 
@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
-from mmtab.config.types import CONFIGS, PARTS
+from mmtab.config.parts import trust as trust_modules
+from mmtab.config.types import CONFIGS, PARTS, LocalSettings
 from mmtab.data import dataset as datasets
 from mmtab.data import files, raw, table
 from mmtab.data.cells import join
@@ -33,13 +34,13 @@ from mmtab.prepare.convert import Conversion
 from mmtab.prepare.frames import from_frames
 from mmtab.runs import predictions as prediction_files
 from mmtab.runs.evaluate import evaluate, evaluate_if_labelled
-from mmtab.runs.folder import open_config, read_facts, read_run_file
+from mmtab.runs.folder import FITTED, METRICS, open_config, read_facts, read_run_file, read_schema
 from mmtab.runs.inputs import data_folder, standard_table
 from mmtab.runs.predict import predict
 from mmtab.runs.provenance import is_finished
 from mmtab.runs.session import open_run
 from mmtab.runs.train import train as train_run
-from mmtab.training.checkpoints import LAST
+from mmtab.training.places import LAST
 from mmtab.utils import distributed
 from mmtab.utils.errors import ConfigError, DataError, MmtabError, RunError
 from mmtab.utils.isolation import isolated
@@ -70,27 +71,29 @@ def load_dataset(name: Named, data_root: Named | None = None) -> Dataset:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run and its folder. What it computes leaves the process as it was, as ``fit`` does."""
+    """A finished run and its folder. What it computes leaves the process as it was, as ``fit`` does. ``local``: where
+    this machine has datasets and the cache, in which the run has no say."""
 
     folder: Path
+    local: LocalSettings = field(default_factory=LocalSettings)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder).expanduser().absolute())  # wherever the process moves to
 
     @property
     def schema(self) -> Schema:
-        return Schema.from_dict(read_run_file(self.folder, "schema.yaml"))
+        return read_schema(self.folder)
 
     @property
     def dataset(self) -> Dataset:
         """What it was trained on, where that still is."""
-        config = open_config(self.folder)
+        config = open_config(self.folder, self.local)
         return Dataset.read(data_folder(config))
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
         """By split, those that were scored so far: valid by training, test by ``evaluate``."""
-        return read_run_file(self.folder, "metrics.json")
+        return read_run_file(self.folder, METRICS)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -105,8 +108,8 @@ class Run:
         not. ``tables``: left and right, or records, of pairs; of files also ``encoding`` and ``delimiter``, should they
         not be found out. Raises RunError where there are no labels."""
         if data is None:
-            return evaluate(self.folder, split)
-        session, schema = open_run(self.folder), self.schema
+            return evaluate(self.folder, split, local=self.local)
+        session, schema = open_run(self.folder, local=self.local), self.schema
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             stem = "test" if schema.task is TaskKind.KWAY else "pairs_test"
             dialect = _dialect(tables)
@@ -125,7 +128,7 @@ class Run:
         """Write the report of a split that was scored (test, else valid) as a page; returns the path of it."""
         from mmtab.reports.run_page import write_report  # which draws
 
-        return write_report(self.folder, split)
+        return write_report(self.folder, split, local=self.local)
 
     def predict(
         self,
@@ -153,7 +156,7 @@ class Run:
             names = [f"{prediction_files.PROBABILITY}{suffix}" for suffix in suffixes]
             titles = pa.array(schema.relations, pa.string())
         else:
-            classes = read_run_file(self.folder, "fitted.json")["preprocessor"]["labels_"]["classes_"]
+            classes = read_run_file(self.folder, FITTED)["preprocessor"]["labels_"]["classes_"]
             names = list(prediction_files.class_columns(classes, [schema.id]).values())
             titles = typed(pa.array(classes, pa.string()), schema.stored(schema.label))
             if names[0] not in predictions.column_names:
@@ -182,13 +185,13 @@ class Run:
             for name, frame in {"input": data, **tables}.items():
                 paths[name] = self._write(frame, Path(scratch) / "raw" / f"{name}.parquet", image_root, dialect)
             output = Path(scratch) / "predictions.parquet"
-            predict(self.folder, paths.pop("input"), output, **paths, **options)
+            predict(self.folder, paths.pop("input"), output, local=self.local, **paths, **options)
             return files.read(output, self.schema.name)
 
     def _write(self, frame: Any, path: Path, image_root: Named | None, dialect: Dialect, labels: bool = False) -> Path:
         """As a table that needs no other file: pictures are embedded, columns that the schema does not name left
         out."""
-        schema, trained_on = self.schema, open_config(self.folder).dataset
+        schema, trained_on = self.schema, open_config(self.folder, self.local).dataset
         if image_root is None and trained_on.image_root and Path(trained_on.image_root).is_dir():
             image_root = trained_on.image_root
         wanted = {schema.id, *(column.name for column in schema.columns), *prediction_files.PAIR_IDS}
@@ -314,10 +317,11 @@ def fit(
                 shutil.rmtree(data.folder)  # there is no run that it could belong to
             raise
     if score_test:
-        evaluate_if_labelled(folder, "test")
+        evaluate_if_labelled(folder, "test", config)
+    run = Run(folder, LocalSettings.of(config))
     if report:
-        Run(folder).report()
-    return Run(folder)
+        run.report()
+    return run
 
 
 def _minutes(seconds: Any) -> float | None:
@@ -369,12 +373,27 @@ def _check_arguments(task: Any, texts: Mapping[str, Any]) -> None:
             raise ConfigError(f"fit: {name}={value!r}: expected text, such as a path")
 
 
-def load_run(folder: Named) -> Run:
-    """A finished run; raises RunError for a folder that is none, or of another version."""
+def load_run(
+    folder: Named, *, data_root: Named | None = None, cache: Named | None = None, trust: Sequence[str] = ()
+) -> Run:
+    """A finished run; raises RunError for a folder that is none, or of another version. It may be anybody's: what it
+    says is data, and its parts are those of mmtab, those of settings that this process has composed, and what is
+    defined in modules that you trust.
+
+    data_root: folder of the dataset folders; None: MMTAB_DATA, or ``data``
+    cache: folder of computed features; None: MMTAB_CACHE, or ``~/.cache/mmtab``
+    trust: modules whose code it may use, such as ``["mine.encoders"]``, until the process ends
+    """
     if not isinstance(folder, str | PurePath):
         raise RunError(f"run {folder!r}: expected its folder")
+    local = LocalSettings()
+    if data_root is not None:
+        local.data_root = str(data_root)
+    if cache is not None:
+        local.cache = str(cache)
+    trust_modules(trust)
     read_facts(Path(folder).expanduser())
-    return Run(Path(folder).expanduser())
+    return Run(Path(folder).expanduser(), local)
 
 
 def _settings(overrides: Mapping[str, Any]) -> list[str]:

@@ -280,6 +280,7 @@ def test_elsewhere_without_the_dataset_k_is_its_greatest(
     shutil.copytree(trained, moved)
     config = yaml.safe_load((moved / "config.yaml").read_text())
     config["dataset"]["path"] = "gone"
+    (moved / "manifest.json").unlink()
     (moved / "config.yaml").write_text(yaml.safe_dump(config))
     sides = {side: str(two_tables / f"{side}.parquet") for side in ("left", "right")}
     result = pipeline.match(settings(moved, tmp_path / "m.parquet", max_k=2, explain=False, **sides))

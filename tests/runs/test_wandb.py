@@ -120,8 +120,9 @@ def test_an_offline_run_is_told_whole(
 ) -> None:
     data, folder = write(tmp_path / "data"), tmp_path / "run"
     settings = ["wandb.mode=offline", "wandb.job_type=search", "trainer.keep=2", "base=none"]  # which makes mistakes
-    valid = train(configure(data, *SMALL, *settings), folder)
-    test = evaluate(folder, "test")
+    config = configure(data, *SMALL, *settings)
+    valid = train(config, folder)
+    test = evaluate(folder, "test", wandb=config.wandb)
     output = capfd.readouterr()
     (path,) = parts(folder)  # of both
     lines = [line for line in output.out.splitlines() if "not fitted" not in line and not line.startswith("epoch")]
@@ -279,7 +280,9 @@ def test_a_run_that_goes_on_is_the_same_run(tmp_path: Path, configure: Any, monk
         r["step"]: r["train/loss_step"] for r in rows if "train/loss_step" in r
     }
     time.sleep(1.1)
-    evaluate(folder, "test")  # as from another process
+    evaluate(folder, "test")  # whoever opens a run says whether and where it is logged
+    assert len(parts(folder)) == 2
+    evaluate(folder, "test", wandb=config.wandb)  # as from another process
     tested = Told(parts(folder)[-1])
     assert tested.run.run_id == known and len(parts(folder)) == 3
     assert {"valid/accuracy", "test/accuracy"} <= set(tested.summary) and tested.steps("train/loss_step") == last.steps(
@@ -356,7 +359,7 @@ def train_warned(config: RunConfig, folder: Path) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         metrics = train(config, folder)
-        evaluate(folder, "test")
+        evaluate(folder, "test", wandb=config.wandb)
     assert set(json.loads((folder / "metrics.json").read_text())) == {"valid", "test"} and "accuracy" in metrics
     return [str(each.message) for each in caught if "wandb" in str(each.message)]
 

@@ -57,7 +57,7 @@ if size == "48":
 if size == "56":
     print("about to die", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
-score = 1 / (1 + abs(rate - 0.01) * 50) + int(settings["seed"]) * 0.001 - 0.3 * (dataset == "hard")
+score = 0.35 + 0.6 / (1 + abs(rate - 0.01) * 50) + int(settings["seed"]) * 0.001 - 0.3 * (dataset == "hard")
 def write(name, value):
     with open(folder + "/" + name + ".part", "w") as file:
         json.dump(value, file)
@@ -66,8 +66,11 @@ write("metrics.json", {"valid": {"accuracy": score, "log_loss": 1.0}})
 write("schema.yaml", {"metric": "accuracy", "task": "kway"})
 os.makedirs(folder + "/checkpoints", exist_ok=True)
 write("checkpoints/best.ckpt", [])
-write("provenance.json", {"seconds": {"prepare": 0.1, "train": rate, "total": 1.0}, "n_parameters": int(1e6 * rate),
-      "peak_memory_mib": 100.0, "predict_rows_per_second": 10.0})
+FACTS = "n_trained_parameters train_rows_per_second n_train n_epochs seed".split()
+TEXTS = "time device precision data_fingerprint".split()
+SPENT = {"prepare": 0.1, "train": rate, "total": 1.0}
+write("provenance.json", dict.fromkeys(FACTS, 1) | dict.fromkeys(TEXTS, "") | {"format": 3, "seconds": SPENT,
+      "n_parameters": int(1e6 * rate), "peak_memory_mib": 100.0, "predict_rows_per_second": 10.0})
 """
 SPACE = "trainer.lr: {low: 0.001, high: 0.1, log: true}\n"
 
@@ -457,7 +460,7 @@ open(run + "/report/report.html", "w").close()
 
 def test_a_sweep_killed_while_the_report_is_written_ends_with_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     (bench.folder / "evaluate.py").write_text(EVALUATE)
-    monkeypatch.setattr(runner_module, "_has_labelled_test", lambda _: True)
+    monkeypatch.setattr(runner_module, "_has_labelled_test", lambda *_: True)
     config, evaluate = bench.config(test="best", n_trials=2), [sys.executable, str(bench.folder / "evaluate.py")]
     first = run_sweep(config, bench.train, evaluate)
     assert "without a report" in first and "its report: ended by SIGKILL" in first

@@ -28,10 +28,11 @@ import pyarrow as pa
 from mmtab.benchmark.handout import without_labels
 from mmtab.benchmark.scoring import metrics, ranked_by, read_predictions
 from mmtab.benchmark.truth import Truth
-from mmtab.config.types import SystemConfig
+from mmtab.config.types import LocalSettings, SystemConfig
 from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.runs import provenance
+from mmtab.runs.folder import METRICS, read_facts, read_run_file
 from mmtab.utils import manifest
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
@@ -206,10 +207,11 @@ def _train(job: Job, folder: Path) -> Cost:
         settings["dataset.drop"] = dropped
     overrides = [*job.place, *(job.config.train or []), *job.overrides]
     overrides += [f"{name}={written(value)}" for name, value in settings.items()]
-    train(compose(*overrides, f"seed={job.seed}", "test=false", "trainer.progress=false"), folder)
-    if "test" not in json.loads((folder / "metrics.json").read_text()):
-        evaluate(folder, "test", Path(job.data))
-    facts, scores = (json.loads((folder / name).read_text()) for name in ("provenance.json", "metrics.json"))
+    config = compose(*overrides, f"seed={job.seed}", "test=false", "trainer.progress=false")
+    train(config, folder)
+    if "test" not in read_run_file(folder, METRICS):
+        evaluate(folder, "test", Path(job.data), local=LocalSettings.of(config), wandb=config.wandb)
+    facts, scores = read_facts(folder), read_run_file(folder, METRICS)
     return Cost(
         train_seconds=facts["seconds"]["prepare"] + facts["seconds"]["train"],
         predict_rows_per_second=scores["test"]["predict_rows_per_second"],

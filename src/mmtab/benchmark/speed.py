@@ -47,6 +47,7 @@ from mmtab.features.backbones.pretrained import tiny_text_backbone
 from mmtab.features.loader import KWayBatches, loader
 from mmtab.features.text import tokenize
 from mmtab.runs import provenance
+from mmtab.runs.folder import read_facts
 from mmtab.runs.session import Session, open_run
 from mmtab.runs.setup import prepare
 from mmtab.runs.train import train
@@ -249,7 +250,7 @@ class Bench:
             folder = self.work / f"rows-{n}"
             write_rows(folder, n)
             run_python(["-c", TRAIN, *map(str, (folder, self.work / f"run-{n}", self.work / "cache", backbone))])
-            facts = json.loads((self.work / f"run-{n}" / "provenance.json").read_text())
+            facts = read_facts(self.work / f"run-{n}")
             yield Finding(f"{n:,} rows: training", facts["train_rows_per_second"])
             yield Finding(f"{n:,} rows: reading, fitting, store", n / facts["seconds"]["prepare"])
             peak = facts["peak_memory_mib"]

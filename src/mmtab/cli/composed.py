@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mmtab.config.compose import SETTINGS, dataset_place, paths_of, register, without_hydra
+from mmtab.config.compose import SETTINGS, dataset_place, paths_of, register, resolve, without_hydra
 from mmtab.config.overrides import literal, split_overrides
-from mmtab.config.settings import resolve
-from mmtab.config.types import CONFIGS
+from mmtab.config.parts import trust
+from mmtab.config.types import CONFIGS, LocalSettings
 from mmtab.utils.exits import friendly
 from mmtab.utils.processes import follow_parent
 
@@ -32,7 +32,10 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
     def task(config: DictConfig) -> None:
         sys.argv[:] = own_arguments
         with friendly():
-            command(resolve(config, SETTINGS[name]))
+            settings: Any = resolve(config, SETTINGS[name])
+            if isinstance(settings, LocalSettings):
+                trust(settings.trust)
+            command(settings)
         if "torch" in sys.modules:
             from mmtab.utils import distributed
 

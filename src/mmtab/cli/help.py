@@ -52,9 +52,9 @@ def print_help(name: str, command: Any, overrides: Sequence[str]) -> None:
 def _settings(
     kind: type, values: Mapping[str, Any], prefix: str, comments: Mapping[str, Mapping[str, str]]
 ) -> Iterator[tuple[str, str, str]]:
-    """Name, default and meaning of each setting of a settings class, then of each in its groups."""
+    """Name, default and meaning of each setting of a settings class and its groups; those it inherits come last."""
     hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
+    for field in sorted(dataclasses.fields(kind), key=lambda field: field.name not in kind.__annotations__):
         rule: Rule = field.metadata.get("rule", Rule(""))
         name, value, hint = f"{prefix}{field.name}", values[field.name], hints[field.name]
         group: Any = next((part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)), None)

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from mmtab.cli.output import print_metrics
-from mmtab.config.types import EvaluateConfig, Hardware, PredictConfig, ReportConfig, ReproduceConfig, RunConfig
+from mmtab.config.types import (
+    EvaluateConfig,
+    Hardware,
+    LocalSettings,
+    PredictConfig,
+    ReportConfig,
+    ReproduceConfig,
+    RunConfig,
+)
 
 
 def train(settings: RunConfig) -> None:
@@ -27,14 +35,14 @@ def train(settings: RunConfig) -> None:
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     columns = {"valid": train_run(settings, folder)}
-    if settings.test and (test_metrics := evaluate_if_labelled(folder, "test")) is not None:
+    if settings.test and (test_metrics := evaluate_if_labelled(folder, "test", settings)) is not None:
         columns["test"] = test_metrics
     if not distributed.is_first():
         return
     if ceiling_metrics := ceiling(folder):
         columns["ceiling"] = ceiling_metrics
     print_metrics(f"{settings.dataset.name}, seed {settings.seed}", columns)
-    report = [report_after(folder)] if settings.report else []
+    report = [report_after(folder, local=LocalSettings.of(settings))] if settings.report else []
     print(*report, f"run folder: {folder}", sep="\n")
 
 
@@ -49,11 +57,11 @@ def evaluate(settings: EvaluateConfig) -> None:
 
     folder, data = Path(settings.run), Path(settings.path) if settings.path else None
     hardware = Hardware(settings.accelerator, settings.devices)
-    metrics = evaluate_run(folder, settings.split, data, hardware)
+    metrics = evaluate_run(folder, settings.split, data, hardware, settings, settings.wandb)
     if distributed.is_first():
         print_metrics(settings.run, {settings.split: metrics})
         if settings.report:
-            print(report_after(folder, settings.split, data, hardware))
+            print(report_after(folder, settings.split, data, hardware, settings))
 
 
 def predict(settings: PredictConfig) -> None:
@@ -69,7 +77,7 @@ def predict(settings: PredictConfig) -> None:
     tables: dict[str, Any] = {"left": settings.left, "right": settings.right, "records": settings.records}
     options: dict[str, Any] = {name: Path(table) for name, table in tables.items() if table}
     options |= {"coverage": settings.coverage, "cost": settings.cost}
-    options["hardware"] = Hardware(settings.accelerator, settings.devices)
+    options |= {"hardware": Hardware(settings.accelerator, settings.devices), "local": settings}
     options["dialect"] = Dialect(settings.encoding or "", settings.delimiter or "")
     n_rows = predict_run(*places, **options)
     print(f"{n_rows} predictions written to {settings.output}")
@@ -88,9 +96,10 @@ def report(settings: ReportConfig) -> None:
     hardware = Hardware(settings.accelerator, settings.devices)
     for folder in folders:
         options: dict[str, Any] = {"ablation": settings.ablation, "hardware": hardware, "progress": progress_of}
+        options["local"] = settings
         print(f"written: {run_page.write_report(folder, settings.split, **options)}")
     if len(folders) > 1:
-        print(f"written: {runs_page.write_comparison(folders, Path(settings.output), settings.split)}")
+        print(f"written: {runs_page.write_comparison(folders, Path(settings.output), settings.split, settings)}")
 
 
 def reproduce(settings: ReproduceConfig) -> None:

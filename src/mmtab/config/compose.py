@@ -11,14 +11,19 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mmtab.config import types
 from mmtab.config.overrides import literal, written
-from mmtab.config.settings import resolve, walk
+from mmtab.config.parts import allow_targets
+from mmtab.config.settings import check, walk
 from mmtab.config.types import CONFIGS, RunConfig
 from mmtab.utils.errors import ConfigError
 
+Settings = TypeVar("Settings")
 SETTINGS: dict[str, type] = {
     "train": RunConfig,
     "evaluate": types.EvaluateConfig,
@@ -47,6 +52,22 @@ def compose(*overrides: str) -> RunConfig:
     with without_hydra(), hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         paths = paths_of("train")
         return resolve(hydra.compose("train", [literal(override, paths) for override in overrides]), RunConfig)
+
+
+def resolve(config: DictConfig, kind: type[Settings]) -> Settings:
+    """The settings object of a composed configuration; raises ConfigError for values that are not given or fit no type,
+    choice or bound."""
+    try:  # merged anew, because additions by force (+trainer.misspelt=1) stay in an open configuration unseen
+        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    try:
+        settings: Any = OmegaConf.to_object(merged)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: Missing mandatory value") from error
+    check(settings)
+    allow_targets(dataclasses.asdict(settings))  # whoever composes them chose them
+    return settings
 
 
 def settle(config: RunConfig, task: str, has_text: bool, n_train: int, apart: bool = False) -> RunConfig:

@@ -9,14 +9,9 @@ import math
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from typing import Any
 
 from mmtab.utils.errors import ConfigError
-
-Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -57,11 +52,11 @@ class Rule:
 
 
 def setting(default: Any, meaning: str, **rule: Any) -> Any:
-    """A field of a settings class. A list or dict is copied for each object, and a class is called to make its default;
-    ``rule``: choices, bounds and kind, as ``Rule`` has them."""
+    """A field of a settings class. A list or dict is copied for each object, and a class or function is called to make
+    its default; ``rule``: choices, bounds and kind, as ``Rule`` has them."""
     metadata = {"rule": Rule(meaning, **rule)}
-    if isinstance(default, type | list | dict):
-        factory = default if isinstance(default, type) else functools.partial(copy.deepcopy, default)
+    if callable(default) or isinstance(default, list | dict):
+        factory = default if callable(default) else functools.partial(copy.deepcopy, default)
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)
 
@@ -89,18 +84,3 @@ def check(settings: Any, prefix: str = "") -> None:
     for group in groups:
         if hasattr(group, "check_together"):
             group.check_together()
-
-
-def resolve(config: DictConfig, kind: type[Settings]) -> Settings:
-    """The settings object of a composed configuration; raises ConfigError for values that are not given or fit no type,
-    choice or bound."""
-    try:  # merged anew, because additions by force (+trainer.misspelt=1) stay in an open configuration unseen
-        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.to_container(config, resolve=True))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    try:
-        settings: Any = OmegaConf.to_object(merged)
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key}: Missing mandatory value") from error
-    check(settings)
-    return settings

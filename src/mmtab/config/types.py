@@ -3,6 +3,7 @@ cost no waiting."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ ACCELERATOR = "what to compute on: auto, cpu, gpu or another name that Lightning
 DEVICES = "number of devices, which share the rows"
 DATA_ROOT = "folder of the dataset folders"
 CACHE = "folder of computed features and generated datasets"
+CACHE_GB = "size of the cache, from which the least recently used goes first; null: no limit"
 ENCODING = "encoding of text files, such as cp1250; null: found out"
 DELIMITER = "what separates the cells of text files; null: found out"
 
@@ -36,7 +38,7 @@ class GenerateConfig:
     task: str = setting(
         MISSING, "task of the shipped catalogue: product_type, duplicates, variants, or offers (both relations)"
     )
-    n_rows: int = setting(4000, "rows to generate", at_least=1)
+    n_rows: int = setting(4000, "rows to generate", at_least=1, at_most=100_000_000)
     seed: int = setting(0, "seed of the generated rows", at_least=0, below=2**32)
 
 
@@ -83,7 +85,7 @@ class TrainerConfig:
         above=0,
     )
     batch_size: int = setting(64, "rows (or pairs) of a batch, of all processes together", at_least=1)
-    eval_batch_size: int = setting(64, "rows (or pairs) of a batch in evaluation", at_least=1)
+    eval_batch_size: int = setting(64, "rows (or pairs) of a batch in evaluation", at_least=1, at_most=1_000_000)
     lr: float = setting(7e-4, "learning rate of everything but the pretrained networks", at_least=0)
     backbone_lr: float = setting(1e-4, "learning rate of the pretrained networks' layers that learn", at_least=0)
     weight_decay: float = setting(0.02, "weight decay of AdamW", at_least=0)
@@ -100,8 +102,8 @@ class TrainerConfig:
     devices: int | str = setting(1, "devices of a machine, a process each; auto: all", choices=("auto",), at_least=1)
     n_nodes: int = setting(1, "machines", at_least=1)
     strategy: str = setting("auto", "how several processes train: copies (ddp) or shards (fsdp)", choices=STRATEGIES)
-    n_workers: int = setting(0, "processes that load batches; 0: the training process does", at_least=0)
-    n_threads: int = setting(0, "threads; 0: OMP_NUM_THREADS, or all cores", at_least=0)
+    n_workers: int = setting(0, "processes that load batches; 0: the training process does", at_least=0, at_most=1024)
+    n_threads: int = setting(0, "threads; 0: OMP_NUM_THREADS, or all cores", at_least=0, at_most=1 << 16)
     checkpoint_seconds: float = setting(60.0, "seconds between checkpoints to resume from", at_least=0)
     keep: int = setting(1, "epochs, the best on valid, whose weights are kept", at_least=1)
     on_oom: str = setting(
@@ -208,9 +210,7 @@ class RunConfig:
     dataset: DatasetConfig = setting(DatasetConfig, "the dataset")
     data_root: str = setting("data", DATA_ROOT, kind="path")
     cache: str = setting("~/.cache/mmtab", CACHE, kind="path")
-    cache_gb: float | None = setting(
-        100.0, "size of the cache, from which the least recently used goes first; null: no limit", at_least=0
-    )
+    cache_gb: float | None = setting(100.0, CACHE_GB, at_least=0)
     store_frozen: bool = setting(True, "compute frozen networks once, into the cache, instead of in every step")
     output: str = setting(MISSING, "run folder to write", kind="path")
     resume: str = setting(
@@ -223,7 +223,7 @@ class RunConfig:
         [],
         "recipes to train in turn while trainer.max_minutes last, of which the best on valid is kept; see recipe=auto",
     )
-    d_model: int = setting(128, "width of tokens and row vectors", at_least=1)
+    d_model: int = setting(128, "width of tokens and row vectors", at_least=1, at_most=65_536)
     token_dropout: float = setting(
         0.1, "probability that a token is hidden from the fusion in training", at_least=0, below=1
     )
@@ -245,17 +245,34 @@ class RunConfig:
 
 
 @dataclass
-class EvaluateConfig:
+class LocalSettings:
+    """What belongs to this machine and whoever opens a run on it. The run itself has no say in it."""
+
+    data_root: str = setting(lambda: os.environ.get("MMTAB_DATA", "data"), DATA_ROOT, kind="path")
+    cache: str = setting(lambda: os.environ.get("MMTAB_CACHE", "~/.cache/mmtab"), CACHE, kind="path")
+    cache_gb: float | None = setting(100.0, CACHE_GB, at_least=0)
+    trust: list[str] = setting(
+        [], "modules whose code the run may use, such as those of encoders that are not of mmtab"
+    )
+
+    @staticmethod
+    def of(config: RunConfig) -> LocalSettings:
+        return LocalSettings(config.data_root, config.cache, config.cache_gb)
+
+
+@dataclass
+class EvaluateConfig(LocalSettings):
     run: str = setting(MISSING, "run folder", kind="path")
     split: str = setting("test", "split to score: train, valid or test")
     path: str | None = setting(None, "dataset folder; null: the one that the run was trained on", kind="path")
     report: bool = setting(True, "write the report page too")
+    wandb: WandbConfig = setting(WandbConfig, "logging to Weights & Biases, where the run has a run there")
     accelerator: str = setting("auto", ACCELERATOR)
     devices: int = setting(1, DEVICES, at_least=1)
 
 
 @dataclass
-class ReportConfig:
+class ReportConfig(LocalSettings):
     run: Any = setting(MISSING, "run folder, or a list of several to compare", kind="paths")
     split: str | None = setting(None, "split to report; null: test where it was scored, else valid")
     ablation: bool = setting(True, "score valid again without each column and modality, which takes longest")
@@ -265,7 +282,7 @@ class ReportConfig:
 
 
 @dataclass
-class MatchConfig:
+class MatchConfig(LocalSettings):
     run: str = setting(MISSING, "run folder of a matching model", kind="path")
     output: str = setting(MISSING, "table of matches to write, .csv or .parquet", kind="path")
     left: str | None = setting(
@@ -304,7 +321,7 @@ class MatchConfig:
 
 
 @dataclass
-class PredictConfig:
+class PredictConfig(LocalSettings):
     run: str = setting(MISSING, "run folder", kind="path")
     input: str = setting(MISSING, "table of rows; for matching, of pairs (left_id, right_id)", kind="path")
     output: str = setting(MISSING, "table of predictions to write, .csv or .parquet", kind="path")
@@ -324,11 +341,10 @@ class PredictConfig:
 
 
 @dataclass
-class ReproduceConfig:
+class ReproduceConfig(LocalSettings):
     run: str = setting(MISSING, "run folder", kind="path")
     output: str = setting(MISSING, "new run folder", kind="path")
     path: str | None = setting(None, "dataset folder, where the data have moved", kind="path")
-    data_root: str | None = setting(None, f"{DATA_ROOT}; null: as the run had it", kind="path")
     tolerance: float = setting(0.0, "largest difference of a metric that counts as reproduced", at_least=0)
 
 

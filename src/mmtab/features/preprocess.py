@@ -269,12 +269,20 @@ class Fitted:
 
     @staticmethod
     def from_dict(raw: dict[str, Any], schema: Schema) -> Fitted:
+        """Raises ValueError for what was fitted on other columns."""
+        preprocessor = Preprocessor.from_dict(raw["preprocessor"])
+        moments = [name for column in schema.of_type(ColumnType.DATETIME) for name in _calendar(column, np.zeros(0))]
+        wanted = {*schema.of_type(ColumnType.NUMERIC), *moments}, {*schema.of_type(ColumnType.CATEGORICAL)}
+        if wanted != ({*preprocessor.scalers_}, {*preprocessor.coders_}):
+            raise ValueError("preprocessor: its scalers_ and coders_ are not those of the columns of schema.yaml")
         similarity = raw["comparison"] and SimilarityFeatures(schema, **raw["comparison"])
         scalers = tuple(QuantileScaler(quantiles) for quantiles in raw["comparison_scalers"])
         lexicon = Lexicon(**raw["lexicon"]) if raw.get("lexicon") else None
         unseen = None if raw.get("unseen") is None else tuple(raw["unseen"])
         one_to_one = tuple(raw.get("one_to_one", ()))
-        return Fitted(Preprocessor.from_dict(raw["preprocessor"]), similarity, scalers, lexicon, unseen, one_to_one)
+        if scalers and (similarity is None or len(scalers) != similarity.n_features):
+            raise ValueError("comparison_scalers: expected one for each similarity feature")
+        return Fitted(preprocessor, similarity, scalers, lexicon, unseen, one_to_one)
 
 
 MAX_SAMPLE = 1 << 20

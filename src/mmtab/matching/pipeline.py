@@ -49,7 +49,7 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
         check_output(
             made, [Path(table) for table in (config.left, config.right, config.records, config.truth) if table]
         )
-    session = open_run(Path(config.run), Hardware(config.accelerator))
+    session = open_run(Path(config.run), Hardware(config.accelerator), config)
     if session.schema.task is not TaskKind.MATCHING:
         raise RunError(f"{config.run} was trained to classify rows; matching wants a run on a matching dataset")
     records, paths = _read(config, session)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,9 @@ from statistics import mean, stdev
 import yaml
 
 from mmtab.config.types import CONFIGS
-from mmtab.data.schema import Schema
+from mmtab.runs.folder import CONFIG, METRICS, read_facts, read_run_file, read_schema, reading
+from mmtab.runs.manifest import verified
+from mmtab.runs.predictions import predictions_path
 from mmtab.utils.errors import RunError
 from mmtab.utils.text import markdown_table
 
@@ -53,16 +54,16 @@ def collect(folders: list[Path], split: str) -> dict[str, list[Row]]:
     """Finished runs at or below the folders, by task; raises RunError when there are none."""
     tasks: dict[str, dict[str, Row]] = defaultdict(dict)
     for path in sorted({p for folder in folders for p in folder.rglob("provenance.json")}):
-        metrics = json.loads((path.parent / "metrics.json").read_text())
+        metrics = read_run_file(path.parent, METRICS)
         if split not in metrics or (path.parent / "reproduction.json").exists():  # which repeats another run
             continue
-        schema = yaml.safe_load((path.parent / "schema.yaml").read_text())
-        facts = json.loads(path.read_text())
-        config = yaml.safe_load((path.parent / "config.yaml").read_text())
+        schema, facts, config = read_schema(path.parent), read_facts(path.parent), read_run_file(path.parent, CONFIG)
+        verified(path.parent, predictions_path(path.parent, split).name)
         dropped = " ".join(f"− {name}" for name in config["dataset"]["drop"])
-        row = Row(schema["name"], dropped, schema["metric"], Schema.from_dict(schema).ceiling)
-        row = tasks[schema["task"]].setdefault(schema["name"] + dropped, row)
-        row.scores.append(metrics[split][schema["metric"]])
+        row = Row(schema.name, dropped, schema.metric, schema.ceiling)
+        row = tasks[schema.task].setdefault(schema.name + dropped, row)
+        with reading(path.parent / METRICS):
+            row.scores.append(metrics[split][schema.metric])
         minutes, gib = facts["seconds"]["total"] / 60, facts["peak_memory_mib"] / 1024
         row.costs.append((minutes, facts["train_rows_per_second"], metrics[split]["predict_rows_per_second"], gib))
     if not tasks:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mmtab.config.types import Hardware, RunConfig
+from mmtab.config.types import Hardware, LocalSettings, RunConfig
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.pictures import Progress, no_progress
 from mmtab.data.schema import Schema
@@ -21,8 +21,9 @@ from mmtab.reports.findings import findings
 from mmtab.reports.html import TEMPLATES, data_uri, render
 from mmtab.reports.rows import Cell, cells_of
 from mmtab.reports.slices import Source, slices
-from mmtab.runs.folder import learning_curves, open_config, read_facts, read_run_file
+from mmtab.runs.folder import METRICS, PROVENANCE, learning_curves, open_config, read_facts, read_run_file
 from mmtab.runs.inputs import cache_of
+from mmtab.runs.manifest import recording
 from mmtab.runs.predictions import ScoredPredictions, read_scored, scored_splits
 from mmtab.runs.provenance import REPORT
 from mmtab.runs.session import open_run
@@ -33,6 +34,7 @@ from mmtab.utils.errors import MmtabError, RunError
 N_MISTAKES = 12
 MAX_CLASSES = 1000  # of the table of classes
 FOLDER = REPORT.parent
+ABLATION = str(FOLDER / "ablation.json")
 
 
 def write_report(
@@ -42,6 +44,7 @@ def write_report(
     ablation: bool = True,
     data: Path | None = None,
     hardware: Hardware | None = None,
+    local: LocalSettings | None = None,
     progress: Progress = no_progress,
 ) -> Path:
     """Write FOLDER/report/report.html of a finished run and return its path.
@@ -51,11 +54,12 @@ def write_report(
     data:     the dataset's folder; default the one that the run was trained on. Where it is no longer there, the page
               does without its rows
     hardware: on which the ablation predicts
+    local:    where this machine has datasets and the cache; default as the environment says
     progress: of the ablation
 
     Raises RunError for a folder that is no finished run, or a split that was not scored.
     """
-    facts, config, splits = read_facts(folder), open_config(folder), scored_splits(folder)
+    facts, config, splits = read_facts(folder), open_config(folder, local), scored_splits(folder)
     if split is None and not splits:
         raise RunError(f"{folder}: no split was scored; run mmtab evaluate run={folder}")
     predictions = read_scored(folder, split or splits[0])
@@ -70,8 +74,9 @@ def write_report(
     without = read_ablation(folder)
     if without is None and ablation and source is not None:
         assert data is not None
-        without = ablate(open_run(folder, hardware), data, progress=progress)
-        write_json(folder / FOLDER / "ablation.json", without)
+        without = ablate(open_run(folder, hardware, local), data, progress=progress)
+        with recording(folder, ABLATION):
+            write_json(folder / ABLATION, without)
     return _write(folder, facts, config, predictions, source, parts, problem, without)
 
 
@@ -87,7 +92,7 @@ def _write(
 ) -> Path:
     """Write the page, its pictures and findings.json; ``parts`` are slices, ``without`` is an ablation."""
     schema, split, output = predictions[0].schema, predictions[0].split, folder / FOLDER
-    metrics, curves = read_run_file(folder, "metrics.json"), learning_curves(folder)
+    metrics, curves = read_run_file(folder, METRICS), learning_curves(folder)
     base = (facts.get("base") or {}).get("valid")  # of runs of before there is none
     conclusions = list(findings(config, predictions, metrics, curves, parts, without, base))
     pictures = _pictures(predictions, schema, curves, facts, without)
@@ -119,24 +124,28 @@ def _write(
 
 
 def report_after(
-    folder: Path, split: str | None = None, data: Path | None = None, hardware: Hardware | None = None
+    folder: Path,
+    split: str | None = None,
+    data: Path | None = None,
+    hardware: Hardware | None = None,
+    local: LocalSettings | None = None,
 ) -> str:
     """``write_report`` right after a score, as a line to print. That a report cannot be written does not fail a run,
     and several processes leave it for later, since it scores in one."""
     if distributed.rank()[1] > 1:
         return f"report: mmtab report run={folder}"
     try:
-        return f"report: {write_report(folder, split, data=data, hardware=hardware)}"
+        return f"report: {write_report(folder, split, data=data, hardware=hardware, local=local)}"
     except (MmtabError, OSError) as error:
         return f"no report: {error}"
 
 
 def read_ablation(folder: Path) -> dict[str, Any] | None:
     """What an earlier report of these weights measured."""
-    path = folder / FOLDER / "ablation.json"
-    if not path.is_file() or path.stat().st_mtime < (folder / "provenance.json").stat().st_mtime:
+    path = folder / ABLATION
+    if not path.is_file() or path.stat().st_mtime < (folder / PROVENANCE).stat().st_mtime:
         return None
-    return dict(json.loads(path.read_text()))
+    return read_run_file(folder, ABLATION)
 
 
 def _pictures(

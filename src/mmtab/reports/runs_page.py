@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from mmtab.config.types import LocalSettings
 from mmtab.reports import figures
 from mmtab.reports.html import TEMPLATES, data_uri, render
 from mmtab.reports.rows import Picture
 from mmtab.reports.run_page import interval, read_ablation
-from mmtab.runs.folder import flat, learning_curves, open_config, read_facts, read_run_file
+from mmtab.runs.folder import METRICS, flat, learning_curves, open_config, read_facts, read_run_file
 from mmtab.runs.predictions import ScoredPredictions, read_scored, scored_splits
 from mmtab.training.metrics import bootstrap
 from mmtab.utils.atomic import write_text
@@ -25,7 +26,9 @@ HIDDEN_SETTINGS = ("output", "data_root", "cache")
 Predictions = Mapping[str, Sequence[ScoredPredictions]]  # by run, one a relation
 
 
-def write_comparison(folders: Sequence[Path], output: Path, split: str | None = None) -> Path:
+def write_comparison(
+    folders: Sequence[Path], output: Path, split: str | None = None, local: LocalSettings | None = None
+) -> Path:
     """Write one page about runs of the same dataset; ``split``: default the first that all scored, test before valid.
 
     Differences are of the rows that all runs scored, with the interval of a paired bootstrap. Raises RunError where
@@ -48,7 +51,7 @@ def write_comparison(folders: Sequence[Path], output: Path, split: str | None = 
         heading=f"{len(runs)} runs of {schema.name}",
         split=split,
         scores=_scores(runs, predictions, split, schema.metric),
-        settings=_settings(runs),
+        settings=_settings(runs, local),
         pictures=_pictures(runs, predictions, schema.metric),
         disagreements=_disagreements(predictions),
     )
@@ -83,7 +86,7 @@ def _scores(
     runs: Mapping[str, Path], predictions: Predictions, split: str, metric: str
 ) -> tuple[list[str], list[list[object]], list[str]]:
     """A table, the best run first by the metric that ranks, and the class of each line."""
-    metrics = {name: read_run_file(folder, "metrics.json") for name, folder in runs.items()}
+    metrics = {name: read_run_file(folder, METRICS) for name, folder in runs.items()}
     order = sorted(runs, key=lambda name: -metrics[name][split][metric])
     intervals, best = _below_best(predictions, order), metrics[order[0]][split][metric]
     body: list[list[object]] = []
@@ -136,9 +139,9 @@ def _shared_rows(runs: Sequence[ScoredPredictions]) -> tuple[list[str], np.ndarr
     return ids, np.array([[place[key] for key in ids] for place in places], int).reshape(len(runs), -1)
 
 
-def _settings(runs: Mapping[str, Path]) -> tuple[list[str], list[list[str]]]:
+def _settings(runs: Mapping[str, Path], local: LocalSettings | None) -> tuple[list[str], list[list[str]]]:
     """A table of the settings that differ."""
-    settings = {name: flat(open_config(folder)) for name, folder in runs.items()}
+    settings = {name: flat(open_config(folder, local)) for name, folder in runs.items()}
     keys = dict.fromkeys(key for values in settings.values() for key in values)
     rows = [[key, *(str(values.get(key, "")) for values in settings.values())] for key in keys]
     shown = [row for row in rows if row[0].split(".")[0] not in HIDDEN_SETTINGS and len(set(row[1:])) > 1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from mmtab.config.types import Hardware
+from mmtab.config.types import Hardware, LocalSettings, RunConfig, WandbConfig
 from mmtab.data import table as tables
-from mmtab.data.schema import Schema
-from mmtab.runs.folder import open_config, read_run_file, write_metrics
+from mmtab.runs.folder import read_schema, write_metrics
 from mmtab.runs.inputs import data_folder
+from mmtab.runs.manifest import recording
 from mmtab.runs.predictions import predictions_path
 from mmtab.runs.session import open_run
 from mmtab.runs.wandb import log_results
@@ -18,12 +19,17 @@ from mmtab.utils.locks import alone_in
 
 
 def evaluate(
-    folder: Path, split: str = "test", path: Path | None = None, hardware: Hardware | None = None
+    folder: Path,
+    split: str = "test",
+    path: Path | None = None,
+    hardware: Hardware | None = None,
+    local: LocalSettings | None = None,
+    wandb: WandbConfig | None = None,
 ) -> dict[str, float]:
     """Score a labelled split with the stored threshold; writes its predictions and adds its metrics to the folder.
-    ``path``: a dataset folder other than that of the run."""
-    session = open_run(folder, hardware)
-    config = session.config
+    ``path``: a dataset folder other than that of the run; ``local`` and ``wandb`` as for ``open_config``."""
+    session = open_run(folder, hardware, local)
+    config = replace(session.config, wandb=wandb or WandbConfig())
     data = path or data_folder(config)
     batches, ids, files = session.load(split, data)
     if (batches.labels < 0).any():
@@ -40,22 +46,24 @@ def evaluate(
     }
     if distributed.is_first():
         with alone_in(folder, wait=600):
-            session.write_predictions(predictions_path(folder, split), ids, predictions, batches.labels)
+            target = predictions_path(folder, split)
+            with recording(folder, target.name):
+                session.write_predictions(target, ids, predictions, batches.labels)
             write_metrics(folder, split, metrics | extra)
             log_results(config, folder, split, data)
     return metrics
 
 
-def evaluate_if_labelled(folder: Path, split: str) -> dict[str, float] | None:
-    """As evaluate(), on the hardware of the training, but None for a split that is absent or has no labels."""
-    config = open_config(folder)
-    data = data_folder(config)
-    schema = Schema.from_dict(read_run_file(folder, "schema.yaml"))
+def evaluate_if_labelled(folder: Path, split: str, config: RunConfig) -> dict[str, float] | None:
+    """As evaluate(), with the settings that the run was trained with just now, but None for a split that is absent or
+    has no labels."""
+    if not tables.has_labels(data_folder(config), read_schema(folder), split):
+        return None
     hardware = Hardware.of(config.trainer)
-    return evaluate(folder, split, hardware=hardware) if tables.has_labels(data, schema, split) else None
+    return evaluate(folder, split, hardware=hardware, local=LocalSettings.of(config), wandb=config.wandb)
 
 
 def ceiling(folder: Path) -> dict[str, float]:
     """The best reachable value of the dataset's metric with the columns of this run, where it is known."""
-    schema = Schema.from_dict(read_run_file(folder, "schema.yaml"))
+    schema = read_schema(folder)
     return {} if schema.ceiling is None else {schema.metric: schema.ceiling}

@@ -1,32 +1,53 @@
-"""The files of a run folder."""
+"""The files of a run folder, which may come from anybody: each is checked when it is read (see SECURITY.md)."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
-import json
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
-from omegaconf import OmegaConf
-from torch import nn
 
-from mmtab.config.types import RunConfig
-from mmtab.training.build import with_current_targets
-from mmtab.training.checkpoints import LAST
-from mmtab.training.sharding import load_state
-from mmtab.training.tasks import Task
+from mmtab.config.parts import check_targets, with_current_targets
+from mmtab.config.saved import settings_of
+from mmtab.config.types import LocalSettings, RunConfig, WandbConfig
+from mmtab.data.schema import Schema
+from mmtab.runs.manifest import recording, verified
+from mmtab.training.places import LAST
 from mmtab.utils.atomic import write_json, write_text
-from mmtab.utils.errors import RunError
+from mmtab.utils.errors import MmtabError, RunError
 from mmtab.utils.paths import check_run_links
+from mmtab.utils.plain import (
+    Rule,
+    Unfit,
+    amounts,
+    anything,
+    either,
+    line,
+    listed,
+    mapping,
+    maybe,
+    number,
+    numbers,
+    read_plain,
+    record,
+    text,
+    texts,
+)
+
+if TYPE_CHECKING:
+    from mmtab.training.tasks import Task
 
 FORMAT = 3
 READABLE = (2, 3)  # 2 has the calibration of the task in provenance.json
-TASK = "task.json"
+CONFIG, SCHEMA, FITTED, TASK, METRICS = "config.yaml", "schema.yaml", "fitted.json", "task.json", "metrics.json"
+PROVENANCE, CURVES = "provenance.json", "metrics.csv"
+# Files as patterns of the manifest: what describes a run before it trains, and what it ends with
+DESCRIPTION = (CONFIG, SCHEMA, FITTED, "text_backbone/*", "cross_backbone/*")
+RESULTS = (TASK, METRICS, CURVES, PROVENANCE, "predictions_valid.parquet", "checkpoints/*.ckpt")
 # Settings that leave the numbers of a run as they are
 APART = {
     "output",
@@ -80,25 +101,153 @@ def flat(config: RunConfig) -> dict[str, Any]:
     return dict(walk(dataclasses.asdict(config), ""))
 
 
-def open_config(folder: Path) -> RunConfig:
-    """The resolved configuration of a run. Raises RunError also for a link that leads out of its folder."""
+# --- what the files may hold -----------------------------------------------------------------------------------------
+
+RATES = ("accuracy", "macro_f1", "top5", "ece", "ece_unscaled", "f1", "precision", "recall", "pr_auc", "roc_auc")
+AMOUNTS = (
+    "n_parameters",
+    "n_trained_parameters",
+    "peak_memory_mib",
+    "train_rows_per_second",
+    "predict_rows_per_second",
+)
+COUNTS = ("n_train", "n_epochs", "seed")
+LATER_COUNTS = ("n_threads", "n_processes")  # which the first versions did not write
+TEXTS = ("time", "device", "precision", "data_fingerprint")
+QUANTILES = numbers(ascending=True, most=1_000_000)
+
+
+def _metric(value: Any, where: str) -> None:
+    rate = where.rpartition("/")[2].rpartition(".")[2] in RATES
+    either(text, number(0, 1, nan=True) if rate else number(nan=True))(value, where)
+
+
+def _lexicon(value: Any, where: str) -> None:
+    buckets = numbers(0, 1 << 20, ascending=True, whole=True)
+    record({"columns": texts(once=True), "buckets_": listed(buckets), "idf_": listed(numbers(0, 1e3))})(value, where)
+    if [*map(len, value["buckets_"])] != [*map(len, value["idf_"])] or len(value["idf_"]) != 2 * len(value["columns"]):
+        raise Unfit(where, "a weight for each n-gram, and two blocks of them for each column", "others")
+
+
+def _facts(value: Any, where: str) -> None:
+    """Of versions that this one reads; what others wrote is not looked at."""
+    if value.get("format") in READABLE:
+        times = {name: number(0) for name in ("prepare", "train", "total")}
+        record(
+            {name: number(0) for name in AMOUNTS}
+            | {name: number(0, whole=True) for name in COUNTS}
+            | {name: line for name in TEXTS}
+            | {"seconds": record(times)},
+            {name: number(0, 1 << 16, whole=True) for name in LATER_COUNTS}
+            | {"versions": mapping(maybe(text)), "left_out": mapping(text), "git_commit": maybe(line)}
+            | {"base": maybe(mapping(maybe(mapping(_metric))))},
+        )(value, where)
+
+
+SCALER, CODER = (
+    record({"quantiles_": QUANTILES}),
+    record({"vocabulary_": texts(once=True), "n_hash_": number(0, 1 << 24, whole=True)}),
+)
+STATE: dict[str, Rule] = {
+    "temperatures": numbers(1e-6, 1e6),
+    "thresholds": maybe(numbers(0, 1)),
+    "biases": maybe(numbers(-1e6, 1e6)),
+    "confidence_quantiles": maybe(listed(numbers(0, 1))),
+}
+RULES: dict[str, Rule] = {
+    CONFIG: record({"dataset": record({"drop": texts()})}),
+    SCHEMA: record(
+        {"task": text, "metric": text},
+        {"columns": mapping(text), "ceilings": mapping(number(0, 1)), "storage": mapping(text)}
+        | {"formats": mapping(text), "absent": mapping(texts())},
+    ),
+    FITTED: record(
+        {
+            "preprocessor": record(
+                {
+                    "scalers_": mapping(SCALER),
+                    "coders_": mapping(CODER),
+                    "labels_": maybe(record({"classes_": texts(least=2, ascending=True)})),
+                }
+            ),
+            "comparison": maybe(record({"columns": texts(once=True), "idf_": mapping(amounts(0, 1e3))})),
+            "comparison_scalers": listed(QUANTILES),
+        },
+        {"lexicon": maybe(_lexicon), "unseen": maybe(texts()), "one_to_one": texts()},
+    ),
+    TASK: record({"temperatures": STATE["temperatures"]}, STATE),
+    METRICS: mapping(mapping(_metric)),
+    PROVENANCE: _facts,
+}
+
+
+# --- reading and writing ---------------------------------------------------------------------------------------------
+
+
+def read_run_file(folder: Path, name: str) -> dict[str, Any]:
+    """One of the files of RULES, or another mapping; raises RunError that names the file and the key."""
+    if not (folder / name).is_file():
+        unfinished = " (it holds one that was stopped: train again with the same settings to go on)"
+        stopped = unfinished if (folder / LAST).exists() else ""
+        raise RunError(f"{folder} is not a finished run: it has no {name}{stopped}")
+    return read_plain(verified(folder, name), RULES.get(name, anything))
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with what a file says is an error that names the file."""
+    try:
+        yield
+    except RunError:
+        raise
+    except MmtabError as error:
+        raise RunError(f"{path}, {error}") from error
+    except Exception as error:  # a damaged file may raise anything
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise RunError(f"{path} does not fit ({type(error).__name__}: {reason})") from error
+
+
+def open_config(folder: Path, local: LocalSettings | None = None, wandb: WandbConfig | None = None) -> RunConfig:
+    """The configuration of a run, as data: nothing in it is resolved. Where this machine reads and writes is ``local``
+    (default: as the environment says), and ``wandb`` (default: disabled), not what the run says. Raises RunError for a
+    part that is neither of mmtab nor trusted (``config.parts``), and for a link that leads out of the folder."""
     check_run_links(folder)
-    raw = with_current_targets(read_run_file(folder, "config.yaml"))
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), raw))
-    assert isinstance(config, RunConfig)
-    return config
+    raw = with_current_targets(read_run_file(folder, CONFIG))
+    local = local or LocalSettings()
+    with reading(folder / CONFIG):
+        config = settings_of(RunConfig, raw)
+        check_targets(dataclasses.asdict(config))
+    return dataclasses.replace(
+        config,
+        output=str(folder),
+        data_root=local.data_root,
+        cache=local.cache,
+        cache_gb=local.cache_gb,
+        wandb=wandb or WandbConfig(),
+    )
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    raw = OmegaConf.to_container(OmegaConf.structured(config))
-    write_text(folder / "config.yaml", yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+    raw = dataclasses.asdict(config)
+    write_text(folder / CONFIG, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+
+
+def read_schema(folder: Path) -> Schema:
+    raw = read_run_file(folder, SCHEMA)
+    with reading(folder / SCHEMA):
+        schema = Schema.from_dict(raw)
+        for column in schema.storage:
+            schema.stored(column)  # which tells of a type that there is not
+    return schema
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """provenance.json, of which the format is checked."""
-    facts = read_run_file(folder, "provenance.json")
+    """provenance.json, of which the format is checked. Raises RunError also for a link that leads out of the folder."""
+    check_run_links(folder)
+    facts = read_run_file(folder, PROVENANCE)
     if facts.get("format") not in READABLE:
-        version = facts.get("versions", {}).get("mmtab", "?")
+        versions = facts.get("versions")
+        version = versions.get("mmtab", "?") if isinstance(versions, dict) else "?"
         raise RunError(
             f"{folder} was written by mmtab {version} in run format {facts.get('format')}; this version reads formats "
             f"{' and '.join(map(str, READABLE))}. Train again, or use that version of mmtab"
@@ -115,44 +264,23 @@ def read_task_state(folder: Path) -> dict[str, Any]:
     if (folder / TASK).is_file():
         return read_run_file(folder, TASK)
     facts = read_facts(folder)
-    return facts | {"confidence_quantiles": facts.get("confidence")}
-
-
-def read_run_file(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / name
-    if not path.is_file():
-        unfinished = " (it holds one that was stopped: train again with the same settings to go on)"
-        stopped = unfinished if (folder / LAST).exists() else ""
-        raise RunError(f"{folder} is not a finished run: it has no {name}{stopped}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        value = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{path} is damaged ({str(error).splitlines()[0]})") from error
-    if not isinstance(value, dict):
-        raise RunError(f"{path} is damaged (expected a mapping)")
-    return value
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Weights of a checkpoint, read as plain tensors: nothing that a file asks for is executed."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        load_state(model, {key.removeprefix("model."): value for key, value in saved.items()})
-    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise RunError(f"{path}: these weights cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+    state = facts | {"confidence_quantiles": facts.get("confidence")}
+    with reading(folder / PROVENANCE):
+        record({}, STATE)(state, "")
+    return state
 
 
 def write_metrics(folder: Path, split: str, metrics: dict[str, Any]) -> None:
-    path = folder / "metrics.json"
-    others = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, others | {split: metrics})
+    """Beside those of other splits."""
+    others = read_run_file(folder, METRICS) if (folder / METRICS).exists() else {}
+    with recording(folder, METRICS):
+        write_json(folder / METRICS, others | {split: metrics})
 
 
 def learning_curves(folder: Path) -> list[dict[str, float]]:
     """metrics.csv, a dictionary a line, without its empty fields; none where it is not there."""
-    path = folder / "metrics.csv"
-    if not path.is_file():
+    if not (folder / CURVES).is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as lines:
+    path = verified(folder, CURVES)
+    with reading(path), path.open(encoding="utf-8", newline="") as lines:
         return [{name: float(value) for name, value in line.items() if value} for line in csv.DictReader(lines)]

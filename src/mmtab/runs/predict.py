@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtab.config.types import Hardware
+from mmtab.config.types import Hardware, LocalSettings
 from mmtab.data import raw
 from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.files import FORMATS
@@ -32,6 +32,7 @@ def predict(
     right: Path | None = None,
     records: Path | None = None,
     hardware: Hardware | None = None,
+    local: LocalSettings | None = None,
     coverage: float | None = None,
     cost: float | None = None,
     dialect: Dialect = FOUND_OUT,
@@ -44,12 +45,13 @@ def predict(
     left:     of pairs: table of the left rows
     right:    of pairs: table of the right rows
     records:  of pairs: the one table of all rows, instead of left and right
+    local:    the cache; default as the environment says
     coverage: share of rows to predict, those with the highest confidence as measured on valid; None: all
     dialect:  how text files are written; what is empty is found out
     cost:     of a false match, where a missed one costs 1, sets the threshold; None: that with the best F1 on valid
     """
     check_output(output, [input, left, right, records])
-    session = open_run(folder, hardware)
+    session = open_run(folder, hardware, local)
     least_confidence = None if coverage is None else _least_confidence(session, folder, coverage)
     if cost is not None:
         if not isinstance(session.task, PairTask):

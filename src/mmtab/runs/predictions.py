@@ -25,6 +25,8 @@ import pyarrow.compute as pc
 from mmtab.data import files
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.spelling import spelling
+from mmtab.runs.folder import FITTED, METRICS, read_run_file, read_schema, read_task_state, reading
+from mmtab.runs.manifest import verified
 from mmtab.training.metrics import N_BINS, unscaled
 from mmtab.training.predictions import Predictions
 from mmtab.utils.errors import RunError
@@ -317,26 +319,35 @@ class ScoredPredictions:
 
 def scored_splits(folder: Path) -> list[str]:
     """Labelled splits of which the run folder has predictions: test, where it was scored, comes first."""
-    from mmtab.runs.folder import read_run_file  # which imports torch
-
     scored = read_run_file(folder, "metrics.json")
     return [s for s in sorted(scored, key=lambda s: (s != "test", s)) if predictions_path(folder, s).is_file()]
 
 
 def read_scored(folder: Path, split: str) -> list[ScoredPredictions]:
     """The predictions of a run, one for each relation; raises RunError where the split was not scored."""
-    from mmtab.runs.folder import read_run_file, read_task_state
-
     if split not in scored_splits(folder):
         raise RunError(
             f"{folder} has no scored predictions of {split!r}; run mmtab evaluate run={folder} split={split}"
         )
-    schema, state = Schema.from_dict(read_run_file(folder, "schema.yaml")), read_task_state(folder)
-    table = files.read(predictions_path(folder, split), schema.name)
-    if schema.task is TaskKind.MATCHING:
-        return [scored_pairs(table, schema, split, relation, state) for relation in schema.relations]
-    classes = list(read_run_file(folder, "fitted.json")["preprocessor"]["labels_"]["classes_"])
-    return [scored_rows(table, schema, split, classes, state)]
+    schema, state = read_schema(folder), read_task_state(folder)
+    path = verified(folder, predictions_path(folder, split).name)
+    with reading(path):
+        table = files.read(path, schema.name)
+        if schema.task is TaskKind.MATCHING:
+            predictions = [scored_pairs(table, schema, split, relation, state) for relation in schema.relations]
+        else:
+            classes = list(read_run_file(folder, FITTED)["preprocessor"]["labels_"]["classes_"])
+            predictions = [scored_rows(table, schema, split, classes, state)]
+    metrics = read_run_file(folder, METRICS)[split]
+    for relation in predictions:
+        name = relation.score_name.lower()
+        known = metrics.get(f"{relation.relation}/{name}" if relation.relation else name)
+        if isinstance(known, float) and abs(known - relation.score()) > 1e-6:
+            raise RunError(
+                f"{path} does not fit {METRICS}: {name} is {relation.score():.4f} here, {known:.4f} there. "
+                f"Fix: mmtab evaluate run={folder} split={split}"
+            )
+    return predictions
 
 
 def scored_rows(

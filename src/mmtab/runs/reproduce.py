@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 
 from mmtab.config.types import PRECISIONS, ReproduceConfig
+from mmtab.data import files
 from mmtab.data import table as tables
-from mmtab.data.schema import Schema
 from mmtab.runs import provenance
 from mmtab.runs.evaluate import evaluate
-from mmtab.runs.folder import open_config, read_facts, read_run_file
+from mmtab.runs.folder import PROVENANCE, open_config, read_facts, read_run_file, read_schema, reading
 from mmtab.runs.inputs import data_folder
+from mmtab.runs.manifest import verified
 from mmtab.runs.predictions import prediction_columns, predictions_path
 from mmtab.runs.train import train
 from mmtab.utils.atomic import write_json
@@ -52,22 +52,21 @@ def reproduce(settings: ReproduceConfig, output: Path) -> Reproduction:
     """Train the run's configuration again, into ``output``, with its number of threads and its precision. Raises
     RunError where its data are not there or are others. Writes reproduction.json."""
     then = Path(settings.run)
-    facts, config = read_facts(then), open_config(then)
+    facts, config = read_facts(then), open_config(then, settings)
     known = read_run_file(then, "metrics.json")
     if settings.path is not None:
         config.dataset.path = settings.path
-    if settings.data_root is not None:
-        config.data_root = settings.data_root
     data = data_folder(config)
-    schema = Schema.from_dict(read_run_file(then, "schema.yaml"))
+    schema = read_schema(then)
     _check_data(then, facts["data_fingerprint"], tables.training_files(data, schema))
-    precision = next(ours for ours, theirs in PRECISIONS.items() if theirs == facts["precision"])
+    with reading(then / PROVENANCE):
+        precision = {theirs: ours for ours, theirs in PRECISIONS.items()}[facts["precision"]]
     trainer = replace(config.trainer, n_threads=facts.get("n_threads", 0), precision=precision)
     again = replace(config, output=str(output), trainer=trainer)
     scores = {"valid": train(again, output)}
     for split in (name for name in known if name != "valid"):
         if tables.has_labels(data, schema, split):
-            scores[split] = evaluate(output, split, data)
+            scores[split] = evaluate(output, split, data, local=settings)
     found = Reproduction(
         [
             Difference(f"{split}/{name}", known[split].get(name), value)
@@ -103,8 +102,9 @@ def _n_changed(then: Path, now: Path, split: str) -> int:
     paths = [predictions_path(folder, split) for folder in (then, now)]
     if not all(path.is_file() for path in paths):
         return -1
-    old, new = (pyarrow.parquet.read_table(path) for path in paths)
-    names = prediction_columns(Schema.from_dict(read_run_file(now, "schema.yaml")))
+    schema = read_schema(now)
+    old, new = (files.read(verified(path.parent, path.name), schema.name) for path in paths)
+    names = prediction_columns(schema)
     if old.num_rows != new.num_rows:
         return new.num_rows
     return int(np.any([np.asarray(old[name]) != np.asarray(new[name]) for name in names], 0).sum())

@@ -6,6 +6,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from mmtab.config.types import Hardware, RunConfig
+from mmtab.config.types import Hardware, LocalSettings, RunConfig
 from mmtab.data import table as tables
 from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
 from mmtab.data.pictures import no_progress
@@ -31,18 +32,31 @@ from mmtab.features.preprocess import Fitted
 from mmtab.features.text import cross_columns
 from mmtab.features.unseen import warn_of_unseen
 from mmtab.model.classifier import Classifier
-from mmtab.runs.folder import load_weights, open_config, read_facts, read_run_file, read_task_state
+from mmtab.runs.folder import (
+    CONFIG,
+    FITTED,
+    TASK,
+    open_config,
+    read_facts,
+    read_run_file,
+    read_schema,
+    read_task_state,
+    reading,
+)
 from mmtab.runs.inputs import labels_of, pair_ids, row_ids, store_of
+from mmtab.runs.manifest import read_manifest, verified, verify_below
 from mmtab.runs.predictions import write_predictions
 from mmtab.training.build import build_model, build_task
-from mmtab.training.checkpoints import BEST
+from mmtab.training.checkpoints import load_weights, no_larger_than
 from mmtab.training.compute import Compute, silence_libraries
 from mmtab.training.mining import RowEncoder
 from mmtab.training.module import Module
+from mmtab.training.places import BEST
 from mmtab.training.predictions import Predictions, gather
 from mmtab.training.tasks import KWayTask, Task
 from mmtab.utils import distributed
 from mmtab.utils.cache import Store
+from mmtab.utils.errors import RunError
 from mmtab.utils.machine import prepare_process
 
 Batches = KWayBatches | PairBatches
@@ -215,18 +229,29 @@ class Session:
         return self.compute.evaluating(self.model)
 
 
-def open_run(folder: Path, hardware: Hardware | None = None) -> Session:
-    """Restore a finished run; raises RunError when the folder is not one, or one of another version."""
+def open_run(folder: Path, hardware: Hardware | None = None, local: LocalSettings | None = None) -> Session:
+    """Restore a finished run; raises RunError when the folder is not one, one of another version, damaged, or with
+    parts that are not trusted. ``local``: as for ``open_config``."""
     read_facts(folder)  # which checks the format
     silence_libraries()
     prepare_process()
-    config = open_config(folder)
-    schema = Schema.from_dict(read_run_file(folder, "schema.yaml"))
-    fitted = Fitted.from_dict(read_run_file(folder, "fitted.json"), schema)
-    model, backbones = build_model(config, schema, fitted, folder)
-    load_weights(model, folder / BEST)
-    task = build_task(config, schema, fitted)
-    task.load_state_dict(read_task_state(folder))
+    config, schema = open_config(folder, local), read_schema(folder)
+    is_listed = str(BEST) in read_manifest(folder)
+    with ThreadPoolExecutor(1) as pool:
+        best = pool.submit(verified, folder, str(BEST))  # while the model is built, for this takes as long
+        raw = read_run_file(folder, FITTED)
+        with reading(folder / FITTED):
+            fitted = Fitted.from_dict(raw, schema)
+        verify_below(folder, "text_backbone", "cross_backbone")
+        if not (folder / BEST).is_file():
+            raise RunError(f"{folder} has no weights: {BEST} is not there")
+        with reading(folder / CONFIG), no_larger_than(folder / BEST):
+            model, backbones = build_model(config, schema, fitted, folder)
+            task = build_task(config, schema, fitted)
+        load_weights(model, best.result(), is_whole=is_listed)
+    state = read_task_state(folder)
+    with reading(folder / TASK):
+        task.load_state_dict(state)
     return Session(
         config, schema, fitted, model, backbones, task, Compute(hardware or Hardware(), config.trainer.precision)
     )

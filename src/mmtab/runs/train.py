@@ -22,24 +22,30 @@ from mmtab.config.types import RunConfig, TrainerConfig
 from mmtab.data import table as tables
 from mmtab.runs import provenance
 from mmtab.runs.folder import (
+    DESCRIPTION,
+    FITTED,
     FORMAT,
+    METRICS,
+    PROVENANCE,
+    RESULTS,
+    SCHEMA,
     differences,
-    load_weights,
     open_config,
     read_facts,
     read_run_file,
     write_config,
-    write_metrics,
     write_task_state,
 )
 from mmtab.runs.ladder import climb, finished_as
+from mmtab.runs.manifest import recording
 from mmtab.runs.predictions import predictions_path
 from mmtab.runs.session import Session
 from mmtab.runs.setup import prepare
 from mmtab.runs.wandb import log_results, wandb_loggers
-from mmtab.training.checkpoints import LAST, Checkpoints
+from mmtab.training.checkpoints import Checkpoints, load_weights
 from mmtab.training.compute import silence_libraries
 from mmtab.training.fit import fit
+from mmtab.training.places import LAST
 from mmtab.utils import distributed
 from mmtab.utils.atomic import write_json, write_text
 from mmtab.utils.errors import RunError, TrainingError
@@ -92,7 +98,8 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     if _resumes(config, folder):
         _check_same(session.config, folder, settled=True)
     elif distributed.is_first():
-        _write_description(session, folder)
+        with recording(folder, *DESCRIPTION, *RESULTS):
+            _write_description(session, folder)
 
     # Before training, after which the weights may lie in parts on several processes
     base = session.base_metrics(prepared.valid)
@@ -110,12 +117,6 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     metrics = task.metrics_of(predictions)
     n_trained = sum(distributed.of_all(module.n_trained))
     if distributed.is_first():
-        path = predictions_path(folder, "valid")
-        session.write_predictions(path, prepared.valid_ids, predictions, prepared.valid.labels)
-        write_metrics(folder, "valid", metrics)
-        write_task_state(folder, task)
-        for what, why in task.left_out.items():
-            print(f"{what} not fitted: {why}", flush=True)
         facts = {
             "left_out": task.left_out,
             "base": {"valid": base},
@@ -129,8 +130,15 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
             "train_rows_per_second": n_trained / max(module.train_seconds, 1e-9),
             "predict_rows_per_second": len(prepared.valid) / max(predict_seconds, 1e-9),
         }
-        write_json(folder / "provenance.json", _training_facts(session, trainer, checkpoints) | facts)
-        checkpoints.clean()
+        with recording(folder, *RESULTS):
+            path = predictions_path(folder, "valid")
+            session.write_predictions(path, prepared.valid_ids, predictions, prepared.valid.labels)
+            write_json(folder / METRICS, {"valid": metrics})
+            write_task_state(folder, task)
+            write_json(folder / PROVENANCE, _training_facts(session, trainer, checkpoints) | facts)
+            checkpoints.clean()
+        for what, why in task.left_out.items():
+            print(f"{what} not fitted: {why}", flush=True)
         log_results(session.config, folder, "valid")
     return distributed.of_first(metrics)  # nobody opens the folder before it is complete
 
@@ -154,8 +162,8 @@ def _training_facts(session: Session, trainer: pl.Trainer, checkpoints: Checkpoi
 
 def _write_description(session: Session, folder: Path) -> None:
     write_config(folder, session.config)
-    write_text(folder / "schema.yaml", yaml.safe_dump(session.schema.to_dict(), sort_keys=False, allow_unicode=True))
-    write_json(folder / "fitted.json", session.fitted.to_dict(), indent=None)
+    write_text(folder / SCHEMA, yaml.safe_dump(session.schema.to_dict(), sort_keys=False, allow_unicode=True))
+    write_json(folder / FITTED, session.fitted.to_dict(), indent=None)
     session.backbones.save(folder)
 
 
@@ -176,7 +184,7 @@ def _finished_metrics(config: RunConfig, folder: Path) -> dict[str, float]:
         when = f"finished {facts['time']} at commit {facts['git_commit']}"
         warnings.warn(f"{folder} already holds this run, {when}: nothing was trained", stacklevel=3)
         (folder / LAST).unlink(missing_ok=True)  # which a kill right at the end may have left
-    return read_run_file(folder, "metrics.json")["valid"]
+    return read_run_file(folder, METRICS)["valid"]
 
 
 def _check_same(config: RunConfig, folder: Path, settled: bool) -> None:

@@ -39,10 +39,11 @@ from mmtab.runs.folder import APART, TASK, deciding, learning_curves, read_run_f
 from mmtab.runs.inputs import data_folder
 from mmtab.runs.predictions import ScoredPredictions, free_name, read_scored
 from mmtab.training.callbacks import MetricsLogger
-from mmtab.training.checkpoints import BEST, LAST
+from mmtab.training.places import BEST, LAST
 from mmtab.utils import distributed
 from mmtab.utils.atomic import write_json
-from mmtab.utils.errors import DataError
+from mmtab.utils.errors import DataError, MmtabError
+from mmtab.utils.plain import read_plain, record, text
 
 RUN = "wandb_run.json"
 ARTIFACT_FILES = (
@@ -186,8 +187,8 @@ class Wandb(MetricsLogger):
 
 
 def _stored_id(folder: Path) -> str | None:
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return json.loads((folder / RUN).read_text(encoding="utf-8"))["id"]
+    with contextlib.suppress(OSError, MmtabError):
+        return read_plain(folder / RUN, record({"id": text}))["id"]
     return None
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial
 
 from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
+from mmtab.config.parts import targets_in
 from mmtab.config.settings import check
-from mmtab.config.types import SweepConfig
+from mmtab.config.types import RunConfig, SweepConfig
 from mmtab.sweep.space import Setting, Value, grid_size, read_space, settings_of
 from mmtab.utils.errors import ConfigError
 
@@ -98,9 +99,28 @@ class Plan:
     def arguments(self, number: int, run: Run, folder: Path, params: dict[str, Value]) -> list[str]:
         """For the process of a run. It never opens test, and writes a report only if asked to: that costs as much as a
         short training."""
-        wandb = [f"wandb.group={written(self.output.resolve().name)}", f"wandb.job_type=trial-{number:04}"]
         own = [f"seed={run.seed}", f"output={written(str(folder))}", "test=false"]
-        return [*run.place, *wandb, "report=false", *self.overrides(params), *own]
+        return [*run.place, *self._wandb(number), "report=false", *self.overrides(params), *own]
+
+    def evaluation(self, number: int, run: Run, folder: Path, params: dict[str, Value]) -> tuple[RunConfig, list[str]]:
+        """The settings of a run, and the arguments of the process that scores it on test: where it finds data and
+        cache, which code it may use and where it logs come from the sweep, for a run folder has no say in that."""
+        overrides = [*self._wandb(number), *self.overrides(params), f"seed={run.seed}"]
+        config = compose_run(f"trial {number}", run.place, overrides)
+        targets = [str(name) for _, name in targets_in(asdict(config))]
+        modules = sorted({name.rpartition(".")[0] for name in targets if not name.startswith("mmtab.")})
+        given: dict[str, Any] = {
+            "run": str(folder),
+            "split": "test",
+            "data_root": config.data_root,
+            "cache": config.cache,
+        }
+        given |= {"cache_gb": config.cache_gb, "trust": modules}
+        given |= {f"wandb.{name}": value for name, value in asdict(config.wandb).items()}
+        return config, [f"{name}={written(value)}" for name, value in given.items()]
+
+    def _wandb(self, number: int) -> list[str]:
+        return [f"wandb.group={written(self.output.resolve().name)}", f"wandb.job_type=trial-{number:04}"]
 
     @property
     def with_reports(self) -> bool:

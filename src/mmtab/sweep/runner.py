@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import shutil
 import sys
 import time
@@ -17,15 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import BaseFileLock, Timeout
-from omegaconf import OmegaConf
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from mmtab.config.overrides import written
 from mmtab.config.types import RunConfig, SweepConfig
-from mmtab.data.schema import Schema
+from mmtab.runs.folder import METRICS, read_run_file, read_schema
 from mmtab.runs.provenance import has_report, is_finished
 from mmtab.sweep.display import STATES, Display
 from mmtab.sweep.plan import Plan, Run, read_plan
@@ -270,7 +266,9 @@ class Runner:
             self.study.note_test(number, run, metrics)
             if has_report(folder):
                 return None
-        elif not _has_labelled_test(folder):
+        params = self.study.trials()[number].user_attrs["drawn"]["params"]
+        config, arguments = self.plan.evaluation(number, run, folder, params)
+        if metrics is None and not _has_labelled_test(folder, config):
             return None
 
         def ended(seconds: float, failure: str) -> None:
@@ -281,7 +279,7 @@ class Runner:
                 what = "on test" if metrics is None else "its report"
                 self.unscored.append(f"trial {number}, {run.name}, {what}: {failure}")
 
-        command = [*self.evaluate, f"run={written(str(folder))}", "split=test"]
+        command = [*self.evaluate, *arguments]
         return Task(command, folder, lambda: _metrics_on_test(folder) is not None and has_report(folder), ended)
 
 
@@ -308,16 +306,13 @@ def run_sweep(config: SweepConfig, train: list[str] = TRAIN, evaluate: list[str]
 
 def _metrics_on_test(folder: Path) -> dict[str, Any] | None:
     """Of a finished run, if it was scored on test."""
-    return json.loads((folder / "metrics.json").read_text()).get("test")
+    return read_run_file(folder, METRICS).get("test")
 
 
-def _has_labelled_test(folder: Path) -> bool:
+def _has_labelled_test(folder: Path, config: RunConfig) -> bool:
     """Whether the dataset of a run has a test split with labels."""
     from mmtab.data.dataset import dataset_folder
     from mmtab.data.table import has_labels
 
-    raw = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(folder / "config.yaml"))
-    config = OmegaConf.to_object(raw)
-    assert isinstance(config, RunConfig)
     data = dataset_folder(config.dataset, config.data_root, Path(config.cache).expanduser())
-    return has_labels(data, Schema.from_dict(yaml.safe_load((folder / "schema.yaml").read_text())), "test")
+    return has_labels(data, read_schema(folder), "test")

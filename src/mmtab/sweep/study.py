@@ -8,7 +8,6 @@ them by the lock that it no longer holds; other machines go by Optuna's heartbea
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import random
 import socket
@@ -21,12 +20,12 @@ from statistics import mean
 from typing import Any
 
 import optuna
-import yaml
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
+from mmtab.runs.folder import METRICS, SCHEMA, read_facts, read_run_file, reading
 from mmtab.sweep.draws import copy_study, draw, should_prune
 from mmtab.sweep.plan import Plan, Run, differences
 from mmtab.sweep.space import Value
@@ -56,9 +55,9 @@ class Result:
 
 def read_result(folder: Path, attempts: int = 0) -> Result:
     """Of a finished run; ``attempts`` failed before."""
-    metric = yaml.safe_load((folder / "schema.yaml").read_text())["metric"]
-    score = float(json.loads((folder / "metrics.json").read_text())["valid"][metric])
-    facts = json.loads((folder / "provenance.json").read_text())
+    metric, facts = read_run_file(folder, SCHEMA)["metric"], read_facts(folder)
+    with reading(folder / METRICS):
+        score = float(read_run_file(folder, METRICS)["valid"][metric])
     values = {
         "score": score,
         "train_seconds": facts["seconds"]["train"],

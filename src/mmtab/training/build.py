@@ -1,19 +1,19 @@
-"""From configuration and data to a model: the one caller of hydra's instantiate. It adds to each leaf what only the
-data tells: how many columns, which categories, how many classes."""
+"""From configuration and data to a model. To each leaf is added what only the data tells: how many columns, which
+categories, how many classes."""
 
 from __future__ import annotations
 
+import functools
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-import hydra.utils
 import numpy as np
 from torch import nn
 
+from mmtab.config.parts import TARGET, resolve_target
 from mmtab.config.types import PARTS, RunConfig
 from mmtab.data.pictures import ImageSpec
 from mmtab.data.schema import ColumnType, Schema, TaskKind
@@ -29,12 +29,6 @@ from mmtab.model.matcher import Matcher, MatcherParts, RelationViews
 from mmtab.training.tasks import KWayTask, PairTask, Task
 from mmtab.utils.errors import ConfigError
 
-# Where targets stood when run folders were written that name them so.
-FORMER_TARGETS = {
-    r"mmtab\.(model\.)?models\.PairModel": "mmtab.model.matcher.Matcher",
-    r"mmtab\.(model\.)?models\.ComparisonEncoder": "mmtab.model.encoders.similarity.SimilarityEncoder",
-    r"mmtab\.(encoders|fusion|heads)\.(.*)": r"mmtab.model.\1.\2",
-}
 # Settings of a leaf that say how cells become input, and those of the network that reads it.
 READERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "text": (TextSpec.load, TextBackbone),
@@ -49,25 +43,6 @@ MAX_BASE_CLASSES = 1_000
 # --- leaves ----------------------------------------------------------------------------------------------------------
 
 
-def current_target(name: str) -> str:
-    """What the target of that name is called today."""
-    for former, current in FORMER_TARGETS.items():
-        match = re.fullmatch(former, name)
-        if match:
-            return match.expand(current)
-    return name
-
-
-def with_current_targets(settings: Any) -> Any:
-    """Settings as a run folder has them, with each ``_target_`` by its name of today."""
-    if not isinstance(settings, Mapping):
-        return settings
-    return {
-        key: current_target(value) if key == "_target_" and isinstance(value, str) else with_current_targets(value)
-        for key, value in settings.items()
-    }
-
-
 def knobs(target: Callable[..., Any], where: str) -> dict[str, Any]:
     """The settings that a leaf of this target may have, with their types: those of its constructor and, for text and
     pictures, of what reads them."""
@@ -80,7 +55,7 @@ def knobs(target: Callable[..., Any], where: str) -> dict[str, Any]:
 def part(leaf: dict[str, Any], where: str) -> Callable[..., Any]:
     """A leaf as a callable; raises ConfigError for a setting that its target does not have."""
     settings = {key: value for key, value in leaf.items() if not key.startswith("_")}
-    target = _target(leaf, where)
+    target = resolve_target(leaf.get(TARGET), where)
     known = knobs(target, where)
     unknown = sorted(set(settings) - set(known))
     if unknown:
@@ -93,16 +68,7 @@ def part(leaf: dict[str, Any], where: str) -> Callable[..., Any]:
     own = _chosen(settings, _settings_of(target))
     if _readers(target, where):
         own.pop("backbone", None)  # a name, of which the reader makes what the target is given
-    return hydra.utils.instantiate(
-        {"_target_": current_target(leaf["_target_"]), "_partial_": True, **own}, _convert_="object"
-    )
-
-
-def _target(leaf: dict[str, Any], where: str) -> Callable[..., Any]:
-    try:
-        return hydra.utils.get_object(current_target(leaf["_target_"]))
-    except (KeyError, ImportError, ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: cannot find {leaf.get('_target_', 'its _target_')}") from error
+    return functools.partial(target, **own)
 
 
 def _readers(target: Callable[..., Any], where: str) -> Iterable[Callable[..., Any]]:
@@ -232,7 +198,7 @@ def build_text_encoder(
     """``folder``: a run's copy of the backbone's architecture and tokenizer."""
     encoder = part(leaf, where)
     spec = TextSpec.load(**_chosen(leaf, _settings_of(TextSpec.load)), folder=folder)
-    if TextBackbone not in _readers(_target(leaf, where), where):
+    if TextBackbone not in _readers(resolve_target(leaf.get(TARGET), where), where):
         return encoder(n_columns=n_columns), spec
     backbone = TextBackbone(spec, **_chosen(leaf, _settings_of(TextBackbone)), folder=folder)
     return encoder(n_columns=n_columns, backbone=backbone), backbone
@@ -242,7 +208,7 @@ def build_image_encoder(
     leaf: dict[str, Any], n_columns: int, pretrained: bool = True
 ) -> tuple[ColumnEncoder, ImageBackbone | ImageSpec]:
     encoder = part(leaf, "image")
-    if ImageBackbone not in _readers(_target(leaf, "image"), "image"):
+    if ImageBackbone not in _readers(resolve_target(leaf.get(TARGET), "image"), "image"):
         return encoder(n_columns=n_columns), ImageSpec(**_chosen(leaf, _settings_of(ImageSpec)))
     backbone = ImageBackbone(**_chosen(leaf, _settings_of(ImageBackbone)), pretrained=pretrained)
     return encoder(n_columns=n_columns, backbone=backbone), backbone
@@ -263,7 +229,9 @@ def _cross_settings(config: RunConfig) -> dict[str, Any] | None:
     if not config.pair_head.cross_text:
         return None
     settings = config.text | config.pair_head.cross
-    if settings.get("n_tuned_layers", 0) is None and TextBackbone not in _readers(_target(settings, "text"), "text"):
+    if settings.get("n_tuned_layers", 0) is None and TextBackbone not in _readers(
+        resolve_target(settings.get(TARGET), "text"), "text"
+    ):
         del settings["n_tuned_layers"]
     return settings
 

@@ -6,6 +6,7 @@ it, and those that it no longer names are removed after it, so that these files 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
@@ -14,7 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,17 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mmtab.features.loader import KWayBatches, LengthBatches, PairBatches
 from mmtab.training.callbacks import MetricsFile
+from mmtab.training.places import BEST, LAST
+from mmtab.training.sharding import load_state
 from mmtab.utils import distributed
 from mmtab.utils.atomic import leftovers, replacing
 from mmtab.utils.errors import RunError, Stopped
 
-BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGTERM))
 SYNC_EVERY = 10  # steps after which several processes agree whether to save, for which all wait for all
 
@@ -261,18 +265,65 @@ def find_last(folder: Path, fingerprint: str) -> Path | None:
     _remove([*leftovers(folder), *leftovers(last.parent)])
     if not last.is_file():
         return None
+    state = read_checkpoint(last)
     try:
-        state = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
         ours: Mapping[str, Any] = state["callbacks"][Checkpoints.__qualname__]
-        files = [BestEpoch(epoch, score).file for epoch, score in ours["kept"]]
-        missing = [file for file in files if not (last.parent / file).is_file()]
-    except Exception as error:  # a damaged file may raise anything
-        raise RunError(f"{last} is damaged ({str(error).splitlines()[0]}); begin anew with resume=never") from error
-    if missing:
-        raise RunError(f"{last} wants {missing[0]}, which is not beside it; begin anew with resume=never")
+        files = [last.parent / BestEpoch(int(epoch), float(score)).file for epoch, score in ours["kept"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{last} is damaged ({error!r}); begin anew with resume=never") from error
+    for file in files:
+        if not file.is_file():
+            raise RunError(f"{last} wants {file.name}, which is not beside it; begin anew with resume=never")
+        read_checkpoint(file)
     if ours["fingerprint"] != fingerprint:
         raise RunError(f"{folder} holds an unfinished run on other data; give another output=FOLDER, or resume=never")
     return last
+
+
+def read_checkpoint(path: Path, is_whole: bool = False) -> dict[str, Any]:
+    """A checkpoint, read as plain tensors: nothing that a file asks for is executed. Raises RunError where its bytes do
+    not have the checksums (CRC-32) that torch wrote beside them; ``is_whole``: that was found out otherwise."""
+    try:
+        if not is_whole:
+            with zipfile.ZipFile(path) as file:
+                if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
+                    raise ValueError("it is compressed, as torch writes none")
+                if (part := file.testzip()) is not None:
+                    raise ValueError(f"{part} has changed")
+        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except Exception as error:  # a damaged file may raise anything
+        advice = "begin anew with resume=never" if path.name != BEST.name else "restore it from a copy, or train again"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{path} is damaged ({reason}); {advice}") from error
+
+
+def load_weights(model: nn.Module, path: Path, is_whole: bool = False) -> None:
+    """Weights of a checkpoint into a model; ``is_whole`` as ``read_checkpoint`` has it."""
+    saved = read_checkpoint(path, is_whole)
+    try:
+        load_state(model, {key.removeprefix("model."): value for key, value in saved["state_dict"].items()})
+    except (RuntimeError, KeyError, AttributeError) as error:
+        raise RunError(f"{path}: these weights cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+
+
+@contextlib.contextmanager
+def no_larger_than(path: Path) -> Iterator[None]:
+    """A model that is built inside, to get the weights of this file, has no more parameters than the file has bytes:
+    else its settings ask for memory that its weights cannot fill. Raises RunError."""
+    owner, left = threading.get_ident(), path.stat().st_size
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        if parameter is not None and threading.get_ident() == owner:
+            left -= parameter.numel()
+            if left < 0:
+                raise RunError(f"the model is larger than its weights in {path}: {name} of a {type(module).__name__}")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _remove(paths: Iterable[Path]) -> None:

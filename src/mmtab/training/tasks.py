@@ -121,10 +121,16 @@ class Calibration:
         return {name: None if value is None else value.tolist() for name, value in values.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What ``state_dict`` returned; names that are absent or None stay as they are."""
+        """What ``state_dict`` returned; names that are absent or None stay as they are. Raises ValueError for another
+        number of relations."""
+        n_relations = len(self.temperatures)
         for name in self.STATE:
             if state.get(name) is not None:
-                setattr(self, name, np.array(state[name], np.float64))
+                value = np.array(state[name], np.float64)
+                shape = (len(PERCENT), n_relations) if name == "confidence_quantiles" else (n_relations,)
+                if value.shape != shape:
+                    raise ValueError(f"{name}: expected an array {shape}, found {value.shape}")
+                setattr(self, name, value)
 
 
 class KWayTask(Calibration):

@@ -2,7 +2,11 @@
 
 
 class MmtabError(Exception):
-    """Something the user can put right."""
+    """Something the user can put right. Names and cells come from anywhere: a message stays one line, and no terminal
+    obeys it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class ConfigError(MmtabError):
@@ -56,13 +60,13 @@ class DataError(MmtabError):
         if expected is not None:
             text += f"; expected {expected}"
         if found is not None:
-            text += f"; found {_short(found)}"
+            text += f"; found {short(found)}"
         if fix is not None:
             text += f". Fix: {fix}"
-        # Names and cells come from anywhere: a message stays one line, and no terminal obeys it.
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+        super().__init__(text)
 
 
-def _short(value: object, limit: int = 120) -> str:
+def short(value: object, limit: int = 120) -> str:
+    """A value as a message shows it."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

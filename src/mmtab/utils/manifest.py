@@ -21,7 +21,7 @@ DIGEST = "digest"  # of a json file, within it
 
 
 def record(folder: Path, paths: Iterable[Path]) -> Files:
-    return {str(path.relative_to(folder)): [path.stat().st_size, _digest(path)] for path in paths}
+    return {str(path.relative_to(folder)): [path.stat().st_size, file_digest(path)] for path in paths}
 
 
 def compare(folder: Path, files: Any, digests: bool = True) -> str | None:
@@ -34,7 +34,7 @@ def compare(folder: Path, files: Any, digests: bool = True) -> str | None:
                 return f"{name} is no regular file"
             if found.st_size != size:
                 return f"{name} has {found.st_size} bytes instead of {size}"
-            if digests and _digest(folder / name) != digest:
+            if digests and file_digest(folder / name) != digest:
                 return f"{name} has other bytes than were written"
     except OSError as error:
         return f"{Path(error.filename or '').name or 'a file'} cannot be read ({error.strerror})"
@@ -110,7 +110,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

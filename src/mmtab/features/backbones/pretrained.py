@@ -30,12 +30,14 @@ def _loading(setting: str, advice: str) -> Iterator[None]:
     """Turns whatever a library raises for a name that it cannot load into one ConfigError."""
     try:
         yield
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
+    except Exception as error:  # of a damaged file it may raise anything
+        reason = (str(error) or type(error).__name__).strip().split("\n")[0][:200]
         raise ConfigError(f"{setting}: cannot be loaded ({reason}). {advice}") from error
 
 
-def _loading_text(name: str) -> contextlib.AbstractContextManager[None]:
+def _loading_text(name: str, folder: Path | None) -> contextlib.AbstractContextManager[None]:
+    if folder is not None:
+        return _loading(str(folder), "Restore it from a copy of the run")
     files = "config.json, tokenizer and model.safetensors"
     advice = f"Give {MINILM}, a Hugging Face name while online, or a folder with {files}"
     return _loading(f"text.backbone={name}", advice)
@@ -49,8 +51,8 @@ def text_tokenizer(name: str, folder: Path | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    with _loading_text(name):
-        return AutoTokenizer.from_pretrained(_text_folder(name, folder), use_fast=True)
+    with _loading_text(name, folder):
+        return AutoTokenizer.from_pretrained(_text_folder(name, folder), use_fast=True, **_options(folder))
 
 
 def text_network(name: str, folder: Path | None = None) -> nn.Module:
@@ -58,9 +60,9 @@ def text_network(name: str, folder: Path | None = None) -> nn.Module:
     architecture is built; weights come from a checkpoint."""
     from transformers import AutoConfig, AutoModel
 
-    with _loading_text(name):
+    with _loading_text(name, folder):
         path = _text_folder(name, folder)
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, **_options(folder))
         # Dropout on attention weights keeps torch from its fast kernels and doubles a step on CPU; on CPU the plain
         # softmax is also faster than the flash kernel's backward at the lengths of table cells.
         for option in ("attention_probs_dropout_prob", "attention_dropout"):
@@ -68,9 +70,9 @@ def text_network(name: str, folder: Path | None = None) -> nn.Module:
                 setattr(config, option, 0.0)
         options: dict[str, Any] = {"attn_implementation": "sdpa" if torch.cuda.is_available() else "eager"}
         if folder:
-            net = AutoModel.from_config(config, **options)
+            net = AutoModel.from_config(config, trust_remote_code=False, **options)
         else:
-            options |= {"config": config, "dtype": torch.float32, "weights_only": True}
+            options |= {"config": config, "dtype": torch.float32, "weights_only": True, "trust_remote_code": False}
             with _no_progress_bar():
                 net = AutoModel.from_pretrained(path, **options)
     if getattr(net, "pooler", None) is not None:
@@ -98,6 +100,11 @@ def image_network(name: str, pretrained: bool = True) -> nn.Module:
             return net
         options: dict[str, Any] = {"checkpoint_path": checkpoint} if checkpoint and pretrained else {}
         return timm.create_model(architecture, pretrained=pretrained and not checkpoint, num_classes=0, **options)
+
+
+def _options(folder: Path | None) -> dict[str, Any]:
+    """No code of a folder or the hub runs, and a run folder's copy fetches nothing."""
+    return {"trust_remote_code": False, "local_files_only": folder is not None}
 
 
 def _text_folder(name: str, folder: Path | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmtab.training.build import current_target, with_current_targets
+from mmtab.config.parts import current_target, with_current_targets
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,5 @@
+"""Where checkpoints lie in a run folder."""
+
+from pathlib import Path
+
+BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
