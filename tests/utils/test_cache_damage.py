@@ -152,8 +152,8 @@ def test_sizes_are_compared_always_and_digests_once_in_a_process(
     entry = store.folder("kind", {}, build)
     another_process()
     digested: list[Path] = []
-    digest = store_module.manifest._digest
-    monkeypatch.setattr(store_module.manifest, "_digest", lambda path: (digested.append(path), digest(path))[1])
+    digest = store_module.manifest.file_digest
+    monkeypatch.setattr(store_module.manifest, "file_digest", lambda path: (digested.append(path), digest(path))[1])
     for _ in range(3):
         store.arrays("kind", {}, lambda _: pytest.fail("it is there"))
     assert sorted(path.name for path in digested) == ["key.json", "x.npy", "y.npy"]
