@@ -213,6 +213,17 @@ def test_links_lead_nowhere_else(kway_run: Run, tmp_path: Path, name: str) -> No
     assert before == {path: path.read_bytes() for path in tmp_path.glob("elsewhere/**/*") if path.is_file()}
 
 
+def test_a_ladder_moves_its_own_steps_alone(kway_run: Run, tmp_path: Path, configure: Any) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (elsewhere / "thesis.txt").write_text("mine")
+    (folder := tmp_path / "run").mkdir()
+    said = {"chosen": "../../elsewhere", "chosen_by": "log_loss", "valid": {"../../elsewhere": {"log_loss": 0.1}}}
+    (folder / "ladder.json").write_text(json.dumps(said))
+    with pytest.raises(RunError, match=r"ladder\.json, chosen: expected one of frozen, tuned"):
+        train(configure(kway_run[0], "ladder=[frozen,tuned]"), folder)
+    assert (elsewhere / "thesis.txt").read_text() == "mine"
+
+
 # --- what it says is looked at ---------------------------------------------------------------------------------------
 
 MISFITS: list[tuple[str, tuple[Any, ...], Any, str]] = [
@@ -321,6 +332,7 @@ def test_damage_is_named_or_harmless(kway_run: Run, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_much_damage_is_named_or_harmless(kway_run: Run, tmp_path: Path) -> None:
     counts = check_damage(kway_run[1], tmp_path, range(100, 220), lambda folder: numbers_of(folder, kway_run[0]))
+    print(counts)
     assert counts["named"] >= 80, counts
 
 
@@ -365,6 +377,7 @@ def test_much_damage_of_a_stopped_run_is_named_or_harmless(
     kway_run: Run, tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = damage_of_stopped(kway_run, tmp_path, configure, monkeypatch, range(100, 180))
+    print(counts)
     assert counts["named"] >= 30, counts
 
 

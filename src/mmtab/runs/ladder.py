@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -20,7 +19,8 @@ from mmtab.runs.folder import deciding
 from mmtab.runs.inputs import data_folder
 from mmtab.training.build import columns_of_text
 from mmtab.utils.atomic import write_json
-from mmtab.utils.errors import ConfigError, TrainingError
+from mmtab.utils.errors import ConfigError, RunError, TrainingError
+from mmtab.utils.plain import mapping, number, read_plain, record, text
 
 STEPS, CHOSEN = "steps", "ladder.json"
 FIRST_SHARE, LEAST_SHARE = 0.6, 0.25  # of the time: at most for a step that others follow, at least for one to begin
@@ -42,7 +42,7 @@ def climb(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path], di
         name, sign = _chosen_by(config)
         best = max(scores, key=lambda recipe: sign * scores[recipe][name])
         write_json(folder / CHOSEN, {"chosen": best, "chosen_by": name, "valid": scores})
-    said = json.loads((folder / CHOSEN).read_text())
+    said = _read_choice(config, folder)
     steps = folder / STEPS
     _move(steps / said["chosen"], folder)
     shutil.rmtree(steps, ignore_errors=True)
@@ -103,8 +103,19 @@ def finished_as(config: RunConfig, folder: Path, saved: RunConfig) -> RunConfig:
     path = folder / CHOSEN
     if not config.ladder or not path.exists():
         return config
-    step = with_recipe(config, json.loads(path.read_text())["chosen"])
+    step = with_recipe(config, _read_choice(config, folder)["chosen"])
     return replace(step, trainer=replace(step.trainer, max_minutes=saved.trainer.max_minutes))
+
+
+def _read_choice(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """ladder.json, by which files are moved; raises RunError where it names a recipe that the settings do not."""
+    path = folder / CHOSEN
+    said = read_plain(path, record({"chosen": text, "chosen_by": text, "valid": mapping(mapping(number(nan=True)))}))
+    if said["chosen"] not in config.ladder or said["chosen_by"] not in said["valid"].get(said["chosen"], {}):
+        raise RunError(
+            f"{path}, chosen: expected one of {', '.join(config.ladder)} with its score, found {said['chosen']}"
+        )
+    return said
 
 
 def _chosen_by(config: RunConfig) -> tuple[str, int]:
