@@ -97,8 +97,8 @@ def labels_of(fitted: Fitted, table: Table | Stream, schema: Schema) -> np.ndarr
 def row_ids(table: Stream) -> pa.Table:
     """In the type that the table stores them in, or train did where the table says none."""
     name = table.schema.id
+    ids = join([batch.ids for batch in table.batches()])  # first, for it says so where there are none
     given = files.header(table.path, table.schema.name).field(name).type
-    ids = join([batch.ids for batch in table.batches()])
     return pa.table({name: as_given(ids, given, table.schema.stored(name))})
 
 
