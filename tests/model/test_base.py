@@ -14,6 +14,7 @@ import torch
 from toy_data import write_kway
 
 import mmtab
+from mmtab.model import base as bases
 from mmtab.model.base import LinearBase
 from mmtab.runs.session import open_run
 from mmtab.runs.setup import prepare
@@ -95,3 +96,24 @@ def test_a_run_keeps_its_base_and_says_what_it_adds(configure: Callable[..., Any
     run = mmtab.load_run(tmp_path / "run")
     page = run.report().read_text()
     assert "the linear base alone has" in page
+
+
+def test_a_run_that_differs_elsewhere_takes_the_same_base(
+    tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, fits, fit = write_kway(tmp_path / "data"), 0, bases._fit
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal fits
+        fits += 1
+        return fit(*arguments)
+
+    monkeypatch.setattr(bases, "_fit", counted)
+    options = ["base=linear", "dataset.drop=[image]", "trainer.max_epochs=1", f"cache={tmp_path / 'cache'}"]
+    first = train(configure(data, *options), tmp_path / "first")
+    n_fits = fits
+    train(configure(data, *options, "d_model=8"), tmp_path / "second")
+    assert fits == n_fits > 0
+    assert train(configure(data, *options), tmp_path / "again") == first
+    train(configure(data, *options, "seed=1"), tmp_path / "third")
+    assert fits > n_fits, "other folds"

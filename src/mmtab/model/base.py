@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmtab.data.digests import digest_of
 from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone
 from mmtab.features.batches import KWayBatch, LexicalBatch, TensorTable
 from mmtab.features.unseen import ON_VALID
+from mmtab.utils.cache import Store
 from mmtab.utils.machine import usable_cores
 
 VECTOR_LENGTH = 3.0  # of all vectors of a row together, which stand beside ones and zeros of categories
@@ -123,13 +125,16 @@ class LinearBase(nn.Module):
 
     # --- fitting -----------------------------------------------------------------------------------------------------
 
-    def fit(self, train: Iterable[KWayBatch], valid: Iterable[KWayBatch], unseen: np.ndarray, seed: int) -> np.ndarray:
+    def fit(
+        self, train: Iterable[KWayBatch], valid: Iterable[KWayBatch], unseen: np.ndarray, seed: int, store: Store
+    ) -> np.ndarray:
         """Returns [n, k] log-probabilities of the rows of train, each by a fit to other rows.
 
         train, valid  all their rows, in order
         unseen        [c_cat] the share of a column's categories that train never had; a fit that leans on a column
                       which is mostly so is of no use elsewhere, and gets none of it
         seed          of the folds
+        store         keeps each part's fit, for runs that differ elsewhere
         """
         from sklearn.exceptions import ConvergenceWarning
 
@@ -152,9 +157,10 @@ class LinearBase(nn.Module):
             for name, module in self.parts.items():
                 part: Any = module
                 x, x_valid = (self._matrix(name, some, kept) for some in (rows, valid_rows))
-                penalty, weights, bias = _choose(x, y, x_valid, valid_rows.label, self.n_classes, PENALTIES[name])
-                part.set(weights, bias)
-                logs.append(_out_of_fold(x, y, folds, self.n_classes, penalty))
+                problem = _Problem(x, y, x_valid, valid_rows.label, folds, self.n_classes, PENALTIES[name])
+                fitted = store.arrays("base", problem.key, problem.solve)
+                part.set(np.array(fitted["weights"]), np.array(fitted["bias"]))
+                logs.append(fitted["out_of_fold"])
         return np.mean(logs, 0)
 
     def _read(self, batches: Iterable[KWayBatch]) -> _Rows:
@@ -199,6 +205,34 @@ class _Rows:
     numeric: Tensor | None  # [n, c_num]
     ids: np.ndarray  # [n, c_cat]
     ngrams: Any  # [n, n_ngrams], sparse; None where there are none
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What a part is fitted to."""
+
+    x: Any  # [n, f], dense or sparse
+    y: np.ndarray  # [n]
+    x_valid: Any  # [m, f]
+    y_valid: np.ndarray  # [m], -1 unknown
+    folds: np.ndarray  # [n]
+    n_classes: int
+    penalties: Sequence[float]
+
+    @property
+    def key(self) -> dict[str, Any]:
+        arrays = [*_arrays(self.x), self.y, *_arrays(self.x_valid), self.y_valid, self.folds]
+        return {"arrays": list(map(digest_of, arrays)), "k": self.n_classes, "penalties": list(self.penalties)}
+
+    def solve(self, _: object) -> dict[str, np.ndarray]:
+        k = self.n_classes
+        penalty, weights, bias = _choose(self.x, self.y, self.x_valid, self.y_valid, k, self.penalties)
+        out_of_fold = _out_of_fold(self.x, self.y, self.folds, k, penalty)
+        return {"weights": weights.astype(np.float32), "bias": bias.astype(np.float32), "out_of_fold": out_of_fold}
+
+
+def _arrays(x: Any) -> list[np.ndarray]:
+    return [x.data, x.indices, x.indptr] if sp.issparse(x) else [x]
 
 
 class _Part(nn.Module):

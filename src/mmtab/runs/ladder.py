@@ -15,7 +15,7 @@ import yaml
 
 from mmtab.config.types import CONFIGS, RunConfig
 from mmtab.data.schema import Schema, TaskKind
-from mmtab.runs.folder import deciding
+from mmtab.runs.folder import deciding, read_facts
 from mmtab.runs.inputs import data_folder
 from mmtab.training.build import columns_of_text
 from mmtab.utils.atomic import write_json
@@ -23,6 +23,7 @@ from mmtab.utils.errors import ConfigError, RunError, TrainingError
 from mmtab.utils.plain import mapping, number, read_plain, record, text
 
 STEPS, CHOSEN = "steps", "ladder.json"
+MARGIN = 1.5  # times the preparation of the last step: what that of the next may take
 FIRST_SHARE, LEAST_SHARE = 0.6, 0.25  # of the time: at most for a step that others follow, at least for one to begin
 
 
@@ -57,6 +58,7 @@ def _train_all(
     """By recipe, its metrics on valid."""
     started, limit, scores = time.perf_counter(), config.trainer.max_minutes, dict[str, dict[str, float]]()
     tried: list[dict[str, Any]] = []
+    preparation = 0.0  # minutes that the next step may take before it trains
     for place, recipe in enumerate(config.ladder):
         step = with_recipe(config, recipe)
         if (decides := _deciding(step)) in tried:
@@ -64,7 +66,7 @@ def _train_all(
         tried.append(decides)
         if limit is not None:
             left = limit - (time.perf_counter() - started) / 60
-            if scores and left < LEAST_SHARE * limit:
+            if scores and left < max(LEAST_SHARE * limit, preparation):
                 print(f"no time is left for {', '.join(config.ladder[place:])}", flush=True)
                 break
             share = FIRST_SHARE if place + 1 < len(config.ladder) else 1.0
@@ -72,6 +74,7 @@ def _train_all(
         print(f"recipe {recipe}", flush=True)
         try:
             scores[recipe] = train(step, steps / recipe)
+            preparation = MARGIN * read_facts(steps / recipe)["seconds"]["prepare"] / 60
         except TrainingError as error:
             if not scores:
                 raise

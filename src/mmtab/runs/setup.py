@@ -129,7 +129,7 @@ def prepare_kway(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     assert isinstance(model, Classifier)
     if model.base is not None:
         whole = KWayBatches(encoded, train_labels)
-        base = model.base.fit(whole.in_order(), valid_batches.in_order(), shares, config.seed)
+        base = model.base.fit(whole.in_order(), valid_batches.in_order(), shares, config.seed, store_of(config))
     train_batches = KWayBatches(encoded, train_labels, base=base, unseen=shares, seed=config.seed)
     unseen = unseen_columns(valid, valid_batches.table, fitted.preprocessor, schema, share=ON_VALID)
     session = replace(session, fitted=replace(fitted, unseen=tuple(unseen)))
