@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path, PurePath
 from typing import Any, Literal, Self
 
@@ -325,9 +326,11 @@ def fit(
 
 
 def _minutes(seconds: Any) -> float | None:
-    if seconds is not None and (type(seconds) not in (int, float) or not 0 < seconds < float("inf")):
+    if seconds is None:
+        return None
+    if not isinstance(seconds, Real) or isinstance(seconds, bool) or not 0 < float(seconds) < float("inf"):
         raise ConfigError(f"fit: time_limit={seconds!r}: expected seconds, a number above 0")
-    return None if seconds is None else seconds / 60
+    return float(seconds) / 60
 
 
 def _data_beside(folder: Path, tables: Mapping[str, Any], **options: Any) -> datasets.Dataset:

@@ -151,6 +151,31 @@ def test_markers_of_missing_numbers_are_told(tmp_path: Path) -> None:
     assert table.n_bad_cells == 2 and table.columns["x"].null_count == 2
 
 
+@pytest.mark.parametrize("marker", ["TBD", "#DIV/0!", "n.d.", "(12.5)"])
+def test_numbers_among_other_cells_are_told(tmp_path: Path, marker: str) -> None:
+    cells = [marker if i % 10 == 0 else str(i * 1.5) for i in range(200)]
+    path = toy_data.write_table(tmp_path / "rows.csv", {"x": cells, "label": ["a", "b"] * 100})
+    proposal = infer({"rows": path}, name="toys")
+    assert any("not as numeric" in note and repr(marker) in note for note in proposal.notes)
+
+
+def test_a_label_that_is_a_quantity_is_told(tmp_path: Path) -> None:
+    path = toy_data.write_table(
+        tmp_path / "rows.csv", {"x": ["u", "v"] * 100, "price": [f"{i % 50}.5" for i in range(200)]}
+    )
+    notes = infer({"rows": path}, name="toys", label="price").notes
+    assert any("price has 50 different numbers" in note for note in notes)
+    few = toy_data.write_table(tmp_path / "few.csv", {"x": ["u", "v"] * 100, "stars": [str(i % 5) for i in range(200)]})
+    assert not any("different numbers" in note for note in infer({"rows": few}, name="toys", label="stars").notes)
+
+
+def test_columns_that_the_sides_name_apart_are_told(tmp_path: Path) -> None:
+    left = toy_data.write_table(tmp_path / "left.csv", {"id": list("abc"), "price": [1, 2, 3]})
+    right = toy_data.write_table(tmp_path / "right.csv", {"id": list("xyz"), "cost": [1, 2, 3]})
+    notes = infer({"left": left, "right": right}, name="toys").notes
+    assert any("only left has price, only right cost" in note for note in notes)
+
+
 def test_pictures_are_those_that_exist(tmp_path: Path) -> None:
     for i in range(30):
         toy_data.draw_picture(tmp_path / "pictures" / f"{i}.png", i)

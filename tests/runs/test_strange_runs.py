@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import mmtab
 from mmtab.cli.main import run as command
 from mmtab.config import parts
 from mmtab.config.types import LocalSettings, ReproduceConfig
-from mmtab.reports.results import collect
-from mmtab.reports.run_page import write_report
+from mmtab.features.backbones.pretrained import image_network
+from mmtab.reports.results import collect, markdown
+from mmtab.reports.run_page import read_ablation, write_report
 from mmtab.runs import manifest
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.folder import open_config, read_facts, read_run_file
@@ -224,6 +226,38 @@ def test_a_ladder_moves_its_own_steps_alone(kway_run: Run, tmp_path: Path, confi
     assert (elsewhere / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["hf-hub:stranger/net", "local-dir:/etc", "stranger/net", "hf_hub:a@/etc/passwd"])
+def test_no_network_is_asked_for_what_a_run_names(strange: Callable[..., Path], name: str) -> None:
+    with pytest.raises(MmtabError, match=r"image\.backbone=.*: expected a timm name"):
+        open_run(strange(at("image", "backbone", value=name)))
+
+
+def test_weights_that_a_file_names_are_plain_tensors(tmp_path: Path) -> None:
+    class Touch:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "MARKER",)
+
+    torch.save({"state_dict": {"x": torch.zeros(1)}, "touch": Touch()}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=r"image\.backbone"):
+        image_network(f"resnet10t@{tmp_path / 'w.pth'}")
+    assert not (tmp_path / "MARKER").exists()
+
+
+def test_names_of_a_run_are_no_code_of_a_terminal(strange: Callable[..., Path]) -> None:
+    folder = strange(at("name", value="x\x1b]0;owned\x07<b>"), "schema.yaml")
+    text = markdown(collect([folder], "test"))
+    assert "\x1b" not in text and "\x07" not in text and "\\<b" in text
+
+
+def test_an_ablation_that_does_not_fit_is_named(strange: Callable[..., Path]) -> None:
+    folder = strange(lambda content: None)
+    (folder / "report").mkdir(exist_ok=True)
+    columns = {"size": {"modality": "sound"}}
+    (folder / "report" / "ablation.json").write_text(json.dumps({"columns": columns, "modalities": {}}))
+    with pytest.raises(RunError, match=r"ablation\.json"):
+        read_ablation(folder)
+
+
 # --- what it says is looked at ---------------------------------------------------------------------------------------
 
 MISFITS: list[tuple[str, tuple[Any, ...], Any, str]] = [
@@ -249,7 +283,7 @@ MISFITS: list[tuple[str, tuple[Any, ...], Any, str]] = [
         "n_hash_: expected a whole number from 0",
     ),
     ("fitted.json", ("preprocessor", "coders_", "colour", "n_hash_"), 10**7, "larger than its weights"),
-    ("fitted.json", ("preprocessor", "labels_", "classes_"), ["b", "a"], "classes_: expected sorted texts"),
+    ("fitted.json", ("preprocessor", "labels_", "classes_"), ["a", "a"], "classes_: expected texts that differ"),
     ("fitted.json", ("preprocessor", "labels_"), None, "labels_|does not fit"),
     ("fitted.json", ("preprocessor",), None, "preprocessor: expected a mapping"),
     ("fitted.json", ("lexicon", "buckets_"), [[1]], "lexicon"),

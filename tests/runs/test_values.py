@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -96,6 +97,14 @@ def test_classes_keep_their_order(tmp_path: Path) -> None:
     kind = pd.Categorical([levels[i % 3] for i in range(N)], [*levels, "never"], ordered=True)
     run = fitted(tmp_path, frame(kind=kind))
     assert list(run.predict_proba(frame()).columns) == levels
+    right = run.predict(frame()) == np.asarray(kind)
+    copy = tmp_path / "copy"
+    shutil.copytree(run.folder, copy, ignore=shutil.ignore_patterns("manifest.json"))
+    assert (mmtab.load_run(copy).predict(frame()) == np.asarray(kind)).tolist() == right.tolist()
+    text = (copy / "fitted.json").read_text()
+    (copy / "fitted.json").write_text(text.replace('"low", "middle"', '"middle", "low"'))
+    with pytest.raises(RunError, match="classes_: expected sorted texts, or the order of the schema"):
+        mmtab.load_run(copy).predict(frame())
 
 
 def test_a_run_that_recorded_no_types_opens_and_gives_text(tmp_path: Path) -> None:

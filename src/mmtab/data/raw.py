@@ -274,6 +274,9 @@ def as_table(source: Any, dataset: str, table: str, wanted: Wanted = lambda colu
     names = [str(key) for key in keys]
     files.check_names(names, table, dataset)
     keys = [key for key, name in zip(keys, names, strict=True) if wanted(name)]
+    if not keys:
+        problem = "the table has none of the columns that are read"
+        raise DataError(dataset, problem, table=table, found=f"columns {names}", fix="name its columns as train did")
     names = [str(key) for key in keys]
     if isinstance(rows, list):
         return from_columns(names, [[row.get(key) for row in rows] for key in keys], dataset, table)

@@ -124,10 +124,21 @@ def places_in(values: pa.Array, vocabulary: pa.Array | Sequence[str]) -> pa.Arra
         return places
     meanings, kind = _typewritten(meaning(known)), _kind_of(known)
     wanted = _typewritten(meaning(others) if kind is None else respelt(others, kind))
+    if width := _width_of_codes(known):  # pandas reads 007 of a csv as 7
+        digits = pc.match_substring_regex(wanted, r"^\d+$")
+        wanted = pc.if_else(digits, pc.utf8_lpad(wanted, width, padding="0"), wanted)
     if kind is not None:
         meanings = respelt(meanings, kind)
     again = pc.index_in(wanted, value_set=meanings, skip_nulls=True)
     return pc.coalesce(places, again.take(pc.index_in(values, value_set=others, skip_nulls=True)))
+
+
+def _width_of_codes(known: pa.Array) -> int:
+    """The digits that all of the text has, some with zeros before; 0 for what is no code of one width."""
+    widths = pc.utf8_length(known).unique()
+    if len(widths) != 1 or not pc.all(pc.match_substring_regex(known, r"^\d+$")).as_py():
+        return 0
+    return widths[0].as_py() if pc.any(pc.starts_with(known, "0")).as_py() and widths[0].as_py() > 1 else 0
 
 
 def _typewritten(text: pa.Array) -> pa.Array:

@@ -125,6 +125,12 @@ class CategoryCoder:
         return ids
 
 
+def in_order(classes: Iterable[str], order: Sequence[str]) -> list[str]:
+    """Classes in their order, then, sorted, those that have none."""
+    found = set(classes)
+    return [*(name for name in order if name in found), *sorted(found - set(order))]
+
+
 @dataclass(frozen=True)
 class LabelCoder:
     """Class names to 0 … k-1, in their order where they have one, else sorted by name."""
@@ -145,7 +151,7 @@ class LabelCoder:
                 found=sorted(found),
                 fix="check the split, or choose another label",
             )
-        return LabelCoder([*(name for name in order if name in found), *sorted(found - set(order))])
+        return LabelCoder(in_order(found, order))
 
     def transform(self, table: Table, column: str) -> np.ndarray:
         """[n] int64; -1 where the table has no labels. Raises DataError for a label that train never had."""
@@ -279,6 +285,9 @@ class Fitted:
         scalers = tuple(QuantileScaler(quantiles) for quantiles in raw["comparison_scalers"])
         lexicon = Lexicon(**raw["lexicon"]) if raw.get("lexicon") else None
         unseen = None if raw.get("unseen") is None else tuple(raw["unseen"])
+        labels = raw["preprocessor"]["labels_"]
+        if labels and labels["classes_"] != in_order(labels["classes_"], schema.classes):
+            raise ValueError("preprocessor.labels_.classes_: expected sorted texts, or the order of the schema")
         one_to_one = tuple(raw.get("one_to_one", ()))
         if scalers and (similarity is None or len(scalers) != similarity.n_features):
             raise ValueError("comparison_scalers: expected one for each similarity feature")

@@ -26,6 +26,7 @@ from mmtab.prepare.rules import ID, IGNORE, KEY_NAMES, LABEL, TRUTHS, Guess, gue
 from mmtab.utils.errors import DataError
 
 ID_NAMES = KEY_NAMES | {"sku", "asin", "ean", "isbn", "gtin", "upc"}
+MANY_NUMBERS = 20  # different ones of a label, from which on it is rather a quantity
 LABEL_NAMES = ["label", "target", "class", "y", "category", "genre", "type", "kind", "group", "outcome", "species"]
 Fail = Callable[..., DataError]
 
@@ -85,6 +86,8 @@ def infer(
         return all(column in by_table[stem] for stem in rows) and all(tables_unique)
 
     notes: list[str] = []
+    if {"left", "right"} <= set(by_table):
+        notes += _named_apart(by_table["left"], by_table["right"])
     said = id is not None
     if kind is TaskKind.MATCHING and (id := id or _id_of_pairs(tables, facts, name)):
         for path in rows.values():  # an id that repeats is an error, not a reason to take another column
@@ -95,6 +98,7 @@ def infer(
     guesses[key.name] = key
     if kind is TaskKind.KWAY:
         target = _find_label(facts, guesses, label, set(types), fail)
+        notes += _quantity(facts[target.name], guesses.get(target.name))
         guesses[target.name] = target
         if target.confidence < 0.8:
             notes.append(f"the label is a guess: {target.name!r}. Say label=COLUMN if it is another")
@@ -141,6 +145,23 @@ def _agreed(guess: Guess, by_table: dict[str, dict[str, Facts]]) -> Guess:
     if len(sides) < len(by_table):
         return replace(guess, why=f"{guess.why}; only in {', '.join(sides)}")
     return guess
+
+
+def _named_apart(left: dict[str, Facts], right: dict[str, Facts]) -> Iterator[str]:
+    only_left, only_right = (sorted(set(a) - set(b)) for a, b in ((left, right), (right, left)))
+    if only_left and only_right:
+        yield (
+            f"only left has {', '.join(only_left)}, only right {', '.join(only_right)}; columns that mean the same "
+            "should have one name"
+        )
+
+
+def _quantity(facts: Facts, guess: Guess | None) -> Iterator[str]:
+    if guess is not None and guess.role == ColumnType.NUMERIC and facts.n_distinct > MANY_NUMBERS:
+        yield (
+            f"the label {facts.name} has {facts.n_distinct:,} different numbers, each of which is a class of its own; "
+            "if it is a quantity, cut it into ranges"
+        )
 
 
 def _formats(

@@ -181,6 +181,8 @@ class Evidence:
         if tally["marker"] and self.share("number", "marker") == 1 and tally["number"]:
             cells = f"{tally['marker']:,} cells such as {self.odd!r}"
             return f"; {tally['number']:,} are numbers, but {cells} would have to be emptied"
+        if self.share("number") > 0.5 and self.odd and self.share("date") <= 0.8:
+            return f"; {tally['number']:,} are numbers, but cells such as {self.odd!r} are not"
         if self.share("date") > 0.8 and self.dates < 1:
             odd = f"cells such as {self.odd!r} are not" if self.odd else "no one order of day and month fits all"
             return f"; {tally['moment']:,} are dates, but {odd}"

@@ -15,7 +15,7 @@ from mmtab.runs.folder import CONFIG, METRICS, read_facts, read_run_file, read_s
 from mmtab.runs.manifest import verified
 from mmtab.runs.predictions import predictions_path
 from mmtab.utils.errors import RunError
-from mmtab.utils.text import markdown_table
+from mmtab.utils.text import markdown_table, markdown_text
 
 CEILING = "ceiling of its modalities"
 
@@ -38,8 +38,8 @@ class Row:
     def cells(self, references: Mapping[str, float], names: list[str]) -> list[str]:
         """A line of the table; ``names``: columns for ``references``, the figures of others."""
         return [
-            f"{self.dataset} {self.dropped}".strip(),
-            self.metric,
+            markdown_text(f"{self.dataset} {self.dropped}"),
+            markdown_text(self.metric),
             f"**{mean(self.scores):.3f}**" + (f" ± {stdev(self.scores):.3f}" if len(self.scores) > 1 else ""),
             *(f"{references[name]:.3f}" if name in references else "" for name in names),
             str(len(self.scores)),

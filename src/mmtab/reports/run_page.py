@@ -21,7 +21,7 @@ from mmtab.reports.findings import findings
 from mmtab.reports.html import TEMPLATES, data_uri, render
 from mmtab.reports.rows import Cell, cells_of
 from mmtab.reports.slices import Source, slices
-from mmtab.runs.folder import METRICS, PROVENANCE, learning_curves, open_config, read_facts, read_run_file
+from mmtab.runs.folder import METRICS, PROVENANCE, learning_curves, open_config, read_facts, read_run_file, reading
 from mmtab.runs.inputs import cache_of
 from mmtab.runs.manifest import recording
 from mmtab.runs.predictions import ScoredPredictions, read_scored, scored_splits
@@ -145,7 +145,11 @@ def read_ablation(folder: Path) -> dict[str, Any] | None:
     path = folder / ABLATION
     if not path.is_file() or path.stat().st_mtime < (folder / PROVENANCE).stat().st_mtime:
         return None
-    return read_run_file(folder, ABLATION)
+    value = read_run_file(folder, ABLATION)
+    with reading(path):
+        for column in value["columns"].values():
+            _ = value["modalities"][column["modality"]]["alone"]
+    return value
 
 
 def _pictures(

@@ -159,7 +159,7 @@ RULES: dict[str, Rule] = {
     SCHEMA: record(
         {"task": text, "metric": text},
         {"columns": mapping(text), "ceilings": mapping(number(0, 1)), "storage": mapping(text)}
-        | {"formats": mapping(text), "absent": mapping(texts())},
+        | {"formats": mapping(text), "absent": mapping(texts()), "classes": texts(once=True)},
     ),
     FITTED: record(
         {
@@ -167,7 +167,7 @@ RULES: dict[str, Rule] = {
                 {
                     "scalers_": mapping(SCALER),
                     "coders_": mapping(CODER),
-                    "labels_": maybe(record({"classes_": texts(least=2, ascending=True)})),
+                    "labels_": maybe(record({"classes_": texts(least=2, once=True)})),
                 }
             ),
             "comparison": maybe(record({"columns": texts(once=True), "idf_": mapping(amounts(0, 1e3))})),

