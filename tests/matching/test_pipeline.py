@@ -191,6 +191,7 @@ def test_a_killed_run_goes_on_where_it_stopped(trained: Path, tmp_path: Path, mo
     np.testing.assert_allclose(again.probability, whole.probability, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_left_and_right_may_change_places(trained: Path, two_tables: Path, tmp_path: Path) -> None:
     sides = {side: str(two_tables / f"{side}.parquet") for side in ("left", "right")}
     wide: dict[str, Any] = {"k": 50, "explain": False}

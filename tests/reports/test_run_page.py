@@ -67,6 +67,7 @@ def trained(data: Path, folder: Path, base: str = "linear") -> mmtab.Run:
     return mmtab.fit(data, recipe="frozen", output=folder, base=base, trainer=settings, image=image, d_model=64)
 
 
+@pytest.mark.slow
 def test_modalities_are_ranked_as_the_generator_knows(catalogue: Path, tmp_path: Path) -> None:
     trained_run = trained(catalogue, tmp_path / "run")
     ablation = ablate(open_run(trained_run.folder), catalogue)
@@ -82,6 +83,7 @@ def test_modalities_are_ranked_as_the_generator_knows(catalogue: Path, tmp_path:
     )
 
 
+@pytest.mark.slow
 def test_a_modality_scrambled_in_training_is_named_as_not_used(catalogue: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(catalogue, data)

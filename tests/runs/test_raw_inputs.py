@@ -115,7 +115,7 @@ def test_an_id_of_pairs_that_repeats_is_called_so(tmp_path: Path) -> None:
         ({"token_dropout": 1}, "token_dropout=1.0: expected at least 0, and below 1"),
         ({"text": {"max_length": 0}}, "text.max_length=0: expected at least 1"),
         ({"numeric": {"n_bins": 0}}, "numeric.n_bins=0: expected at least 1"),
-        ({"numeric": {"_target_": 5}}, "numeric: cannot find 5"),
+        ({"numeric": {"_target_": 5}}, "numeric._target_=5: expected the name of a class"),
         ({"fusion": {"n_heads": 0}}, "fusion.n_heads=0: expected at least 1"),
         ({"fusion": {"dropout": 2}}, "fusion.dropout=2: expected at least 0, and below 1"),
         ({"task": "x"}, "task='x': expected kway or matching"),
