@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import pickle
+import re
+import zipfile
 from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
@@ -137,6 +139,32 @@ def test_sheets_and_mixed_cells_of_excel(tmp_path: Path) -> None:
             cells.to_excel(book, sheet_name=sheet)
     with pytest.raises(DataError, match=r"expected one sheet with cells; found \['one', 'two'\]"):
         raw.standard_file(tmp_path / "b.xlsx", tmp_path, "toys")
+
+
+def test_workbooks_that_are_damaged_or_say_that_they_are_huge(tmp_path: Path) -> None:
+    FRAME.to_excel(tmp_path / "good.xlsx", index=False)
+    with zipfile.ZipFile(tmp_path / "good.xlsx") as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+
+    def save(name: str, part: str, content: bytes) -> Path:
+        with zipfile.ZipFile(tmp_path / name, "w") as book:
+            for other, old in parts.items():
+                book.writestr(other, content if other == part else old)
+        return tmp_path / name
+
+    wide = re.sub(rb'<dimension ref="[^"]*"', b'<dimension ref="A1:XFD1048576"', parts[sheet])
+    assert rows_of(save("wide.xlsx", sheet, wide), tmp_path) == rows_of(tmp_path / "good.xlsx", tmp_path)
+    for part, content in ((sheet, parts[sheet][:200]), ("xl/styles.xml", b"<no"), ("xl/workbook.xml", b"")):
+        with pytest.raises(DataError, match="is not a readable xlsx file"):
+            rows_of(save("bad.xlsx", part, content), tmp_path)
+
+
+def test_a_key_a_line_is_too_many_columns(tmp_path: Path) -> None:
+    lines = "\n".join(f'{{"key{i}": 1}}' for i in range(10_001))
+    (tmp_path / "wide.jsonl").write_text(lines)
+    with pytest.raises(DataError, match="too many columns"):
+        rows_of(tmp_path / "wide.jsonl", tmp_path)
 
 
 def test_folders_of_pictures_are_a_dataset_with_their_classes(tmp_path: Path) -> None:

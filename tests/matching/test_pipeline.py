@@ -298,12 +298,21 @@ def test_elsewhere_without_the_dataset_k_is_its_greatest(
         ({"recall": 0}, "recall=0: expected above 0"),
         ({"records": "a.csv", "left": "b.csv"}, "records stands beside left"),
         ({"left": "b.csv"}, "left and right go together"),
+        ({"output": "{run}/fitted.csv"}, "lies in the run folder"),
         ({"records": "a.csv", "clustering": "unique"}, "clustering=unique is for two tables"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str, trained: Path, tmp_path: Path) -> None:
+    changes = {name: v.format(run=trained) if isinstance(v, str) else v for name, v in changes.items()}
     with pytest.raises(ConfigError, match=message):
         pipeline.match(MatchConfig(**{"run": str(trained), "output": str(tmp_path / "m.csv"), **changes}))
+
+
+def test_what_is_read_is_not_overwritten(trained: Path, two_tables: Path) -> None:
+    before = (two_tables / "left.parquet").read_bytes()
+    with pytest.raises(RunError, match="would overwrite"):
+        pipeline.match(settings(trained, two_tables / "left.parquet", k=1, explain=False))
+    assert (two_tables / "left.parquet").read_bytes() == before
 
 
 def test_a_run_that_classifies_rows_does_not_match(train: Callable[..., Path], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from toy_data import write_kway
 
 import mmtab
 from mmtab.cli.main import run as command
@@ -224,6 +225,19 @@ def test_a_ladder_moves_its_own_steps_alone(kway_run: Run, tmp_path: Path, confi
     with pytest.raises(RunError, match=r"ladder\.json, chosen: expected one of frozen, tuned"):
         train(configure(kway_run[0], "ladder=[frozen,tuned]"), folder)
     assert (elsewhere / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("link", ["steps", "steps/frozen"])
+def test_a_ladder_moves_nothing_through_a_link(tmp_path: Path, configure: Any, link: str) -> None:
+    (elsewhere := tmp_path / "elsewhere" / "frozen").mkdir(parents=True)
+    (elsewhere / "keep.txt").write_text("keep")
+    path = tmp_path / "run" / link
+    path.parent.mkdir(parents=True)
+    path.symlink_to(elsewhere.parent if link == "steps" else elsewhere)
+    config = configure(write_kway(tmp_path / "data"), "recipe=auto", "trainer.max_epochs=1")
+    with pytest.raises(RunError, match="is a link, and what it leads to would be moved"):
+        train(config, tmp_path / "run")
+    assert (elsewhere / "keep.txt").read_text() == "keep"
 
 
 @pytest.mark.parametrize("name", ["hf-hub:stranger/net", "local-dir:/etc", "stranger/net", "hf_hub:a@/etc/passwd"])

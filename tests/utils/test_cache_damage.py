@@ -184,3 +184,18 @@ def test_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Path, "rename", renamed)
     entry = Store(tmp_path).folder("kind", {}, build)
     assert entry.parent.stat().st_ino in synced
+
+
+def test_only_what_the_manifest_lists_is_read(tmp_path: Path, another_process: Callable[[], None]) -> None:
+    store = Store(tmp_path / "cache")
+    store.arrays("numbers", {"a": 1}, build)
+    (entry,) = [path for path in (tmp_path / "cache" / "numbers").iterdir() if path.is_dir()]
+    (entry / "._x.npy").write_bytes(b"of a file system of others")
+    os.mkfifo(entry / "aaa.npy")
+    another_process()
+    assert set(store.arrays("numbers", {"a": 1}, build)) == {"x", "y"}
+    (entry / MANIFEST).unlink()
+    os.mkfifo(entry / MANIFEST)
+    another_process()
+    with pytest.warns(UserWarning, match="is no file"):
+        assert set(store.arrays("numbers", {"a": 1}, build)) == {"x", "y"}

@@ -17,6 +17,7 @@ from mmtab.benchmark.types import Board, Failure
 from mmtab.config.types import BenchmarkConfig
 from mmtab.reports.results import refresh
 from mmtab.utils.locks import is_held
+from mmtab.utils.paths import check_inside
 from mmtab.utils.pool import Pool, Task
 
 
@@ -74,6 +75,7 @@ class Work:
         return None
 
     def _task(self, folder: Path) -> Task:
+        check_inside(Path(self.config.output), folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.jobs[folder].write(folder)
         command = [sys.executable, "-m", "mmtab.benchmark.job", str(folder)]

@@ -240,9 +240,12 @@ def _excel(path: Path, dataset: str) -> pa.Table:
     openpyxl, stem = require("openpyxl", extra="excel"), stem_of(path)
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
+        for sheet in book.worksheets:
+            sheet.reset_dimensions()  # a file may say of a cell that it is a million rows of 16,384
+        most = files.MOST_COLUMNS + 1
+        sheets = {sheet.title: [row[:most] for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets}
         book.close()
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, TypeError, SyntaxError, OSError) as error:
         problem, fix = f"{path.name} is not a readable xlsx file ({error})", "save it again, or as .csv"
         raise DataError(dataset, problem, table=stem, fix=fix) from error
     filled = {title: rows for title, rows in sheets.items() if any(c is not None for row in rows for c in row)}
@@ -304,6 +307,7 @@ def _keys(rows: Any) -> Iterable[Any]:
 def from_dicts(rows: list[dict[str, Any]], dataset: str, table: str, mixed: bool = False) -> pa.Table:
     """Rows as dicts; a key that a row lacks is a missing cell."""
     names = list(dict.fromkeys(str(name) for row in rows for name in row))
+    files.check_names(names, table, dataset)  # before rows x names cells are made
     rows = [{str(name): cell for name, cell in row.items()} for row in rows]
     return from_columns(names, [[row.get(name) for row in rows] for name in names], dataset, table, mixed)
 

@@ -43,7 +43,8 @@ def block(context: Context, encoded: EncodedRecords) -> tuple[Neighbourhood, np.
         query_rows, other_rows = sorted((rows[:n_left], rows[n_left:]), key=len)
         searcher, left_asks = Searcher(sides[query_rows], sides[other_rows]), int(query_rows[0]) == 0
     if context.config.k is not None:
-        size = Neighbourhood(context.config.k, context.config.k, None)
+        k = min(context.config.k, len(sides))
+        size = Neighbourhood(k, k, None)
     else:
         size = _choose_on_valid(context, searcher, left_asks)
 

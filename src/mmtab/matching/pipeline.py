@@ -45,14 +45,18 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
     """
     started, output = time.perf_counter(), Path(config.output)
     _check(config, output)
-    for made in (output, clusters_path(output), output.with_suffix(".json"), output.with_suffix(".html")):
-        check_output(
-            made, [Path(table) for table in (config.left, config.right, config.records, config.truth) if table]
-        )
+    made = (output, clusters_path(output), output.with_suffix(".json"), output.with_suffix(".html"))
+    given = [Path(table) for table in (config.left, config.right, config.records, config.truth) if table]
+    for path in made:
+        check_output(path, given)
+    if output.resolve().is_relative_to(Path(config.run).expanduser().resolve()):
+        raise ConfigError(f"output={output} lies in the run folder, which is read. Fix: name another folder")
     session = open_run(Path(config.run), Hardware(config.accelerator), config)
     if session.schema.task is not TaskKind.MATCHING:
         raise RunError(f"{config.run} was trained to classify rows; matching wants a run on a matching dataset")
     records, paths = _read(config, session)
+    for path in made:
+        check_output(path, paths)
     store = Store(output.with_name(output.name + ".parts"))
     try:
         store.claim()  # it is removed in the end: not what lay there before

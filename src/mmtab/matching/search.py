@@ -135,6 +135,8 @@ class Searcher:
         n_useful_before = np.concatenate([[0], useful.cumsum()])
         indices = self._columns[words.indices[useful]]
         shape = (words.shape[0], len(self._idf))
+        if not shape[1]:
+            return sp.csr_matrix(shape, dtype=self._idf.dtype)
         return normalize(sp.csr_matrix((self._idf[indices], indices, n_useful_before[words.indptr]), shape=shape))
 
 

@@ -35,16 +35,19 @@ def climb(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path], di
     """
     if config.trainer.devices != 1 or config.trainer.n_nodes > 1:
         raise ConfigError("recipe=auto trains on one device; choose recipe=frozen or recipe=tuned for several")
+    steps = folder / STEPS
+    for path in [steps, *(steps.iterdir() if steps.is_dir() else ())]:
+        if path.is_symlink():
+            raise RunError(f"{path} is a link, and what it leads to would be moved. Fix: remove it")
     if config.resume == "never":
         (folder / CHOSEN).unlink(missing_ok=True)
-        shutil.rmtree(folder / STEPS, ignore_errors=True)
-    if not (folder / CHOSEN).exists():
-        scores = _train_all(config, folder / STEPS, train)
+        shutil.rmtree(steps, ignore_errors=True)
+    if not (folder / CHOSEN).exists() or not (steps / _read_choice(config, folder)["chosen"]).is_dir():
+        scores = _train_all(config, steps, train)
         name, sign = _chosen_by(config)
         best = max(scores, key=lambda recipe: sign * scores[recipe][name])
         write_json(folder / CHOSEN, {"chosen": best, "chosen_by": name, "valid": scores})
     said = _read_choice(config, folder)
-    steps = folder / STEPS
     _move(steps / said["chosen"], folder)
     shutil.rmtree(steps, ignore_errors=True)
     shown = ", ".join(f"{recipe} {values[said['chosen_by']]:.4f}" for recipe, values in said["valid"].items())

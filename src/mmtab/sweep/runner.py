@@ -30,6 +30,7 @@ from mmtab.sweep.study import HEARTBEAT, Result, Study, objective, read_result, 
 from mmtab.sweep.summary import summarise, write_summary
 from mmtab.utils.errors import MmtabError, RunError
 from mmtab.utils.locks import lock
+from mmtab.utils.paths import check_inside
 from mmtab.utils.pool import PAUSE, Pool, Task
 
 TRAIN = [sys.executable, "-m", "mmtab.cli", "train"]
@@ -149,6 +150,8 @@ class Runner:
             trial_lock.release()
             return False
         params, folder = self.study.draw(number, trial_id)
+        for place in [folder, *(folder / run.name for run in self.plan.runs)]:
+            check_inside(self.plan.output, place)
         results = results_of(self.study.storage.get_trial(trial_id))
         trial = self.trials[number] = Trial(number, trial_id, trial_lock, params, folder, results)
         for run in self.plan.runs:

@@ -121,7 +121,8 @@ class Store:
         for attempt in range(TRIES):
             entry = self.folder(kind, key, build)
             try:
-                files = sorted(path for path in entry.iterdir() if path.suffix == ".npy")
+                listed = manifest.names(entry)
+                files = sorted(path for path in entry.iterdir() if path.suffix == ".npy" and path.name in listed)
                 return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in files}
             except FileNotFoundError:  # another process made room just now
                 if attempt == TRIES - 1:
@@ -321,6 +322,8 @@ def _was_cache(path: Path) -> bool:
 def _damage(entry: Path) -> str | None:
     """What is wrong with the bytes of an entry; None for a whole one, and for one that is not there any more."""
     place = entry.resolve()
+    if (entry / manifest.MANIFEST).exists() and not (entry / manifest.MANIFEST).is_file():
+        return f"{manifest.MANIFEST} is no file"
     if not (entry / manifest.MANIFEST).exists() and entry.is_dir():
         if not _is_entry(entry):
             raise ConfigError(f"{entry} was not made by mmtab, or only in part. Fix: remove it")

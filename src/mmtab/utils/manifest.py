@@ -58,6 +58,14 @@ def damage(folder: Path, digests: bool = True) -> str | None:
         return f"{MANIFEST} cannot be read"
 
 
+def names(folder: Path) -> set[str]:
+    """Of the files that the manifest lists; without a manifest those that are there."""
+    try:
+        return set(json.loads((folder / MANIFEST).read_bytes())["files"])
+    except FileNotFoundError:
+        return {path.name for path in folder.iterdir()}
+
+
 def sealed(value: dict[str, Any]) -> dict[str, Any]:
     """What ``read_sealed`` can check: the value with a digest of itself."""
     return value | {DIGEST: _digest_of(value)}

@@ -22,6 +22,12 @@ def leads_out(root: Path, path: Path) -> bool:
     return not within(os.path.realpath(root), os.path.realpath(path))
 
 
+def check_inside(root: Path, path: Path) -> None:
+    """Raise RunError for a folder of runs, to be written, that lies outside ``root``, be it by a link."""
+    if leads_out(root, path):
+        raise RunError(f"{path} leads to {os.path.realpath(path)}, which is outside {root}. Fix: remove it")
+
+
 def check_run_links(folder: Path) -> None:
     """Raise RunError for a file or folder that a run writes or reads and that is a link out of its folder. What else
     lies there, such as an environment or what a program of others wrote, is not looked at."""
