@@ -63,6 +63,7 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
     except ConfigError as error:
         raise ConfigError(f"{store.root} cannot hold what is half done. Fix: another output") from error
     context = Context(session, records, store, config, _fingerprint(config, paths), progress)
+    methods = _methods(context)  # which may refuse, before anything is computed
     seconds = _Stopwatch()
     thresholds, n = session.task.thresholds, len(records.table)  # type: ignore[attr-defined]
     if n and records.n_left not in (0, n):
@@ -78,7 +79,6 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
         encoded, neighbourhood = EncodedRecords([], config.shard), Neighbourhood(0, 0, None)
         left = right = np.zeros(0, np.int64)
         probability = np.zeros((0, len(thresholds)))
-    methods = _methods(context)
     by_relation = zip(methods, probability.T, thresholds, strict=True)
     clusters = np.stack([clustered(method, records, left, right, p, float(t)) for method, p, t in by_relation])
     seconds.lap("cluster")

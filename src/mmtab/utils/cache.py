@@ -81,9 +81,8 @@ class Store:
     def check(self) -> None:
         """Raise ConfigError for a folder that holds other things than a cache. One of before there were tags passes."""
         strange = [] if self._is_tagged() else [path.name for path in _within(self.root) if not _was_cache(path)]
-        for _ in range(TRIES):  # another process may be writing the tag just now
-            if strange and all(TAG in name for name in strange) and not self._is_tagged():
-                time.sleep(0.05)
+        if strange and all(TAG in name for name in strange):  # another process may be writing the tag just now
+            time.sleep(0.15)
         if strange and not self._is_tagged():
             more = ", …" if len(strange) > 3 else ""
             raise ConfigError(
