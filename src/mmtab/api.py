@@ -309,7 +309,7 @@ def fit(
         config = compose_run("fit", place, settings)
         if image_root is not None:
             config = replace(config, dataset=replace(config.dataset, image_root=str(_root(None, image_root))))
-        data_root, cache = (str(Path(path).expanduser().absolute()) for path in (config.data_root, config.cache))
+        data_root, cache = _absolute(config.data_root), _absolute(config.cache)
         config = replace(config, output=str(folder), test=score_test, report=report, data_root=data_root, cache=cache)
         try:
             train_run(config, folder)
@@ -390,13 +390,16 @@ def load_run(
     if not isinstance(folder, str | PurePath):
         raise RunError(f"run {folder!r}: expected its folder")
     local = LocalSettings()
-    if data_root is not None:
-        local.data_root = str(data_root)
-    if cache is not None:
-        local.cache = str(cache)
+    local.data_root = _absolute(local.data_root if data_root is None else data_root)
+    local.cache = _absolute(local.cache if cache is None else cache)
     trust_modules(trust)
     read_facts(Path(folder).expanduser())
     return Run(Path(folder).expanduser(), local)
+
+
+def _absolute(path: Named) -> str:
+    """The same folder wherever the process moves to."""
+    return str(Path(path).expanduser().absolute())
 
 
 def _settings(overrides: Mapping[str, Any]) -> list[str]:
