@@ -16,18 +16,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmtab.data.digests import digest_of
-from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone
+from mmtab.features.backbones import Backbones
 from mmtab.features.batches import KWayBatch, LexicalBatch, TensorTable
 from mmtab.features.unseen import ON_VALID
+from mmtab.model.inputs import RowInputs
 from mmtab.utils.cache import Store
 from mmtab.utils.machine import usable_cores
 
-VECTOR_LENGTH = 3.0  # of all vectors of a row together, which stand beside ones and zeros of categories
-LIMIT = 6.0  # standard deviations
 PENALTIES = {"vectors": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), "ngrams": (0.3, 1.0, 3.0, 10.0)}  # C
 
 
-class LinearBase(nn.Module):
+class LinearBase(RowInputs):
     """Two multinomial logistic regressions: on the vectors of frozen networks, and on words and parts of words; each
     with numbers by rank and categories one-hot beside them. The logits are the mean of their log-probabilities.
 
@@ -44,10 +43,6 @@ class LinearBase(nn.Module):
     n_folds    parts of train, of which each is predicted by a fit to the others
     """
 
-    mean: Tensor
-    spread: Tensor
-    offset: Tensor
-
     def __init__(
         self,
         n_classes: int,
@@ -59,24 +54,10 @@ class LinearBase(nn.Module):
         n_ngrams: int,
         n_folds: int = 5,
     ) -> None:
-        super().__init__()
-        self.n_classes, self.n_folds, self.n_ids = n_classes, n_folds, list(n_ids)
-        self.n_texts = self.n_images = d_text = d_image = 0
-        self._networks: tuple[TextBackbone | None, ImageBackbone | None] = (None, None)  # a tuple: not its submodules
-        text, image = backbones.text, backbones.image
-        if n_texts and isinstance(text, TextBackbone) and (text.frozen or text.n_frozen_layers):
-            self.n_texts, self._networks, d_text = n_texts, (text, None), text.d_hidden
-        if n_images and isinstance(image, ImageBackbone) and image.frozen:
-            self.n_images, self._networks = n_images, (self._networks[0], image)
-            d_image = image.last_mean.stop - image.last_mean.start
-        d = self.n_texts * d_text + self.n_images * d_image
-        widths = [d_text] * self.n_texts + [d_image] * self.n_images
-        self._first_places = np.cumsum([0, *widths])[:-1].tolist()  # of each vector
-        self.register_buffer("mean", torch.zeros(d))
-        self.register_buffer("spread", torch.ones(d))
-        self.register_buffer("offset", torch.tensor([0, *self.n_ids]).cumsum(0)[:-1], persistent=False)
+        super().__init__(n_ids, n_texts, n_images, backbones)
+        self.n_classes, self.n_folds = n_classes, n_folds
         n_dense = self.n_texts + self.n_images + 2 * n_numeric
-        n_inputs = {"vectors": d, "ngrams": n_ngrams}
+        n_inputs = {"vectors": len(self.mean), "ngrams": n_ngrams}
         self.parts = nn.ModuleDict(
             {name: _Part(n, n_dense, sum(self.n_ids), n_classes) for name, n in n_inputs.items() if n}
         )
@@ -90,38 +71,6 @@ class LinearBase(nn.Module):
             first: dict[str, Any] = {"vectors": vectors, "ngrams": table.lexical}
             logits = [part(first[name], dense, ids) for name, part in self.parts.items()]
             return torch.stack([z.log_softmax(1) for z in logits]).mean(0)
-
-    def raw_vectors(self, table: TensorTable) -> Float[Tensor, "b d"]:
-        """Of text and pictures, NaN where there is none."""
-        text, image = self._networks
-        parts = [torch.zeros(table.n_rows, 0, device=self.mean.device)]
-        if text is not None and table.text is not None:
-            cells, present = text.frozen_cells(table.text, table.n_rows, self.n_texts)
-            parts.append(cells.float().masked_fill(~present[..., None], torch.nan).flatten(1))
-        if image is not None and table.image is not None:
-            features, present = image(table.image)[:, image.last_mean], table.image.index >= 0
-            pictures = features.new_zeros(*present.shape, features.shape[1])
-            pictures[present] = features[table.image.index[present]]
-            parts.append((pictures.sum(2) / present.sum(2)[..., None]).flatten(1))  # 0/0 is NaN
-        return torch.cat(parts, 1)
-
-    def inputs(
-        self, raw: Float[Tensor, "b d"], numeric: Float[Tensor, "b c"] | None
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b m"]]:
-        """Standardised vectors, of which a missing one is the mean; and, with them, what all parts read: which vectors
-        are missing, numbers by rank, and which of them are missing."""
-        scale = VECTOR_LENGTH / max(len(self.mean), 1) ** 0.5
-        vectors = ((raw - self.mean) / self.spread).clamp(-LIMIT, LIMIT).nan_to_num(0.0) * scale
-        dense = [raw[:, self._first_places].isnan().float()]
-        if numeric is not None:
-            dense += [numeric.nan_to_num(0.0), numeric.isnan().float()]
-        return vectors, torch.cat(dense, 1)
-
-    def ids(self, table: TensorTable) -> Tensor:
-        """[b, c] places of categories among those of all columns."""
-        if table.categorical is None:
-            return torch.zeros(table.n_rows, 0, dtype=torch.long, device=self.mean.device)
-        return table.categorical + self.offset
 
     # --- fitting -----------------------------------------------------------------------------------------------------
 
@@ -138,12 +87,9 @@ class LinearBase(nn.Module):
         """
         from sklearn.exceptions import ConvergenceWarning
 
-        network = self._networks[0] or self._networks[1]
-        self.to(self.mean.device if network is None else next(network.parameters()).device)
+        self.to_network()
         rows, valid_rows = self._read(train), self._read(valid)
-        self.mean.copy_(rows.raw.nanmean(0).nan_to_num(0.0))
-        spread = (rows.raw - self.mean).square().nanmean(0).sqrt().nan_to_num(0.0)
-        self.spread.copy_(torch.where(spread > 1e-6, spread, 1.0))
+        self.standardise(rows.raw)
         y, kept = rows.label, np.flatnonzero(unseen <= ON_VALID)
         groups = np.arange(len(y))
         if len(kept) < len(unseen):  # rows that share such a category are alike, and will not be at hand either
