@@ -17,8 +17,8 @@ def test_an_installed_library_is_returned() -> None:
 
 
 def test_a_missing_library_is_named_with_its_extra() -> None:
-    with pytest.raises(ConfigError, match=r'this needs no_such_library. Fix: pip install "mmtab\[benchmark\]"'):
-        require("no_such_library.figure", extra="benchmark")
+    with pytest.raises(ConfigError, match=r'this needs no_such_library. Fix: pip install "mmtab\[sweep\]"'):
+        require("no_such_library.figure", extra="sweep")
 
 
 def test_an_installed_library_that_lacks_another_one_says_so_itself(
@@ -27,4 +27,4 @@ def test_an_installed_library_that_lacks_another_one_says_so_itself(
     (tmp_path / "half_installed.py").write_text("import no_such_library")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     with pytest.raises(ModuleNotFoundError, match="no_such_library"):
-        require("half_installed", extra="benchmark")
+        require("half_installed", extra="sweep")

@@ -160,6 +160,10 @@ class PairHeadConfig:
     tower: dict[str, Any] | None = setting(None, "head that compares two row vectors; null: none")
     joint: dict[str, Any] | None = setting(None, "head that reads both rows' tokens together; null: none")
     compare: dict[str, Any] | None = setting(None, "encoder of similarity features; null: none")
+    base: dict[str, Any] | None = setting(
+        None,
+        "model of the similarity features, fitted first, whose logits are averaged with the others'; null: none",
+    )
     cross_text: bool = setting(False, "read both rows' text in one sequence too, by a text encoder of its own")
     cross: dict[str, Any] = setting({}, "where the settings of that encoder differ from text")
     n_tuned_text_layers: int | None = setting(0, "what text.n_tuned_layers=auto means for matching", at_least=0)

@@ -21,13 +21,14 @@ from mmtab.data.pictures import Progress, no_progress
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
-from mmtab.features.backbones.text import TextSpec
+from mmtab.features.backbones.text import LEAST_LENGTH, TextSpec
 from mmtab.features.batches import TextBatch
 from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.errors import ConfigError
 from mmtab.utils.npy import Appended
 
 CELLS_AT_ONCE = 1 << 14
+SAMPLED_ROWS, COVERED = 1_000, 0.95
 
 
 @dataclass(frozen=True)
@@ -233,10 +234,7 @@ def tokenize(
     budget = spec.max_length - 2 if budget is None else budget
     joint = spec.layout == "joint" if joint is None else joint
     special = _special_ids(spec)
-    rust = Tokenizer.from_str(spec.tokenizer.backend_tokenizer.to_str())
-    rust.no_padding()
-    rust.enable_truncation(spec.max_length, direction=spec.tokenizer.truncation_side)
-    prefixes = [spec.column_prefix.replace("{}", name.replace("_", " ").strip().lower()) for name in columns]
+    rust, prefixes = _tokenizer(spec), _prefixes(columns, spec)
     key = {
         "columns": [table.digests[name] for name in columns],
         "tokenizer": digest_of(rust.to_str()),
@@ -261,9 +259,37 @@ def tokenize(
     return Sequences(Ragged(arrays["ids"], arrays["offsets"]), len(columns), joint, special, budget, made_from)
 
 
+def fitting_length(table: Table | Stream, columns: list[str], spec: TextSpec) -> int:
+    """The tokens, special ones too, that COVERED of the sequences of some rows fit into; between LEAST_LENGTH
+    and the spec's ``max_length``."""
+    rust, prefixes = _tokenizer(spec), _prefixes(columns, spec)
+    step, first, lengths = max(1, len(table) // SAMPLED_ROWS), 0, []
+    for batch in table.batches():
+        rows = pa.array(np.arange(-first % step, len(batch), step))
+        first += len(batch)
+        cells = (batch.columns[name].take(rows) for name in columns)
+        lengths.append(np.stack([_tokens(rust, *cell)[0] for cell in zip(prefixes, cells, strict=True)], 1))
+    tokens = np.concatenate(lengths)
+    tokens = tokens.sum(1) if spec.layout == "joint" else tokens[tokens > 0]
+    needed = np.quantile(tokens, COVERED, method="higher") + 2 if len(tokens) else 0
+    return int(min(max(-(-needed // 16) * 16, LEAST_LENGTH), spec.max_length))
+
+
 def cross_sequences(table: Table | Stream, columns: list[str], spec: TextSpec, store: Store) -> Sequences:
     """Text of rows to be read in one sequence with another row's, which leaves each half of the room."""
     return tokenize(table, columns, spec, store, budget=(spec.max_length - 3) // 2, joint=True)
+
+
+def _tokenizer(spec: TextSpec) -> Tokenizer:
+    rust = Tokenizer.from_str(spec.tokenizer.backend_tokenizer.to_str())
+    rust.no_padding()
+    rust.enable_truncation(spec.max_length, direction=spec.tokenizer.truncation_side)
+    return rust
+
+
+def _prefixes(columns: list[str], spec: TextSpec) -> list[str]:
+    """What is written before the cells of each column."""
+    return [spec.column_prefix.replace("{}", name.replace("_", " ").strip().lower()) for name in columns]
 
 
 def _special_ids(spec: TextSpec) -> tuple[int, int, int]:

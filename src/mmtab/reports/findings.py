@@ -40,7 +40,7 @@ def findings(
     ablation: Mapping[str, Any] | None,
     base: Mapping[str, float] | None = None,
 ) -> Iterator[Finding]:
-    """The most important first. ``predictions``: one per relation. ``base``: metrics on valid of the linear base."""
+    """The most important first. ``predictions``: one per relation. ``base``: metrics on valid of the base."""
     schema = predictions[0].schema
     for relation in predictions:
         yield _learnt(relation, schema.ceiling if len(predictions) == 1 else None)
@@ -50,7 +50,7 @@ def findings(
         name, valid = schema.metric, metrics["valid"]
         scores = f"{name} {base[name]:.3f} and log-loss {base['log_loss']:.3f}"
         fused = f"{valid[name]:.3f} and {valid['log_loss']:.3f}"
-        yield Finding(PLAIN, f"On valid the linear base alone has {scores}; with fusion the model has {fused}.")
+        yield Finding(PLAIN, f"On valid the base alone has {scores}; with fusion the model has {fused}.")
     yield from _curves(curves, schema.metric, config)
     if ablation is not None:
         yield from _modalities(ablation)

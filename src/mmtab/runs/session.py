@@ -31,7 +31,6 @@ from mmtab.features.loader import KWayBatches, PairBatches, loader
 from mmtab.features.preprocess import Fitted
 from mmtab.features.text import cross_columns
 from mmtab.features.unseen import warn_of_unseen
-from mmtab.model.classifier import Classifier
 from mmtab.runs.folder import (
     CONFIG,
     FITTED,
@@ -53,7 +52,7 @@ from mmtab.training.mining import RowEncoder
 from mmtab.training.module import Module
 from mmtab.training.places import BEST
 from mmtab.training.predictions import Predictions, gather
-from mmtab.training.tasks import KWayTask, Task
+from mmtab.training.tasks import Task
 from mmtab.utils import distributed
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import RunError
@@ -189,15 +188,25 @@ class Session:
         return predictions, time.perf_counter() - start
 
     def base_metrics(self, batches: Batches) -> dict[str, float] | None:
-        """Of what the base of a k-way model says by itself, uncalibrated; None where the model has none."""
-        if not isinstance(self.model, Classifier) or self.model.base is None or not isinstance(batches, KWayBatches):
+        """Of what the model's base says by itself, uncalibrated, pairs by the threshold that suits it best; None where
+        the model has none."""
+        base: Any = getattr(self.model, "base", None)
+        if base is None:
             return None
-        assert isinstance(self.task, KWayTask)
-        known = batches.labels[batches.chosen] >= 0
+        labels, device = batches.labels, self.compute.device
         with self.evaluating():
-            device = self.compute.device
-            parts = [self.model.base(b.table.to(device)).softmax(1).cpu() for b in batches.in_order()]
-        return self.task.metrics(torch.cat(parts).numpy()[known], batches.labels[batches.chosen][known])
+            if isinstance(batches, KWayBatches):
+                labels = labels[batches.chosen]
+                logits = torch.cat([base(b.table.to(device)).float().cpu() for b in batches.in_order()])
+            else:
+                assert batches.similarity is not None
+                parts = torch.from_numpy(batches.similarity).split(self.config.trainer.eval_batch_size)
+                logits = torch.cat([base(part.to(device)).cpu() for part in parts])
+        task = build_task(self.config, self.schema, self.fitted)
+        known = (labels >= 0).reshape(len(labels), -1).all(1)
+        p, labels = task.probabilities(logits.numpy()[known].astype(float)), labels[known]
+        task.fit_threshold(Predictions(np.flatnonzero(known), labels, p))
+        return task.metrics(p, labels)
 
     def write_predictions(
         self,

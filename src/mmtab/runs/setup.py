@@ -25,9 +25,10 @@ from mmtab.features.loader import KWayBatches
 from mmtab.features.preprocess import Fitted
 from mmtab.features.unseen import ON_VALID, unseen_columns, unseen_shares
 from mmtab.model.classifier import Classifier
+from mmtab.model.matcher import Matcher
 from mmtab.runs.inputs import data_folder, labels_of, pair_ids, row_ids, store_of
 from mmtab.runs.session import Batches, Session
-from mmtab.training.build import build_model, build_task, check_settings, columns_of_text, takes_base
+from mmtab.training.build import build_model, build_task, check_settings, columns_of_text, takes_base, with_text_length
 from mmtab.training.compute import Compute
 from mmtab.training.fit import FitSettings
 from mmtab.training.mining import HardNegativeMiner
@@ -117,6 +118,7 @@ def prepare_kway(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     if takes_base(config, len(fitted.preprocessor.labels_.classes_)) and schema.of_type(ColumnType.TEXT):
         fitted = replace(fitted, lexicon=Lexicon.fit(train, schema, store_of(config)))
     config = settle(config, schema.task, bool(columns_of_text(config, schema)), len(train))
+    config = with_text_length(config, schema, train)
     # Labels are checked before anything slow happens.
     train_labels, valid_labels = (labels_of(fitted, table, schema) for table in (train, valid))
     if (valid_labels < 0).all():
@@ -152,6 +154,7 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     texts = columns_of_text(config, schema)
     apart = bool(schema.ignored_by_some & set(texts))
     config = settle(config, schema.task, bool(texts), len(train_pairs), apart=apart)
+    config = with_text_length(config, schema, records.table)
     fitted = Fitted.matching(records.table, train_pairs, schema, config.categories)
     if records.n_left is not None:
         fitted = replace(fitted, one_to_one=tuple(train_pairs.one_to_one()))
@@ -169,6 +172,10 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     session = replace(session, fitted=replace(fitted, unseen=tuple(unseen)))
     train = session.pairs(records, encoded, train_pairs, training=True, similarities=similarities)
     valid = session.pairs(records, encoded, valid_pairs)
+    assert isinstance(model, Matcher)
+    if model.base is not None:
+        known = train.some(np.arange(len(train_pairs)))
+        model.base.fit(known, valid, config.seed, store_of(config))
     miner = None
     if train.n_mined:
         assert isinstance(task, PairTask)

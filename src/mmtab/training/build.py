@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -17,10 +18,14 @@ from mmtab.config.parts import TARGET, resolve_target
 from mmtab.config.types import PARTS, RunConfig
 from mmtab.data.pictures import ImageSpec
 from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.data.streams import Stream
+from mmtab.data.table import Table
 from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone, TextSpec
+from mmtab.features.backbones.pretrained import MINILM, text_positions
+from mmtab.features.backbones.text import LEAST_LENGTH
 from mmtab.features.encoded import encoded_columns
 from mmtab.features.preprocess import Fitted
-from mmtab.features.text import cross_columns, text_columns
+from mmtab.features.text import cross_columns, fitting_length, text_columns
 from mmtab.model.base import LinearBase
 from mmtab.model.classifier import Classifier
 from mmtab.model.encoders import ColumnEncoder
@@ -38,6 +43,7 @@ READERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 # What is added to the settings of a leaf.
 ADDED = {"folder", "spec", "pretrained", "crop_pct", "interpolation"}
 MAX_BASE_CLASSES = 1_000
+MAX_LENGTHS = {True: 256, False: 192}  # of text.max_length=auto, by whether the network is frozen
 
 
 # --- leaves ----------------------------------------------------------------------------------------------------------
@@ -117,7 +123,9 @@ def check_settings(config: RunConfig) -> None:
     """Raise ConfigError for a setting that no leaf has, also of parts that this dataset will not need."""
     leaves = {name: getattr(config, name) for name in PARTS}
     leaves |= {"base": config.base, "kway_head.head": config.kway_head.head, "pair_head.cross": _cross_settings(config)}
-    leaves |= {f"pair_head.{name}": getattr(config.pair_head, name) for name in ("model", "tower", "joint", "compare")}
+    leaves |= {
+        f"pair_head.{name}": getattr(config.pair_head, name) for name in ("model", "tower", "joint", "compare", "base")
+    }
     for where, leaf in leaves.items():
         if leaf is not None:
             part(leaf | {"n_tuned_layers": None} if leaf.get("n_tuned_layers") == "auto" else leaf, where)
@@ -223,6 +231,20 @@ def columns_of_text(config: RunConfig, schema: Schema) -> list[str]:
     return text_columns(schema, _also(config.text))
 
 
+def with_text_length(config: RunConfig, schema: Schema, table: Table | Stream) -> RunConfig:
+    """With the length that the text of ``table`` needs in place of ``text.max_length=auto``."""
+    if config.text.get("max_length") != "auto":
+        return config
+    columns = columns_of_text(config, schema)
+    length = LEAST_LENGTH
+    if columns:
+        chosen = _chosen(config.text, _settings_of(TextSpec.load))
+        limit = MAX_LENGTHS[config.text.get("n_tuned_layers") == 0]
+        limit = min(limit, text_positions(chosen.get("backbone", MINILM)) or limit)
+        length = fitting_length(table, columns, TextSpec.load(**chosen | {"max_length": limit}))
+    return replace(config, text=config.text | {"max_length": length})
+
+
 def _cross_settings(config: RunConfig) -> dict[str, Any] | None:
     """Those of the text encoder that reads both rows of a pair, or None. ``n_tuned_layers: null``, which the leaves of
     pair_head have, says nothing to an encoder that wraps no backbone."""
@@ -270,7 +292,11 @@ def _matcher_parts(
         if columns:
             copy = None if folder is None else folder / "cross_backbone"
             cross, backbone = build_text_encoder(settings, "pair_head.cross", len(columns), copy)
-    return MatcherParts(tower, joint, cross, similarity), backbone
+    if not head.base or fitted.similarity is None or similarity is None:
+        return MatcherParts(tower, joint, cross, similarity), backbone
+    owners, ignored = fitted.similarity.owners, schema.relations.values()
+    base = part(head.base, "pair_head.base")(reads=[[name not in columns for name in owners] for columns in ignored])
+    return MatcherParts(tower, joint, cross, similarity, base), backbone
 
 
 def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.ndarray | None = None) -> Task:

@@ -62,6 +62,8 @@ class Task(Protocol):
 
     def metrics_of(self, predictions: Predictions) -> dict[str, float]: ...
 
+    def metrics(self, probabilities: np.ndarray, label: np.ndarray) -> dict[str, float]: ...
+
     def probabilities(self, logits: np.ndarray) -> np.ndarray: ...
 
     def y_pred(self, predictions: Predictions) -> np.ndarray: ...
@@ -322,7 +324,7 @@ class PairTask(Calibration):
     ) -> None:
         super().__init__(len(relations))
         self.relations, self.pos_weight = tuple(relations), pos_weight
-        self.metric = self.chosen_by = metric
+        self.metric, self.chosen_by = metric, "log_loss"
         self.thresholds, self.biases = np.full(len(relations), 0.5), np.zeros(len(relations))
 
     def loss(self, logits: Float[Tensor, "b r"], label: Int[Tensor, "b r"]) -> Float[Tensor, ""]:

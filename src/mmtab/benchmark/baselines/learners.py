@@ -13,7 +13,6 @@ from mmtab.benchmark.baselines.features import Features
 from mmtab.benchmark.baselines.problem import Problem
 from mmtab.training.metrics import best_threshold
 from mmtab.utils.machine import usable_cores
-from mmtab.utils.optional import require
 
 # Trees of two sizes. Categories with thousands of values let trees learn single rows: the second smooths them, the
 # third has none of them.
@@ -84,7 +83,7 @@ def _score(metric: str, label: np.ndarray, p: np.ndarray) -> float:
 def gradient_boosting(problem: Problem, features: Features, n_categorical: int = 0) -> Model:
     """LightGBM that stops early by its loss on valid; of TREES those with the best metric of the dataset there.
     ``n_categorical``: so many of the first features are numbers of categories."""
-    lightgbm = require("lightgbm", extra="benchmark")
+    import lightgbm
 
     objective = "multiclass" if problem.kway else "binary"
     fixed = BOOSTING | {"objective": objective, "seed": problem.seed, "num_threads": usable_cores()}

@@ -55,6 +55,14 @@ def text_tokenizer(name: str, folder: Path | None = None) -> Any:
         return AutoTokenizer.from_pretrained(_text_folder(name, folder), use_fast=True, **_options(folder))
 
 
+def text_positions(name: str) -> int | None:
+    """The tokens that a Hugging Face encoder reads at most, where it says so; ``name`` as for ``text_tokenizer``."""
+    from transformers import AutoConfig
+
+    with _loading_text(name, None):
+        return getattr(AutoConfig.from_pretrained(_text_folder(name, None)), "max_position_embeddings", None)
+
+
 def text_network(name: str, folder: Path | None = None) -> nn.Module:
     """A Hugging Face encoder; ``name`` as for ``text_tokenizer``. With ``folder`` (a run folder's copy) only the
     architecture is built; weights come from a checkpoint."""

@@ -18,6 +18,8 @@ from mmtab.features.backbones.pretrained import MINILM, text_network, text_token
 from mmtab.features.batches import TextBatch
 from mmtab.utils.errors import ConfigError
 
+LEAST_LENGTH = 128  # of sequences that are cut: nothing is saved by cutting them shorter
+
 
 @dataclass(frozen=True)
 class TextSpec:
@@ -34,7 +36,7 @@ class TextSpec:
     def load(
         backbone: str = MINILM,
         layout: Literal["joint", "column"] = "joint",
-        max_length: int = 128,
+        max_length: int | Literal["auto"] = "auto",
         also: Sequence[str] = (),
         column_prefix: str = "{}: ",
         folder: Path | None = None,
@@ -44,12 +46,13 @@ class TextSpec:
         backbone       ``minilm-l6``, a Hugging Face name, or a folder
         layout         ``joint``: a row's cells (or both rows' of a pair) in one sequence, in which they attend to each
                        other; ``column``: a sequence for each cell
-        max_length     tokens a sequence, special ones too
+        max_length     tokens a sequence, special ones too; ``auto``: LEAST_LENGTH, until a table says what it needs
         also           further column types to write out as text, such as ``[categorical]``
         column_prefix  before each cell, {} being its column's name; Ditto (Li et al. 2020) has "COL {} VAL "
         folder         a run folder's copy of the tokenizer, which is read instead
         """
-        return TextSpec(backbone, text_tokenizer(backbone, folder), layout, max_length, tuple(also), column_prefix)
+        n_tokens = LEAST_LENGTH if max_length == "auto" else max_length
+        return TextSpec(backbone, text_tokenizer(backbone, folder), layout, n_tokens, tuple(also), column_prefix)
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)

@@ -1,0 +1,186 @@
+"""The base of a pair model: boosted trees on similarity features, fitted before anything else learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmtab.data.digests import digest_of
+from mmtab.features.loader import PairBatches
+from mmtab.utils.cache import Arrays, Store
+from mmtab.utils.machine import usable_cores
+
+N_LEAVES, N_TREES, PATIENCE = 15, 300, 20
+MAX_FLOAT = np.finfo(np.float32).max
+# Fewer leaves of fewer features where matches are few; valid decides.
+SIZES: tuple[dict[str, Any], ...] = (
+    {"num_leaves": N_LEAVES, "feature_fraction": 0.5},
+    {"num_leaves": 7, "feature_fraction": 0.3, "lambda_l2": 5.0},
+)
+BOOSTING: dict[str, Any] = {
+    "objective": "binary",
+    "learning_rate": 0.1,
+    "max_depth": 8,
+    "max_bin": 63,
+    "min_data_in_leaf": 10,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+
+
+class BoostedTrees(nn.Module):
+    """Gradient boosting (Friedman 2001; LightGBM, Ke et al. 2017) on the similarity features of a pair: one logit a
+    relation, of features that are the same from either side. Its trees are kept as arrays, so they are saved, moved
+    and read like any other weights.
+
+    reads  [r, f] the similarity features that each relation may look at
+    """
+
+    reads: Tensor
+    feature: Tensor
+    threshold: Tensor
+    missing_left: Tensor
+    child: Tensor
+    value: Tensor
+    n_trees: Tensor
+
+    def __init__(self, reads: Sequence[Sequence[bool]]) -> None:
+        super().__init__()
+        n_relations, n_nodes = len(reads), 2 * N_LEAVES - 1
+        shape = (n_relations, N_TREES, n_nodes)
+        self.register_buffer("reads", torch.tensor([list(row) for row in reads], dtype=torch.bool), persistent=False)
+        self.register_buffer("feature", torch.zeros(shape, dtype=torch.int16))
+        self.register_buffer("threshold", torch.zeros(shape))
+        self.register_buffer("missing_left", torch.zeros(shape, dtype=torch.bool))
+        self.register_buffer("child", torch.zeros(*shape, 2, dtype=torch.int16))  # of a leaf: itself
+        self.register_buffer("value", torch.zeros(shape))
+        self.register_buffer("n_trees", torch.zeros(n_relations, dtype=torch.int64))
+
+    def forward(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b r"]:
+        """Logits of pairs, of their similarity features, scaled; NaN where a side is missing."""
+        logits = [self._logits(features.float(), r) for r in range(len(self.reads))]
+        return torch.stack(logits, 1)
+
+    def _logits(self, x: Float[Tensor, "b f"], r: int) -> Float[Tensor, " b"]:
+        n = int(self.n_trees[r])
+        if not n:
+            return x.new_zeros(len(x))
+        feature, child = self.feature[r, :n].long().flatten(), self.child[r, :n].long().flatten(0, 1)
+        threshold, missing_left = self.threshold[r, :n].flatten(), self.missing_left[r, :n].flatten()
+        first = torch.arange(n, device=x.device) * self.feature.shape[2]  # of each tree's nodes among those of all
+        node = first.expand(len(x), n)
+        for _ in range(BOOSTING["max_depth"]):
+            cell = x.gather(1, feature[node])
+            left = torch.where(cell.isnan(), missing_left[node], cell <= threshold[node])
+            node = first + child[node, (~left).long()]
+        return self.value[r, :n].flatten()[node].sum(1)
+
+    # --- fitting -----------------------------------------------------------------------------------------------------
+
+    def fit(self, train: PairBatches, valid: PairBatches, seed: int, store: Store) -> None:
+        """Each relation by the pairs whose label is known.
+
+        seed   of the features that trees may look at
+        store  keeps each relation's fit, for runs that differ elsewhere
+        """
+        assert train.similarity is not None and valid.similarity is not None
+        for r, reads in enumerate(self.reads.cpu().numpy()):
+            known, known_valid = train.labels[:, r] >= 0, valid.labels[:, r] >= 0
+            problem = _Problem(
+                np.where(reads, train.similarity, 0)[known],
+                train.labels[known, r],
+                np.where(reads, valid.similarity, 0)[known_valid],
+                valid.labels[known_valid, r],
+                seed,
+            )
+            self._set(r, store.arrays("base", problem.key, problem.solve))
+
+    def _set(self, r: int, fitted: Arrays) -> None:
+        n, n_nodes = fitted["value"].shape
+        for name in ("feature", "threshold", "missing_left", "child", "value"):
+            buffer = getattr(self, name)
+            buffer[r].zero_()
+            buffer[r, :n, :n_nodes] = torch.from_numpy(np.array(fitted[name])).to(buffer)
+        self.n_trees[r] = n
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What the trees of a relation are fitted to."""
+
+    x: np.ndarray  # [n, f]
+    y: np.ndarray  # [n]
+    x_valid: np.ndarray  # [m, f]
+    y_valid: np.ndarray  # [m]
+    seed: int
+
+    @property
+    def key(self) -> dict[str, Any]:
+        arrays = [self.x, self.y, self.x_valid, self.y_valid]
+        settings = {"sizes": SIZES, "boosting": BOOSTING, "n_trees": N_TREES}
+        return {"trees": list(map(digest_of, arrays)), "seed": self.seed, "settings": settings}
+
+    def solve(self, _: object) -> Arrays:
+        """The size and number of trees with the least log-loss on valid."""
+        import lightgbm
+
+        best: tuple[float, Any] | None = None
+        for size in SIZES:
+            settings = BOOSTING | size | {"seed": self.seed, "num_threads": usable_cores()}
+            data = lightgbm.Dataset(self.x, self.y, params=settings)
+            stop = lightgbm.Dataset(self.x_valid, self.y_valid, reference=data, params=settings)
+            model = lightgbm.train(
+                settings, data, N_TREES, [stop], callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)]
+            )
+            loss = model.best_score["valid_0"]["binary_logloss"]
+            if best is None or loss < best[0]:
+                best = loss, model
+        assert best is not None
+        return _arrays(best[1], max(best[1].best_iteration, 1))
+
+
+def _arrays(model: Any, n_trees: int) -> Arrays:
+    """The first trees of a LightGBM model, node by node."""
+    trees = [list(_nodes(tree["tree_structure"])) for tree in model.dump_model(num_iteration=n_trees)["tree_info"]]
+    shape = (len(trees), 2 * N_LEAVES - 1)
+    arrays: Arrays = {
+        "feature": np.zeros(shape, np.int16),
+        "threshold": np.zeros(shape, np.float32),
+        "missing_left": np.zeros(shape, bool),
+        "child": np.zeros((*shape, 2), np.int16),
+        "value": np.zeros(shape, np.float32),
+    }
+    for t, nodes in enumerate(trees):
+        for i, (node, left, right) in enumerate(nodes):
+            arrays["child"][t, i] = (left, right) if "split_feature" in node else (i, i)
+            if "split_feature" not in node:
+                arrays["value"][t, i] = node["leaf_value"]
+                continue
+            arrays["feature"][t, i] = node["split_feature"]
+            exact = min(node["threshold"], float(MAX_FLOAT))
+            threshold = np.float32(exact)
+            # The next one below, so that every float32 falls on the same side
+            arrays["threshold"][t, i] = np.nextafter(threshold, -MAX_FLOAT) if threshold > exact else threshold
+            # A feature that train never misses is 0 where it is missing.
+            zero_left = node["threshold"] >= 0
+            arrays["missing_left"][t, i] = node["default_left"] if node["missing_type"] == "NaN" else zero_left
+    return arrays
+
+
+def _nodes(root: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """Each node with the numbers of its children, level by level."""
+    queue, n = [root], 1
+    for node in queue:
+        if "split_feature" in node:
+            queue += [node["left_child"], node["right_child"]]
+            yield node, n, n + 1
+            n += 2
+        else:
+            yield node, 0, 0
