@@ -105,6 +105,14 @@ def kway_run(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[..
 
 
 @pytest.fixture(scope="session")
+def numbers_run(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[..., Any]) -> tuple[Path, Path]:
+    """As ``kway_run``, of regression."""
+    from toy_data import write_numbers
+
+    return _trained(write_numbers, tmp_path_factory.mktemp("numbers"), small_config)
+
+
+@pytest.fixture(scope="session")
 def pairs_run(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[..., Any]) -> tuple[Path, Path]:
     """As ``kway_run``, of matching."""
     from toy_data import write_pairs

@@ -24,12 +24,20 @@ PICTURE_SIZE = 20
 
 
 def write_kway(
-    folder: Path, n: int = 60, k: int = 3, seed: int = 0, suffix: str = ".parquet", images: bool = True, **changes: Any
+    folder: Path,
+    n: int = 60,
+    k: int = 3,
+    seed: int = 0,
+    suffix: str = ".parquet",
+    images: bool = True,
+    numbers: bool = False,
+    **changes: Any,
 ) -> Path:
     """``train``, ``valid`` and ``test`` (60, 20 and 20 % of ``n`` rows) with every class in each where they suffice.
 
     Each column tells the class when it is there. ``suffix``: ``.parquet`` or ``.csv``. ``images=False`` leaves the
-    image column out. ``changes`` replace entries of ``dataset.yaml``. Returns the folder.
+    image column out. ``numbers``: the label is a number, which hangs on the kind and on the place of the row, with some
+    noise. ``changes`` replace entries of ``dataset.yaml``. Returns the folder.
     """
     rng = np.random.default_rng(seed)
     n_valid = n // 5
@@ -40,10 +48,18 @@ def write_kway(
             {"id": f"{split}-{i}"} | _thing(folder, f"{split}-{i}", kind, kind * 100 + i, i, images, rng)
             for i, kind in enumerate(kinds.tolist())
         ]
-        labels = pa.array([f"kind {kind}" for kind in kinds])
+        noise = rng.normal(0, 0.2, size) if numbers else np.zeros(size)
+        prices = 10 + 3 * kinds + 0.2 * (np.arange(size) % 10) + noise
+        labels = pa.array(prices.round(3)) if numbers else pa.array([f"kind {kind}" for kind in kinds])
         write_table(folder / f"{split}{suffix}", _records(rows, images).append_column("label", labels))
-    _write_yaml(folder, {"name": folder.name, "task": "kway", "id": "id", "label": "label"}, images, changes)
+    task = "regression" if numbers else "kway"
+    _write_yaml(folder, {"name": folder.name, "task": task, "id": "id", "label": "label"}, images, changes)
     return folder
+
+
+def write_numbers(folder: Path, n: int = 100, **options: Any) -> Path:
+    """As ``write_kway``, with a label that is a number."""
+    return write_kway(folder, n, numbers=True, **options)
 
 
 def write_pairs(

@@ -55,7 +55,7 @@ class Dataset(datasets.Dataset):
 
     @classmethod
     def from_frame(cls, frame: Any, **options: Any) -> Self:
-        """A k-way dataset of the rows of one table, divided into train, valid and test; options as ``from_frames``."""
+        """A dataset of the rows of one table, divided into train, valid and test; options as ``from_frames``."""
         return cls.from_frames({"rows": frame}, **options)
 
     @classmethod
@@ -112,7 +112,7 @@ class Run:
             return evaluate(self.folder, split, local=self.local)
         session, schema = open_run(self.folder, local=self.local), self.schema
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
-            stem = "test" if schema.task is TaskKind.KWAY else "pairs_test"
+            stem = "test" if schema.of_rows else "pairs_test"
             dialect = _dialect(tables)
             for name, frame in {stem: data, **tables}.items():
                 path = self._write(frame, Path(scratch) / "raw" / f"{name}.parquet", image_root, dialect, labels=True)
@@ -138,19 +138,28 @@ class Run:
         image_root: Named | None = None,
         coverage: float | None = None,
         cost: float | None = None,
+        interval: float | None = None,
         **tables: Any,
     ) -> np.ndarray:
-        """[n] classes of rows, of the type that train had them in, or [n] (of several relations [n, r]) 0 and 1 of
-        pairs, in their order; ``None`` where ``coverage`` leaves a row without a prediction. ``tables``: as in
+        """[n] classes of rows, of the type that train had them in, or numbers, or [n] (of several relations [n, r]) 0
+        and 1 of pairs, in their order; ``None`` where ``coverage`` leaves a row without a prediction. ``interval``: of
+        numbers, [n, 3]: the prediction and the bounds within which this share of labels lies. ``tables``: as in
         ``evaluate``."""
-        predictions = self._predicted(data, image_root, tables, coverage=coverage, cost=cost)
+        options = {"coverage": coverage, "cost": cost, "interval": interval}
+        predictions = self._predicted(data, image_root, tables, **options)
+        if interval is not None:
+            bounds = [prediction_files.PREDICTION, prediction_files.LOW, prediction_files.HIGH]
+            names = [prediction_files.free_name(name, [self.schema.id]) for name in bounds]
+            return np.stack([_values(predictions[name]) for name in names], 1)
         columns = [_values(predictions[name]) for name in prediction_files.prediction_columns(self.schema)]
         return columns[0] if len(columns) == 1 else np.stack(columns, 1)
 
     def predict_proba(self, data: Any, *, image_root: Named | None = None, **tables: Any) -> Any:
         """A table, of the kind of ``data`` (pandas, polars, else Arrow), with the probability of each class by name
         (pandas: by the class itself, such as 3 or True), or of a match for each relation. Of more than 1,000 classes
-        the likeliest ten, as in prediction files."""
+        the likeliest ten, as in prediction files. Raises RunError for a run of regression."""
+        if self.schema.task is TaskKind.REGRESSION:
+            raise RunError(f"{self.folder} is a run of regression, without probabilities; use predict(interval=0.9)")
         predictions, schema = self._predicted(data, image_root, tables), self.schema
         if schema.task is TaskKind.MATCHING:
             suffixes = prediction_files.relation_suffixes(list(schema.relations))
@@ -220,7 +229,7 @@ def fit(
     test: Any = None,
     *,
     label: str | None = None,
-    task: Literal["kway", "matching"] | None = None,
+    task: Literal["kway", "regression", "matching"] | None = None,
     recipe: str | None = None,
     output: Named | None = None,
     report: bool = False,
@@ -249,8 +258,9 @@ def fit(
     train: dataset by name or folder; or a table of rows; for matching, of pairs (left_id, right_id, label)
     valid: table; without it the rows of ``train`` are divided into train, valid and test
     test: table; or True to score the test split once trained (``Run.evaluate`` does so later)
-    label: column with the class of a row
-    task: kway, or matching where ``left`` and ``right`` or ``records`` are given
+    label: column with the class of a row, or its number
+    task: kway, regression, or matching where ``left`` and ``right`` or ``records`` are given; None: of a label that has
+        many different numbers regression, else kway
     recipe: name of configs/recipe/; None trains with the defaults of ``mmtab train``
     output: run folder, beside which OUTPUT-data gets tables given in memory; None makes a new one under runs/fit
     report: write the report page once trained (``Run.report`` does so later)
@@ -262,7 +272,7 @@ def fit(
     image_root: folder of the pictures that image columns name, also of tables given to the run afterwards; None: that
         of the table, of a frame the current one
     encoding, delimiter: of text files, such as cp1250 and ``;``, where the files leave them open
-    metric: what to maximise on valid and rank by: accuracy or macro_f1; of pairs f1, pr_auc or roc_auc
+    metric: what to maximise on valid and rank by: accuracy or macro_f1; of numbers r2; of pairs f1, pr_auc or roc_auc
     contradictions: pairs that train labels both 1 and 0: keep (and warn), drop or error; in short for the setting
         dataset.contradictions, as ``metric`` for dataset.metric
     overrides: settings of ``mmtab train``: ``seed=1``, ``trainer={"max_epochs": 5}``, ``fusion="mean"``; and
@@ -293,7 +303,7 @@ def fit(
         bad_cells = compose_run("fit", ["dataset=custom"], settings).dataset.bad_cells  # before anything is written
         records_by_name = {"left": left, "right": right, "records": records}
         sides = {name: frame for name, frame in records_by_name.items() if frame is not None}
-        tables = sides | _splits(train, valid, test, task or ("matching" if sides else "kway"), bool(sides))
+        tables = sides | _splits(train, valid, test, task or ("matching" if sides else "rows"), bool(sides))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -301,7 +311,7 @@ def fit(
     with alone_in(folder) if distributed.is_first() else contextlib.nullcontext():
         if tables:
             roots = {name: _root(frame, image_root) for name, frame in tables.items()}
-            options: dict[str, Any] = {"label": label, "id": id, "types": types, "formats": formats}
+            options: dict[str, Any] = {"label": label, "id": id, "types": types, "formats": formats, "task": task}
             options |= {"encoding": encoding, "delimiter": delimiter, "image_root": roots, "bad_cells": bad_cells}
             data = _data_beside(folder, tables, **options)
             path, name = written(str(data.folder.resolve())), written(data.schema.name)
@@ -358,7 +368,7 @@ def _data_beside(folder: Path, tables: Mapping[str, Any], **options: Any) -> dat
 def _splits(train: Any, valid: Any, test: Any, task: str, has_records: bool) -> dict[str, Any]:
     """Tables by the names that they have in a dataset folder: a table for each split, or one that is to be divided."""
     if (task == "matching") != has_records:
-        raise ConfigError("fit: matching wants left and right, or records, beside the pairs; k-way wants neither")
+        raise ConfigError("fit: matching wants left and right, or records, beside the pairs; other tasks want neither")
     if valid is None and test is not None:
         raise ConfigError("fit: with test there has to be valid, by which the best epoch is chosen")
     if valid is None:
@@ -370,7 +380,7 @@ def _splits(train: Any, valid: Any, test: Any, task: str, has_records: bool) -> 
 
 def _check_arguments(task: Any, texts: Mapping[str, Any]) -> None:
     if task not in (None, *TaskKind):
-        raise ConfigError(f"fit: task={task!r}: expected kway or matching")
+        raise ConfigError(f"fit: task={task!r}: expected {' or '.join(TaskKind)}")
     for name, value in texts.items():
         if not isinstance(value, str | PurePath | None):
             raise ConfigError(f"fit: {name}={value!r}: expected text, such as a path")

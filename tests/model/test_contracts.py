@@ -1015,7 +1015,7 @@ def test_a_kway_model_of_all_column_types_learns(
     features, matching = all_types()
     schema = replace(matching, task=TaskKind.KWAY)
     table = replace(features, labels=pa.array([f"class {i % 3}" for i in range(len(features))]))
-    fitted = Fitted.kway(table, schema, config.categories)
+    fitted = Fitted.rows(table, schema, config.categories)
     torch.manual_seed(0)
     network = build_model(config, schema, fitted)
     model: Any = network.model

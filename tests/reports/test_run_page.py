@@ -23,7 +23,7 @@ from mmtab.reports.ablation import _shapley, _Work, ablate, ranking
 from mmtab.reports.run_page import report_after, write_report
 from mmtab.reports.runs_page import write_comparison
 from mmtab.runs.evaluate import evaluate
-from mmtab.runs.predictions import read_scored, scored_splits
+from mmtab.runs.scored import read_scored, scored_splits
 from mmtab.runs.session import open_run
 from mmtab.runs.train import train
 from mmtab.training.metrics import best_temperature, bootstrap
@@ -133,7 +133,7 @@ def test_a_cell_taken_away_is_a_missing_cell(
         lacking = pa.array(
             [None if lost else cell.as_py() for lost, cell in zip(missing, cells, strict=True)], cells.type
         )
-        read = session.kway(replace_column(table, column, lacking))
+        read = session.row_batches(replace_column(table, column, lacking))
         expected, _ = session.predictions(read)
         predictions, _ = session.predictions(batches.without({column: missing}))
         np.testing.assert_allclose(predictions.probability, expected.probability, atol=2e-3, err_msg=column)

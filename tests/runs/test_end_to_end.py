@@ -19,7 +19,7 @@ from toy_data import write_kway, write_pairs
 from mmtab.config.compose import compose
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.predict import predict
-from mmtab.runs.predictions import read_scored
+from mmtab.runs.scored import read_scored
 from mmtab.runs.session import open_run
 from mmtab.runs.train import train
 from mmtab.utils.errors import ConfigError, DataError, RunError

@@ -28,8 +28,8 @@ from mmtab.runs import manifest
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.folder import open_config, read_facts, read_run_file
 from mmtab.runs.predict import predict
-from mmtab.runs.predictions import read_scored
 from mmtab.runs.reproduce import reproduce
+from mmtab.runs.scored import read_scored
 from mmtab.runs.session import open_run
 from mmtab.runs.train import train
 from mmtab.training.checkpoints import Checkpoints

@@ -24,7 +24,8 @@ from mmtab.config.types import MatchConfig
 from mmtab.data.spelling import spelling
 from mmtab.reports.matches import write_result
 from mmtab.runs.predict import predict
-from mmtab.runs.predictions import class_columns, free_name, prediction_columns, read_scored, write_predictions
+from mmtab.runs.predictions import class_columns, free_name, prediction_columns, write_predictions
+from mmtab.runs.scored import read_scored
 from mmtab.training.predictions import Predictions
 from mmtab.utils.errors import DataError, RunError
 

@@ -24,7 +24,7 @@ from mmtab.config.types import RunConfig
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
 from mmtab.runs import wandb as wandb_log
 from mmtab.runs.evaluate import evaluate
-from mmtab.runs.predictions import scored_pairs, scored_rows
+from mmtab.runs.scored import scored_pairs, scored_rows
 from mmtab.runs.train import train
 from mmtab.runs.wandb import group_of, mistake_rows, wandb_loggers
 from mmtab.training.checkpoints import Checkpoints

@@ -22,8 +22,8 @@ from commands import SCRIPTS, script
 from toy_data import write_kway, write_pairs
 
 from mmtab.api import load_run
-from mmtab.model.classifier import Classifier
 from mmtab.model.matcher import Matcher
+from mmtab.model.row_model import RowModel
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.folder import open_config
 from mmtab.runs.train import train
@@ -81,7 +81,7 @@ def test_a_loss_that_is_no_loss_names_the_rows(
         tensor.data[..., :1] = -value
         return scores
 
-    corrupt(monkeypatch, Classifier if write is write_kway else Matcher, 3, change)
+    corrupt(monkeypatch, RowModel if write is write_kway else Matcher, 3, change)
     stem = "train" if write is write_kway else "pairs_train"
     with pytest.raises(TrainingError, match=r"the loss is .* in epoch 1, after step 2.*lower trainer\.lr") as error:
         train(configure(data, *QUICK), tmp_path / "run")
@@ -101,7 +101,7 @@ def test_a_gradient_that_is_no_number_names_the_rows_of_its_step(
         scores.x.register_hook(lambda gradient: gradient * float("nan"))
         return scores
 
-    corrupt(monkeypatch, Classifier, 3, change)
+    corrupt(monkeypatch, RowModel, 3, change)
     config = configure(write_kway(tmp_path / "data"), *QUICK, "trainer.checkpoint_seconds=0")
     with pytest.raises(TrainingError, match=r"the length of the gradient is nan in epoch 1, after step 3, .*train-"):
         train(config, tmp_path / "run")
@@ -113,14 +113,14 @@ def test_out_of_memory_says_what_to_lower_or_halves_the_batch(
     tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stand-in for memory: more than four rows in a batch do not fit."""
-    data, forward = write_kway(tmp_path / "data"), Classifier.forward
+    data, forward = write_kway(tmp_path / "data"), RowModel.forward
 
     def limited(self: Any, batch: Any) -> Any:
         if self.training and batch.table.n_rows > 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(self, batch)
 
-    monkeypatch.setattr(Classifier, "forward", limited)
+    monkeypatch.setattr(RowModel, "forward", limited)
     with pytest.raises(TrainingError, match=r"out of memory with trainer\.batch_size=16 .*trainer\.on_oom=halve"):
         train(configure(data, *QUICK, "trainer.batch_size=16"), tmp_path / "stops")
     halving = configure(data, *QUICK, "trainer.batch_size=16", "trainer.on_oom=halve")

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmtab.data import files
 from mmtab.data.cells import image_sources
 from mmtab.data.pictures import find_picture
-from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.table import find_table, read_column, training_files
 from mmtab.utils.errors import DataError
 
@@ -20,9 +20,8 @@ def without_labels(source: Path, target: Path, split: str = "test", copy: bool =
     the standard and the pictures that they name. Files are hard links, or copies where those cannot be and with
     ``copy``: through a symbolic link a program would find the labels."""
     schema = Schema.read(source)
-    kway = schema.task is TaskKind.KWAY
-    path = find_table(source, schema, split if kway else f"pairs_{split}")
-    labels = [schema.label] if kway else list(schema.relations)
+    path = find_table(source, schema, split if schema.of_rows else f"pairs_{split}")
+    labels = [schema.label] if schema.of_rows else list(schema.relations)
     target.mkdir(parents=True, exist_ok=True)
     replace(schema, ceilings={}).write(target)
     tables = training_files(source, schema)[1:]

@@ -13,7 +13,7 @@ from mmtab.config.settings import check
 from mmtab.config.types import BenchmarkConfig, SystemConfig
 from mmtab.data import table
 from mmtab.data.dataset import dataset_folder
-from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.schema import Schema
 from mmtab.utils.errors import ConfigError
 
 JOBS = "jobs"  # the folder of all jobs, JOBS/SYSTEM/DATASET/seedN
@@ -56,7 +56,7 @@ def find_datasets(config: BenchmarkConfig) -> tuple[dict[str, Source], dict[str,
             if not table.has_labels(folder, schema, "test"):
                 raise ConfigError(f"{where}: {name} has no labelled test split, so nothing can be ranked on it")
             if name not in sources:
-                stem = "test" if schema.task is TaskKind.KWAY else "pairs_test"
+                stem = "test" if schema.of_rows else "pairs_test"
                 tables = [*table.training_files(folder, schema), table.find_table(folder, schema, stem)]
                 sources[name] = Source(name, list(place), folder, schema, table.fingerprint(tables))
             tracks.setdefault(track, []).append(name)

@@ -17,7 +17,6 @@ from mmtab.benchmark.plan import JOBS, Source
 from mmtab.benchmark.types import Board, Entry, Failure, RankedDataset, Score
 from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig
 from mmtab.data import files, table
-from mmtab.data.schema import TaskKind
 from mmtab.utils import manifest
 from mmtab.utils.atomic import write_json
 from mmtab.utils.errors import RunError
@@ -112,11 +111,11 @@ def _facts(results: Sequence[dict[str, Any]]) -> dict[str, str]:
 def card_of(source: Source) -> dict[str, str]:
     """The facts of a dataset's card."""
     schema = source.schema
-    stems = ["train", "valid", "test"] if schema.task is TaskKind.KWAY else ["pairs_train", "pairs_valid", "pairs_test"]
+    stems = ["train", "valid", "test"] if schema.of_rows else ["pairs_train", "pairs_valid", "pairs_test"]
     counts = [f"{files.count(table.find_table(source.folder, schema, stem), schema.name):,}" for stem in stems]
     types = Counter(str(column.type) for column in schema.columns)
     facts = {
-        "rows" if schema.task is TaskKind.KWAY else "pairs": " / ".join(counts) + " (train / valid / test)",
+        "rows" if schema.of_rows else "pairs": " / ".join(counts) + " (train / valid / test)",
         "columns": ", ".join(f"{n} {kind}" for kind, n in types.items()),
         "relations": ", ".join(schema.relations if schema.names_relations else ()),
         "source": schema.source,

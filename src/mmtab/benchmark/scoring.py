@@ -26,11 +26,12 @@ from mmtab.runs.predictions import (
     class_columns,
     free_name,
     kway_columns,
+    number_columns,
     pair_columns,
     probability_columns,
     relation_suffixes,
 )
-from mmtab.training.metrics import class_metrics, means_over_relations, pair_metrics
+from mmtab.training.metrics import class_metrics, means_over_relations, number_metrics, pair_metrics
 from mmtab.utils.errors import DataError
 
 SUM_TOLERANCE = 1e-3  # of the probabilities of a row; float32 softmax over a thousand classes stays well below
@@ -41,7 +42,7 @@ MAX_BYTES_A_ROW = 1 << 16  # of a predictions file
 class CheckedPredictions:
     """Predictions in the order of the truth's rows: n rows, r relations, k classes.
 
-    prediction:  [n, r] int64, as Truth.label
+    prediction:  [n, r], as Truth.label
     probability: [n, k] of the classes, or [n, r] of a match; None where the file holds none
     """
 
@@ -53,10 +54,13 @@ class CheckedPredictions:
 
 
 def metrics(truth: Truth, predictions: CheckedPredictions, rows: np.ndarray | None = None) -> dict[str, float]:
-    """By scikit-learn, of all rows or some: k-way accuracy, macro_f1, log_loss; matching f1, precision, recall, pr_auc,
-    roc_auc, log_loss, each the mean over relations. Those that take probabilities are left out where there are none."""
+    """By scikit-learn, of all rows or some: k-way accuracy, macro_f1, log_loss; regression r2, rmse, mae; matching f1,
+    precision, recall, pr_auc, roc_auc, log_loss, each the mean over relations. Those that take probabilities are left
+    out where there are none."""
     label, scored = (truth.label, predictions) if rows is None else (truth.label[rows], predictions.take(rows))
     y_pred, p = scored.prediction, scored.probability
+    if truth.numbers:
+        return number_metrics(label[:, 0], y_pred[:, 0])
     if truth.kway:
         return class_metrics(label[:, 0], y_pred[:, 0], p)
     return means_over_relations(
@@ -74,9 +78,11 @@ def ranked_by(truth: Truth, values: dict[str, float]) -> float:
 
 
 def write_predictions(path: Path, truth: Truth, p: np.ndarray, thresholds: Sequence[float] = ()) -> None:
-    """Probabilities [n, k] of classes, or [n, r] of matches with a threshold each, as ``read_predictions`` reads
-    them."""
-    if truth.classes:
+    """Probabilities [n, k] of classes, or [n, r] of matches with a threshold each, or numbers [n], as
+    ``read_predictions`` reads them."""
+    if truth.numbers:
+        columns = number_columns(p, None, truth.ids)
+    elif truth.classes:
         columns = kway_columns(truth.classes, p, p.argmax(1), truth.ids)
     else:
         columns = pair_columns(truth.relations, p, p >= np.asarray(thresholds))
@@ -87,13 +93,16 @@ def read_predictions(path: Path, truth: Truth) -> CheckedPredictions:
     """Read and check a predictions file, csv or parquet: the ids of the split, each once and in any order; k-way
     ``prediction`` and/or a ``p_<class>`` for every class (without ``prediction`` the likeliest counts); matching
     ``prediction`` (0 or 1) and/or ``probability`` (without ``prediction``, from 0.5 on), with several relations
-    ``prediction_<relation>`` and so on. Raises DataError for whatever does not fit, with row and column."""
+    ``prediction_<relation>`` and so on; regression ``prediction``, a number. Raises DataError for whatever does not
+    fit, with row and column."""
     if path.suffix not in files.FORMATS or not path.is_file():
         raise DataError(truth.dataset, f"no predictions file {path}", expected="a .parquet or .csv file")
     file = _File(path, truth)
     file.check_size()
     file.read()
     order = file.order()
+    if truth.numbers:
+        return file.of_numbers().take(order)
     return (file.of_classes() if truth.kway else file.of_pairs()).take(order)
 
 
@@ -102,7 +111,7 @@ class _File:
 
     def __init__(self, path: Path, truth: Truth) -> None:
         self.path, self.truth = path, truth
-        self.suffixes = [""] if truth.kway else relation_suffixes(truth.relations)
+        self.suffixes = [""] if truth.schema.of_rows else relation_suffixes(truth.relations)
         self.columns, self.prediction = class_columns(truth.classes, truth.ids), free_name("prediction", truth.ids)
 
     def error(self, problem: str, **parts: Any) -> DataError:
@@ -122,7 +131,7 @@ class _File:
         self.classes = probability_columns(header, self.truth.ids) if self.truth.kway else []
         self._check_columns(header)
         self._check_n_rows(files.count(self.path, self.truth.dataset))  # a small file may claim very many
-        kinds = (self.prediction,) if self.truth.kway else ("prediction", "probability")
+        kinds = (self.prediction,) if self.truth.schema.of_rows else ("prediction", "probability")
         columns = [f"{kind}{suffix}" for kind in kinds for suffix in self.suffixes]
         columns = [*self.truth.ids, *(column for column in columns if column in header), *self.classes]
         self.table = files.read(self.path, self.truth.dataset, columns=columns)
@@ -145,7 +154,7 @@ class _File:
             expected = f"a column p_<class> for each of {len(classes)} classes of train, such as {min(classes)}"
             raise self.error(problem, expected=expected, found=", ".join(sorted(unknown or missing)[:5]))
         for suffix in self.suffixes:
-            names = {f"{self.prediction}{suffix}", f"probability{suffix}"}
+            names = {f"{self.prediction}{suffix}"} | (set() if self.truth.numbers else {f"probability{suffix}"})
             if not names & set(header) and not self.classes:
                 expected = "prediction or p_<class> of every class" if self.truth.kway else " or ".join(sorted(names))
                 raise self.error("the file answers nothing", found=found, expected=expected)
@@ -181,6 +190,13 @@ class _File:
             expected = f"one of {json.dumps(classes[:5], ensure_ascii=False)} …"
             raise self.bad_cell(self.prediction, first(pc.is_null(places)), "not a class of train", expected)
         return CheckedPredictions(np.asarray(places, np.int64)[:, None], probability)
+
+    def of_numbers(self) -> CheckedPredictions:
+        values, bad = canonical(self.table[self.prediction].combine_chunks(), ColumnType.NUMERIC)
+        numbers = np.asarray(pc.fill_null(values, float("nan")), np.float64)
+        if wrong := bad or np.flatnonzero(~np.isfinite(numbers)).tolist():
+            raise self.bad_cell(self.prediction, wrong[0], "not a prediction", "a finite number")
+        return CheckedPredictions(numbers[:, None], None)
 
     def _class_probabilities(self) -> np.ndarray:
         p = np.stack([self._probabilities(self.columns[name]) for name in self.truth.classes], 1)

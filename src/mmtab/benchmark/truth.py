@@ -15,7 +15,7 @@ from mmtab.data.cells import join
 from mmtab.data.pairs import pair_labels
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.table import Table, find_table, has_labels, read_column
-from mmtab.features.preprocess import LabelCoder
+from mmtab.features.preprocess import LabelCoder, numbers_of
 from mmtab.runs.predictions import PAIR_IDS
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import DataError
@@ -24,7 +24,7 @@ from mmtab.utils.errors import DataError
 @dataclass(frozen=True)
 class Truth:
     """The rows of a split and their labels. ``label`` [n, r] int64: k-way (r = 1) the place among ``classes``, those of
-    train, sorted; matching 0 or 1 for each relation."""
+    train, sorted; matching 0 or 1 for each relation. Of regression (r = 1) float64."""
 
     schema: Schema
     split: str
@@ -44,6 +44,10 @@ class Truth:
         return self.schema.task is TaskKind.KWAY
 
     @property
+    def numbers(self) -> bool:
+        return self.schema.task is TaskKind.REGRESSION
+
+    @property
     def relations(self) -> list[str]:
         return list(self.schema.relations)
 
@@ -59,6 +63,10 @@ class Truth:
         schema = Schema.read(folder)
         if labelled and not has_labels(folder, schema, split):
             raise DataError(schema.name, "the split has no labels, so nothing can be scored on it", table=split)
+        if schema.task is TaskKind.REGRESSION:
+            rows = _labelled(folder, schema, split, labelled)
+            numbers = numbers_of(rows, schema.label or "")
+            return Truth(schema, split, {schema.id: rows.ids.to_pylist()}, [], numbers[:, None])
         if schema.task is TaskKind.KWAY:
             assert schema.label is not None
             coder = LabelCoder.fit(_labelled(folder, schema, "train"), schema.label, schema.classes)
@@ -85,18 +93,19 @@ class Truth:
         about = yaml.safe_load((folder / "truth.yaml").read_text(encoding="utf-8"))
         schema = Schema.from_dict(about["schema"])
         table = files.read(folder / "truth.parquet", schema.name)
-        names = [schema.id] if schema.task is TaskKind.KWAY else PAIR_IDS
+        names = [schema.id] if schema.of_rows else PAIR_IDS
         labels = [np.asarray(table[name]) for name in table.column_names if name not in names]
         ids = {name: table[name].to_pylist() for name in names}
-        return Truth(schema, about["split"], ids, about["classes"], np.stack(labels, 1).astype(np.int64))
+        kind = np.float64 if schema.task is TaskKind.REGRESSION else np.int64
+        return Truth(schema, about["split"], ids, about["classes"], np.stack(labels, 1).astype(kind))
 
 
-def _cells(path: Path, schema: Schema, column: str) -> pa.Array:
-    return join([cells for _, cells in read_column(path, schema.name, column, ColumnType.CATEGORICAL)])
+def _cells(path: Path, schema: Schema, column: str, kind: ColumnType = ColumnType.CATEGORICAL) -> pa.Array:
+    return join([cells for _, cells in read_column(path, schema.name, column, kind)])
 
 
 def _labelled(folder: Path, schema: Schema, stem: str, labelled: bool = True) -> Table:
     """A table of ids and labels, without its other columns."""
     path = find_table(folder, schema, stem)
-    labels = _cells(path, schema, schema.label or "") if labelled else None
+    labels = _cells(path, schema, schema.label or "", schema.label_type) if labelled else None
     return Table(schema.name, path.stem, folder, _cells(path, schema, schema.id), {}, labels)

@@ -76,7 +76,7 @@ def predict(settings: PredictConfig) -> None:
     places = [Path(settings.run), Path(settings.input), Path(settings.output)]
     tables: dict[str, Any] = {"left": settings.left, "right": settings.right, "records": settings.records}
     options: dict[str, Any] = {name: Path(table) for name, table in tables.items() if table}
-    options |= {"coverage": settings.coverage, "cost": settings.cost}
+    options |= {"coverage": settings.coverage, "cost": settings.cost, "interval": settings.interval}
     options |= {"hardware": Hardware(settings.accelerator, settings.devices), "local": settings}
     options["dialect"] = Dialect(settings.encoding or "", settings.delimiter or "")
     n_rows = predict_run(*places, **options)

@@ -75,11 +75,11 @@ def settle(config: RunConfig, task: str, has_text: bool, n_train: int, apart: bo
     ignores a text column that another reads, so cells must not read each other."""
     text, trainer = dict(config.text), config.trainer
     if text.get("n_tuned_layers") == "auto":
-        head = config.kway_head if task == "kway" else config.pair_head
-        text["n_tuned_layers"] = head.n_tuned_text_layers
+        heads: dict[str, Any] = {"kway": config.kway_head, "regression": config.regression_head}
+        text["n_tuned_layers"] = heads.get(task, config.pair_head).n_tuned_text_layers
     if apart:
         text["layout"] = "column"
-    crossed = task != "kway" and config.pair_head.cross_text
+    crossed = task == "matching" and config.pair_head.cross_text
     epochs = trainer.max_epochs
     if epochs is None:
         tuned = has_text and (text.get("n_tuned_layers") != 0 or crossed)

@@ -23,6 +23,7 @@ def _configs() -> Path:
 CONFIGS = _configs()
 PRECISIONS = {"auto": "", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 PARTS = ("text", "image", "numeric", "categorical", "fusion")  # groups of configs/ that are one leaf each
+TASKS = ("kway", "regression", "matching")
 STRATEGIES = ("auto", "ddp", "fsdp")
 ACCELERATOR = "what to compute on: auto, cpu, gpu or another name that Lightning has"
 DEVICES = "number of devices, which share the rows"
@@ -148,6 +149,19 @@ class KWayHeadConfig:
 
 
 @dataclass
+class RegressionHeadConfig:
+    head: dict[str, Any] = setting({}, "the module that turns row vectors into numbers")
+    n_tuned_text_layers: int | None = setting(2, "what text.n_tuned_layers=auto means for regression", at_least=0)
+    scale: str = setting(
+        "auto",
+        "what is learned of a label: the label, its logarithm or its rank; auto: that with which the base errs least "
+        "on valid",
+        choices=("auto", "identity", "log", "rank"),
+    )
+    loss: str = setting("huber", "loss of an error, in standard deviations of train", choices=("huber", "squared"))
+
+
+@dataclass
 class AugmentConfig:
     cell_drop: float = setting(0.0, "probability that a cell of a pair goes missing in training", at_least=0, below=1)
     span_deletion: float = setting(0.0, "probability that a pair's text loses a span", at_least=0, below=1)
@@ -237,10 +251,11 @@ class RunConfig:
     numeric: dict[str, Any] = setting({}, "encoder of numeric columns")
     categorical: dict[str, Any] = setting({}, "encoder of categorical columns")
     base: dict[str, Any] | None = setting(
-        None, "convex model of a row, which the fusion model completes, for k-way classification; null: none"
+        None, "convex model of a row, which the fusion model completes; not for matching; null: none"
     )
     fusion: dict[str, Any] = setting({}, "module that turns the tokens of a row into its vector")
     kway_head: KWayHeadConfig = setting(KWayHeadConfig, "head and loss of k-way classification")
+    regression_head: RegressionHeadConfig = setting(RegressionHeadConfig, "head and loss of regression")
     pair_head: PairHeadConfig = setting(PairHeadConfig, "heads and loss of matching")
     trainer: TrainerConfig = setting(TrainerConfig, "how to train")
     wandb: WandbConfig = setting(WandbConfig, "logging to Weights & Biases")
@@ -339,6 +354,9 @@ class PredictConfig(LocalSettings):
     coverage: float | None = setting(
         None, "share of the rows to predict, those of the highest confidence; null: all", above=0, at_most=1
     )
+    interval: float | None = setting(
+        None, "regression: share of labels that are to lie between low and high; null: 0.9", above=0, below=1
+    )
     cost: float | None = setting(
         None, "matching: cost of a false match, of a missed one 1; null: the threshold of the best F1 on valid", above=0
     )
@@ -397,7 +415,7 @@ class SystemConfig:
     title: str = setting(MISSING, "title on the scoreboard")
     about: str = setting("", "what it does, in a sentence")
     kind: str = setting("control", "kind of the system", choices=("mmtab", "control", "rival"))
-    tasks: list[str] = setting(["kway", "matching"], "tasks it can do", choices=("kway", "matching"))
+    tasks: list[str] = setting(list(TASKS), "tasks it can do", choices=TASKS)
     keep: list[str] = setting([], "column types it gets to see; empty: all. Datasets without one of them are left out")
     needs: list[str] = setting([], "column types without which a dataset is left out")
     deterministic: bool = setting(False, "the same for every seed, so that one is enough")

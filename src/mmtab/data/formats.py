@@ -80,7 +80,8 @@ def standard(cells: pa.Array, kind: ColumnType, written: str | None) -> pa.Array
 
 def standard_batch(batch: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
     """A batch of a raw table, with the cells of columns that have a format as the standard writes them."""
-    kinds = {column.name: column.type for column in schema.columns if column.name in schema.formats}
+    columns = {column.name: column.type for column in schema.columns} | {schema.label: schema.label_type}
+    kinds = {name: kind for name, kind in columns.items() if name in schema.formats}
     cells = {
         name: standard(batch[name], kinds[name], schema.formats[name]) if name in kinds else batch[name]
         for name in batch.schema.names

@@ -27,6 +27,7 @@ class ColumnType(StrEnum):
 
 class TaskKind(StrEnum):
     KWAY = "kway"
+    REGRESSION = "regression"
     MATCHING = "matching"
 
 
@@ -34,7 +35,11 @@ LABEL = "label"  # the column of pairs that says whether they match, unless data
 
 LARGEST = 1 << 20  # bytes of dataset.yaml: ten thousand columns need half of it
 # What a dataset may be ranked by, the default first; more is better in all of them.
-METRICS = {TaskKind.KWAY: ("accuracy", "macro_f1"), TaskKind.MATCHING: ("f1", "pr_auc", "roc_auc")}
+METRICS = {
+    TaskKind.KWAY: ("accuracy", "macro_f1"),
+    TaskKind.REGRESSION: ("r2",),
+    TaskKind.MATCHING: ("f1", "pr_auc", "roc_auc"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Schema:
 
     ``relations``: what may hold between two records, each with the columns it ignores (in which the two may differ),
     such as ``{"duplicate": (), "variant": ("colour", "size")}``. Each is a 0/1 column of the pairs. None given: the one
-    relation of the column ``label``; of a k-way dataset there are none.
+    relation of the column ``label``; datasets of other tasks have none.
     """
 
     name: str
@@ -78,6 +83,16 @@ class Schema:
             object.__setattr__(self, "relations", {LABEL: ()})
 
     @property
+    def of_rows(self) -> bool:
+        """Whether the question is about single rows, in tables train, valid and test; else it is about pairs."""
+        return self.task is not TaskKind.MATCHING
+
+    @property
+    def label_type(self) -> ColumnType:
+        """How the cells of the label are read: names of classes, or numbers."""
+        return ColumnType.NUMERIC if self.task is TaskKind.REGRESSION else ColumnType.CATEGORICAL
+
+    @property
     def names_relations(self) -> bool:
         """Whether dataset.yaml lists relations; without, a matching dataset has the one of the column ``label``."""
         return self.relations not in ({}, {LABEL: ()})
@@ -98,9 +113,10 @@ class Schema:
         return None if named == "string" else type_named(named, self.name, column or "")
 
     def with_storage(self, *headers: pa.Schema) -> Schema:
-        """The schema that knows the types of its ids, labels, categories and text: those of the first table of which
+        """The schema that knows the types of its ids, classes, categories and text: those of the first table of which
         the header has one, for in another the same values may be text."""
-        names = [self.id, self.label, *self.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL)]
+        classes = self.label if self.label_type is ColumnType.CATEGORICAL else None
+        names = [self.id, classes, *self.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL)]
         storage = dict(self.storage)
         for field_ in (field_ for header in headers for field_ in header):
             if field_.name in names and keeps_its_type(field_.type):
@@ -203,7 +219,7 @@ class Schema:
                 expected=f"some of {sorted(Schema.__dataclass_fields__)}",
             )
         if raw["task"] not in list(TaskKind):
-            raise DataError(name, "dataset.yaml: task", expected="kway or matching", found=raw["task"])
+            raise DataError(name, "dataset.yaml: task", expected=" or ".join(TaskKind), found=raw["task"])
         if not isinstance(raw["columns"], dict):
             raise DataError(name, "dataset.yaml: columns", expected="a mapping of name: type", found=raw["columns"])
         for column, kind in raw["columns"].items():
@@ -246,8 +262,9 @@ class Schema:
                 "columns": tuple(Column(str(c), ColumnType(t)) for c, t in raw["columns"].items()),
             }
         )
-        if schema.task is TaskKind.KWAY and not schema.label:
-            raise DataError(name, "a k-way dataset names its label", fix="add a line 'label: COLUMN' to dataset.yaml")
+        if schema.of_rows and not schema.label:
+            problem = f"a {schema.task} dataset names its label"
+            raise DataError(name, problem, fix="add a line 'label: COLUMN' to dataset.yaml")
         for role, column in (("id", schema.id), ("label", schema.label)):
             if column in {c.name for c in schema.columns}:
                 raise DataError(
@@ -289,7 +306,7 @@ class Schema:
 
 
 def _relations(raw: Any, columns: list[str], dataset: str, task: TaskKind) -> dict[str, tuple[str, ...]]:
-    """Check and convert the entry ``relations``; those that a k-way dataset or a wrong form has raise DataError."""
+    """Check and convert the entry ``relations``; raises DataError for a wrong form, and where the task is another."""
     if not raw:
         return {}
     form = "a mapping such as {duplicate: {ignore: []}, variant: {ignore: [colour, size]}}"

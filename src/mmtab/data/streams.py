@@ -46,7 +46,9 @@ class Stream:
             yield from self._batches
             return
         label = self.schema.label
-        labelled = self.labels and label is not None and has_values(self.path, self.schema.name, label)
+        labelled = (
+            self.labels and label is not None and has_values(self.path, self.schema.name, label, self.schema.label_type)
+        )
         facts, batches, n_bytes, digests = _Facts(), list[Table](), 0, dict[str, list[Digest]]()
         for batch in read_batches(self.path, self.schema, folder=self.folder, **self._options):
             batch = batch if labelled else replace(batch, labels=None)

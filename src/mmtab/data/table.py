@@ -18,7 +18,7 @@ from mmtab.data import files
 from mmtab.data.cells import EXPECTED, canonical, first, hashes, join
 from mmtab.data.digests import digest_of
 from mmtab.data.formats import standard
-from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
+from mmtab.data.schema import Column, ColumnType, Schema
 from mmtab.utils.errors import DataError
 
 BadCells = Literal["error", "missing"]
@@ -73,25 +73,23 @@ def find_table(folder: Path, schema: Schema, stem: str) -> Path:
 
 def has_labels(folder: Path, schema: Schema, split: str) -> bool:
     """Whether the folder has this split, with labels."""
-    kway = schema.task is TaskKind.KWAY
-    stem, labels = (split, [schema.label or ""]) if kway else (f"pairs_{split}", list(schema.relations))
+    stem, labels = (split, [schema.label or ""]) if schema.of_rows else (f"pairs_{split}", list(schema.relations))
     if not files.exists(folder, stem):
         return False
     path = find_table(folder, schema, stem)
-    return all(has_values(path, schema.name, label) for label in labels)
+    return all(has_values(path, schema.name, label, schema.label_type) for label in labels)
 
 
-def has_values(path: Path, dataset: str, column: str) -> bool:
+def has_values(path: Path, dataset: str, column: str, kind: ColumnType) -> bool:
     """Whether the table has the column and some cell of it is not missing."""
     return column in files.header(path, dataset).names and any(
-        canonical(raw[column], ColumnType.CATEGORICAL)[0].null_count < raw.num_rows
-        for raw in files.scan(path, dataset, columns=[column])
+        canonical(raw[column], kind)[0].null_count < raw.num_rows for raw in files.scan(path, dataset, columns=[column])
     )
 
 
 def training_files(folder: Path, schema: Schema) -> list[Path]:
     """Those of a dataset that training reads, of which ``fingerprint`` tells whether they are still the same."""
-    if schema.task is TaskKind.KWAY:
+    if schema.of_rows:
         stems = ["train", "valid"]
     else:
         sides = ["records"] if files.exists(folder, "records") else ["left", "right"]
@@ -115,7 +113,7 @@ def fingerprint(paths: list[Path]) -> str:
 
 
 def read_split(folder: Path, schema: Schema, split: str, bad_cells: BadCells = "error") -> Table:
-    """One split of a k-way dataset."""
+    """One split of a dataset whose question is about rows."""
     return read_table(find_table(folder, schema, split), schema, folder=folder, bad_cells=bad_cells)
 
 
@@ -158,7 +156,7 @@ def read_batches(
     empty = Table(schema.name, path.stem, folder or path.parent, pa.array([], pa.large_string()), {})
     _report_absent_columns(empty, schema, header, partial, on_error)
     columns = [column for column in schema.columns if column.name in header]
-    label = schema.label if labels and schema.task is TaskKind.KWAY and schema.label in header else None
+    label = schema.label if labels and schema.of_rows and schema.label in header else None
     names = dict.fromkeys(n for n in (schema.id, *(c.name for c in columns), label) if n is not None and n in header)
     ids, n_rows, faulty = UniqueIds(), 0, set[str]()
     no_batch = [_no_rows(types, list(names))] if allow_empty else []
@@ -175,7 +173,7 @@ def read_batches(
             ids.add(table.ids)
         table = _with_columns(table, raw, columns, schema, bad_cells, faulty, on_error)
         if label is not None:
-            table = replace(table, labels=names_in(table, raw, label, on_error, schema.stored(label)))
+            table = replace(table, labels=_labels_in(table, raw, label, schema, on_error))
         yield table
     if n_rows == 0 and not allow_empty:
         on_error(empty.error("the table is empty", fix="give it at least one row"))
@@ -232,6 +230,27 @@ def names_in(
         expected, cell = EXPECTED[ColumnType.CATEGORICAL], cells[bad[0]].as_py()
         on_error(table.error("the cell cannot be a name", row=bad[0], column=column, expected=expected, found=cell))
     return names
+
+
+def _labels_in(table: Table, raw: pa.RecordBatch, label: str, schema: Schema, on_error: OnError) -> pa.Array:
+    """Names of classes, or numbers (float64); null where there is none. A label is never taken as missing because it
+    does not fit."""
+    if schema.label_type is ColumnType.CATEGORICAL:
+        return names_in(table, raw, label, on_error, schema.stored(label))
+    numbers, bad = canonical(raw[label], ColumnType.NUMERIC)
+    infinite = np.flatnonzero(np.asarray(pc.fill_null(pc.is_inf(numbers), False)))
+    if faults := sorted([*bad, *infinite.tolist()]):
+        on_error(
+            table.error(
+                f"{len(faults)} label(s) are no finite number",
+                row=faults[0],
+                column=label,
+                expected="a finite number",
+                found=raw[label][faults[0]].as_py(),
+                fix="correct the cells, or leave these rows out",
+            )
+        )
+    return pc.if_else(pc.is_inf(numbers), pa.scalar(None, pa.float64()), numbers)
 
 
 def _report_absent_columns(table: Table, schema: Schema, header: list[str], partial: bool, on_error: OnError) -> None:

@@ -12,9 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+
+
+def is_known(label: np.ndarray) -> np.ndarray:
+    """[…] bool: where there is a label, of classes (-1 is none) or of numbers (NaN is none)."""
+    return ~np.isnan(label) if label.dtype.kind == "f" else label >= 0
 
 
 class _Movable:
@@ -89,12 +95,12 @@ class TensorTable(_Movable):
 
 @dataclass(frozen=True)
 class KWayBatch(_Movable):
-    """``label`` is -1 where unknown; ``row`` counts rows of the table. ``base``: in training, what the model's base
-    says of rows that it was not fitted to."""
+    """``label`` is a class, -1 where unknown, or a number, NaN where unknown; ``row`` counts rows of the table.
+    ``base``: in training, what the model's base says of rows that it was not fitted to."""
 
     table: TensorTable
     row: Int[Tensor, " b"]
-    label: Int[Tensor, " b"]
+    label: Int[Tensor, " b"] | Float[Tensor, " b"]
     base: Float[Tensor, "b k"] | None = None
 
 

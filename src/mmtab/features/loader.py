@@ -24,7 +24,8 @@ def _batch_rng(seed: int, places: Sequence[int]) -> np.random.Generator:
 
 
 class KWayBatches(Dataset[KWayBatch]):
-    """Batches of rows, all of the table's or those numbered ``chosen``. ``labels`` [n_rows] int64, -1 unknown.
+    """Batches of rows, all of the table's or those numbered ``chosen``. ``labels`` [n_rows] int64, -1 unknown,
+    or float64, NaN unknown.
 
     In training, further: ``base`` [n_rows, k], logits that the model's base has for rows that it was not fitted to; and
     ``unseen`` [c_cat], the probability that a category of a column is shown as one that train never had, drawn by

@@ -20,6 +20,7 @@ from mmtab.data.spelling import places_in
 from mmtab.data.table import Table
 from mmtab.features.lexical import Lexicon
 from mmtab.features.similarity import SimilarityFeatures
+from mmtab.features.target import Target
 
 MISSING, UNSEEN = 0, 1
 N_SPECIAL_IDS = 2
@@ -189,7 +190,7 @@ class Preprocessor:
         and without the rarest values beyond. ``rows``: the row numbers that training may see (matching: the records of
         training pairs); default all."""
         sample, counts = _RowSample(), {name: Counter[str]() for name in schema.of_type(ColumnType.CATEGORICAL)}
-        labelled, classes = True, list[Table]()
+        labelled, classes = schema.label_type is ColumnType.CATEGORICAL, list[Table]()
         for table in _batches(tables):
             kept = np.arange(len(table)) if rows is None else rows - table.first_row
             kept = kept[(kept >= 0) & (kept < len(table))]
@@ -232,7 +233,8 @@ class Preprocessor:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was fitted on train: scalers, vocabularies and classes, n-grams, and for matching similarity features.
+    """What was fitted on train: scalers, vocabularies and classes, or the scale of a label that is a number, n-grams,
+    and for matching similarity features.
     ``unseen``: columns of which nearly all cells of valid are unlike those of train; None: not known. ``one_to_one``:
     relations of two tables in which no record of train has two partners."""
 
@@ -242,9 +244,15 @@ class Fitted:
     lexicon: Lexicon | None = None
     unseen: tuple[str, ...] | None = None
     one_to_one: tuple[str, ...] = ()
+    target: Target | None = None
+
+    @property
+    def n_classes(self) -> int | None:
+        """None where the label is no class."""
+        return None if self.preprocessor.labels_ is None else len(self.preprocessor.labels_.classes_)
 
     @staticmethod
-    def kway(train: Table | Iterable[Table], schema: Schema, rules: CategoryRules) -> Fitted:
+    def rows(train: Table | Iterable[Table], schema: Schema, rules: CategoryRules) -> Fitted:
         return Fitted(Preprocessor.fit(train, schema, rules))
 
     @staticmethod
@@ -271,6 +279,7 @@ class Fitted:
             "lexicon": None if self.lexicon is None else asdict(self.lexicon),
             "unseen": None if self.unseen is None else list(self.unseen),
             "one_to_one": list(self.one_to_one),
+            "target": None if self.target is None else asdict(self.target),
         }
 
     @staticmethod
@@ -291,7 +300,8 @@ class Fitted:
         one_to_one = tuple(raw.get("one_to_one", ()))
         if scalers and (similarity is None or len(scalers) != similarity.n_features):
             raise ValueError("comparison_scalers: expected one for each similarity feature")
-        return Fitted(preprocessor, similarity, scalers, lexicon, unseen, one_to_one)
+        target = Target(**raw["target"]) if raw.get("target") else None
+        return Fitted(preprocessor, similarity, scalers, lexicon, unseen, one_to_one, target)
 
 
 MAX_SAMPLE = 1 << 20
@@ -378,6 +388,11 @@ def _check_classes(table: Table, column: str) -> None:
             found=labels[int(odd[0])].as_py(),
             fix="leave these rows out, or, should it be a class, rename it, for instance to 'no type'",
         )
+
+
+def numbers_of(table: Table, column: str) -> np.ndarray:
+    """[n] float64 of a label that is a number; NaN where the table has none. Raises DataError where some rows have."""
+    return np.full(len(table), np.nan) if table.labels is None else _floats(_known_labels(table, column))
 
 
 def _known_labels(table: Table, column: str) -> pa.Array:

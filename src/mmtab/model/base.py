@@ -1,10 +1,9 @@
-"""The base: a convex model of a row, fitted before anything else learns, whose logits the fusion model completes."""
+"""The base: a convex model of a row, fitted before anything else learns, which the fusion model completes."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,25 +14,25 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmtab.data.digests import digest_of
 from mmtab.features.backbones import Backbones
-from mmtab.features.batches import KWayBatch, LexicalBatch, TensorTable
+from mmtab.features.batches import KWayBatch, LexicalBatch, TensorTable, is_known
 from mmtab.features.unseen import ON_VALID
 from mmtab.model.inputs import RowInputs
+from mmtab.model.nearness import Nearness
+from mmtab.model.solvers import Problem, Solver
 from mmtab.utils.cache import Store
-from mmtab.utils.machine import usable_cores
-
-PENALTIES = {"vectors": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), "ngrams": (0.3, 1.0, 3.0, 10.0)}  # C
 
 
 class LinearBase(RowInputs):
-    """Two multinomial logistic regressions: on the vectors of frozen networks, and on words and parts of words; each
-    with numbers by rank and categories one-hot beside them. The logits are the mean of their log-probabilities.
+    """Two linear models: on the vectors of frozen networks, and on words and parts of words; each with numbers by rank
+    and categories one-hot beside them. Of classes they are multinomial logistic regressions, and the base gives the
+    mean of their log-probabilities; of a number ridge regressions, which read nearness to rows of train besides, and it
+    gives the mean of what they predict.
 
-    ``fit`` chooses each penalty by the log-loss of valid. The fusion model is trained on what the base says of rows
+    ``fit`` chooses each penalty by the loss on valid. The fusion model is trained on what the base says of rows
     that it was not fitted to (Wolpert, "Stacked Generalization", 1992), so it learns what the base leaves open.
 
-    n_classes  k
+    n_classes  k; None: the label is a number, and k is 1
     n_numeric  columns of numbers
     n_ids      ids of each categorical column
     n_texts    columns of text
@@ -41,11 +40,12 @@ class LinearBase(RowInputs):
     backbones  what makes vectors of text and pictures; only frozen layers are read
     n_ngrams   of the lexicon
     n_folds    parts of train, of which each is predicted by a fit to the others
+    n_near     rows of train at most, to which rows are compared where the label is a number
     """
 
     def __init__(
         self,
-        n_classes: int,
+        n_classes: int | None,
         n_numeric: int,
         n_ids: Sequence[int],
         n_texts: int,
@@ -53,35 +53,48 @@ class LinearBase(RowInputs):
         backbones: Backbones,
         n_ngrams: int,
         n_folds: int = 5,
+        n_near: int = 2000,
     ) -> None:
         super().__init__(n_ids, n_texts, n_images, backbones)
-        self.n_classes, self.n_folds = n_classes, n_folds
-        n_dense = self.n_texts + self.n_images + 2 * n_numeric
+        self.n_folds, n_outputs = n_folds, n_classes or 1
+        self.near = Nearness(n_near, n_numeric, len(self.n_ids)) if n_classes is None else None
+        n_dense = self.n_texts + self.n_images + 2 * n_numeric + (n_near if self.near else 0)
         n_inputs = {"vectors": len(self.mean), "ngrams": n_ngrams}
         self.parts = nn.ModuleDict(
-            {name: _Part(n, n_dense, sum(self.n_ids), n_classes) for name, n in n_inputs.items() if n}
+            {name: _Part(n, n_dense, sum(self.n_ids), n_outputs) for name, n in n_inputs.items() if n}
         )
         if not self.parts:
-            self.parts["vectors"] = _Part(0, n_dense, sum(self.n_ids), n_classes)
+            self.parts["vectors"] = _Part(0, n_dense, sum(self.n_ids), n_outputs)
         self.requires_grad_(False)
 
     def forward(self, table: TensorTable) -> Float[Tensor, "b k"]:
         with torch.autocast(self.mean.device.type, enabled=False):
-            (vectors, dense), ids = self.inputs(self.raw_vectors(table), table.numeric), self.ids(table)
+            ids, raw = self.ids(table), self.raw_vectors(table)
+            vectors, dense = self.inputs(raw, table.numeric)
+            if self.near is not None:
+                dense = torch.cat([dense, self.near(table.numeric, ids - self.offset)], 1)
             first: dict[str, Any] = {"vectors": vectors, "ngrams": table.lexical}
-            logits = [part(first[name], dense, ids) for name, part in self.parts.items()]
-            return torch.stack([z.log_softmax(1) for z in logits]).mean(0)
+            scores = [part(first[name], dense, ids) for name, part in self.parts.items()]
+            return torch.stack([z.log_softmax(1) if self.near is None else z for z in scores]).mean(0)
 
     # --- fitting -----------------------------------------------------------------------------------------------------
 
     def fit(
-        self, train: Iterable[KWayBatch], valid: Iterable[KWayBatch], unseen: np.ndarray, seed: int, store: Store
-    ) -> np.ndarray:
-        """Returns [n, k] log-probabilities of the rows of train, each by a fit to other rows.
+        self,
+        train: Iterable[KWayBatch],
+        valid: Iterable[KWayBatch],
+        unseen: np.ndarray,
+        solvers: Sequence[Solver],
+        seed: int,
+        store: Store,
+    ) -> tuple[np.ndarray, int]:
+        """Returns what the base says of the rows of train, [n, k], of each by a fit to other rows; and the number of
+        the solver that it was fitted by.
 
         train, valid  all their rows, in order
         unseen        [c_cat] the share of a column's categories that train never had; a fit that leans on a column
                       which is mostly so is of no use elsewhere, and gets none of it
+        solvers       of which the one with the least loss on valid is taken
         seed          of the folds
         store         keeps each part's fit, for runs that differ elsewhere
         """
@@ -90,24 +103,50 @@ class LinearBase(RowInputs):
         self.to_network()
         rows, valid_rows = self._read(train), self._read(valid)
         self.standardise(rows.raw)
-        y, kept = rows.label, np.flatnonzero(unseen <= ON_VALID)
-        groups = np.arange(len(y))
-        if len(kept) < len(unseen):  # rows that share such a category are alike, and will not be at hand either
-            by_category = np.unique(rows.ids[:, int(unseen.argmax())], return_inverse=True)[1]
-            if np.bincount(by_category).max() * 2 <= len(y):  # else hardly any rows would be left to fit to
-                groups = by_category
-        folds = (np.random.default_rng(seed).permutation(groups.max() + 1) % self.n_folds)[groups]
-        logs = []
+        kept, known = np.flatnonzero(unseen <= ON_VALID), is_known(valid_rows.label)
+        whitening = np.zeros((0, 0), np.float32)
+        if self.near is not None:
+            whitening = self.near.fit(rows.numeric, torch.from_numpy(rows.ids).to(self.mean.device) - self.offset, kept)
+        matrices = {
+            name: [self._matrix(name, some, kept, whitening) for some in (rows, valid_rows)] for name in self.parts
+        }
+        folds = self._folds(rows, unseen, kept, seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            for name, module in self.parts.items():
-                part: Any = module
-                x, x_valid = (self._matrix(name, some, kept) for some in (rows, valid_rows))
-                problem = _Problem(x, y, x_valid, valid_rows.label, folds, self.n_classes, PENALTIES[name])
-                fitted = store.arrays("base", problem.key, problem.solve)
-                part.set(np.array(fitted["weights"]), np.array(fitted["bias"]))
-                logs.append(fitted["out_of_fold"])
-        return np.mean(logs, 0)
+            losses, solved = list[float](), list[dict[str, tuple[Problem, Any]]]()
+            for solver in solvers:
+                problems = {
+                    name: Problem(solver, solver.penalties[name], x, rows.label, x_valid, valid_rows.label)
+                    for name, (x, x_valid) in matrices.items()
+                }
+                solved.append({name: (problem, problem.solve(store)) for name, problem in problems.items()})
+                output = np.mean([fitted["output"] for _, fitted in solved[-1].values()], 0)
+                losses.append(solver.loss(output[known], valid_rows.label[known]))
+            best, outputs = int(np.argmin(losses)), []
+            for name, (problem, fitted) in solved[best].items():
+                part: Any = self.parts[name]
+                part.set(self._unwhitened(part, fitted["weight"], whitening), np.array(fitted["bias"]))
+                outputs.append(problem.out_of_fold(folds, float(fitted["penalty"]), store))
+        return np.mean(outputs, 0), best
+
+    def _folds(self, rows: _Rows, unseen: np.ndarray, kept: np.ndarray, seed: int) -> np.ndarray:
+        """[n] the fold of each row. Rows that share a category which valid will not have are alike, and go together."""
+        n = len(rows.label)
+        groups = np.arange(n)
+        if len(kept) < len(unseen):
+            by_category = np.unique(rows.ids[:, int(unseen.argmax())], return_inverse=True)[1]
+            if np.bincount(by_category).max() * 2 <= n:  # else hardly any rows would be left to fit to
+                groups = by_category
+        return (np.random.default_rng(seed).permutation(groups.max() + 1) % self.n_folds)[groups]
+
+    def _unwhitened(self, part: _Part, weight: np.ndarray, whitening: np.ndarray) -> np.ndarray:
+        """Weights of nearness, from those of what ``_matrix`` has instead."""
+        if self.near is None:
+            return np.array(weight)
+        m, start = len(whitening), part.n_first + part.n_dense - self.near.n_rows
+        before, near, after = np.split(weight, [start, start + m])
+        others = np.zeros((self.near.n_rows - m, weight.shape[1]), np.float32)
+        return np.concatenate([before, whitening @ near, others, after])
 
     def _read(self, batches: Iterable[KWayBatch]) -> _Rows:
         """What the base reads of rows, without the texts and pictures that it was made from."""
@@ -131,9 +170,13 @@ class LinearBase(RowInputs):
             sp.vstack(ngrams, "csr") if ngrams else None,
         )
 
-    def _matrix(self, name: str, rows: _Rows, kept: np.ndarray) -> Any:
-        """[n, f] as ``_Part`` reads them, of categories only the columns ``kept``; dense where they are few."""
+    def _matrix(self, name: str, rows: _Rows, kept: np.ndarray, whitening: np.ndarray) -> Any:
+        """[n, f] as ``_Part`` reads them, of categories only the columns ``kept``, nearness times ``whitening``; dense
+        where they are few."""
         vectors, dense = (x.cpu().numpy() for x in self.inputs(rows.raw, rows.numeric))
+        if self.near is not None:
+            near = self.near(rows.numeric, torch.from_numpy(rows.ids).to(self.mean.device) - self.offset)
+            dense = np.concatenate([dense, near[:, : len(whitening)].cpu().numpy() @ whitening], 1)
         ids, (n, c) = rows.ids[:, kept], (len(rows.ids), len(kept))
         one_hot = sp.csr_array(
             (np.ones(n * c, np.float32), ids.ravel(), np.arange(n + 1) * c), shape=(n, sum(self.n_ids))
@@ -146,49 +189,21 @@ class LinearBase(RowInputs):
 
 @dataclass(frozen=True)
 class _Rows:
-    label: np.ndarray  # [n], -1 unknown
+    label: np.ndarray  # [n]
     raw: Tensor  # [n, d] vectors
     numeric: Tensor | None  # [n, c_num]
     ids: np.ndarray  # [n, c_cat]
     ngrams: Any  # [n, n_ngrams], sparse; None where there are none
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """What a part is fitted to."""
-
-    x: Any  # [n, f], dense or sparse
-    y: np.ndarray  # [n]
-    x_valid: Any  # [m, f]
-    y_valid: np.ndarray  # [m], -1 unknown
-    folds: np.ndarray  # [n]
-    n_classes: int
-    penalties: Sequence[float]
-
-    @property
-    def key(self) -> dict[str, Any]:
-        arrays = [*_arrays(self.x), self.y, *_arrays(self.x_valid), self.y_valid, self.folds]
-        return {"arrays": list(map(digest_of, arrays)), "k": self.n_classes, "penalties": list(self.penalties)}
-
-    def solve(self, _: object) -> dict[str, np.ndarray]:
-        k = self.n_classes
-        penalty, weights, bias = _choose(self.x, self.y, self.x_valid, self.y_valid, k, self.penalties)
-        out_of_fold = _out_of_fold(self.x, self.y, self.folds, k, penalty)
-        return {"weights": weights.astype(np.float32), "bias": bias.astype(np.float32), "out_of_fold": out_of_fold}
-
-
-def _arrays(x: Any) -> list[np.ndarray]:
-    return [x.data, x.indices, x.indptr] if sp.issparse(x) else [x]
-
-
 class _Part(nn.Module):
-    """One logistic regression: weights of its own inputs, of dense ones and of categories."""
+    """One linear model: weights of its own inputs, of dense ones and of categories."""
 
-    def __init__(self, n_first: int, n_dense: int, n_ids: int, n_classes: int) -> None:
+    def __init__(self, n_first: int, n_dense: int, n_ids: int, n_outputs: int) -> None:
         super().__init__()
         self.n_first, self.n_dense = n_first, n_dense
-        self.weight = nn.Parameter(torch.zeros(n_first + n_dense + n_ids, n_classes))
-        self.bias = nn.Parameter(torch.zeros(n_classes))
+        self.weight = nn.Parameter(torch.zeros(n_first + n_dense + n_ids, n_outputs))
+        self.bias = nn.Parameter(torch.zeros(n_outputs))
 
     def set(self, weight: np.ndarray, bias: np.ndarray) -> None:
         self.weight.data.copy_(torch.from_numpy(weight))
@@ -206,58 +221,3 @@ class _Part(nn.Module):
             return logits
         starts = torch.searchsorted(first.row, torch.arange(len(dense), device=dense.device))
         return logits + F.embedding_bag(first.id, own, starts, mode="sum", per_sample_weights=first.value)
-
-
-def _fit(x: Any, y: np.ndarray, k: int, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [f, k] and bias [k] of the classes 0 … k-1; a class that ``y`` lacks is very unlikely."""
-    from sklearn.linear_model import LogisticRegression
-
-    classes = np.unique(y)
-    if len(classes) < 2:
-        bias = np.full(k, -5, np.float32)
-        bias[classes] = 0
-        return np.zeros((x.shape[1], k), np.float32), bias
-    model = LogisticRegression(C=penalty, max_iter=100, tol=1e-3)  # more exactness changed no log-loss by .003
-    model.fit(x, y)
-    w, b = model.coef_, model.intercept_
-    if len(w) == 1:  # of two classes scikit-learn has the logit of the second
-        w, b = np.concatenate([-w / 2, w / 2]), np.concatenate([-b / 2, b / 2])
-    weight, bias = np.zeros((x.shape[1], k), np.float32), np.full(k, b.min() - 5, np.float32)
-    weight[:, model.classes_], bias[model.classes_] = w.T, b
-    return weight, bias
-
-
-def _choose(
-    x: Any, y: np.ndarray, x_valid: Any, y_valid: np.ndarray, k: int, penalties: Sequence[float]
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """The penalty with the least log-loss on valid, with its fit."""
-    known = y_valid >= 0
-    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
-    for penalty in penalties:
-        w, b = _fit(x, y, k, penalty)
-        log = _log_softmax(x_valid[known] @ w + b)
-        loss = -float(log[np.arange(len(log)), y_valid[known]].mean())
-        if best is not None and loss >= best[0]:
-            break
-        best = loss, penalty, w, b
-    assert best is not None
-    return best[1:]
-
-
-def _out_of_fold(x: Any, y: np.ndarray, folds: np.ndarray, k: int, penalty: float) -> np.ndarray:
-    """[n, k] log-probabilities of each fold by a fit to the others, several at a time."""
-    log = np.zeros((len(y), k), np.float32)
-
-    def predict(fold: int) -> None:
-        inside, rest = folds == fold, folds != fold
-        w, b = _fit(x[rest], y[rest], k, penalty)
-        log[inside] = _log_softmax(x[inside] @ w + b)
-
-    with ThreadPoolExecutor(usable_cores()) as pool:  # what takes time lets other threads run
-        list(pool.map(predict, np.unique(folds).tolist()))
-    return log
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(1, keepdims=True)
-    return (shifted - np.log(np.exp(shifted).sum(1, keepdims=True))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Row vectors to logits."""
+"""Row vectors to logits, or to a number."""
 
 from __future__ import annotations
 
@@ -113,6 +113,32 @@ class KWayHead(nn.Module):
         dropout, output = self.layers
         assert isinstance(output, nn.Linear)
         return ClassScores(dropout(x), output.weight, output.bias)
+
+
+@dataclass
+class NumberScores:
+    """A number on the scale of the task's target, and how far off it is likely to be, as ``softplus(error)``.
+    ``alone``: in training, a number that is to do without the base."""
+
+    value: Float[Tensor, " b"]
+    error: Float[Tensor, " b"]
+    alone: Float[Tensor, " b"] | None = None
+
+    def on(self, base: Float[Tensor, "b 1"], alone: NumberScores | None) -> NumberScores:
+        """This number, added to that of a base."""
+        return NumberScores(self.value.float() + base[:, 0], self.error, None if alone is None else alone.value)
+
+
+class NumberHead(nn.Module):
+    """A number, and the size of its error."""
+
+    def __init__(self, d_model: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(d_model, 2))
+
+    def forward(self, x: Float[Tensor, "b d"]) -> NumberScores:
+        value, error = self.layers(x).unbind(1)
+        return NumberScores(value, error)
 
 
 def symmetric(a: Float[Tensor, "... d"], b: Float[Tensor, "... d"]) -> Float[Tensor, "... d3"]:

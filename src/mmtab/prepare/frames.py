@@ -23,6 +23,7 @@ def from_frames(
     frames: Mapping[str, Any],
     *,
     label: str | None = None,
+    task: str | None = None,
     folder: Path | str | None = None,
     name: str = "frame",
     id: str | None = None,
@@ -44,11 +45,11 @@ def from_frames(
     with ``pairs`` (left_id, right_id, label), or ``pairs_train`` and so on. What is not divided yet is, as
     ``mmtab.prepare.split`` says. Column types are inferred from the values; ``types`` overrules. ``formats`` says how
     numbers and dates are written (``{"day": "day first", "price": "1.234,5 €"}``), ``encoding`` and ``delimiter`` how
-    files are, where they leave it open. A warning says what is remarkable. Image cells are paths from ``image_root``
-    (of all tables, or by table; default: the folder of a file, else the current one), bytes, or {bytes, path};
-    ``bad_cells`` is that of ``propose``. ``folder``: a new folder to keep it in, written whole or not at all; by
-    default a temporary one, which goes when the process ends. Raises DataError or ConfigError, as
-    ``mmtab.prepare.propose`` and ``mmtab.prepare.split`` do.
+    files are, where they leave it open. ``task``: kway, regression or matching; by default as the label looks. A
+    warning says what is remarkable. Image cells are paths from ``image_root`` (of all tables, or by table; default: the
+    folder of a file, else the current one), bytes, or {bytes, path}; ``bad_cells`` is that of ``propose``. ``folder``:
+    a new folder to keep it in, written whole or not at all; by default a temporary one, which goes when the process
+    ends. Raises DataError or ConfigError, as ``mmtab.prepare.propose`` and ``mmtab.prepare.split`` do.
     """
     target = Path(folder) if folder is not None else _temporary() / name
     if target.exists():
@@ -70,6 +71,7 @@ def from_frames(
             frames,
             made,
             name=name,
+            task=task,
             id=None if id is None else str(id),  # the columns of pandas may be numbers
             label=None if label is None else str(label),
             types={str(column): kind for column, kind in (types or {}).items()},

@@ -26,8 +26,9 @@ from mmtab.prepare.rules import ID, IGNORE, KEY_NAMES, LABEL, TRUTHS, Guess, gue
 from mmtab.utils.errors import DataError
 
 ID_NAMES = KEY_NAMES | {"sku", "asin", "ean", "isbn", "gtin", "upc"}
-MANY_NUMBERS = 20  # different ones of a label, from which on it is rather a quantity
+MANY_NUMBERS = 20, 100  # different ones of a label, from which on it is a quantity: of fractions, of whole numbers
 LABEL_NAMES = ["label", "target", "class", "y", "category", "genre", "type", "kind", "group", "outcome", "species"]
+NOT_NUMBERS = "choose another label, or say task=kway"
 Fail = Callable[..., DataError]
 
 
@@ -73,7 +74,7 @@ def infer(
     if kind is TaskKind.MATCHING and label not in (None, "label"):
         problem = "the answers of a matching dataset are in its pairs, as 'label'"
         raise fail(problem, column=label, fix="leave label out")
-    label = label if kind is TaskKind.KWAY else None
+    label = None if kind is TaskKind.MATCHING else label
     _check_user(facts, [id, label, *types, *(formats or {})], types, fail)
 
     guesses = {column: guess_type(of_column) for column, of_column in facts.items()}
@@ -96,16 +97,26 @@ def infer(
     key = _find_id(facts, guesses, id, {label, *types}, unique, kind, notes)
     key = key if said or id is None else replace(key, why="it has the ids of the pairs")
     guesses[key.name] = key
-    if kind is TaskKind.KWAY:
+    if kind is not TaskKind.MATCHING:
         target = _find_label(facts, guesses, label, set(types), fail)
-        notes += _quantity(facts[target.name], guesses.get(target.name))
+        quantity = _is_quantity(facts[target.name], guesses[target.name])
+        if kind is TaskKind.REGRESSION and guesses[target.name].role != ColumnType.NUMERIC:
+            found, expected = f"{guesses[target.name].role}: {guesses[target.name].why}", "numbers"
+            raise fail("the label of regression", column=target.name, expected=expected, found=found, fix=NOT_NUMBERS)
+        if task is None and quantity:
+            kind = TaskKind.REGRESSION
+        if quantity:
+            notes += _of_quantity(kind, facts[target.name])
+        if kind is TaskKind.REGRESSION:
+            target = replace(target, why=target.why.replace(" classes", " different numbers"))
         guesses[target.name] = target
         if target.confidence < 0.8:
             notes.append(f"the label is a guess: {target.name!r}. Say label=COLUMN if it is another")
     for guess in guesses.values():
         notes += _warnings(facts[guess.name], guess) if guess.name in facts else []
     columns = tuple(Column(g.name, ColumnType(g.role)) for g in guesses.values() if g.role in list(ColumnType))
-    written = _formats(columns, facts, dict(formats or {}), name, notes)
+    numbers = (Column(target.name, ColumnType.NUMERIC),) if kind is TaskKind.REGRESSION else ()
+    written = _formats((*columns, *numbers), facts, dict(formats or {}), name, notes)
     if not columns:
         raise fail("no column is left to learn from", found=f"columns {list(facts)}", fix="give more columns, or types")
     label = next((g.name for g in guesses.values() if g.role == LABEL), None)
@@ -115,7 +126,7 @@ def infer(
 
 def _task_of(tables: dict[str, Path], rows: dict[str, Path], task: str | None, fail: Fail) -> TaskKind:
     if task is not None and task not in list(TaskKind):
-        raise fail("task", expected="kway or matching", found=task, fix="say one of them")
+        raise fail("task", expected=" or ".join(TaskKind), found=task, fix="say one of them")
     if not rows:
         raise fail("no table of rows beside the pairs", fix="add rows, or left and right, or records")
     if task is not None:
@@ -156,12 +167,18 @@ def _named_apart(left: dict[str, Facts], right: dict[str, Facts]) -> Iterator[st
         )
 
 
-def _quantity(facts: Facts, guess: Guess | None) -> Iterator[str]:
-    if guess is not None and guess.role == ColumnType.NUMERIC and facts.n_distinct > MANY_NUMBERS:
-        yield (
-            f"the label {facts.name} has {facts.n_distinct:,} different numbers, each of which is a class of its own; "
-            "if it is a quantity, cut it into ranges"
-        )
+def _is_quantity(facts: Facts, guess: Guess) -> bool:
+    """Whether a label is rather a number than the name of a class."""
+    whole = facts.stored == "whole" or facts.tally["whole"] == facts.n_filled
+    return guess.role == ColumnType.NUMERIC and facts.n_distinct > MANY_NUMBERS[whole]
+
+
+def _of_quantity(kind: TaskKind, facts: Facts) -> Iterator[str]:
+    numbers = f"the label {facts.name} has {facts.n_distinct:,} different numbers"
+    if kind is TaskKind.REGRESSION:
+        yield f"{numbers}, so the task is regression; if they are names of classes, say task=kway"
+    else:
+        yield f"{numbers}, each of which is a class of its own; if it is a quantity, say task=regression"
 
 
 def _formats(

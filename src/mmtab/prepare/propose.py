@@ -89,7 +89,8 @@ def propose(
                     stored = stored_within(header.field(column).type)
                     header = header.set(header.get_field_index(column), pa.field(column, stored))
                 if suffix == ".parquet":
-                    for column in set(schema.of_type(ColumnType.NUMERIC)) & set(schema.formats) & set(header.names):
+                    numbers = {*schema.of_type(ColumnType.NUMERIC), schema.label or ""}
+                    for column in numbers & set(schema.formats) & set(header.names):
                         header = header.set(header.get_field_index(column), pa.field(column, pa.float64()))
                 if numbered := schema.id not in header.names and not stem.startswith("pairs"):
                     header = pa.schema([(schema.id, pa.string()), *header])

@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 from mmtab.data import files
 from mmtab.data.cells import first, hashes
 from mmtab.data.pairs import Pairs, read_pairs_file, read_records
-from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.splits import FRACTIONS, SPLITS, assign, components
 from mmtab.data.table import read_column
 from mmtab.utils.errors import ConfigError, DataError
 
+N_STRATA = 10  # quantiles of a number that are divided alike
 Method = Literal["auto", "random", "stratified", "grouped", "time", "component"]
 
 
@@ -33,17 +34,17 @@ def split(
 ) -> Schema:
     """Divide ``rows`` into train, valid and test, or ``pairs`` into pairs_train, pairs_valid and pairs_test.
 
-    ``stratified`` (auto, k-way): each class by ``fractions``; ``grouped``: no value of column ``by`` in two splits;
-    ``time``: by column ``by``, the earliest for training; ``random``; ``component`` (auto, matching): no entity in two
-    splits, each with its share of the matches. If all pairs hang together, entities are taken from the matches alone
-    and non-matches across splits are left out; if that leaves a split without its matches, pairs are divided at random;
-    a warning says so. The column of ``grouped`` is no feature any more, for train has none of test's values. What was
-    done is recorded in dataset.yaml, whose schema is returned. The undivided table stays.
+    ``stratified`` (auto, of rows): each class, or each tenth of the numbers, by ``fractions``; ``grouped``: no value of
+    column ``by`` in two splits; ``time``: by column ``by``, the earliest for training; ``random``; ``component`` (auto,
+    matching): no entity in two splits, each with its share of the matches. If all pairs hang together, entities are
+    taken from the matches alone and non-matches across splits are left out; if that leaves a split without its matches,
+    pairs are divided at random; a warning says so. The column of ``grouped`` is no feature any more, for train has none
+    of test's values. What was done is recorded in dataset.yaml, whose schema is returned. The undivided table stays.
 
     Raises ConfigError for a method that does not fit, DataError for rows that cannot be placed.
     """
     schema = Schema.read(folder)
-    stem = "rows" if schema.task is TaskKind.KWAY else "pairs"
+    stem = "rows" if schema.of_rows else "pairs"
     allowed = ("random", "stratified", "grouped", "time") if stem == "rows" else ("random", "component")
     if method == "auto":
         method = "stratified" if stem == "rows" else "component"
@@ -114,7 +115,9 @@ def _place_rows(
     assert schema.label is not None
     if method == "time":
         return assign(n, fractions, seed, times=_column(path, schema, str(by), ColumnType.DATETIME))
-    labels = _column(path, schema, schema.label, ColumnType.CATEGORICAL)
+    labels = _column(path, schema, schema.label, schema.label_type)
+    if schema.label_type is ColumnType.NUMERIC:
+        labels = np.searchsorted(np.quantile(labels, np.linspace(0, 1, N_STRATA + 1)[1:-1]), labels)
     if method == "stratified":
         return assign(n, fractions, seed, labels=labels)
     return assign(n, fractions, seed, labels=labels, groups=_column(path, schema, str(by), ColumnType.CATEGORICAL))

@@ -21,16 +21,19 @@ import pyarrow.compute as pc
 from mmtab.data.pairs import read_records
 from mmtab.data.pictures import Progress, no_progress
 from mmtab.data.schema import ColumnType, Schema
+from mmtab.features.batches import is_known
 from mmtab.features.loader import KWayBatches, PairBatches
 from mmtab.features.similarity import EVERYTHING, SimilarityFeatures
 from mmtab.runs.session import Session
 from mmtab.training.metrics import bootstrap
 from mmtab.training.predictions import Predictions
+from mmtab.training.regression import RegressionTask
 from mmtab.training.tasks import PairTask
 
 MAX_ROWS = 1_000  # scored in each condition; rows or pairs, at random beyond
 SHARES = (0.25, 0.5, 0.75)  # of rows that lose a modality, between none and all
 BOUNDS = (2.5, 97.5)  # percentiles that bound an interval
+CHANGE = 0.1  # standard deviations of a label by which a predicted number has to move to count as another
 MIN_GAIN = 0.002  # of a score; less is negligible, also where it is beyond noise
 EVERY = "every modality"
 
@@ -116,11 +119,12 @@ class _Scores:
         self.predictions = {name: work.score(conditions[name]) for name in names}
         y_true, y_pred = work.labels_and_predictions(list(self.predictions.values()))
         plain = "f1" if isinstance(task, PairTask) else "accuracy"
-        self.metric = task.metric if task.metric in ("accuracy", "macro_f1", "f1") else plain
+        self.metric = task.metric if task.metric in ("accuracy", "macro_f1", "f1", "r2") else plain
         draws = bootstrap(y_true, y_pred, self.metric, int(max(y_true.max(), y_pred.max())) + 1, seed=seed)
         assert draws is not None
         self.n_rows = len(y_true)
         self.y_pred = dict(zip(self.predictions, y_pred, strict=True))
+        self.tolerance = CHANGE * y_true.std() if isinstance(task, RegressionTask) else 0.0
         self.draws = dict(zip(self.predictions, draws.T, strict=True))
         self.score = {name: task.metrics_of(values)[self.metric] for name, values in self.predictions.items()}
 
@@ -146,7 +150,7 @@ def _modality(scores: _Scores, groups: Mapping[str, list[str]], name: str) -> di
         "shapley": value,
         "shapley_low": low,
         "shapley_high": high,
-        "changed": float((scores.y_pred[everything] != scores.y_pred[others]).any(1).mean()),
+        "changed": float((abs(scores.y_pred[everything] - scores.y_pred[others]) > scores.tolerance).any(1).mean()),
         "verdict": verdict,
     }
 
@@ -177,7 +181,7 @@ class _Work:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(batches))[:n_rows])
         if isinstance(batches, KWayBatches):
             self.batches: KWayBatches | PairBatches = KWayBatches(
-                batches.table, batches.labels, chosen[batches.labels[chosen] >= 0]
+                batches.table, batches.labels, chosen[is_known(batches.labels[chosen])]
             )
         else:
             bad: Any = session.config.dataset.bad_cells
@@ -214,13 +218,19 @@ class _Work:
     def labels_and_predictions(self, predictions: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray]:
         """[n, r] labels and [s, n, r] predictions, of k-way r is 1."""
         task = self.session.task
+        if isinstance(task, RegressionTask):
+            return predictions[0].label[:, None], np.stack([task.y_pred(p) for p in predictions])
         if isinstance(task, PairTask):
             matches = [p.probability >= task.thresholds for p in predictions if p.probability is not None]
             return predictions[0].label, np.stack(matches).astype(np.int64)
         return predictions[0].label[:, None], np.stack([p.best[:, :1] for p in predictions if p.best is not None])
 
     def log_likelihood(self, predictions: Predictions) -> np.ndarray:
-        """[n] of the label, in nats; the mean over relations."""
+        """[n] of the label, in nats; the mean over relations. Of numbers as if errors were distributed by Laplace."""
+        task = self.session.task
+        if isinstance(task, RegressionTask):
+            off = np.abs(task.y_pred(predictions)[:, 0] - predictions.label)
+            return -off / max(float(predictions.label.std()), np.finfo(np.float64).tiny)
         if isinstance(self.session.task, PairTask):
             assert predictions.probability is not None
             p = predictions.probability.clip(1e-12, 1 - 1e-12)

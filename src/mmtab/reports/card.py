@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from mmtab.data import files
 from mmtab.data.cells import image_sources
 from mmtab.data.pairs import read_pairs, read_records
 from mmtab.data.pictures import open_picture
-from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.splits import SPLITS
 from mmtab.data.table import Table, read_batches
 from mmtab.prepare.check.alarms import Alarm
@@ -106,18 +107,23 @@ class ColumnFacts:
 
 @dataclass
 class DatasetFacts:
-    """``rows`` and ``labels`` by table; ``samples`` are rows (for pairs both rows) under their label."""
+    """``rows`` and ``labels`` (how often each comes) by table; ``samples`` are rows (for pairs both rows) under their
+    label."""
 
     schema: Schema
     rows: dict[str, int] = field(default_factory=dict)
-    labels: dict[str, Counter[str]] = field(default_factory=dict)
+    labels: dict[str, Counter[Any]] = field(default_factory=dict)
     columns: list[ColumnFacts] = field(default_factory=list)
     samples: list[tuple[str, list[list[Cell]]]] = field(default_factory=list)
     alarms: Sequence[Alarm] = ()
 
     @property
-    def all_labels(self) -> Counter[str]:
-        return sum(self.labels.values(), Counter[str]())
+    def all_labels(self) -> Counter[Any]:
+        return sum(self.labels.values(), Counter[Any]())
+
+    @property
+    def has_numbers(self) -> bool:
+        return self.schema.label_type is ColumnType.NUMERIC
 
 
 def describe(
@@ -128,8 +134,9 @@ def describe(
     rng = np.random.default_rng(seed)
     columns = [ColumnFacts(column.name, column.type) for column in schema.columns]
     facts = DatasetFacts(schema, columns=columns, alarms=alarms)
-    kway = schema.task is TaskKind.KWAY
-    names = [s for s in ((*SPLITS, "rows") if kway else ("left", "right", "records")) if files.exists(folder, s)]
+    names = [
+        s for s in ((*SPLITS, "rows") if schema.of_rows else ("left", "right", "records")) if files.exists(folder, s)
+    ]
     if len(names) > 1 and "rows" in names:  # which have been split
         names.remove("rows")
     for name in names:
@@ -142,10 +149,10 @@ def describe(
             if table.labels is not None:
                 facts.labels.setdefault(name, Counter()).update(_counts(table.labels))
             n = min(n_samples - len(facts.samples), len(table))
-            if kway and name in ("train", "rows") and n > 0:
+            if schema.of_rows and name in ("train", "rows") and n > 0:
                 for row in rng.choice(len(table), n, replace=False).tolist():
                     facts.samples.append((_label(table, row), [cells_of(schema, table, row)]))
-    if not kway:
+    if not schema.of_rows:
         _add_pairs(facts, folder, n_samples // 2, rng)
     return facts
 
@@ -170,7 +177,12 @@ def _add_pairs(facts: DatasetFacts, folder: Path, n_samples: int, rng: np.random
                 facts.samples.append((title, sides))
 
 
-def _counts(values: pa.Array) -> Counter[str]:
+def _numbers(counts: Counter[Any]) -> np.ndarray:
+    """[n] labels, from how often each number comes."""
+    return np.repeat(np.array(list(counts), np.float64), list(counts.values()))
+
+
+def _counts(values: pa.Array) -> Counter[Any]:
     return Counter({c["values"]: c["counts"] for c in pc.value_counts(values.drop_null()).to_pylist()})
 
 
@@ -198,8 +210,13 @@ def _tables(facts: DatasetFacts) -> dict[str, tuple[list[str], Sequence[Sequence
 
     tables = [(name, f"{n:,}") for name, n in facts.rows.items()]
     columns = [(column.name, str(column.type), missing(column), column.summary()) for column in facts.columns]
-    classes = sorted(facts.all_labels.items(), key=lambda item: (-item[1], item[0]))[:MAX_CLASSES]
-    labels = [[name, *(f"{counts[name]:,}" for counts in facts.labels.values())] for name, _ in classes]
+    if facts.has_numbers:
+        numbers = list(map(_numbers, facts.labels.values()))
+        summaries: dict[str, Any] = {"mean": np.mean, "lowest": np.min, "median": np.median, "highest": np.max}
+        labels = [[name, *(f"{summary(part):.6g}" for part in numbers)] for name, summary in summaries.items()]
+    else:
+        classes = sorted(facts.all_labels.items(), key=lambda item: (-item[1], item[0]))[:MAX_CLASSES]
+        labels = [[name, *(f"{counts[name]:,}" for counts in facts.labels.values())] for name, _ in classes]
     alarms = [(str(alarm.severity), alarm.message, "; ".join(alarm.rows[:3])) for alarm in facts.alarms]
     return {
         "Tables": (["table", "rows"], tables),
@@ -244,7 +261,8 @@ def _about(facts: DatasetFacts) -> list[tuple[str, str]]:
         "licence": schema.licence or "not stated",
         "source": schema.source or "not stated",
         "split": ", ".join(f"{key}: {value}" for key, value in schema.split.items()) or "not recorded",
-        "classes": f"{len(labels)} in column {schema.label}{share}" if schema.label else "",
+        "classes": "" if facts.has_numbers or not schema.label else f"{len(labels)} in column {schema.label}{share}",
+        "label": f"numbers in column {schema.label}" if facts.has_numbers else "",
         "matches": "" if schema.label else matches,
     }
     return [(key, value) for key, value in entries.items() if value]
@@ -254,7 +272,9 @@ def _plots(facts: DatasetFacts) -> list[Picture]:
     """Small plots, each with what it shows in words."""
     plots = {}
     labels = facts.all_labels
-    if labels:
+    if labels and facts.has_numbers:
+        plots["labels"] = figures.small_histogram("labels", str(facts.schema.label), _numbers(labels))
+    elif labels:
         top = labels.most_common(MAX_BARS)
         rest = labels.total() - sum(n for _, n in top)
         bars = top + ([(f"{len(labels) - MAX_BARS} others", rest)] if rest else [])

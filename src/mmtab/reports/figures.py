@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mmtab.runs.predictions import ScoredPredictions
+from mmtab.runs.scored import ScoredPredictions
+from mmtab.runs.scored_numbers import ScoredNumbers
 from mmtab.utils.text import one_line, short
 
 BLUE, ORANGE, GREEN, GREY, INK = "#1f6fb5", "#c05a12", "#26804a", "#8b8f96", "#222222"
@@ -52,7 +53,9 @@ def learning(rows: Sequence[Mapping[str, float]], metric: str, n_trained: int) -
     figure, (left, right) = _axes(8.2, 3.2, 2)
     by_epoch = [row for row in rows if f"valid/{metric}" in row]
     epochs = [row["epoch"] + 1 for row in by_epoch]
-    for name, label, colour in (("train/loss_epoch", "train loss", GREY), ("valid/log_loss", "valid log-loss", ORANGE)):
+    valid_losses = {"valid/log_loss": "valid log-loss", "valid/rmse": "valid RMSE"}
+    losses = [(name, text, ORANGE) for name, text in valid_losses.items() if any(name in row for row in by_epoch)]
+    for name, label, colour in (("train/loss_epoch", "train loss", GREY), *losses):
         values = [row.get(name, np.nan) for row in by_epoch]
         left.plot(epochs, values, "o-", color=colour, label=label, markersize=3.5)
     left.set_ylim(bottom=0)
@@ -119,6 +122,33 @@ def _confused_classes(predictions: ScoredPredictions) -> tuple[np.ndarray, np.nd
     np.fill_diagonal(distance, 0)
     order = leaves_list(linkage(squareform(distance, checks=False), "average", optimal_ordering=True))
     return counts[np.ix_(order, order)], classes[order]
+
+
+def predicted(predictions: ScoredNumbers) -> Any:
+    """Predictions by label; where all were right they would lie on the line."""
+    figure, axes = _axes(WIDE, 4.2)
+    y_true, y_pred = predictions.y_true, predictions.y_pred
+    ends = [min(y_true.min(), y_pred.min()), max(y_true.max(), y_pred.max())]
+    axes.plot(ends, ends, color=GREY, linewidth=1, linestyle=":")
+    axes.scatter(y_true, y_pred, s=9, color=BLUE, alpha=max(0.15, min(0.7, 200 / len(y_true))), linewidths=0)
+    axes.set(xlabel="label", ylabel="prediction")
+    return figure
+
+
+def residuals(predictions: ScoredNumbers) -> Any:
+    """Label less prediction: by prediction, with the mean of each tenth, and how often each size occurs."""
+    figure, (left, right) = _axes(8.2, 3.2, 2)
+    error, order = -predictions.error, np.argsort(predictions.y_pred, kind="stable")
+    left.axhline(0, color=GREY, linewidth=1, linestyle=":")
+    left.scatter(predictions.y_pred, error, s=9, color=BLUE, alpha=max(0.15, min(0.7, 200 / len(error))), linewidths=0)
+    tenths = [part for part in np.array_split(order, 10) if len(part)]
+    means = [(predictions.y_pred[part].mean(), error[part].mean()) for part in tenths]
+    left.plot(*zip(*means, strict=True), "o-", color=ORANGE, markersize=4, label="mean of a tenth of the rows")
+    left.set(xlabel="prediction", ylabel="label - prediction")
+    left.legend(frameon=False, fontsize=10)
+    right.hist(error, bins=40, color=BLUE)
+    right.set(xlabel="label - prediction", ylabel="rows")
+    return figure
 
 
 def precision_recall(predictions: ScoredPredictions) -> Any:

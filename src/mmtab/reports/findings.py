@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from mmtab.config.types import RunConfig
+from mmtab.reports import numbers
 from mmtab.reports.ablation import ranking
 from mmtab.reports.slices import MIN_ROWS, Z
-from mmtab.runs.predictions import ScoredPredictions
+from mmtab.runs.scored import Scored, ScoredPredictions
+from mmtab.runs.scored_numbers import ScoredNumbers
 
 RISEN = 1.1  # valid log-loss over its best, from which it counts as risen
 NEAR = 0.01  # of a score
@@ -33,7 +35,7 @@ class Finding:
 
 def findings(
     config: RunConfig,
-    predictions: Sequence[ScoredPredictions],
+    predictions: Sequence[Scored],
     metrics: Mapping[str, Mapping[str, float]],
     curves: Sequence[Mapping[str, float]],
     slices: Sequence[Mapping[str, Any]],
@@ -44,18 +46,22 @@ def findings(
     schema = predictions[0].schema
     for relation in predictions:
         yield _learnt(relation, schema.ceiling if len(predictions) == 1 else None)
-    if predictions[0].split == "test":
+    if predictions[0].split == "test" and isinstance(predictions[0], ScoredPredictions):
         yield from _splits(metrics, schema.metric, len(predictions[0].y_true))
     if base is not None:
         name, valid = schema.metric, metrics["valid"]
-        scores = f"{name} {base[name]:.3f} and log-loss {base['log_loss']:.3f}"
-        fused = f"{valid[name]:.3f} and {valid['log_loss']:.3f}"
+        loss, title = ("log_loss", "log-loss") if "log_loss" in base else ("rmse", "RMSE")
+        scores = f"{name} {base[name]:.3f} and {title} {base[loss]:.4g}"
+        fused = f"{valid[name]:.3f} and {valid[loss]:.4g}"
         yield Finding(PLAIN, f"On valid the base alone has {scores}; with fusion the model has {fused}.")
     yield from _curves(curves, schema.metric, config)
     if ablation is not None:
         yield from _modalities(ablation)
         yield from _columns(ablation)
     for relation in predictions:
+        if isinstance(relation, ScoredNumbers):
+            yield from (Finding(PLAIN if good else WARNING, text) for good, text in numbers.sentences(relation))
+            continue
         yield _calibration(relation)
         yield from _mistakes(relation)
     for part in slices:
@@ -64,7 +70,12 @@ def findings(
             yield Finding(WARNING, f"It is worse on rows with {part['slice']}: {scores} ({part['rows']} rows).")
 
 
-def _learnt(predictions: ScoredPredictions, ceiling: float | None) -> Finding:
+def _learnt(predictions: Scored, ceiling: float | None) -> Finding:
+    checks = "check labels and columns with prepare_data.py check, and look at the learning curve"
+    tries = f"{checks}; a higher trainer.lr, or more epochs"
+    if isinstance(predictions, ScoredNumbers):
+        good, text = numbers.learnt(predictions)
+        return Finding(GOOD, f"It learnt: {text}") if good else Finding(WARNING, f"It learnt nothing: {text}", tries)
     y_true = predictions.y_true
     if predictions.threshold is None:
         chance, baseline = float(np.bincount(y_true).max() / len(y_true)), "always predicting the commonest class"
@@ -78,8 +89,7 @@ def _learnt(predictions: ScoredPredictions, ceiling: float | None) -> Finding:
     text += "." if ceiling is None else f", and the best that can be reached is {ceiling:.3f}."
     if score > chance + Z * error:
         return Finding(GOOD, f"It learnt: {text}")
-    checks = "check labels and columns with prepare_data.py check, and look at the learning curve"
-    return Finding(WARNING, f"It learnt nothing: {text}", f"{checks}; a higher trainer.lr, or more epochs")
+    return Finding(WARNING, f"It learnt nothing: {text}", tries)
 
 
 def _splits(metrics: Mapping[str, Mapping[str, float]], metric: str, n_test: int) -> Iterator[Finding]:
@@ -95,12 +105,13 @@ def _curves(curves: Sequence[Mapping[str, float]], metric: str, config: RunConfi
     rows = [row for row in curves if f"valid/{metric}" in row]
     if len(rows) < 2:
         return
-    values, losses = ([row.get(name, np.nan) for row in rows] for name in (f"valid/{metric}", "valid/log_loss"))
+    loss, title = ("valid/log_loss", "log-loss") if "valid/log_loss" in rows[0] else ("valid/rmse", "RMSE")
+    values, losses = ([row.get(name, np.nan) for row in rows] for name in (f"valid/{metric}", loss))
     best, n, lowest = int(np.argmax(values)), len(rows), int(np.nanargmin(losses))
     if best == n - 1 and values[best] - values[-2] > 0.002:
         yield Finding(WARNING, f"valid {metric} still rose in the last epoch ({n}).", f"trainer.max_epochs={2 * n}")
     if losses[-1] > RISEN * losses[lowest]:
-        fell = f"valid log-loss fell to {losses[lowest]:.3f} in epoch {lowest + 1} and rose to {losses[-1]:.3f}"
+        fell = f"valid {title} fell to {losses[lowest]:.3f} in epoch {lowest + 1} and rose to {losses[-1]:.3f}"
         text = f"It overfits: {fell}, while {metric} was best in epoch {best + 1}."
         lr, decay = f"trainer.lr={config.trainer.lr / 2:g}", f"trainer.weight_decay={config.trainer.weight_decay * 3:g}"
         yield Finding(WARNING, text, f"fewer epochs, {lr}, {decay}, or fusion=mean")

@@ -15,7 +15,7 @@ from mmtab.config.types import Hardware, LocalSettings, RunConfig
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.pictures import Progress, no_progress
 from mmtab.data.schema import Schema
-from mmtab.reports import figures
+from mmtab.reports import figures, numbers
 from mmtab.reports.ablation import ablate, ranking
 from mmtab.reports.findings import findings
 from mmtab.reports.html import TEMPLATES, data_uri, render
@@ -24,8 +24,9 @@ from mmtab.reports.slices import Source, slices
 from mmtab.runs.folder import METRICS, PROVENANCE, learning_curves, open_config, read_facts, read_run_file, reading
 from mmtab.runs.inputs import cache_of
 from mmtab.runs.manifest import recording
-from mmtab.runs.predictions import ScoredPredictions, read_scored, scored_splits
 from mmtab.runs.provenance import REPORT
+from mmtab.runs.scored import Scored, ScoredPredictions, read_scored, scored_splits
+from mmtab.runs.scored_numbers import ScoredNumbers
 from mmtab.runs.session import open_run
 from mmtab.utils import distributed
 from mmtab.utils.atomic import replacing, write_json, write_text
@@ -84,7 +85,7 @@ def _write(
     folder: Path,
     facts: Mapping[str, Any],
     config: RunConfig,
-    predictions: Sequence[ScoredPredictions],
+    predictions: Sequence[Scored],
     source: Source | None,
     parts: Sequence[Mapping[str, Any]],
     problem: str,
@@ -109,7 +110,7 @@ def _write(
         findings=conclusions,
         scores=_scores(metrics, schema),
         pictures={name: (about, data_uri(png, "png")) for name, (about, png) in pictures.items()},
-        classes=[_classes(relation) for relation in predictions if relation.threshold is None],
+        classes=[_classes(r) for r in predictions if isinstance(r, ScoredPredictions) and r.threshold is None],
         slices=_slices(parts),
         ablation=without,
         modalities=_modalities(without) if without else ([], []),
@@ -153,7 +154,7 @@ def read_ablation(folder: Path) -> dict[str, Any] | None:
 
 
 def _pictures(
-    predictions: Sequence[ScoredPredictions],
+    predictions: Sequence[Scored],
     schema: Schema,
     curves: Sequence[Mapping[str, float]],
     facts: Mapping[str, Any],
@@ -164,14 +165,20 @@ def _pictures(
     if any(f"valid/{schema.metric}" in row for row in curves):
         drawn["learning"] = "losses and score by epoch", figures.learning(curves, schema.metric, facts["n_epochs"])
     for relation in predictions:
+        if isinstance(relation, ScoredNumbers):
+            drawn["predicted"] = "prediction by label", figures.predicted(relation)
+            drawn["residuals"] = "label less prediction, by prediction and by size", figures.residuals(relation)
+            continue
         suffix = f"_{relation.relation}" if relation.relation else ""
         if relation.threshold is None:
             drawn["confusion"] = "confusion matrix: rows are labels, columns predictions", figures.confusion(relation)
         else:
             drawn[f"precision_recall{suffix}"] = "precision by recall", figures.precision_recall(relation)
         drawn[f"reliability{suffix}"] = "reliability diagram", figures.reliability(relation)
-    by_relation = {f"{relation.relation}: " if relation.relation else "": relation for relation in predictions}
-    drawn["risk_coverage"] = "share of mistakes by coverage", figures.risk_coverage(by_relation)
+    of_classes = [relation for relation in predictions if isinstance(relation, ScoredPredictions)]
+    by_relation = {f"{relation.relation}: " if relation.relation else "": relation for relation in of_classes}
+    if by_relation:
+        drawn["risk_coverage"] = "share of mistakes by coverage", figures.risk_coverage(by_relation)
     if without is not None:
         drawn["modalities"] = "score with and without each modality", figures.by_modality(without, ranking(without))
         drawn["columns"] = "what is lost without each column", figures.by_column(without)
@@ -224,9 +231,14 @@ def interval(low: float, high: float) -> str:
     return f"{low:+.3f} to {high:+.3f}"
 
 
-def _mistakes(predictions: ScoredPredictions, source: Source) -> list[dict[str, Any]]:
+def _mistakes(predictions: Scored, source: Source) -> list[dict[str, Any]]:
     """The surest wrong predictions, each with the cells of its row (of a pair, of both rows) and, of classes, those of
     the most confident of the rows that are rightly predicted as what it was taken for."""
+    if isinstance(predictions, ScoredNumbers):
+        return [
+            mistake | {"sides": [cells_of(predictions.schema, *place) for place in mistake["place"]], "example": None}
+            for mistake in numbers.worst(predictions, source)
+        ]
     worst, examples = predictions.surest_mistakes(N_MISTAKES).tolist(), dict[int, int]()
     if not worst:
         return []

@@ -15,7 +15,7 @@ from mmtab.reports.html import TEMPLATES, data_uri, render
 from mmtab.reports.rows import Picture
 from mmtab.reports.run_page import interval, read_ablation
 from mmtab.runs.folder import METRICS, flat, learning_curves, open_config, read_facts, read_run_file
-from mmtab.runs.predictions import ScoredPredictions, read_scored, scored_splits
+from mmtab.runs.scored import Scored, ScoredPredictions, read_scored, scored_splits
 from mmtab.training.metrics import bootstrap
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import RunError
@@ -23,7 +23,7 @@ from mmtab.utils.errors import RunError
 MAX_NAMED = 20  # rows that the runs disagree on
 HIDDEN_SETTINGS = ("output", "data_root", "cache")
 
-Predictions = Mapping[str, Sequence[ScoredPredictions]]  # by run, one a relation
+Predictions = Mapping[str, Sequence[Scored]]  # by run, one a relation
 
 
 def write_comparison(
@@ -75,7 +75,9 @@ def _pictures(runs: Mapping[str, Path], predictions: Predictions, metric: str) -
     if any(curves.values()):
         drawn["valid score by epoch"] = figures.many_learning(curves, metric)
     firsts = {f"{name}: ": relations[0] for name, relations in predictions.items()}
-    drawn["share of mistakes by coverage"] = figures.risk_coverage(firsts)
+    of_classes = {name: first for name, first in firsts.items() if isinstance(first, ScoredPredictions)}
+    if of_classes:
+        drawn["share of mistakes by coverage"] = figures.risk_coverage(of_classes)
     ablations = {name: ablation for name, folder in runs.items() if (ablation := read_ablation(folder))}
     if ablations:
         drawn["what each modality contributes"] = figures.many_modalities(ablations)
@@ -98,8 +100,7 @@ def _scores(
                 scores[split][metric],
                 best - scores[split][metric],
                 interval(*intervals[name]) if name in intervals and name != order[0] else "",
-                scores[split].get("log_loss", math.nan),
-                float(np.mean([relation.ece() for relation in predictions[name]])),
+                *_losses(scores[split], predictions[name]),
                 scores.get("valid", {}).get(metric, math.nan),
                 float(facts["seconds"]["train"]),
                 float(facts["predict_rows_per_second"]),
@@ -107,10 +108,19 @@ def _scores(
                 int(facts["n_trained_parameters"]),
             ]
         )
-    head = ["run", f"{split} {metric}", "below the best", "95 % interval", "log-loss", "ECE", "valid"]
+    losses = ["RMSE", "MAE"] if metric == "r2" else ["log-loss", "ECE"]
+    head = ["run", f"{split} {metric}", "below the best", "95 % interval", *losses, "valid"]
     head += ["training, s", "rows/s", "MiB", "parameters that learn"]
     kinds = ["up" if name != order[0] and intervals.get(name, (1.0,))[0] <= 0 else "" for name in order]
     return head, body, kinds
+
+
+def _losses(metrics: Mapping[str, float], predictions: Sequence[Scored]) -> list[float]:
+    """RMSE and MAE of numbers; else log-loss, and the mean calibration error of the relations."""
+    errors = [relation.ece() for relation in predictions if isinstance(relation, ScoredPredictions)]
+    if not errors:
+        return [metrics["rmse"], metrics["mae"]]
+    return [metrics.get("log_loss", math.nan), float(np.mean(errors))]
 
 
 def _below_best(predictions: Predictions, order: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -119,12 +129,13 @@ def _below_best(predictions: Predictions, order: Sequence[str]) -> dict[str, tup
     draws = []
     for relation in zip(*(predictions[name] for name in order), strict=True):
         ids, rows = _shared_rows(relation)
-        if not ids or len({tuple(run.classes) for run in relation}) > 1:
+        classes = {tuple(run.classes) for run in relation if isinstance(run, ScoredPredictions)}
+        if not ids or len(classes) > 1:
             return {}
         y_pred = np.stack([run.y_pred[i][:, None] for run, i in zip(relation, rows, strict=True)])
         first = relation[0]
-        metric = "macro_f1" if first.schema.metric == "macro_f1" else "accuracy" if first.threshold is None else "f1"
-        drawn = bootstrap(first.y_true[rows[0]][:, None], y_pred, metric, len(first.classes))
+        metric = "macro_f1" if first.schema.metric == "macro_f1" else first.score_name.lower()
+        drawn = bootstrap(first.y_true[rows[0]][:, None], y_pred, metric, len(next(iter(classes), ())))
         assert drawn is not None
         draws.append(drawn)
     mean = np.mean(draws, 0)
@@ -132,7 +143,7 @@ def _below_best(predictions: Predictions, order: Sequence[str]) -> dict[str, tup
     return {name: (float(low), float(high)) for name, (low, high) in zip(order, bounds.T, strict=True)}
 
 
-def _shared_rows(runs: Sequence[ScoredPredictions]) -> tuple[list[str], np.ndarray]:
+def _shared_rows(runs: Sequence[Scored]) -> tuple[list[str], np.ndarray]:
     """Ids that all runs scored, in the order of the first, and [runs, n] their places."""
     places = [{key: i for i, key in enumerate(run.ids)} for run in runs]
     ids = [key for key in runs[0].ids if all(key in place for place in places)]
@@ -151,7 +162,8 @@ def _settings(runs: Mapping[str, Path], local: LocalSettings | None) -> tuple[li
 def _disagreements(predictions: Predictions) -> list[dict[str, Any]]:
     """By relation, rows on which some runs are right and others wrong: how many, and a table of the first of them."""
     parts = []
-    for relation in zip(*predictions.values(), strict=True):
+    of_classes = [[run for run in runs if isinstance(run, ScoredPredictions)] for runs in predictions.values()]
+    for relation in zip(*of_classes, strict=True):
         ids, rows = _shared_rows(relation)
         correct = np.stack([run.correct[i] for run, i in zip(relation, rows, strict=True)], 1)
         disagree = np.flatnonzero(correct.any(1) & ~correct.all(1))

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from mmtab.data.pairs import Pairs, read_pairs, read_records
-from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table, find_table
-from mmtab.runs.predictions import ScoredPredictions
+from mmtab.runs.scored import Scored
+from mmtab.runs.scored_numbers import ScoredNumbers
 
 MIN_ROWS = 20  # of a slice and of its rest; a score of fewer says nothing
 Z = 1.96  # standard errors to either side of a 95 % interval
@@ -27,7 +28,7 @@ class Source:
         self.schema = schema
         self.pairs: Pairs | None = None
         self.batches: Callable[[], Iterator[Table]]
-        if schema.task is TaskKind.KWAY:
+        if schema.of_rows:
             self.batches = Stream(find_table(folder, schema, split), schema, folder, "missing").batches
         else:
             records = read_records(folder, schema, "missing")
@@ -63,7 +64,7 @@ class Source:
         return {name: null[left] | null[right] for name, null in missing.items()}, length[left] + length[right]
 
 
-def slices(predictions: ScoredPredictions, source: Source) -> list[dict[str, Any]]:
+def slices(predictions: Scored, source: Source) -> list[dict[str, Any]]:
     """Rows that lack a cell, short and long texts, rare classes: the score of each slice beside that of the rest.
 
     ``low`` and ``high`` bound 95 % of the difference to the rest. Slices of fewer than MIN_ROWS rows are left out.
@@ -80,7 +81,7 @@ def slices(predictions: ScoredPredictions, source: Source) -> list[dict[str, Any
     return scores
 
 
-def _slices(predictions: ScoredPredictions, source: Source) -> list[tuple[str, np.ndarray]]:
+def _slices(predictions: Scored, source: Source) -> list[tuple[str, np.ndarray]]:
     """Names, and [n] bool which rows belong to it."""
     missing, length = source.missing_and_length
     parts = [(f"{name} missing", null[predictions.row]) for name, null in missing.items()]
@@ -89,6 +90,8 @@ def _slices(predictions: ScoredPredictions, source: Source) -> list[tuple[str, n
         low, high = np.quantile(n, [1 / 3, 2 / 3])
         parts.append((f"text of at most {low:.0f} characters", n <= low))
         parts.append((f"text of more than {high:.0f} characters", n > high))
+    if isinstance(predictions, ScoredNumbers):
+        return [*parts, *predictions.slices()]
     if predictions.threshold is None and len(predictions.classes) > 2:
         counts = np.bincount(predictions.y_true, minlength=len(predictions.classes))
         order = np.argsort(counts, kind="stable")
@@ -98,9 +101,11 @@ def _slices(predictions: ScoredPredictions, source: Source) -> list[tuple[str, n
     return parts
 
 
-def standard_error(predictions: ScoredPredictions, rows: np.ndarray) -> float:
+def standard_error(predictions: Scored, rows: np.ndarray) -> float:
     """Of the score of some rows, [n] bool: of accuracy that of a mean, of F1 by the delta method; NaN where F1 has no
     value."""
+    if isinstance(predictions, ScoredNumbers):
+        return predictions.standard_error(rows)
     n, score = int(rows.sum()), predictions.score(rows)
     if predictions.threshold is None:
         return float(np.sqrt(max(score * (1 - score), 1 / n) / n))

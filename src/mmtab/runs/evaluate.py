@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmtab.config.types import Hardware, LocalSettings, RunConfig, WandbConfig
 from mmtab.data import table as tables
+from mmtab.features.batches import is_known
 from mmtab.runs.folder import read_schema, write_metrics
 from mmtab.runs.inputs import data_folder
 from mmtab.runs.manifest import recording
@@ -32,7 +33,7 @@ def evaluate(
     config = replace(session.config, wandb=wandb or WandbConfig())
     data = path or data_folder(config)
     batches, ids, files = session.load(split, data)
-    if (batches.labels < 0).any():
+    if not is_known(batches.labels).all():
         raise RunError(
             f"{session.schema.name}, split {split}: it has no labels, so it can be predicted but not scored; "
             "use mmtab predict"

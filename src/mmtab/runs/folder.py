@@ -15,6 +15,7 @@ from mmtab.config.parts import check_targets, with_current_targets
 from mmtab.config.saved import settings_of
 from mmtab.config.types import LocalSettings, RunConfig, WandbConfig
 from mmtab.data.schema import Schema
+from mmtab.features.target import Target
 from mmtab.runs.manifest import recording, verified
 from mmtab.training.places import LAST
 from mmtab.utils.atomic import write_json, write_text
@@ -129,6 +130,18 @@ def _lexicon(value: Any, where: str) -> None:
         raise Unfit(where, "a weight for each n-gram, and two blocks of them for each column", "others")
 
 
+def _target(value: Any, where: str) -> None:
+    bounds = {name: number() for name in ("mean_", "low_", "high_")} | {"spread_": number(1e-300)}
+    record({"kind": text, "knots_": listed(QUANTILES)} | bounds)(value, where)
+    n_knots = [*map(len, value["knots_"])]
+    if value["kind"] not in Target.KINDS or value["low_"] >= value["high_"]:
+        raise Unfit(where, f"one of {', '.join(Target.KINDS)}, from a low to a high label", value["kind"])
+    if value["kind"] == "log" and value["low_"] <= 0:
+        raise Unfit(f"{where}.low_", "a number above 0", value["low_"])
+    if (value["kind"] == "rank") != (len(n_knots) == 2) or len(set(n_knots)) > 1 or min(n_knots, default=2) < 2:
+        raise Unfit(f"{where}.knots_", "labels and as many quantiles, of ranks alone", f"{n_knots} of {value['kind']}")
+
+
 def _facts(value: Any, where: str) -> None:
     """Of versions that this one reads; what others wrote is not looked at."""
     if value.get("format") in READABLE:
@@ -153,6 +166,8 @@ STATE: dict[str, Rule] = {
     "thresholds": maybe(numbers(0, 1)),
     "biases": maybe(numbers(-1e6, 1e6)),
     "confidence_quantiles": maybe(listed(numbers(0, 1))),
+    "errors": maybe(numbers(ascending=True)),
+    "margins": maybe(numbers(0, ascending=True)),
 }
 RULES: dict[str, Rule] = {
     CONFIG: record({"dataset": record({"drop": texts()})}),
@@ -173,7 +188,7 @@ RULES: dict[str, Rule] = {
             "comparison": maybe(record({"columns": texts(once=True), "idf_": mapping(amounts(0, 1e3))})),
             "comparison_scalers": listed(QUANTILES),
         },
-        {"lexicon": maybe(_lexicon), "unseen": maybe(texts()), "one_to_one": texts()},
+        {"lexicon": maybe(_lexicon), "unseen": maybe(texts()), "one_to_one": texts(), "target": maybe(_target)},
     ),
     TASK: record({"temperatures": STATE["temperatures"]}, STATE),
     METRICS: mapping(mapping(_metric)),

@@ -16,11 +16,11 @@ from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.formats import standard_batch
 from mmtab.data.pairs import Pairs, Records, read_side, stack_sides
-from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.spelling import as_given
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
-from mmtab.features.preprocess import Fitted
+from mmtab.features.preprocess import Fitted, numbers_of
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import RunError
 
@@ -32,7 +32,7 @@ def standard_table(path: Path, schema: Schema, scratch: Path, dialect: Dialect =
         return path
     file, table = raw.standard_file(path, scratch, schema.name, dialect), raw.stem_of(path)
     header = files.header(file, schema.name)
-    numbered = schema.task is TaskKind.KWAY and schema.id not in header.names
+    numbered = schema.of_rows and schema.id not in header.names
     if not numbered and not any(name in schema.formats for name in header.names):
         return file
 
@@ -88,7 +88,9 @@ def check_output(output: Path, inputs: Iterable[Path | None]) -> None:
 
 
 def labels_of(fitted: Fitted, table: Table | Stream, schema: Schema) -> np.ndarray:
-    """[n] int64, -1 where the table has no labels."""
+    """[n] int64 classes, -1 where the table has no labels; or float64 numbers, NaN where it has none."""
+    if schema.label_type is ColumnType.NUMERIC:
+        return np.concatenate([numbers_of(batch, schema.label or "") for batch in table.batches()])
     coder = fitted.preprocessor.labels_
     assert coder is not None and schema.label is not None
     return np.concatenate([coder.transform(batch, schema.label) for batch in table.batches()])

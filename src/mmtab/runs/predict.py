@@ -13,11 +13,11 @@ from mmtab.data import raw
 from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.files import FORMATS
 from mmtab.data.pairs import read_pairs_file
-from mmtab.data.schema import TaskKind
 from mmtab.data.streams import Stream
 from mmtab.runs.folder import read_facts
 from mmtab.runs.inputs import check_output, pair_ids, records_to_match, row_ids, standard_table
 from mmtab.runs.session import Batches, Session, open_run
+from mmtab.training.regression import RegressionTask
 from mmtab.training.tasks import PairTask
 from mmtab.utils import distributed
 from mmtab.utils.errors import RunError
@@ -35,6 +35,7 @@ def predict(
     local: LocalSettings | None = None,
     coverage: float | None = None,
     cost: float | None = None,
+    interval: float | None = None,
     dialect: Dialect = FOUND_OUT,
 ) -> int:
     """Predict rows or pairs; returns how many. Image paths start at the folder of the table that names them.
@@ -49,18 +50,21 @@ def predict(
     coverage: share of rows to predict, those with the highest confidence as measured on valid; None: all
     dialect:  how text files are written; what is empty is found out
     cost:     of a false match, where a missed one costs 1, sets the threshold; None: that with the best F1 on valid
+    interval: share of labels that are to lie within the intervals of numbers; None: 0.9
     """
     check_output(output, [input, left, right, records])
     session = open_run(folder, hardware, local)
     least_confidence = None if coverage is None else _least_confidence(session, folder, coverage)
     if cost is not None:
         if not isinstance(session.task, PairTask):
-            raise RunError("cost is for matching: of k classes the likeliest is predicted")
+            raise RunError(f"cost is for matching; this is a run of {session.schema.task}")
         if not isinstance(cost, int | float) or not 0 < cost < math.inf:
             raise RunError(
                 f"cost={cost}: expected a number above 0, what a false match costs where a missed one costs 1"
             )
         session.task.use_cost(cost)
+    if interval is not None:
+        _check_interval(session, folder, interval)
     if output.suffix not in FORMATS:
         raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
     bad_cells = session.config.dataset.bad_cells
@@ -68,10 +72,10 @@ def predict(
     root = raw.root_of(input.expanduser().resolve())
     with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
         file = standard_table(input, session.schema, Path(scratch), dialect)
-        if session.schema.task is TaskKind.KWAY:
+        if session.schema.of_rows:
             table = Stream(file, session.schema, root, bad_cells, labels=False, allow_empty=True)  # type: ignore[arg-type]
             ids = row_ids(table)
-            batches = session.kway(table) if len(ids) else None
+            batches = session.row_batches(table) if len(ids) else None
         else:
             records_by_name = {"left": left, "right": right, "records": records}
             both = records_to_match(session.schema, bad_cells, Path(scratch), dialect=dialect, **records_by_name)
@@ -80,8 +84,20 @@ def predict(
             batches = session.pairs(both, session.encode_new(both.table), pairs) if len(ids) else None
         predictions = session.task.no_predictions() if batches is None else session.predictions(batches)[0]
     if distributed.is_first():
-        session.write_predictions(output, ids, predictions, None, least_confidence)
+        session.write_predictions(output, ids, predictions, None, least_confidence, interval)
     return len(ids)
+
+
+def _check_interval(session: Session, folder: Path, level: float) -> None:
+    if not isinstance(session.task, RegressionTask):
+        raise RunError(f"interval is for regression; this is a run of {session.schema.task}")
+    if not isinstance(level, int | float) or not 0 < level < 1:
+        raise RunError(f"interval={level}: expected a share of the labels, above 0 and below 1")
+    try:
+        if session.task.interval(session.task.no_predictions(), level) is None:
+            raise RunError(f"{folder} has no intervals: {read_facts(folder).get('left_out', {}).get('intervals')}")
+    except ValueError as error:
+        raise RunError(f"interval={level}: {error}") from error
 
 
 def _least_confidence(session: Session, folder: Path, coverage: float) -> np.ndarray:

@@ -20,11 +20,12 @@ from mmtab.config.types import Hardware, LocalSettings, RunConfig
 from mmtab.data import table as tables
 from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
 from mmtab.data.pictures import no_progress
-from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.schema import Schema
 from mmtab.data.spelling import typed
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.backbones import Backbones
+from mmtab.features.batches import is_known
 from mmtab.features.cache import FeatureCache
 from mmtab.features.encoded import EncodedTable, encode_table
 from mmtab.features.loader import KWayBatches, PairBatches, loader
@@ -123,7 +124,7 @@ class Session:
         plain = EncodedTable(len(table), fitted.numeric(table, self.schema), fitted.categorical(table))
         warn_of_unseen(table, plain, self.fitted, self.schema)
 
-    def kway(self, table: Table | Stream) -> KWayBatches:
+    def row_batches(self, table: Table | Stream) -> KWayBatches:
         """Batches over a table that came after training, with labels where it has them."""
         return KWayBatches(self.encode_new(table), labels_of(self.fitted, table, self.schema))
 
@@ -165,10 +166,10 @@ class Session:
     def load(self, split: str, folder: Path) -> tuple[Batches, pa.Table, list[Path]]:
         """A split of a dataset folder to score: batches, its id columns, and the files read."""
         bad_cells: Any = self.config.dataset.bad_cells
-        if self.schema.task is TaskKind.KWAY:
+        if self.schema.of_rows:
             path = tables.find_table(folder, self.schema, split)
             table = Stream(path, self.schema, folder, bad_cells)
-            return self.kway(table), row_ids(table), [path]
+            return self.row_batches(table), row_ids(table), [path]
         records = read_records(folder, self.schema, bad_cells)
         pairs = read_pairs(folder, self.schema, split, records)
         path = tables.find_table(folder, self.schema, f"pairs_{split}")
@@ -197,14 +198,14 @@ class Session:
         with self.evaluating():
             if isinstance(batches, KWayBatches):
                 labels = labels[batches.chosen]
-                logits = torch.cat([base(b.table.to(device)).float().cpu() for b in batches.in_order()])
+                output = torch.cat([base(b.table.to(device)).float().cpu() for b in batches.in_order()])
             else:
                 assert batches.similarity is not None
                 parts = torch.from_numpy(batches.similarity).split(self.config.trainer.eval_batch_size)
-                logits = torch.cat([base(part.to(device)).cpu() for part in parts])
+                output = torch.cat([base(part.to(device)).cpu() for part in parts])
         task = build_task(self.config, self.schema, self.fitted)
-        known = (labels >= 0).reshape(len(labels), -1).all(1)
-        p, labels = task.probabilities(logits.numpy()[known].astype(float)), labels[known]
+        known = is_known(labels).reshape(len(labels), -1).all(1)
+        p, labels = task.probabilities(output.numpy()[known].astype(float)), labels[known]
         task.fit_threshold(Predictions(np.flatnonzero(known), labels, p))
         return task.metrics(p, labels)
 
@@ -215,9 +216,10 @@ class Session:
         predictions: Predictions,
         labels: np.ndarray | None,
         least_confidence: np.ndarray | None = None,
+        level: float | None = None,
     ) -> None:
         """Write a predictions file; without labels for rows that have none. Predictions with less than
-        ``least_confidence`` [r] are left out."""
+        ``least_confidence`` [r] are left out. ``level``: of intervals."""
         coder = self.fitted.preprocessor.labels_
         classes = [] if coder is None else coder.classes_
         write_predictions(
@@ -225,6 +227,7 @@ class Session:
             ids,
             predictions,
             self.task.y_pred(predictions),
+            interval=self.task.interval(predictions, level),
             relations=list(self.schema.relations),
             classes=classes,
             values=typed(pa.array(classes, pa.string()), self.schema.stored(self.schema.label)),

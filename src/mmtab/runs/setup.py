@@ -17,15 +17,18 @@ from mmtab.config.types import Hardware, RunConfig
 from mmtab.data import table as tables
 from mmtab.data.files import header
 from mmtab.data.pairs import Pairs, read_pairs, read_records
-from mmtab.data.schema import METRICS, ColumnType, Schema, TaskKind
+from mmtab.data.schema import METRICS, ColumnType, Schema
 from mmtab.data.streams import Stream
-from mmtab.data.table import Table
+from mmtab.data.table import Table, has_labels
+from mmtab.features.batches import is_known
 from mmtab.features.lexical import Lexicon
 from mmtab.features.loader import KWayBatches
 from mmtab.features.preprocess import Fitted
+from mmtab.features.target import Target
 from mmtab.features.unseen import ON_VALID, unseen_columns, unseen_shares
-from mmtab.model.classifier import Classifier
 from mmtab.model.matcher import Matcher
+from mmtab.model.row_model import RowModel
+from mmtab.model.solvers import LeastSquares, Logistic, Solver
 from mmtab.runs.inputs import data_folder, labels_of, pair_ids, row_ids, store_of
 from mmtab.runs.session import Batches, Session
 from mmtab.training.build import build_model, build_task, check_settings, columns_of_text, takes_base, with_text_length
@@ -89,8 +92,8 @@ def prepare(config: RunConfig) -> Prepared:
             expected = " or ".join(METRICS[schema.task])
             raise ConfigError(f"dataset.metric={metric}: expected {expected}, for {schema.name} is {schema.task}")
         schema = replace(schema, metric=metric)
-    if schema.task is TaskKind.KWAY and config.dataset.contradictions != "keep":
-        raise ConfigError(f"dataset.contradictions is for matching; {schema.name} is kway")
+    if schema.of_rows and config.dataset.contradictions != "keep":
+        raise ConfigError(f"dataset.contradictions is for matching; {schema.name} is {schema.task}")
     stored_in = [path for path in tables.training_files(data, schema)[1:] if not path.stem.startswith("pairs")]
     headers = {path.stem: header(path, schema.name) for path in stored_in}
     schema = schema.with_storage(*headers.values())
@@ -98,40 +101,41 @@ def prepare(config: RunConfig) -> Prepared:
         columns = [column.name for column in schema.columns]
         absent = {side: [name for name in columns if name not in fields.names] for side, fields in headers.items()}
         schema = replace(schema, absent=absent)
-    return (prepare_kway if schema.task is TaskKind.KWAY else prepare_pairs)(config, schema, data)
+    return (prepare_rows if schema.of_rows else prepare_pairs)(config, schema, data)
 
 
-def prepare_kway(config: RunConfig, schema: Schema, data: Path) -> Prepared:
+def prepare_rows(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     bad_cells: Any = config.dataset.bad_cells
     train, valid = (
         Stream(tables.find_table(data, schema, split), schema, data, bad_cells) for split in ("train", "valid")
     )
-    fitted = Fitted.kway(train.batches(), schema, config.categories)
-    if fitted.preprocessor.labels_ is None:
-        raise DataError(
-            schema.name,
-            "no labels to learn from",
-            table="train",
-            column=schema.label,
-            fix="fill the label column of train",
-        )
-    if takes_base(config, len(fitted.preprocessor.labels_.classes_)) and schema.of_type(ColumnType.TEXT):
+    fitted = Fitted.rows(train.batches(), schema, config.categories)
+    # Labels are checked before anything slow happens.
+    if not has_labels(data, schema, "train"):
+        fix = "fill the label column of train"
+        raise DataError(schema.name, "no labels to learn from", table="train", column=schema.label, fix=fix)
+    train_labels, valid_labels = (labels_of(fitted, table, schema) for table in (train, valid))
+    if not is_known(valid_labels).any():
+        raise DataError(schema.name, "no labels to choose the best epoch with", table="valid", column=schema.label)
+    solvers = _solvers(config, schema, fitted, train_labels)
+    fitted = replace(fitted, target=solvers[0].target)
+    if takes_base(config, fitted.n_classes) and schema.of_type(ColumnType.TEXT):
         fitted = replace(fitted, lexicon=Lexicon.fit(train, schema, store_of(config)))
     config = settle(config, schema.task, bool(columns_of_text(config, schema)), len(train))
     config = with_text_length(config, schema, train)
-    # Labels are checked before anything slow happens.
-    train_labels, valid_labels = (labels_of(fitted, table, schema) for table in (train, valid))
-    if (valid_labels < 0).all():
-        raise DataError(schema.name, "no labels to choose the best epoch with", table="valid", column=schema.label)
     model, backbones = build_model(config, schema, fitted)
     task = build_task(config, schema, fitted, train_labels)
     session = Session(config, schema, fitted, model, backbones, task, _compute(config))
     encoded, valid_batches = session.encode(train), KWayBatches(session.encode(valid), valid_labels)
     shares, base = unseen_shares(encoded, valid_batches.table), None
-    assert isinstance(model, Classifier)
+    assert isinstance(model, RowModel)
     if model.base is not None:
         whole = KWayBatches(encoded, train_labels)
-        base = model.base.fit(whole.in_order(), valid_batches.in_order(), shares, config.seed, store_of(config))
+        batches = whole.in_order(), valid_batches.in_order()
+        base, best = model.base.fit(*batches, shares, solvers, config.seed, store_of(config))
+        if best:
+            fitted = replace(fitted, target=solvers[best].target)
+            session = replace(session, task=build_task(config, schema, fitted))
     train_batches = KWayBatches(encoded, train_labels, base=base, unseen=shares, seed=config.seed)
     unseen = unseen_columns(valid, valid_batches.table, fitted.preprocessor, schema, share=ON_VALID)
     session = replace(session, fitted=replace(fitted, unseen=tuple(unseen)))
@@ -142,6 +146,20 @@ def prepare_kway(config: RunConfig, schema: Schema, data: Path) -> Prepared:
 
     files = tables.training_files(data, schema)
     return Prepared(session, train_batches, valid_batches, row_ids(valid), files, ids_of)
+
+
+def _solvers(config: RunConfig, schema: Schema, fitted: Fitted, label: np.ndarray) -> list[Solver]:
+    """What a base may be fitted by; of a number one for each scale that it may be learned on."""
+    if fitted.n_classes is not None:
+        return [Logistic(fitted.n_classes)]
+    wanted, column = config.regression_head.scale, schema.label
+    if label.min() == label.max():
+        problem, fix = "all labels of train are the same number", "choose another label"
+        raise DataError(schema.name, problem, table="train", column=column, found=label[0].item(), fix=fix)
+    possible = Target.possible(label)
+    if wanted not in ("auto", *possible):
+        raise ConfigError(f"regression_head.scale={wanted}: expected labels above 0, found {label.min():g} in train")
+    return [LeastSquares(Target.fit(kind, label)) for kind in (possible if wanted == "auto" else [wanted])]
 
 
 def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:

@@ -37,7 +37,9 @@ from mmtab.data.spelling import spelling
 from mmtab.data.table import Table
 from mmtab.runs.folder import APART, TASK, deciding, learning_curves, read_run_file
 from mmtab.runs.inputs import data_folder
-from mmtab.runs.predictions import ScoredPredictions, free_name, read_scored
+from mmtab.runs.predictions import free_name
+from mmtab.runs.scored import Scored, read_scored
+from mmtab.runs.scored_numbers import ScoredNumbers
 from mmtab.training.callbacks import MetricsLogger
 from mmtab.training.places import BEST, LAST
 from mmtab.utils import distributed
@@ -254,9 +256,11 @@ def mistakes(config: RunConfig, folder: Path, data: Path, split: str) -> dict[st
     schema = splits[0].schema
     records = _read_records(config, schema, data, split)
     for predictions in splits:
-        worst = predictions.surest_mistakes(config.wandb.mistakes)
+        numbers = isinstance(predictions, ScoredNumbers)
+        n = config.wandb.mistakes
+        worst = predictions.worst(n) if isinstance(predictions, ScoredNumbers) else predictions.surest_mistakes(n)
         ids = predictions.id_columns.take(pa.array(worst))
-        sides = [""] if schema.task is TaskKind.KWAY else ["left", "right"]
+        sides = [""] if schema.of_rows else ["left", "right"]
         cells = [_cells(records, schema, ids[name], side) for name, side in zip(ids.column_names, sides, strict=True)]
         rows: list[Any] = [
             [*shown, *(side[i][c] for c in range(len(schema.columns)) for side in cells)]
@@ -265,14 +269,19 @@ def mistakes(config: RunConfig, folder: Path, data: Path, split: str) -> dict[st
         columns = [f"{side} {column.name}".strip() for column in schema.columns for side in sides]
         suffix = "" if predictions.relation is None else f"_{predictions.relation}"
         taken = [*ids.column_names, *columns]
-        names = [*ids.column_names, *(free_name(n, taken) for n in ("label", "prediction", "probability")), *columns]
+        shown_names = ("label", "prediction", "error" if numbers else "probability")
+        names = [*ids.column_names, *(free_name(n, taken) for n in shown_names), *columns]
         tables_by_name[f"{split}/mistakes{suffix}"] = wandb.Table(columns=names, data=rows)
     return tables_by_name
 
 
-def mistake_rows(predictions: ScoredPredictions, worst: np.ndarray) -> list[list[Any]]:
-    """Ids, label, prediction and probability of the rows ``worst``."""
-    if predictions.threshold is None:
+def mistake_rows(predictions: Scored, worst: np.ndarray) -> list[list[Any]]:
+    """Ids, label, prediction and probability (of numbers, error) of the rows ``worst``."""
+    probability: np.ndarray
+    if isinstance(predictions, ScoredNumbers):
+        y_true, y_pred = (y[worst].tolist() for y in (predictions.y_true, predictions.y_pred))
+        probability = predictions.error
+    elif predictions.threshold is None:
         y_true, y_pred = ([predictions.classes[i] for i in y[worst]] for y in (predictions.y_true, predictions.y_pred))
         probability = predictions.p_pred
     else:

@@ -27,10 +27,11 @@ from mmtab.features.encoded import encoded_columns
 from mmtab.features.preprocess import Fitted
 from mmtab.features.text import cross_columns, fitting_length, text_columns
 from mmtab.model.base import LinearBase
-from mmtab.model.classifier import Classifier
 from mmtab.model.encoders import ColumnEncoder
 from mmtab.model.feature_tokenizer import RowTokenizer
 from mmtab.model.matcher import Matcher, MatcherParts, RelationViews
+from mmtab.model.row_model import RowModel
+from mmtab.training.regression import RegressionTask
 from mmtab.training.tasks import KWayTask, PairTask, Task
 from mmtab.utils.errors import ConfigError
 
@@ -123,6 +124,7 @@ def check_settings(config: RunConfig) -> None:
     """Raise ConfigError for a setting that no leaf has, also of parts that this dataset will not need."""
     leaves = {name: getattr(config, name) for name in PARTS}
     leaves |= {"base": config.base, "kway_head.head": config.kway_head.head, "pair_head.cross": _cross_settings(config)}
+    leaves["regression_head.head"] = config.regression_head.head
     leaves |= {
         f"pair_head.{name}": getattr(config.pair_head, name) for name in ("model", "tower", "joint", "compare", "base")
     }
@@ -137,7 +139,7 @@ def check_settings(config: RunConfig) -> None:
 class Network(NamedTuple):
     """A model, and what reads text and pictures for it."""
 
-    model: Classifier | Matcher
+    model: RowModel | Matcher
     backbones: Backbones
 
 
@@ -146,13 +148,10 @@ def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path 
     encoders, backbones = _encoders(config, schema, fitted, folder)
     tokenizer = RowTokenizer(encoders, config.d_model, config.token_dropout)
     fusion: nn.Module = part(config.fusion, "fusion")()
-    if schema.task is TaskKind.KWAY:
-        assert fitted.preprocessor.labels_ is not None
-        n_classes = len(fitted.preprocessor.labels_.classes_)
-        head = part(config.kway_head.head, "kway_head.head")(n_classes=n_classes)
-        base = _base(config, schema, fitted, backbones, n_classes)
-        alone = None if base is None else part(config.kway_head.head, "kway_head.head")(n_classes=n_classes)
-        return Network(Classifier(tokenizer, fusion, head, base, alone), backbones)
+    if schema.of_rows:
+        head = _row_head(config, fitted)
+        base = _base(config, schema, fitted, backbones)
+        return Network(RowModel(tokenizer, fusion, head(), base, None if base is None else head()), backbones)
     relations = _relation_views(config, schema, fitted, encoders)
     parts, cross = _matcher_parts(config, schema, fitted, folder)
     model = part(config.pair_head.model, "pair_head.model")(
@@ -180,17 +179,24 @@ def _encoders(
     return encoders, Backbones(text, image)
 
 
-def takes_base(config: RunConfig, n_classes: int) -> bool:
-    """Whether a k-way model has a base: one is asked for, and there are not too many classes for it to hold."""
-    return config.base is not None and n_classes <= MAX_BASE_CLASSES and config.kway_head.n_sampled is None
+def _row_head(config: RunConfig, fitted: Fitted) -> Callable[..., Any]:
+    if fitted.n_classes is None:
+        return part(config.regression_head.head, "regression_head.head")
+    return functools.partial(part(config.kway_head.head, "kway_head.head"), n_classes=fitted.n_classes)
 
 
-def _base(config: RunConfig, schema: Schema, fitted: Fitted, backbones: Backbones, n_classes: int) -> LinearBase | None:
-    if config.base is None or not takes_base(config, n_classes):
+def takes_base(config: RunConfig, n_classes: int | None) -> bool:
+    """Whether a model of rows has a base: one is asked for, and there are not too many classes for it to hold."""
+    few = n_classes is None or (n_classes <= MAX_BASE_CLASSES and config.kway_head.n_sampled is None)
+    return config.base is not None and few
+
+
+def _base(config: RunConfig, schema: Schema, fitted: Fitted, backbones: Backbones) -> LinearBase | None:
+    if config.base is None or not takes_base(config, fitted.n_classes):
         return None
     preprocessor = fitted.preprocessor
     return part(config.base, "base")(
-        n_classes=n_classes,
+        n_classes=fitted.n_classes,
         n_numeric=len(preprocessor.scalers_),
         n_ids=[coder.n_ids for coder in preprocessor.coders_.values()],
         n_texts=len(columns_of_text(config, schema)),
@@ -311,4 +317,7 @@ def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.nda
             )
         counts = np.bincount(labels, minlength=k) if labels is not None and head.class_weights else None
         return KWayTask(k, head.label_smoothing, counts, schema.metric, head.n_sampled)
+    if schema.task is TaskKind.REGRESSION:
+        assert fitted.target is not None
+        return RegressionTask(fitted.target, config.regression_head.loss, schema.metric)
     return PairTask(list(schema.relations), config.pair_head.pos_weight, schema.metric)

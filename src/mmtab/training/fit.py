@@ -15,7 +15,7 @@ from torch import nn
 
 from mmtab.config.types import TrainerConfig
 from mmtab.features.loader import KWayBatches, PairBatches, loader
-from mmtab.model.classifier import Classifier
+from mmtab.model.row_model import RowModel
 from mmtab.training.callbacks import BeforeValidation, EpochLines, EveryEpochs, MetricsFile, TimeLimit, progress_bar
 from mmtab.training.checkpoints import AtomicIO, Checkpoints, find_last
 from mmtab.training.compute import Compute
@@ -80,7 +80,7 @@ def fit(
         keep=options.keep,
         seconds=options.checkpoint_seconds,
     )
-    has_base = isinstance(model, Classifier) and model.base is not None  # then it is one to choose before training too
+    has_base = isinstance(model, RowModel) and model.base is not None  # then it is one to choose before training too
     bar = progress_bar(options.progress)
     if options.compile:
         model.compile(dynamic=True)

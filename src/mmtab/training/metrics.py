@@ -64,6 +64,28 @@ def pair_metrics(y_true: np.ndarray, y_pred: np.ndarray, probability: np.ndarray
     return {name: float(value) for name, value in values.items()}
 
 
+def number_metrics(
+    y_true: np.ndarray, y_pred: np.ndarray, interval: tuple[np.ndarray, np.ndarray] | None = None
+) -> dict[str, float]:
+    """R² and, in the unit of the label, root mean squared and mean absolute error; of intervals, lower and upper
+    bounds, the share of labels within and the mean width. All arrays [n]. R² of labels that are all equal is 0, or 1
+    where they are predicted exactly, as scikit-learn has it."""
+    error = y_true - y_pred
+    squares, around_mean = np.square(error).sum(), np.square(y_true - y_true.mean()).sum()
+    values = {
+        "r2": 1 - squares / around_mean if around_mean else float(squares == 0),
+        "rmse": np.sqrt(squares / len(error)),
+        "mae": np.abs(error).mean(),
+    }
+    if interval is not None:
+        low, high = interval
+        values |= {
+            "interval_coverage": ((low <= y_true) & (y_true <= high)).mean(),
+            "interval_width": (high - low).mean(),
+        }
+    return {name: float(value) for name, value in values.items()}
+
+
 def means_over_relations(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
     """The mean of each metric that every relation has."""
     names = [name for name in metrics[0] if all(name in values for values in metrics)]
@@ -178,8 +200,10 @@ def bootstrap(
     A draw is how often each row came, so a metric is made of products of those weights with what is true of the rows.
     """
     n = len(label)
-    if metric not in ("accuracy", "macro_f1", "f1") or not n:
+    if metric not in ("accuracy", "macro_f1", "f1", "r2") or not n:
         return None
+    if metric == "r2":
+        return _r2(label[:, 0], predictions[:, :, 0], n_draws, seed)
     if metric == "macro_f1":
         parts = [
             _macro_f1(weights, label[:, 0], predictions[:, :, 0], n_classes) for weights in _weights(n, n_draws, seed)
@@ -205,6 +229,15 @@ def _weights(n: int, n_draws: int, seed: int) -> Iterator[np.ndarray]:
         rows = generator.integers(0, n, (_BLOCK, n)) + n * np.arange(_BLOCK)[:, None]
         counts = np.bincount(rows.ravel(), minlength=_BLOCK * n).reshape(_BLOCK, n)
         yield counts[: n_draws - start].astype(np.float32)
+
+
+def _r2(label: np.ndarray, predictions: np.ndarray, n_draws: int, seed: int) -> np.ndarray:
+    """[draws, s] of numbers [n] and [s, n]."""
+    y = label - label.mean()
+    squares = np.stack([np.square(y), y, *np.square(predictions - label)], 1)
+    sums = np.concatenate([weights.astype(np.float64) @ squares for weights in _weights(len(y), n_draws, seed)])
+    around_mean = sums[:, :1] - np.square(sums[:, 1:2]) / len(y)
+    return 1 - sums[:, 2:] / np.maximum(around_mean, np.finfo(np.float64).tiny)
 
 
 def _f1(hits: np.ndarray, said_or_so: np.ndarray) -> np.ndarray:

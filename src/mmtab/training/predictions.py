@@ -14,16 +14,18 @@ class Predictions:
     """Scores of a batch and, after ``gather``, of a whole split in row order. n rows or pairs, k classes, r relations.
 
     K-way has the ``best`` classes of each row, the likeliest first, and what the row's label got: ``rank`` 0 is the
-    likeliest class. ``probability`` is None for more than tasks.DENSE_CLASSES classes.
+    likeliest class. ``probability`` is None for more than tasks.DENSE_CLASSES classes. Regression has ``value``: the
+    prediction and the size of its error, on the scale of the task's target.
     """
 
     row: np.ndarray  # [n] int64
-    label: np.ndarray  # [n] int64 (pairs: [n, r]), -1 where unknown
+    label: np.ndarray  # [n] int64 (pairs: [n, r]), -1 where unknown; of regression [n] float64, NaN where unknown
     probability: np.ndarray | None = None  # [n, k] float32 (pairs: [n, r] float64)
     best: np.ndarray | None = None  # [n, m] int64
     best_probability: np.ndarray | None = None  # [n, m] float64
     label_probability: np.ndarray | None = None  # [n] float64, NaN where unknown
     rank: np.ndarray | None = None  # [n] int64, -1 where unknown
+    value: np.ndarray | None = None  # [n, 2] float64
 
 
 def gather(parts: Sequence[Predictions]) -> Predictions:

@@ -72,6 +72,10 @@ class Task(Protocol):
 
     def least_confidence(self, coverage: float) -> np.ndarray | None: ...
 
+    def interval(
+        self, predictions: Predictions, level: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray] | None: ...
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -102,6 +106,10 @@ class Calibration:
         """[n, r] from 0 to 1."""
         raise NotImplementedError
 
+    def interval(self, predictions: Predictions, level: float | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Only numbers have intervals."""
+        return None
+
     def fit_confidence(self, predictions: Predictions, train: np.ndarray) -> None:
         """Measure ``confidence_quantiles`` on predictions of valid."""
         labels = predictions.label.reshape(len(predictions.label), -1).T, train.reshape(len(train), -1).T
@@ -126,10 +134,11 @@ class Calibration:
         """What ``state_dict`` returned; names that are absent or None stay as they are. Raises ValueError for another
         number of relations."""
         n_relations = len(self.temperatures)
+        shapes: dict[str, tuple[int, ...]] = {"confidence_quantiles": (len(PERCENT), n_relations)}
+        shapes |= {"errors": (len(PERCENT),), "margins": (len(state.get("margins") or ()),)}
         for name in self.STATE:
             if state.get(name) is not None:
-                value = np.array(state[name], np.float64)
-                shape = (len(PERCENT), n_relations) if name == "confidence_quantiles" else (n_relations,)
+                value, shape = np.array(state[name], np.float64), shapes.get(name, (n_relations,))
                 if value.shape != shape:
                     raise ValueError(f"{name}: expected an array {shape}, found {value.shape}")
                 setattr(self, name, value)

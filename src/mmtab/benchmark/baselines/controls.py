@@ -22,11 +22,11 @@ from mmtab.benchmark.baselines.features import (
     sparse_plain,
     standardised,
 )
-from mmtab.benchmark.baselines.learners import Model, gradient_boosting, logistic_regression
+from mmtab.benchmark.baselines.learners import Model, gradient_boosting, linear_model
 from mmtab.benchmark.baselines.problem import NOT_IMAGE, Problem, listed
 from mmtab.benchmark.scoring import write_predictions
 from mmtab.benchmark.truth import Truth
-from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.data.schema import ColumnType, Schema
 from mmtab.training.metrics import best_threshold
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
@@ -41,39 +41,40 @@ VECTOR_PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)  # C with such vectors
 
 
 def majority(problem: Problem) -> Model:
-    """The shares of the classes among the training rows, or that of matches among the training pairs, for every row."""
+    """The shares of the classes among the training rows, or that of matches among the training pairs, or the mean
+    label, for every row."""
     label = problem.label("train")
-    share = np.bincount(label) / len(label) if problem.kway else label.mean()
+    answer = np.bincount(label) / len(label) if label.dtype.kind == "i" and problem.of_rows else label.mean()
 
     def predict(split: str) -> np.ndarray:
-        n = len(problem.table(split) if problem.kway else problem.pairs(split))
-        return np.tile(share, (n, 1)) if problem.kway else np.full(n, share)
+        n = len(problem.table(split) if problem.of_rows else problem.pairs(split))
+        return np.tile(answer, (n, 1)) if answer.ndim else np.full(n, answer)
 
     return Model(predict("valid"), lambda: predict("test"))
 
 
 def tfidf_linear(problem: Problem) -> Model:
-    """K-way: logistic regression on tf-idf of words and of parts of words, categories one-hot, numbers by rank.
-    Matching: on the similarities that ``SimilarityFeatures`` has without pictures."""
+    """Of rows: logistic (of numbers, ridge) regression on tf-idf of words and of parts of words, categories one-hot,
+    numbers by rank. Matching: on the similarities that ``SimilarityFeatures`` has without pictures."""
     problem.needs(*NOT_IMAGE)
-    if not problem.kway:
-        return logistic_regression(problem, standardised(similarities(problem)), PENALTIES)
+    if not problem.of_rows:
+        return linear_model(problem, standardised(similarities(problem)), PENALTIES)
     texts = Tfidf(problem)
 
     def features(split: str) -> sp.csr_array:
         table = problem.table(split)
         return sp.csr_array(sp.hstack([*texts(table), *sparse_plain(problem, table)], "csr", np.float32))
 
-    return logistic_regression(problem, features, SPARSE_PENALTIES)
+    return linear_model(problem, features, SPARSE_PENALTIES)
 
 
 def tfidf_gbm(problem: Problem) -> Model:
-    """K-way: LightGBM on the main directions of tf-idf, categories, numbers. Matching: on what ``tfidf_linear``
+    """Of rows: LightGBM on the main directions of tf-idf, categories, numbers. Matching: on what ``tfidf_linear``
     reads."""
     from sklearn.decomposition import TruncatedSVD
 
     problem.needs(*NOT_IMAGE)
-    if not problem.kway:
+    if not problem.of_rows:
         return gradient_boosting(problem, similarities(problem))
     texts = Tfidf(problem)
     reducers: list[Any] = []
@@ -93,7 +94,7 @@ def fuzzy(problem: Problem) -> Model:
     """How alike the text and categories of two records are as strings, and nothing else; matching only."""
     from rapidfuzz import fuzz, process
 
-    if problem.kway:
+    if problem.of_rows:
         raise ConfigError(f"dataset {problem.schema.name}: fuzzy compares two records, so it is for matching only")
     problem.needs(ColumnType.TEXT, ColumnType.CATEGORICAL)
     cells = zip(*(problem.records.columns[name].to_pylist() for name in problem.schema.written), strict=True)
@@ -105,18 +106,16 @@ def fuzzy(problem: Problem) -> Model:
         scores = process.cpdist(*sides, scorer=fuzz.token_set_ratio, workers=usable_cores())
         return scores.astype(np.float64)[:, None] / 100
 
-    return logistic_regression(problem, features, (1.0,))
+    return linear_model(problem, features, (1.0,))
 
 
 def embeddings_linear(problem: Problem) -> Model:
     """Logistic regression on vectors of frozen networks: MiniLM of text, EfficientNet-Lite0 of pictures; k-way with
     numbers and categories beside them, matching on how the vectors of two records differ."""
-    if not problem.kway:
+    if not problem.of_rows:
         problem.needs(ColumnType.TEXT, ColumnType.CATEGORICAL, ColumnType.IMAGE)
         vectors = FrozenVectors(problem)(problem.records)
-        return logistic_regression(
-            problem, standardised(lambda split: differences(vectors, problem.pairs(split))), PENALTIES
-        )
+        return linear_model(problem, standardised(lambda split: differences(vectors, problem.pairs(split))), PENALTIES)
     vectors_of = FrozenVectors(problem)
 
     def side_by_side(split: str) -> np.ndarray:
@@ -130,12 +129,12 @@ def embeddings_linear(problem: Problem) -> Model:
         vectors *= VECTOR_LENGTH / np.sqrt(max(vectors.shape[1], 1))
         return np.concatenate([vectors, *(part.toarray() for part in others)], 1, dtype=np.float32)
 
-    return logistic_regression(problem, features, VECTOR_PENALTIES)
+    return linear_model(problem, features, VECTOR_PENALTIES)
 
 
 def embeddings_gbm(problem: Problem) -> Model:
     """LightGBM on the main directions of those vectors; matching with all that ``SimilarityFeatures`` has."""
-    if not problem.kway:
+    if not problem.of_rows:
         vectors = FrozenVectors(problem)(problem.records)
         reduce = [Directions(block[problem.seen], problem.seed, N_COMPONENTS) for block in vectors]
         short = [directions(block) for directions, block in zip(reduce, vectors, strict=True)]
@@ -185,8 +184,8 @@ def run_baseline(name: str, data: Path, output: Path, seed: int, cache: Path, ke
     if name not in BASELINES:
         raise ConfigError(f"no control {name!r}; expected one of {', '.join(BASELINES)}")
     schema, store = _with_types(Schema.read(data), keep), Store(cache)
-    kway = schema.task is TaskKind.KWAY
-    schemas = [schema] if kway else [_of_relation(schema, relation) for relation in schema.relations]
+    of_rows = schema.of_rows
+    schemas = [schema] if of_rows else [_of_relation(schema, relation) for relation in schema.relations]
     train_seconds = predict_seconds = 0.0
     models: list[Model] = []
     thresholds: list[float] = []
@@ -195,13 +194,13 @@ def run_baseline(name: str, data: Path, output: Path, seed: int, cache: Path, ke
         start = time.perf_counter()
         problem = Problem(data, schema, seed, store)
         models.append(BASELINES[name](problem))
-        if not kway:
+        if not of_rows:
             thresholds.append(best_threshold(models[-1].valid, problem.label("valid")))
         fitted = time.perf_counter()
         tests.append(models[-1].test())
         train_seconds, predict_seconds = train_seconds + fitted - start, predict_seconds + time.perf_counter() - fitted
     for split, parts in (("valid", [model.valid for model in models]), ("test", tests)):
-        p = parts[0] if kway else np.stack(parts, 1)
+        p = parts[0] if of_rows else np.stack(parts, 1)
         write_predictions(
             output / f"predictions_{split}.parquet", Truth.read(data, split, labelled=False), p, thresholds
         )

@@ -140,7 +140,7 @@ class FrozenVectors:
 
         self._problem, schema = problem, problem.schema
         # The two sides of a pair may write the same thing in different columns; k-way has categories beside the text.
-        also = () if problem.kway else (str(ColumnType.CATEGORICAL),)
+        also = () if problem.of_rows else (str(ColumnType.CATEGORICAL),)
         texts = schema.of_type(ColumnType.TEXT, *map(ColumnType, also))
         self._images = schema.of_type(ColumnType.IMAGE)
         text = TextBackbone(TextSpec.load(also=also), n_tuned_layers=0) if texts else None
@@ -167,7 +167,7 @@ class FrozenVectors:
         vectors: list[np.ndarray] = []
         if encoded.text_features is not None and encoded.text_present is not None:
             cells = np.where(encoded.text_present[..., None], encoded.text_features, np.nan).astype(np.float32)
-            if problem.kway:
+            if problem.of_rows:
                 vectors += list(cells.transpose(1, 0, 2))
             else:
                 n = encoded.text_present.sum(1, keepdims=True)

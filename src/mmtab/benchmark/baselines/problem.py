@@ -1,4 +1,4 @@
-"""What a baseline has to answer: a k-way dataset, or one relation of a matching dataset."""
+"""What a baseline has to answer: a dataset of rows, or one relation of a matching dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmtab.config.types import CategoryRules
 from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.table import Table, read_split
-from mmtab.features.preprocess import LabelCoder, Preprocessor
+from mmtab.features.preprocess import LabelCoder, Preprocessor, numbers_of
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, DataError
 
@@ -22,12 +22,12 @@ NOT_IMAGE = (ColumnType.TEXT, ColumnType.CATEGORICAL, ColumnType.NUMERIC, Column
 
 
 class Problem:
-    """A k-way dataset, or one relation of a matching one with the columns that count for it. Tables are read when first
-    used."""
+    """A k-way or regression dataset, or one relation of a matching one with the columns that count for it. Tables are
+    read when first used."""
 
     def __init__(self, folder: Path, schema: Schema, seed: int, store: Store) -> None:
         self.folder, self.schema, self.seed, self.store = folder, schema, seed, store
-        self.kway = schema.task is TaskKind.KWAY
+        self.of_rows, self.numbers = schema.of_rows, schema.task is TaskKind.REGRESSION
         self._tables: dict[str, Table] = {}
         self._pairs: dict[str, Pairs] = {}
 
@@ -63,7 +63,7 @@ class Problem:
     @cached_property
     def plain(self) -> Preprocessor:
         """How numbers scale and which categories there are, by what training may see."""
-        if self.kway:
+        if self.of_rows:
             return Preprocessor.fit(self.table("train"), self.schema, RULES)
         return Preprocessor.fit(self.records, self.schema, RULES, self.seen)
 
@@ -73,9 +73,11 @@ class Problem:
         return LabelCoder.fit(self.table("train"), self.schema.label, self.schema.classes).classes_
 
     def label(self, split: str) -> np.ndarray:
-        """[n] int64: the place among ``classes``, or whether the relation holds."""
-        if self.kway:
+        """[n] int64: the place among ``classes``, or whether the relation holds; or float64 numbers."""
+        if self.of_rows:
             assert self.schema.label is not None
+            if self.numbers and self.table(split).labels is not None:
+                return numbers_of(self.table(split), self.schema.label)
             places = LabelCoder(self.classes).transform(self.table(split), self.schema.label)
             if (places >= 0).all():
                 return places

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.schema import Schema
 from mmtab.prepare.check.alarms import Alarm, Severity, fault, ranked
-from mmtab.prepare.check.kway import check_kway
 from mmtab.prepare.check.matching import check_matching
+from mmtab.prepare.check.rows import check_rows
 from mmtab.utils.errors import DataError
 
 __all__ = ["Alarm", "Severity", "check"]
@@ -16,12 +16,12 @@ __all__ = ["Alarm", "Severity", "check"]
 def check(folder: Path, schema: Schema | None = None, *, seed: int = 0, images: bool = True) -> list[Alarm]:
     """All alarms of a dataset folder, worst first; faulty data is an alarm of severity ``error``, never an exception.
 
-    K-way tables are streamed, so they may be larger than memory; what would need all rows at once is estimated from
+    Tables of rows are streamed, so they may be larger than memory; what would need all rows at once is estimated from
     seeded samples and says so. ``images=False`` leaves the pictures unopened: then equal pictures are equal paths.
     """
     try:
         schema = schema or Schema.read(folder)
     except DataError as error:
         return [fault(error)]
-    look = check_kway if schema.task is TaskKind.KWAY else check_matching
+    look = check_rows if schema.of_rows else check_matching
     return ranked(look(folder, schema, seed, images))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def _find_first(haystack: np.ndarray, needles: np.ndarray) -> np.ndarray:
     return np.where(haystack[place] == needles, place, -1)
 
 
-def across_splits(splits: dict[str, Split], types: dict[str, ColumnType], classes: list[str]) -> Iterator[Finding]:
+def across_splits(splits: dict[str, Split], types: dict[str, ColumnType], classes: list[Any]) -> Iterator[Finding]:
     """Rows and ids that are in two splits."""
     for a, b in combinations(splits.values(), 2):
         n, place = len(b.ids), np.where(b.ids == 0, -1, _find_first(a.ids, b.ids))
@@ -64,7 +65,7 @@ def across_splits(splits: dict[str, Split], types: dict[str, ColumnType], classe
             yield Finding(alarm, [(b.ref(r, classes), a.ref(place[r], classes)) for r in twice[:N_EXAMPLES]])
 
 
-def near_duplicates(splits: dict[str, Split], reader: SplitReader, classes: list[str]) -> Iterator[Finding]:
+def near_duplicates(splits: dict[str, Split], reader: SplitReader, classes: list[Any]) -> Iterator[Finding]:
     if "train" not in splits:
         return
     index, train = reader.near, splits["train"]
@@ -86,7 +87,7 @@ def near_duplicates(splits: dict[str, Split], reader: SplitReader, classes: list
             yield Finding(alarm, [(split.ref(a, classes), train.ref(b, classes)) for a, b in hits[:N_EXAMPLES]])
 
 
-def within_splits(splits: dict[str, Split], types: dict[str, ColumnType], classes: list[str]) -> Iterator[Finding]:
+def within_splits(splits: dict[str, Split], types: dict[str, ColumnType], classes: list[Any]) -> Iterator[Finding]:
     """Rows that repeat an earlier row of their table, and equal rows with different labels."""
     chance = " (with so few columns this may be chance)" if _natural(types) else ""
     rest = f"repeat the features of an earlier row{chance}: leave them out unless they are to count twice"

@@ -1,4 +1,4 @@
-"""Columns of a k-way dataset that alone give the label away."""
+"""Columns that alone give the class of a row away."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMED_SEVERE, NAMED_WARNING = 0.50, 0.10
 TREE_CLASSES = 1_000  # a tree keeps a number for each of its nodes and each class
 
 
-def leaks(splits: dict[str, Split], types: dict[str, ColumnType], classes: list[str], seed: int) -> Iterator[Finding]:
+def leaks(splits: dict[str, Split], classes: list[str], types: dict[str, ColumnType], seed: int) -> Iterator[Finding]:
     """Columns that alone give the label away: learnt from (a sample of) train, scored on valid."""
     train = splits.get("train")
     valid = next((s for n in ("valid", "test") if (s := splits.get(n)) and (s.sample_labels >= 0).any()), None)

@@ -1,9 +1,10 @@
-"""Tables of a k-way dataset, each read once as a stream; what is kept of a row are a few numbers."""
+"""Tables of a dataset of rows, each read once as a stream; what is kept of a row are a few numbers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Split:
     sample_rows: np.ndarray  # [n_sampled] int64
     sample_labels: np.ndarray  # [n_sampled] int32
 
-    def ref(self, row: int | np.integer, classes: list[str]) -> Ref:
+    def ref(self, row: int | np.integer, classes: list[Any]) -> Ref:
         label = self.labels[row]
         return self.name, int(row), f", label {classes[label]}" if label >= 0 else ""
 
@@ -57,7 +58,7 @@ class SplitReader:
         self.folder, self.schema, self.seed, self.alarms = folder, schema, seed, collected
         self.cells = alarms.Cells(images)
         self.types = {column.name: column.type for column in schema.columns}
-        self.classes: dict[str, int] = {}
+        self.classes: dict[Any, int] = {}  # or numbers
         self.near = NearIndex()
         self.n_near: dict[str, int] = {}
 

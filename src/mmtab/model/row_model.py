@@ -1,4 +1,4 @@
-"""Rows to classes: base, tokenizer, fusion, head."""
+"""Rows to scores, of classes or of a number: base, tokenizer, fusion, head."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import nn
 from mmtab.features.batches import KWayBatch
 from mmtab.model.base import LinearBase
 from mmtab.model.feature_tokenizer import RowTokenizer
-from mmtab.model.heads import ClassScores, KWayHead
+from mmtab.model.heads import ClassScores, KWayHead, NumberHead, NumberScores
 
 
-class Classifier(nn.Module):
-    """Row -> tokens -> row vector -> one logit per class, which is added to that of the base.
+class RowModel(nn.Module):
+    """Row -> tokens -> row vector -> one logit per class, or a number, which is added to that of the base.
 
     Before training the head adds next to nothing: the model is its base. In training a second head reads the same row
     vector and has to do without the base. What the base leaves open may be too little to find by itself: where a class
@@ -20,8 +20,8 @@ class Classifier(nn.Module):
 
     tokenizer  rows to tokens
     fusion     tokens to row vectors
-    head       row vectors to logits
-    base       logits to begin from; None: the head's are all
+    head       row vectors to scores
+    base       scores to begin from; None: the head's are all
     alone      the second head, with a base
     """
 
@@ -29,9 +29,9 @@ class Classifier(nn.Module):
         self,
         tokenizer: RowTokenizer,
         fusion: nn.Module,
-        head: KWayHead,
+        head: KWayHead | NumberHead,
         base: LinearBase | None = None,
-        alone: KWayHead | None = None,
+        alone: KWayHead | NumberHead | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer, self.fusion, self.head, self.base, self.alone = tokenizer, fusion, head, base, alone
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
                 for parameter in head.parameters():
                     parameter.mul_(0.01)
 
-    def forward(self, batch: KWayBatch) -> ClassScores:
+    def forward(self, batch: KWayBatch) -> ClassScores | NumberScores:
         x = self.fusion(self.tokenizer(batch.table))
         scores = self.head(x)
         if self.base is None:

@@ -1,10 +1,11 @@
-"""Alarms of a k-way dataset, whose tables may be larger than memory."""
+"""Alarms of a dataset whose question is about rows; its tables may be larger than memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,9 +35,10 @@ ERROR, SEVERE, WARNING, NOTE = Severity
 
 MISSING_DIFFERS = 0.3
 FEW_ROWS, LARGEST_CLASS = 5, 0.5
+FAR = 10.0  # times the width of the middle half of the labels
 
 
-def check_kway(folder: Path, schema: Schema, seed: int, images: bool) -> list[Alarm]:
+def check_rows(folder: Path, schema: Schema, seed: int, images: bool) -> list[Alarm]:
     """All alarms, in no order."""
     missing = [name for name in SPLITS if not files.exists(folder, name)]
     if len(missing) == len(SPLITS) and files.exists(folder, "rows"):
@@ -57,8 +59,8 @@ def check_kway(folder: Path, schema: Schema, seed: int, images: bool) -> list[Al
         *across_splits(splits, types, classes),
         *near_duplicates(splits, reader, classes),
         *within_splits(splits, types, classes),
-        *_labels(splits, classes),
-        *leaks(splits, types, classes, seed),
+        *(_labels(splits, classes) if schema.label_type is ColumnType.CATEGORICAL else _numbers(splits, classes)),
+        *leaks(*_in_classes(splits, classes, schema), types, seed),
         *_columns(splits, types),
     ]
     alarms += _with_ids(folder, schema, findings)
@@ -97,6 +99,48 @@ def _labels(splits: dict[str, Split], classes: list[str]) -> Iterator[Finding]:
         message = f"the largest class, {largest}, has {percent(share)} of the rows of train: compare accuracy with that"
         message += " share, or rank by macro_f1"
         yield Finding(Alarm(NOTE, "imbalance", message, "train", None, (), int(counts.max()), share))
+
+
+def _numbers(splits: dict[str, Split], values: list[Any]) -> Iterator[Finding]:
+    """Of labels that are numbers, which ``values`` lists."""
+    train = splits.get("train")
+    if train is None or not (train.labels >= 0).any():
+        return
+    numbers = np.array(values, np.float64)
+    known = numbers[train.labels[train.labels >= 0]]
+    if known.min() == known.max():
+        message = f"all rows of train have the label {known[0]:g}: there is nothing to tell apart"
+        yield Finding(Alarm(ERROR, "one_label", message, "train", None, (), len(known), 1.0))
+        return
+    low, middle, high = np.quantile(known, [0.25, 0.5, 0.75])
+    for name, split in splits.items():
+        labels = np.where(split.labels >= 0, numbers[split.labels], middle)
+        far = np.maximum(low - labels, labels - high) > FAR * (high - low)
+        rows = np.flatnonzero(far)
+        if len(rows) and high > low:
+            message = (
+                f"{len(rows):,} labels of {name} are far from the others (the middle half is {low:g} to {high:g}), the"
+                f" farthest {labels[rows[np.argmax(abs(labels[rows] - middle))]]:g}: look for other units and missing"
+                " values that are written as numbers; R² hangs on such rows"
+            )
+            alarm = Alarm(NOTE, "far_label", message, name, None, (), len(rows), len(rows) / len(labels))
+            yield Finding(alarm, [(split.ref(row, values),) for row in rows[:N_EXAMPLES]])
+
+
+def _in_classes(splits: dict[str, Split], values: list[Any], schema: Schema) -> tuple[dict[str, Split], list[str]]:
+    """Splits with labels that are classes: of numbers, tenths of those of train. And the names of the classes."""
+    train = splits.get("train")
+    if schema.label_type is ColumnType.CATEGORICAL or train is None or not (train.labels >= 0).any():
+        return splits, values
+    numbers = np.array([*values, np.nan], np.float64)
+    bounds = np.unique(np.quantile(numbers[train.labels[train.labels >= 0]], np.linspace(0, 1, 11)[1:-1]))
+    codes = np.append(np.searchsorted(bounds, numbers[:-1]), -1).astype(np.int32)
+    names = [f"part {i + 1} of the labels" for i in range(len(bounds) + 1)]
+    coded = {
+        name: replace(split, labels=codes[split.labels], sample_labels=codes[split.sample_labels])
+        for name, split in splits.items()
+    }
+    return coded, names
 
 
 def _columns(splits: dict[str, Split], types: dict[str, ColumnType]) -> Iterator[Finding]:

@@ -1,0 +1,50 @@
+"""What a report says and shows of predicted numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mmtab.reports.slices import Source, Z
+from mmtab.runs.scored_numbers import ScoredNumbers
+from mmtab.training.regression import LEVEL
+
+FEW = 0.05  # of the rows, whose share of all squared errors is told
+N_WORST = 12
+
+
+def learnt(predictions: ScoredNumbers) -> tuple[bool, str]:
+    """Whether the score is beyond what the mean label gets, and a sentence."""
+    metrics, n = predictions.metrics, len(predictions.y_true)
+    text = f"{predictions.split} R² is {metrics['r2']:.3f}; always predicting the mean gives 0. Errors are"
+    text += f" {metrics['mae']:.4g} on average (mean absolute), and {metrics['rmse']:.4g} by their squares."
+    return metrics["r2"] > Z * predictions.standard_error(np.ones(n, bool)), text
+
+
+def sentences(predictions: ScoredNumbers) -> Iterator[tuple[bool, str]]:
+    """Whether something is as it should be, and what."""
+    n = len(predictions.y_true)
+    if predictions.interval is not None:
+        share, width = (predictions.metrics[f"interval_{name}"] for name in ("coverage", "width"))
+        text = f"{share:.1%} of the labels lie within their intervals, of which {LEVEL:.0%} are to; on average these"
+        yield abs(share - LEVEL) <= max(0.02, Z * np.sqrt(LEVEL * (1 - LEVEL) / n)), f"{text} are {width:.4g} wide."
+    squares = np.sort(np.square(predictions.error))[::-1]
+    part = squares[: max(1, int(FEW * n))].sum() / max(squares.sum(), np.finfo(np.float64).tiny)
+    yield True, f"The {FEW:.0%} of the rows with the largest errors make {part:.0%} of all squared errors."
+
+
+def worst(predictions: ScoredNumbers, source: Source) -> list[dict[str, Any]]:
+    """The largest errors, each with its row."""
+    places = predictions.worst(N_WORST).tolist()
+    rows = source.rows(np.unique(predictions.row[places]))
+    return [
+        {
+            "y_true": predictions.y_true[i],
+            "y_pred": predictions.y_pred[i],
+            "interval": None if predictions.interval is None else [bound[i] for bound in predictions.interval],
+            "place": rows[int(predictions.row[i])],
+        }
+        for i in places
+    ]
