@@ -68,82 +68,110 @@ def test_words_are_words_neighbours_and_codes_without_their_punctuation() -> Non
     assert list(words_of("")) == []
 
 
-def test_neighbours_by_words_are_those_of_brute_force() -> None:
-    rng = np.random.default_rng(3)
-    vocabulary = [f"w{i}" for i in range(40)]
-    texts = [" ".join(rng.choice(vocabulary, 6)) for _ in range(60)]
-    left, right = side(texts[:25]), side(texts[25:])
-    found, _ = Searcher(left, right).neighbours(4)
+def cosines(left: Side, right: Side) -> tuple[np.ndarray, np.ndarray]:
+    """By words, weighted as in both tables, and by vectors, of all with all."""
     used = np.unique(np.concatenate([left.words.indices, right.words.indices]))
     a, b = (part.words[:, used].toarray() for part in (left, right))
-    idf = np.log((1 + 60) / (1 + a.sum(0) + b.sum(0))) + 1
+    idf = np.log((1 + len(a) + len(b)) / (1 + a.sum(0) + b.sum(0))) + 1
     idf[(a.sum(0) == 0) | (b.sum(0) == 0)] = 0
     a, b = a * idf, b * idf
     norm = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
-    cosine = a @ b.T / np.maximum(norm, 1e-9)
-    for row, others in enumerate(found):
-        kept = others[others >= 0]
-        best = np.sort(cosine[row])[::-1][: len(kept)]
-        np.testing.assert_allclose(cosine[row, kept], best, atol=1e-5)
-        assert len(kept) == min(4, (cosine[row] > 0).sum())
+    return a @ b.T / np.maximum(norm, 1e-9), left.vectors @ right.vectors.T
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("exact", [20_000, 1])
+def test_neighbours_are_those_of_brute_force(weight: float, exact: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all are scored, and where those near in words or vectors are."""
+    monkeypatch.setattr(neighbours, "EXACT", exact)
+    rng = np.random.default_rng(3)
+    vocabulary = [f"w{i}" for i in range(40)]
+    texts = [" ".join(rng.choice(vocabulary, 6)) for _ in range(60)]
+    left, right = side(texts[:25]), side(texts[25:], unit(rng, 35))
+    by_words, by_vectors = cosines(left, right)
+    score = (1 - weight) * by_words + weight * by_vectors
+    if weight == 0:
+        score[by_words <= 0] = -np.inf
+    found, scores = Searcher(left, right).neighbours(4, weight)
+    best = -np.sort(-score, 1)[:, :4]
+    assert np.array_equal(found >= 0, np.isfinite(best))
+    np.testing.assert_allclose(scores[found >= 0], best[found >= 0], atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(score, found.clip(0), 1)[found >= 0], scores[found >= 0], atol=1e-5)
+
+
+def test_from_either_side_a_pair_has_one_score() -> None:
+    rng = np.random.default_rng(6)
+    texts = [" ".join(rng.choice([f"w{i}" for i in range(30)], 5)) for _ in range(50)]
+    left, right = side(texts[:20], unit(rng, 20)), side(texts[20:], unit(rng, 30))
+    there, back = Searcher(left, right).neighbours(30, 0.6), Searcher(right, left).neighbours(20, 0.6)
+    tables = []
+    for (found, scores), shape in ((there, (20, 30)), (back, (30, 20))):
+        table = np.zeros(shape, np.float32)
+        np.put_along_axis(table, found, scores, 1)
+        tables.append(table)
+    np.testing.assert_allclose(tables[0], tables[1].T, atol=1e-6)
 
 
 def test_a_word_of_many_records_makes_no_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "MAX_RECORDS", 5)
     common = [f"the only{i}" for i in range(10)]
-    found, _ = Searcher(side(common), side([*common[:3], *(f"the other{i}" for i in range(7))])).neighbours(3)
+    searcher = Searcher(side(common), side([*common[:3], *(f"the other{i}" for i in range(7))]))
+    found, _ = searcher.neighbours(3, 0.0)
     assert found[:3, 0].tolist() == [0, 1, 2] and (found[3:] == -1).all() and (found[:3, 1:] == -1).all()
 
 
-def test_in_one_table_no_record_is_its_own_neighbour() -> None:
+@pytest.mark.parametrize("exact", [20_000, 1])
+def test_in_one_table_no_record_is_its_own_neighbour(exact: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "EXACT", exact)
     texts = ["red lamp one", "red lamp one", "blue chair", "blue chair two"]
     vectors = unit(np.random.default_rng(0), 4)
     vectors[1] = vectors[0]
-    by_words, by_vectors = Searcher(side(texts, vectors)).neighbours(3)
-    for found in (by_words, by_vectors):
-        assert found.shape == (4, 3) and (found != np.arange(4)[:, None]).all()
-    assert by_words[:, 0].tolist() == [1, 0, 3, 2] and by_vectors[:2, 0].tolist() == [1, 0]
+    searcher = Searcher(side(texts, vectors))
+    for weight in (0.0, 1.0):
+        found, _ = searcher.neighbours(3, weight)
+        assert found.shape == (4, 3) and (found != np.arange(4)[:, None]).all() and found[:2, 0].tolist() == [1, 0]
+    assert searcher.neighbours(3, 0.0)[0][:, 0].tolist() == [1, 0, 3, 2]
 
 
 # --- candidates ------------------------------------------------------------------------------------------------------
 
 
-def test_candidates_are_the_union_each_once() -> None:
-    words, vectors = np.array([[1, 2], [0, -1]]), np.array([[1, 3], [2, 0]])
-    a, b = candidate_pairs(words, vectors, Neighbourhood(1, 1, 1.0))
-    assert list(zip(a.tolist(), b.tolist(), strict=True)) == [(0, 1), (1, 0), (1, 2)]
-    a, b = candidate_pairs(words, vectors, Neighbourhood(2, 2, 1.0), same=True)
-    assert list(zip(a.tolist(), b.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3), (1, 2)]
-    assert all(len(x) == 0 for x in candidate_pairs(words, vectors, Neighbourhood(0, 0, 0.0)))
+def test_candidates_are_each_pair_once() -> None:
+    nearest, scores = np.array([[1, 2, -1], [0, -1, -1]]), np.array([[0.5, 0.4, 0.0], [0.5, 0.0, 0.0]], np.float32)
+    a, b, score = candidate_pairs(nearest, scores)
+    assert list(zip(a.tolist(), b.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 0)]
+    assert score.tolist() == scores[[0, 0, 1], [0, 1, 0]].tolist()
+    a, b, score = candidate_pairs(nearest, scores, same=True)
+    assert list(zip(a.tolist(), b.tolist(), strict=True)) == [(0, 1), (0, 2)] and len(score) == 2
+    assert all(len(x) == 0 for x in candidate_pairs(nearest[:, :0], scores[:, :0]))
 
 
-def test_places_say_where_a_partner_is_found_or_would_be() -> None:
-    rng = np.random.default_rng(4)
+@pytest.mark.parametrize("exact", [20_000, 1])
+def test_ranks_say_where_a_partner_is_found_or_would_be(exact: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "EXACT", exact)
+    rng, weights = np.random.default_rng(4), (0.0, 0.5, 1.0)
     texts = [f"thing{i % 20} kind{i % 7} n{i}" for i in range(80)]
     whole = side(texts, unit(rng, 80))
     left, right = whole[np.arange(30)], whole[np.arange(30, 80)]
-    searcher = Searcher(left, right)
-    asked, partner = np.arange(30), rng.integers(0, 50, 30)
-    ranks = searcher.partner_ranks(left, right[partner], 5)
-    for kind, found in enumerate(searcher.neighbours(5)):
-        hit = found == partner[:, None]
-        assert (
-            np.where(hit.any(1), hit.argmax(1), 5) >= ranks[:, kind]
-        ).all()  # at most as far, for ties share a place
-        assert ((ranks[:, kind] < 5) >= hit.any(1)).all()
+    searcher, partner = Searcher(left, right), rng.integers(0, 50, 30)
+    ranks = searcher.partner_ranks(left, right[partner], weights, 5)
+    for w, weight in enumerate(weights):
+        hit = searcher.neighbours(5, weight)[0] == partner[:, None]
+        # at most as far, for ties share a place
+        assert (np.where(hit.any(1), hit.argmax(1), 5) >= ranks[:, w]).all() and ((ranks[:, w] < 5) >= hit.any(1)).all()
     # without the partner among the others it has the place that it would have
-    others = np.setdiff1d(np.arange(50), [0])
-    fewer = Searcher(left, right[others]).partner_ranks(left[asked[:3]], right[np.zeros(3, np.int64)], 5)
-    assert np.array_equal(fewer[:, 1], searcher.partner_ranks(left[asked[:3]], right[np.zeros(3, np.int64)], 5)[:, 1])
+    fewer, first = Searcher(left, right[np.arange(1, 50)]), np.zeros(3, np.int64)
+    there, not_there = (s.partner_ranks(left[np.arange(3)], right[first], (1.0,), 5) for s in (searcher, fewer))
+    assert np.array_equal(there, not_there)
 
 
 def test_the_fewest_neighbours_that_reach_the_recall() -> None:
-    ranks = np.array([[0, 5], [1, 5], [5, 0], [5, 5]])
-    assert choose_neighbourhood(ranks[:3], 5, 1.0) == Neighbourhood(2, 1, 1.0)
-    assert choose_neighbourhood(ranks[:2], 5, 1.0) == Neighbourhood(2, 0, 1.0)
-    assert choose_neighbourhood(ranks, 5, 0.5) == Neighbourhood(2, 0, 0.5)
-    assert choose_neighbourhood(ranks, 5, 1.0) == Neighbourhood(2, 1, 0.75)  # more does not help
-    assert choose_neighbourhood(ranks[:0], 3, 0.9).recall == 0
+    ranks = np.array([[0, 5], [1, 0], [5, 1], [5, 3]])
+    assert choose_neighbourhood(ranks[:2], (0.0, 1.0), 5, 1.0) == Neighbourhood(2, 0.0, 1.0)
+    assert choose_neighbourhood(ranks, (0.0, 1.0), 5, 0.5) == Neighbourhood(2, 1.0, 0.5)  # whose partners rank better
+    assert choose_neighbourhood(ranks, (0.0, 1.0), 5, 1.0) == Neighbourhood(4, 1.0, 0.75)  # more does not help
+    assert choose_neighbourhood(ranks[1:], (0.0, 1.0), 3, 1.0) == Neighbourhood(2, 1.0, 2 / 3)
+    assert choose_neighbourhood(ranks[:0], (0.0, 1.0), 3, 0.9).recall is None
 
 
 # --- mining ----------------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def targets_in(settings: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 @functools.cache
 def _shipped() -> frozenset[str]:
-    groups = (*PARTS, "base", "kway_head", "regression_head", "pair_head")
+    groups = (*PARTS, "base", "search", "kway_head", "regression_head", "pair_head")
     leaves = (path for group in groups for path in (CONFIGS / group).glob("*.yaml"))
     return frozenset(
         name for path in leaves for _, name in targets_in(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -253,6 +253,9 @@ class RunConfig:
     base: dict[str, Any] | None = setting(
         None, "convex model of a row, which the fusion model completes; not for matching; null: none"
     )
+    search: dict[str, Any] | None = setting(
+        None, "towers of their own for blocking, where 100 training matches are at hand; null: the pair model's vectors"
+    )
     fusion: dict[str, Any] = setting({}, "module that turns the tokens of a row into its vector")
     kway_head: KWayHeadConfig = setting(KWayHeadConfig, "head and loss of k-way classification")
     regression_head: RegressionHeadConfig = setting(RegressionHeadConfig, "head and loss of regression")
@@ -314,11 +317,15 @@ class MatchConfig(LocalSettings):
     )
     encoding: str | None = setting(None, ENCODING)
     delimiter: str | None = setting(None, DELIMITER, kind="path")
-    k: int | None = setting(
-        None, "candidates of a record from each kind of blocking; null: the fewest that reach recall", at_least=1
-    )
+    k: int | None = setting(None, "candidates of a record; null: the fewest that reach recall", at_least=1)
     recall: float = setting(0.99, "share of the valid matches that blocking has to retrieve", above=0, at_most=1)
-    max_k: int = setting(10, "largest k to try", at_least=1)
+    max_k: int = setting(200, "largest k to try", at_least=1)
+    max_candidates: int = setting(4_000_000, "candidates in all, which a k that is tried does not exceed", at_least=1)
+    stop: str = setting(
+        "end",
+        "stage to stop after; blocking: write the candidates with their scores, and the vectors of the records",
+        choices=("end", "blocking"),
+    )
     clustering: str = setting(
         "auto",
         "how pairs become clusters; unique: of two tables, one partner a record; auto: unique where no record of the "

@@ -40,6 +40,16 @@ class Pairs:
         """Those of the first relation that has any."""
         return next(iter(self.relations.values()), None)
 
+    @property
+    def is_match(self) -> np.ndarray:
+        """[n] bool: pairs of which some relation holds."""
+        return np.any([np.zeros(len(self)), *(np.asarray(labels) == 1 for labels in self.relations.values())], 0)
+
+    @property
+    def matches(self) -> tuple[np.ndarray, np.ndarray]:
+        """Left and right row numbers of the pairs of which some relation holds."""
+        return self.left[self.is_match], self.right[self.is_match]
+
     def take(self, rows: np.ndarray) -> Pairs:
         """The pairs of some rows."""
         ids = self.left_ids.take(pa.array(rows)), self.right_ids.take(pa.array(rows))

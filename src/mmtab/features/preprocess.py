@@ -236,7 +236,8 @@ class Fitted:
     """What was fitted on train: scalers, vocabularies and classes, or the scale of a label that is a number, n-grams,
     and for matching similarity features.
     ``unseen``: columns of which nearly all cells of valid are unlike those of train; None: not known. ``one_to_one``:
-    relations of two tables in which no record of train has two partners."""
+    relations of two tables in which no record of train has two partners. ``n_matches``: training pairs of which some
+    relation holds; 0 also in what was fitted before it was counted."""
 
     preprocessor: Preprocessor
     similarity: SimilarityFeatures | None = None
@@ -245,6 +246,7 @@ class Fitted:
     unseen: tuple[str, ...] | None = None
     one_to_one: tuple[str, ...] = ()
     target: Target | None = None
+    n_matches: int = 0
 
     @property
     def n_classes(self) -> int | None:
@@ -260,7 +262,8 @@ class Fitted:
         """Sees the records of the training pairs, and no others. ``with_scalers`` is to follow."""
         rows = np.unique(np.concatenate([pairs.left, pairs.right]))
         similarity = SimilarityFeatures.fit(records, rows, pairs, schema)
-        return Fitted(Preprocessor.fit(records, schema, rules, rows), similarity)
+        n_matches = int(pairs.is_match.sum())
+        return Fitted(Preprocessor.fit(records, schema, rules, rows), similarity, n_matches=n_matches)
 
     def with_scalers(self, features: np.ndarray) -> Fitted:
         """``features`` [n_pairs, n_features]: those of the training pairs."""
@@ -280,6 +283,7 @@ class Fitted:
             "unseen": None if self.unseen is None else list(self.unseen),
             "one_to_one": list(self.one_to_one),
             "target": None if self.target is None else asdict(self.target),
+            "n_matches": self.n_matches,
         }
 
     @staticmethod
@@ -300,8 +304,8 @@ class Fitted:
         one_to_one = tuple(raw.get("one_to_one", ()))
         if scalers and (similarity is None or len(scalers) != similarity.n_features):
             raise ValueError("comparison_scalers: expected one for each similarity feature")
-        target = Target(**raw["target"]) if raw.get("target") else None
-        return Fitted(preprocessor, similarity, scalers, lexicon, unseen, one_to_one, target)
+        target, n_matches = Target(**raw["target"]) if raw.get("target") else None, raw.get("n_matches", 0)
+        return Fitted(preprocessor, similarity, scalers, lexicon, unseen, one_to_one, target, n_matches)
 
 
 MAX_SAMPLE = 1 << 20

@@ -1,7 +1,8 @@
-"""Blocking: which pairs of records are worth scoring, as the union of two kinds of nearest neighbours."""
+"""Blocking: which pairs of records are worth scoring: the nearest neighbours by words and vectors, in one score."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,19 +20,37 @@ from mmtab.runs.inputs import cache_of
 from mmtab.utils.cache import Arrays
 from mmtab.utils.errors import MmtabError
 
+WEIGHTS = tuple(np.linspace(0, 1, 11).round(1).tolist())
+K, WEIGHT = 20, 0.5  # where there is nothing to choose them by
+
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """How many neighbours of each kind a record gets; ``recall``: the share of known matches that they retrieve, None
-    where there are none to choose by."""
+    """Each record gets the ``k`` others of the highest score, in which vectors have the ``weight`` and words the rest;
+    ``recall``: the share of known matches that they retrieve, None where there are none to choose by."""
 
-    k_words: int
-    k_vectors: int
+    k: int
+    weight: float
     recall: float | None
 
 
-def block(context: Context, encoded: EncodedRecords) -> tuple[Neighbourhood, np.ndarray, np.ndarray]:
-    """The size of the neighbourhood, and the candidates as left and right row numbers, sorted, each pair once.
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs worth scoring: left and right row numbers [n], sorted, each pair once, and the score by which they were
+    found [n]."""
+
+    neighbourhood: Neighbourhood
+    left: np.ndarray
+    right: np.ndarray
+    score: np.ndarray
+
+    @staticmethod
+    def none() -> Candidates:
+        return Candidates(Neighbourhood(0, 0.0, None), *(np.zeros(0, np.int64),) * 2, np.zeros(0, np.float32))
+
+
+def block(context: Context, encoded: EncodedRecords) -> Candidates:
+    """The candidates among the records, and the neighbourhood that they are found in.
 
     The smaller side asks: each of its records gets the nearest of the other side.
     """
@@ -42,98 +61,97 @@ def block(context: Context, encoded: EncodedRecords) -> tuple[Neighbourhood, np.
     else:
         query_rows, other_rows = sorted((rows[:n_left], rows[n_left:]), key=len)
         searcher, left_asks = Searcher(sides[query_rows], sides[other_rows]), int(query_rows[0]) == 0
-    if context.config.k is not None:
-        k = min(context.config.k, len(sides))
-        size = Neighbourhood(k, k, None)
-    else:
-        size = _choose_on_valid(context, searcher, left_asks)
+    size = _choose_on_valid(context, searcher, left_asks)
 
     def build(_: object) -> Arrays:
-        nearest = searcher.neighbours(max(size.k_words, size.k_vectors, 1))
-        queries, others = candidate_pairs(*nearest, size, n_left is None)
+        queries, others, score = candidate_pairs(*searcher.neighbours(size.k, size.weight), n_left is None)
         queries, others = query_rows[queries], other_rows[others]
         left, right = (queries, others) if left_asks else (others, queries)
         order = np.lexsort((right, left))  # so that a shard of pairs needs few shards of records
-        return {"left": left[order], "right": right[order]}
+        return {"left": left[order], "right": right[order], "score": score[order]}
 
-    key = {"key": context.key, "k_words": size.k_words, "k_vectors": size.k_vectors}
+    key = {"key": context.key, "k": size.k, "weight": size.weight}
     candidates = context.store.arrays("candidates", key, build)
-    return size, np.array(candidates["left"]), np.array(candidates["right"])
+    return Candidates(size, *(np.array(candidates[name]) for name in ("left", "right", "score")))
 
 
 def candidate_pairs(
-    by_words: np.ndarray, by_vectors: np.ndarray, size: Neighbourhood, same: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """The union of both kinds of neighbours [n, k] as query and other row numbers, each pair once, in order.
+    nearest: np.ndarray, scores: np.ndarray, same: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Neighbours [n, k] (-1: none) as query and other row numbers, each pair once, in order, with their scores.
 
     ``same``: both are rows of one table, so that (a, b) and (b, a) are one pair.
     """
-    parts = [by_words[:, : size.k_words], by_vectors[:, : size.k_vectors]]
-    a = np.concatenate([np.repeat(np.arange(len(part)), part.shape[1]) for part in parts])
-    b = np.concatenate([part.ravel() for part in parts])
-    a, b = a[b >= 0], b[b >= 0]
+    a, b = np.repeat(np.arange(len(nearest)), nearest.shape[1]), nearest.ravel()
+    a, b, scores = a[b >= 0], b[b >= 0], scores.ravel()[b >= 0]
     if same:
         a, b = np.minimum(a, b), np.maximum(a, b)
     n = int(b.max(initial=0)) + 1
-    pairs = np.unique(a.astype(np.int64) * n + b)
-    return pairs // n, pairs % n
+    pairs, first = np.unique(a.astype(np.int64) * n + b, return_index=True)
+    return pairs // n, pairs % n, scores[first]
 
 
-def choose_neighbourhood(ranks: np.ndarray, max_k: int, recall: float) -> Neighbourhood:
+def choose_neighbourhood(ranks: np.ndarray, weights: Sequence[float], max_k: int, recall: float) -> Neighbourhood:
     """The smallest neighbourhood that retrieves the share ``recall`` of the known matches, or else the most of them.
 
-    ``ranks`` [n, 2]: of known partners, by words and by vectors (``Searcher.partner_ranks``). Among neighbourhoods of
-    one size the better recall wins, then more neighbours by words, which cost less.
+    ``ranks`` [n, weights]: of known partners, by each weight (``Searcher.partner_ranks``). Among neighbourhoods of one
+    size the better recall wins, then the weight by which partners rank best.
     """
+    if not len(ranks):
+        return Neighbourhood(min(max_k, K), WEIGHT, None)
+    ks = np.arange(1, max_k + 1)
+    recalls = np.stack([np.searchsorted(np.sort(column), ks) for column in ranks.T], 1) / len(ranks)  # [k, weights]
+    enough = recalls >= min(recall, recalls.max()) - 1e-9
+    k = int(enough.any(1).argmax())
+    order = np.lexsort((np.log1p(ranks).mean(0), -recalls[k]))
+    return Neighbourhood(k + 1, float(weights[order[0]]), float(recalls[k, order[0]]))
 
-    def recall_of(k_words: int, k_vectors: int) -> float:
-        return float(((ranks[:, 0] < k_words) | (ranks[:, 1] < k_vectors)).mean()) if len(ranks) else 0.0
 
-    ks = range(max_k + 1)
-    options = [(recall_of(words, vectors), words, vectors) for words in ks for vectors in ks]
-    best = max(reached for reached, *_ in options)
-    sufficient = [option for option in options if option[0] >= min(recall, best)]
-    reached, words, vectors = min(sufficient, key=lambda option: (option[1] + option[2], -option[0], option[2]))
-    return Neighbourhood(words, vectors, reached)
+def search_vectors(encoded: EncodedRecords) -> np.ndarray:
+    """[n_records, d] float32, of length 1."""
+    if encoded.has("vector"):
+        return encoded.read("vector")
+    # Neither towers nor bi-encoder: the mean of the row's tokens, untrained for this but better than nothing
+    parts = (np.load(shard / "tokens.npy", allow_pickle=False).astype(np.float32).mean(1) for shard in encoded.shards)
+    return np.concatenate([x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in parts])
 
 
 def _side(context: Context, encoded: EncodedRecords) -> Side:
-    table = context.records.table
-    if encoded.has("vector"):
-        vectors = encoded.read("vector")
-    else:  # no bi-encoder: the mean of the row's tokens, untrained for this but better than nothing
-        shards = np.array_split(np.arange(len(table)), len(encoded.shards))
-        means = [encoded.take("tokens", rows).astype(np.float32).mean(1) for rows in shards]
-        vectors = np.concatenate([x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in means])
-    return Side(word_vectors(_texts(table, context.session.schema)), vectors)
+    return Side(word_vectors(_texts(context.records.table, context.session.schema)), search_vectors(encoded))
 
 
 def _choose_on_valid(context: Context, searcher: Searcher, left_asks: bool) -> Neighbourhood:
     """By the valid matches of the run's dataset: the ranks that their partners would have among the records at hand."""
-    session, max_k = context.session, context.config.max_k
+    session, config = context.session, context.config
+    n_queries, n_others = len(searcher.queries), len(searcher.others)
+    max_k = min(config.k or max(1, min(config.max_k, config.max_candidates // n_queries)), n_others)
     dataset = session.config.dataset
     try:
         folder = dataset_folder(dataset, session.config.data_root, cache_of(session.config))
         records = read_records(folder, session.schema, dataset.bad_cells)  # type: ignore[arg-type]
         pairs = read_pairs(folder, session.schema, "valid", records)
     except MmtabError as error:
-        print(f"k={max_k}, since the valid pairs of the run's dataset cannot be read to choose it ({error})")
-        return Neighbourhood(max_k, max_k, None)
-    is_match = np.any([np.asarray(labels) == 1 for labels in pairs.relations.values()], 0)
-    left, right = pairs.left[is_match], pairs.right[is_match]
-    rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
-    matched = Records(take_rows(records.table, rows), None)
+        k = max_k if config.k else min(max_k, K)
+        print(f"k={k}, since the valid pairs of the run's dataset cannot be read to choose it ({error})")
+        return Neighbourhood(k, WEIGHT, None)
+    left, right = pairs.matches
+    rows = np.unique(np.concatenate([left, right]))
+    n_left = None if records.n_left is None or searcher.same else int((rows < records.n_left).sum())
+    matched = Records(take_rows(records.table, rows), n_left)
     valid = replace(context, records=matched, key=digest_of(f"{context.key} valid"))
     side = _side(valid, encode_records(valid))
-    queries, partners = places[: len(left)], places[len(left) :]
+    queries, partners = np.searchsorted(rows, left), np.searchsorted(rows, right)
     query_rows = None
     if searcher.same:  # in a table that holds both, a record is not its own neighbour
         query_rows = pc.index_in(matched.table.ids.take(pa.array(queries)), value_set=context.records.table.ids)
         query_rows = np.asarray(pc.fill_null(query_rows, -1)).astype(np.int64)
     if not left_asks:
         queries, partners = partners, queries
-    ranks = searcher.partner_ranks(side[queries], side[partners], max_k, query_rows)
-    return choose_neighbourhood(ranks, max_k, context.config.recall)
+    ranks = searcher.partner_ranks(side[queries], side[partners], WEIGHTS, max_k, query_rows)
+    if config.k is None:
+        return choose_neighbourhood(ranks, WEIGHTS, max_k, config.recall)
+    best = int(np.log1p(ranks).mean(0).argmin())
+    return Neighbourhood(max_k, WEIGHTS[best], float((ranks[:, best] < max_k).mean()))
 
 
 def _texts(table: Table, schema: Schema) -> list[str]:

@@ -15,7 +15,7 @@ from mmtab.config.types import MatchConfig
 from mmtab.data.pairs import Records
 from mmtab.data.pictures import Progress
 from mmtab.data.table import Table
-from mmtab.features.batches import Rows, Tokens
+from mmtab.features.batches import Rows, TensorTable, Tokens
 from mmtab.features.text import Sequences, cross_sequences
 from mmtab.model.matcher import Matcher
 from mmtab.runs.session import Session
@@ -78,7 +78,7 @@ class EncodedRecords:
 
     def load(self, rows: np.ndarray) -> RecordsInMemory:
         """``rows``: sorted row numbers."""
-        names = [name for name in ("tokens", "mask", "summary", "vector") if self.has(name)]
+        names = [name for name in ("tokens", "mask", "summary") if self.has(name)]
         return RecordsInMemory(rows, {name: self.take(name, rows) for name in names}, self.cross)
 
 
@@ -95,7 +95,7 @@ class RecordsInMemory:
         places = np.searchsorted(self.rows, rows)
         values = {name: torch.from_numpy(array[places]).to(device) for name, array in self.arrays.items()}
         tokens = Tokens(values["tokens"].float(), values["mask"])
-        return Rows(tokens, values.get("summary"), values.get("vector"))
+        return Rows(tokens, values.get("summary"))
 
 
 def encode_records(context: Context) -> EncodedRecords:
@@ -116,7 +116,8 @@ def encode_records(context: Context) -> EncodedRecords:
 
 
 def encode_shard(context: Context, start: int, _: object) -> Arrays:
-    """tokens [n, t, d] float16, mask [n, t], with a bi-encoder summary and vector [n, d], and picture features."""
+    """tokens [n, t, d] float16, mask [n, t], with a bi-encoder summary [n, d], with it or search towers vector [n, d],
+    and picture features."""
     records, session, model = context.records.table, context.session, context.model
     n = min(context.config.shard, len(records) - start)
     table = replace(
@@ -133,16 +134,24 @@ def encode_shard(context: Context, start: int, _: object) -> Arrays:
         with session.evaluating():
             for first in range(0, n, BATCH):
                 batch = encoded.rows(np.arange(first, min(first + BATCH, n))).to(session.compute.device)
-                rows = model.rows(batch)
+                rows, vector = model.rows(batch), tower_vectors(model, batch, context.records.n_left, start + first)
                 parts["tokens"].append(rows.tokens.x.to(torch.float16).cpu().numpy())
                 parts["mask"].append(rows.tokens.mask.cpu().numpy())
-                for name, x in (("summary", rows.summary), ("vector", rows.vector)):
+                for name, x in (("summary", rows.summary), ("vector", rows.vector if vector is None else vector)):
                     if x is not None:
                         parts.setdefault(name, []).append(x.float().cpu().numpy())
         arrays = {name: np.concatenate(values) for name, values in parts.items()}
         if model.comparison is not None and encoded.pictures:
             arrays["pictures"] = np.stack(list(encoded.pictures.values()), 1)
     return arrays
+
+
+def tower_vectors(model: Matcher, batch: TensorTable, n_left: int | None, first: int) -> torch.Tensor | None:
+    """[b, d] of records from row number ``first`` on; None where the model has no search towers."""
+    if model.search is None:
+        return None
+    is_right = None if n_left is None else torch.arange(first, first + batch.n_rows) >= n_left
+    return model.search(batch, is_right)
 
 
 def take_rows(table: Table, rows: np.ndarray) -> Table:

@@ -24,16 +24,17 @@ from mmtab.data.dataset import dataset_folder
 from mmtab.data.pairs import Records, read_records
 from mmtab.data.pictures import Progress
 from mmtab.data.schema import TaskKind
-from mmtab.matching.blocking import Neighbourhood, block
+from mmtab.matching.blocking import Candidates, block, search_vectors
 from mmtab.matching.clustering import METHODS, unique
 from mmtab.matching.encoding import Context, EncodedRecords, encode_records, take_rows
 from mmtab.matching.explain import explain, explained_columns
-from mmtab.matching.result import Matches, clusters_path
+from mmtab.matching.result import Matches, paths_beside, write_candidates
 from mmtab.matching.scoring import score
-from mmtab.matching.truth import scores_against
+from mmtab.matching.truth import BlockedPairs, blocking_against, scores_against
 from mmtab.runs import provenance
 from mmtab.runs.inputs import cache_of, check_output, records_to_match
 from mmtab.runs.session import Session, open_run, progress_of
+from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, RunError
 
@@ -43,9 +44,61 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
 
     Raises ConfigError for settings that do not fit, RunError for a run or a truth table of another kind.
     """
-    started, output = time.perf_counter(), Path(config.output)
+    started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
+    context = _begin(config, progress)
+    session, records = context.session, context.records
+    methods = _methods(context)  # which may refuse, before anything is computed
+    thresholds: np.ndarray = session.task.thresholds  # type: ignore[attr-defined]
+    encoded, candidates = _block(context, seconds)
+    left, right = candidates.left, candidates.right
+    probability = np.zeros((0, len(thresholds)))
+    if len(left):
+        probability = score(context, encoded, left, right)
+        seconds.lap("score")
+    by_relation = zip(methods, probability.T, thresholds, strict=True)
+    clusters = np.stack([clustered(method, records, left, right, p, float(t)) for method, p, t in by_relation])
+    seconds.lap("cluster")
+    columns = explained_columns(context)
+    matches = Matches(session.schema, records, left, right, probability, clusters, thresholds, columns)
+    if config.explain and len(left):
+        shown = [place for places in matches.samples(config.n_shown).values() for place in places]
+        likely = np.flatnonzero((matches.together | matches.above_threshold).any(1))
+        places = np.union1d(likely, np.array(shown, np.int64))
+        contributions = explain(context, encoded, left[places], right[places], columns)
+        matches.contributions = dict(zip(places.tolist(), contributions, strict=True))
+        seconds.lap("explain")
+    matches.report = blocking_report(context, candidates) | {"relations": _relations(matches, methods)}
+    if config.truth is not None:
+        matches.report["scores"] = scores_against(Path(config.truth), matches)
+    matches.report |= _costs(seconds, started)
+    matches.write(output)
+    shutil.rmtree(context.store.root, ignore_errors=True)
+    return matches
+
+
+def find_candidates(config: MatchConfig, progress: Progress = progress_of) -> dict[str, Any]:
+    """``match`` until the candidates are found: writes them, the vectors of the records and the report, which it
+    returns."""
+    started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
+    context = _begin(config, progress)
+    encoded, candidates = _block(context, seconds)
+    report = blocking_report(context, candidates)
+    if config.truth is not None:
+        blocked = BlockedPairs(context.session.schema, context.records, candidates.left, candidates.right)
+        report["scores"] = blocking_against(Path(config.truth), blocked)
+    report |= _costs(seconds, started)
+    vectors = search_vectors(encoded) if encoded.shards else np.zeros((0, 1), np.float32)
+    write_candidates(output, context.session.schema, context.records, candidates, vectors)
+    write_json(output.with_suffix(".json"), report)
+    shutil.rmtree(context.store.root, ignore_errors=True)
+    return report
+
+
+def _begin(config: MatchConfig, progress: Progress) -> Context:
+    """The run and the records, once all settings are found to fit."""
+    output = Path(config.output)
     _check(config, output)
-    made = (output, clusters_path(output), output.with_suffix(".json"), output.with_suffix(".html"))
+    made = (output, *paths_beside(output))
     given = [Path(table) for table in (config.left, config.right, config.records, config.truth) if table]
     for path in made:
         check_output(path, given)
@@ -62,45 +115,22 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
         store.claim()  # it is removed in the end: not what lay there before
     except ConfigError as error:
         raise ConfigError(f"{store.root} cannot hold what is half done. Fix: another output") from error
-    context = Context(session, records, store, config, _fingerprint(config, paths), progress)
-    methods = _methods(context)  # which may refuse, before anything is computed
-    seconds = _Stopwatch()
-    thresholds, n = session.task.thresholds, len(records.table)  # type: ignore[attr-defined]
-    if n and records.n_left not in (0, n):
-        for name, rows in records.sides.items():
-            session.compare_with_train(replace(take_rows(records.table, rows[: config.shard]), name=name))
-        encoded = encode_records(context)
-        seconds.lap("encode")
-        neighbourhood, left, right = block(context, encoded)
-        seconds.lap("block")
-        probability = score(context, encoded, left, right)
-        seconds.lap("score")
-    else:  # a side without records: there is nothing to match
-        encoded, neighbourhood = EncodedRecords([], config.shard), Neighbourhood(0, 0, None)
-        left = right = np.zeros(0, np.int64)
-        probability = np.zeros((0, len(thresholds)))
-    by_relation = zip(methods, probability.T, thresholds, strict=True)
-    clusters = np.stack([clustered(method, records, left, right, p, float(t)) for method, p, t in by_relation])
-    seconds.lap("cluster")
-    columns = explained_columns(context)
-    matches = Matches(session.schema, records, left, right, probability, clusters, thresholds, columns)
-    if config.explain and len(left):
-        shown = [place for places in matches.samples(config.n_shown).values() for place in places]
-        likely = np.flatnonzero((matches.together | matches.above_threshold).any(1))
-        places = np.union1d(likely, np.array(shown, np.int64))
-        contributions = explain(context, encoded, left[places], right[places], columns)
-        matches.contributions = dict(zip(places.tolist(), contributions, strict=True))
-        seconds.lap("explain")
-    matches.report = _report(config, matches, neighbourhood, methods)
-    if config.truth is not None:
-        matches.report["scores"] = scores_against(Path(config.truth), matches)
-    matches.report |= {
-        "seconds": seconds.laps | {"total": time.perf_counter() - started},
-        "peak_memory_mib": provenance.peak_memory_mib(),
-    }
-    matches.write(output)
-    shutil.rmtree(store.root, ignore_errors=True)
-    return matches
+    return Context(session, records, store, config, _fingerprint(config, paths), progress)
+
+
+def _block(context: Context, seconds: _Stopwatch) -> tuple[EncodedRecords, Candidates]:
+    """All records, encoded, and the candidates among them."""
+    session, records, n = context.session, context.records, len(context.records.table)
+    seconds.start()
+    if not n or records.n_left in (0, n):  # a side without records: there is nothing to match
+        return EncodedRecords([], context.config.shard), Candidates.none()
+    for name, rows in records.sides.items():
+        session.compare_with_train(replace(take_rows(records.table, rows[: context.config.shard]), name=name))
+    encoded = encode_records(context)
+    seconds.lap("encode")
+    candidates = block(context, encoded)
+    seconds.lap("block")
+    return encoded, candidates
 
 
 class _Stopwatch:
@@ -108,6 +138,9 @@ class _Stopwatch:
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
+        self.start()
+
+    def start(self) -> None:
         self._start = time.perf_counter()
 
     def lap(self, stage: str) -> None:
@@ -137,11 +170,28 @@ def clustered(
     return METHODS[method](n, left, right, probability, threshold)
 
 
-def _report(config: MatchConfig, matches: Matches, neighbourhood: Neighbourhood, methods: list[str]) -> dict[str, Any]:
-    n, n_left, n_candidates = len(matches.records.table), matches.records.n_left, len(matches.left)
+def blocking_report(context: Context, candidates: Candidates) -> dict[str, Any]:
+    records, neighbourhood, n_candidates = context.records, candidates.neighbourhood, len(candidates.left)
+    n, n_left = len(records.table), records.n_left
     n_queries = n if n_left is None else min(n_left, n - n_left)
     n_possible = n * (n - 1) // 2 if n_left is None else n_left * (n - n_left)
-    relations = {
+    return {
+        "run": context.config.run,
+        "n_records": n,
+        "n_left": n_left,
+        "blocking": {
+            "k": neighbourhood.k,
+            "weight_of_vectors": neighbourhood.weight,
+            "valid_recall": neighbourhood.recall,
+            "n_candidates": n_candidates,
+            "candidates_per_record": n_candidates / max(n_queries, 1),
+            "reduction_ratio": 1 - n_candidates / max(n_possible, 1),
+        },
+    }
+
+
+def _relations(matches: Matches, methods: list[str]) -> dict[str, dict[str, Any]]:
+    return {
         name: {
             "threshold": float(matches.thresholds[r]),
             "clustering": methods[r],
@@ -151,20 +201,11 @@ def _report(config: MatchConfig, matches: Matches, neighbourhood: Neighbourhood,
         }
         for r, name in enumerate(matches.schema.relations)
     }
-    return {
-        "run": config.run,
-        "n_records": n,
-        "n_left": n_left,
-        "blocking": {
-            "k_words": neighbourhood.k_words,
-            "k_vectors": neighbourhood.k_vectors,
-            "valid_recall": neighbourhood.recall,
-            "n_candidates": n_candidates,
-            "candidates_per_record": n_candidates / max(n_queries, 1),
-            "reduction_ratio": 1 - n_candidates / max(n_possible, 1),
-        },
-        "relations": relations,
-    }
+
+
+def _costs(seconds: _Stopwatch, started: float) -> dict[str, Any]:
+    total = {"total": time.perf_counter() - started}
+    return {"seconds": seconds.laps | total, "peak_memory_mib": provenance.peak_memory_mib()}
 
 
 def _check(config: MatchConfig, output: Path) -> None:

@@ -13,6 +13,7 @@ from mmtab.data import files
 from mmtab.data.pairs import Records
 from mmtab.data.schema import Schema
 from mmtab.data.spelling import typed
+from mmtab.matching.blocking import Candidates
 from mmtab.matching.explain import contributions_text
 from mmtab.runs.predictions import free_name, relation_suffixes
 from mmtab.utils.atomic import write_json
@@ -20,6 +21,35 @@ from mmtab.utils.atomic import write_json
 
 def clusters_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_clusters{output.suffix}")
+
+
+def vectors_path(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_vectors.parquet")
+
+
+def paths_beside(output: Path) -> list[Path]:
+    """What may be written beside ``output``."""
+    return [clusters_path(output), vectors_path(output), output.with_suffix(".json"), output.with_suffix(".html")]
+
+
+def write_candidates(
+    output: Path, schema: Schema, records: Records, candidates: Candidates, vectors: np.ndarray
+) -> None:
+    """Write ``output`` (candidates, with the score of blocking) and ``<output>_vectors.parquet`` (the vectors [n, d] of
+    the records)."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    ids = typed(records.table.ids, schema.stored(schema.id))
+    ends = {"left_id": ids.take(pa.array(candidates.left)), "right_id": ids.take(pa.array(candidates.right))}
+    files.write_table(output, pa.table(ends | {"score": pa.array(candidates.score)}))
+    cells = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    columns = _names(schema, records, ids) | {free_name("vector", [schema.id]): cells}
+    files.write_table(vectors_path(output), pa.table(columns))
+
+
+def _names(schema: Schema, records: Records, ids: pa.Array) -> dict[str, pa.Array]:
+    """Of all records, the table that they are in, and the id."""
+    sides = np.repeat(list(records.sides), [len(rows) for rows in records.sides.values()])
+    return {free_name("table", [schema.id]): pa.array(sides, pa.string()), schema.id: ids}
 
 
 @dataclass
@@ -107,10 +137,8 @@ class Matches:
         return pa.table(columns)
 
     def _members(self) -> pa.Table:
-        ids, n_left, relations = self._ids, self.records.n_left, list(self.schema.relations)
-        sides = ["records"] * len(ids) if n_left is None else ["left"] * n_left + ["right"] * (len(ids) - n_left)
-        key = self.schema.id
-        columns: dict[str, pa.Array] = {free_name("table", [key]): pa.array(sides, pa.string()), key: ids}
+        key, relations = self.schema.id, list(self.schema.relations)
+        columns = _names(self.schema, self.records, self._ids)
         for r, suffix in enumerate(relation_suffixes(relations)):
             columns[free_name(f"cluster{suffix}", [key])] = pa.array(self.clusters[r])
         return pa.table(columns)

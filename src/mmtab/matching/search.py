@@ -1,15 +1,17 @@
-"""The search for candidates: records that share rare words, and records whose vectors lie near each other."""
+"""The search for candidates: records that share rare words and whose vectors lie near each other, in one score."""
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
 
+from mmtab.utils import neighbours
 from mmtab.utils.machine import usable_cores
 from mmtab.utils.neighbours import Index
 from mmtab.utils.optional import require
@@ -18,6 +20,7 @@ WORD = re.compile(r"\w+")
 CODE = re.compile(r"\w[\w\-/.]*\w")
 MAX_RECORDS = 1_000  # a word in more records of a side than this tells too little for what its block would cost
 N_WORDS = 1 << 22  # hashed
+SCORED_AT_ONCE = 1 << 22  # pairs whose scores are in memory
 
 
 def words_of(text: str) -> Iterator[str]:
@@ -55,11 +58,28 @@ class Side:
         return Side(self.words[rows], self.vectors[rows])
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """For some queries, the others that come into question: numbers [q, c] (-1: none), and both kinds of cosine."""
+
+    rows: np.ndarray
+    words: np.ndarray
+    vectors: np.ndarray
+
+    def score(self, weight: float) -> np.ndarray:
+        """[q, c], -inf where there is none."""
+        score = (1 - weight) * self.words + weight * self.vectors
+        absent = self.rows < 0 if weight else (self.rows < 0) | (self.words <= 0)
+        return np.where(absent, -np.inf, score)
+
+
 class Searcher:
     """Finds the nearest ``others`` of each query record, or the nearest of its own table where there are no others.
 
-    By words: the cosine of tf-idf over the words that at most MAX_RECORDS records of a side have, so that the time is
-    linear in the records. By vectors: cosine, through ``neighbours.Index``.
+    The score of two records is ``1 - weight`` times the cosine of their words plus ``weight`` times that of their
+    vectors. Words are weighted by tf-idf, and count where at most MAX_RECORDS records of a side have them, so that the
+    time is linear in the records. Few others are all scored. Of many, those that are near in words or in vectors
+    (through ``neighbours.Index``) are: what is far in both cannot have a high score (Fagin, Lotem and Naor 2003).
     """
 
     def __init__(self, queries: Side, others: Side | None = None) -> None:
@@ -71,61 +91,95 @@ class Searcher:
         self._columns = np.where(useful, useful.cumsum() - 1, -1)
         n_records = sum(map(len, sides))
         self._idf = (np.log((1 + n_records) / (1 + np.sum(counts, 0)[useful])) + 1).astype(np.float32)
-        self._words = self._weighted(self.others.words).T.tocsr()
-        self._index = Index(self.others.vectors)
+        self._other_words = self._weighted(self.others.words)
+        self._by_word = self._other_words.T.tocsr()
 
-    def neighbours(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """By words and by vectors, the nearest first: [n, k] row numbers, -1 where there are no more."""
-        results = []
-        for search in (self._by_words, self._by_vectors):
-            rows, _ = search(self.queries, k + self.same)
-            if self.same:  # a record is its own nearest neighbour: it goes last
-                is_self = rows == np.arange(len(rows))[:, None]
-                order = np.argsort(is_self, axis=1, kind="stable")
-                rows = np.take_along_axis(np.where(is_self, -1, rows), order, 1)
-            results.append(rows[:, :k])
-        return results[0], results[1]
+    @functools.cached_property
+    def _index(self) -> Index:
+        return Index(self.others.vectors)
+
+    def neighbours(self, k: int, weight: float) -> tuple[np.ndarray, np.ndarray]:
+        """[n, k]: row numbers of the others with the highest scores, the best first, -1 where there are no more; and
+        these scores."""
+        nearest = np.full((len(self.queries), k), -1, np.int64)
+        scores = np.zeros((len(self.queries), k), np.float32)
+        for part, scored in self._scored(self.queries, k + self.same):
+            score = scored.score(weight)
+            if self.same:  # a record is its own nearest neighbour
+                score[scored.rows == np.arange(len(self.queries))[part, None]] = -np.inf
+            n = min(k, score.shape[1])
+            places = np.argpartition(-score, n - 1, 1)[:, :n] if n < score.shape[1] else np.argsort(-score, 1)
+            best, rows = (np.take_along_axis(x, places, 1) for x in (score, scored.rows))
+            order = np.lexsort((rows, -best), axis=1)[:, :k]
+            best, rows = (np.take_along_axis(x, order, 1) for x in (best, rows))
+            nearest[part, : rows.shape[1]] = np.where(np.isfinite(best), rows, -1)
+            scores[part, : rows.shape[1]] = np.where(np.isfinite(best), best, 0)
+        return nearest, scores
 
     def partner_ranks(
-        self, queries: Side, partners: Side, max_k: int, query_rows: np.ndarray | None = None
+        self,
+        queries: Side,
+        partners: Side,
+        weights: Sequence[float],
+        max_k: int,
+        query_rows: np.ndarray | None = None,
     ) -> np.ndarray:
-        """[n, 2]: the rank, by words and by vectors, that each query's known partner has (or would have) among the
-        records that are searched; ``max_k`` where it is not among the first so many.
+        """[n, weights]: the rank that each query's known partner has (or would have) among the records that are
+        searched, by each weight; ``max_k`` where it is not among the first so many.
 
         ``query_rows``: row numbers of the queries in the searched table, where they are in it. The ranks tell how many
         neighbours these tables need even if the known matches come from smaller ones.
         """
-        ranks = []
         a, b = self._weighted(queries.words), self._weighted(partners.words)
-        scores = [np.asarray(a.multiply(b).sum(1)).ravel(), (queries.vectors * partners.vectors).sum(1)]
-        for search, score in zip((self._by_words, self._by_vectors), scores, strict=True):
-            rows, similarity = search(queries, max_k + 1)
-            nearer = (rows >= 0) & (similarity > score[:, None] + 1e-6)
-            if query_rows is not None:
-                nearer &= rows != query_rows[:, None]
-            # a partner that shares no word at all is never retrieved
-            ranks.append(np.where(score > 0, np.minimum(nearer.sum(1), max_k), max_k))
-        return np.stack(ranks, 1)
+        words = np.asarray(a.multiply(b).sum(1)).ravel()
+        vectors = (queries.vectors * partners.vectors).sum(1)
+        ranks = np.full((len(queries), len(weights)), max_k)
+        for part, scored in self._scored(queries, max_k + 1):
+            for w, weight in enumerate(weights):
+                own = (1 - weight) * words[part] + weight * vectors[part]
+                nearer = scored.score(weight) > own[:, None] + 1e-6
+                if query_rows is not None:
+                    nearer &= scored.rows != query_rows[part, None]
+                # by words alone a partner that shares none is never retrieved
+                found = (words[part] > 0) | (weight > 0)
+                ranks[part, w] = np.where(found, np.minimum(nearer.sum(1), max_k), max_k)
+        return ranks
 
-    def _by_words(self, queries: Side, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _scored(self, queries: Side, k: int) -> Iterator[tuple[slice, _Scored]]:
+        """Some queries after others, with all that may be among the ``k`` best of each."""
+        words, n = self._weighted(queries.words), len(self.others)
+        is_small = n <= neighbours.EXACT
+        size = max(1, SCORED_AT_ONCE // n) if is_small else max(1, SCORED_AT_ONCE // (256 * k))
+        for start in range(0, len(queries), size):
+            part = slice(start, start + size)
+            vectors = queries.vectors[part]
+            if is_small:
+                by_words = (words[part] @ self._by_word).toarray()
+                rows = np.broadcast_to(np.arange(n), by_words.shape)
+                yield part, _Scored(rows, by_words, vectors @ self.others.vectors.T)
+            else:
+                rows = self._union(words[part], vectors, max(2 * k, 50))
+                query, place = np.nonzero(rows >= 0)
+                by_words, by_vectors = np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.float32)
+                other = rows[query, place]
+                shared = words[start + query].multiply(self._other_words[other])
+                by_words[query, place] = np.asarray(shared.sum(1)).ravel()
+                by_vectors[query, place] = np.einsum("nd,nd->n", vectors[query], self.others.vectors[other])
+                yield part, _Scored(rows, by_words, by_vectors)
+
+    def _union(self, words: sp.csr_matrix, vectors: np.ndarray, m: int) -> np.ndarray:
+        """[q, 2 m]: the ``m`` nearest by words and by vectors, each once, -1 where there are no more."""
         sp_matmul_topn = require("sparse_dot_topn", extra="matching").sp_matmul_topn
 
-        nearest = sp_matmul_topn(
-            self._weighted(queries.words), self._words, top_n=k, sort=True, n_threads=usable_cores()
-        )
-        query = np.repeat(np.arange(len(queries)), np.diff(nearest.indptr))
-        rank = np.arange(len(query)) - nearest.indptr[query]
-        rows, similarity = _no_neighbours(len(queries), k)
-        rows[query, rank], similarity[query, rank] = nearest.indices, nearest.data
-        return rows, similarity
-
-    def _by_vectors(self, queries: Side, k: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, similarity = _no_neighbours(len(queries), k)
-        for start in range(0, len(queries), 8192):
-            batch = slice(start, start + 8192)
-            numbers, cosine = self._index.search(queries.vectors[batch], k)
-            rows[batch, : numbers.shape[1]], similarity[batch, : numbers.shape[1]] = numbers, cosine
-        return rows, similarity
+        nearest = sp_matmul_topn(words, self._by_word, top_n=m, sort=True, n_threads=usable_cores())
+        query = np.repeat(np.arange(len(vectors)), np.diff(nearest.indptr))
+        rows = np.full((len(vectors), 2 * m), -1, np.int64)
+        rows[query, np.arange(len(query)) - nearest.indptr[query]] = nearest.indices
+        by_vectors, _ = self._index.search(vectors, m)
+        rows[:, m : m + by_vectors.shape[1]] = by_vectors
+        rows.sort(1)
+        rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1
+        return rows
 
     def _weighted(self, words: sp.csr_matrix) -> sp.csr_matrix:
         """[n, useful words]: tf-idf with rows of length 1."""
@@ -138,7 +192,3 @@ class Searcher:
         if not shape[1]:
             return sp.csr_matrix(shape, dtype=self._idf.dtype)
         return normalize(sp.csr_matrix((self._idf[indices], indices, n_useful_before[words.indptr]), shape=shape))
-
-
-def _no_neighbours(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.full((n, k), -1, np.int64), np.zeros((n, k), np.float32)

@@ -15,6 +15,7 @@ from mmtab.model.encoders import ColumnEncoder
 from mmtab.model.encoders.similarity import SimilarityEncoder
 from mmtab.model.feature_tokenizer import RowTokenizer
 from mmtab.model.heads import JointPairHead, PairHead, symmetric
+from mmtab.model.towers import SearchTowers
 from mmtab.model.trees import BoostedTrees
 
 
@@ -57,6 +58,7 @@ class MatcherParts:
     cross       cross-encoder: tokens of both rows' text, read in one sequence (Ditto, Li et al. 2020); needs ``joint``
     similarity  similarity features, as tokens for ``joint`` and as logits of their own
     base        logits of the similarity features, fitted before all others learn
+    search      what blocking searches, apart from the scores; None: the vectors of the bi-encoder
     """
 
     tower: PairHead | None = None
@@ -64,6 +66,7 @@ class MatcherParts:
     cross: ColumnEncoder | None = None
     similarity: SimilarityEncoder | None = None
     base: BoostedTrees | None = None
+    search: SearchTowers | None = None
 
 
 class Matcher(nn.Module):
@@ -107,7 +110,7 @@ class Matcher(nn.Module):
         super().__init__()
         self.tokenizer, self.fusion, self.towers = tokenizer, fusion, towers
         self.tower, self.joint, self.cross, self.comparison = parts.tower, parts.joint, parts.cross, parts.similarity
-        self.base = parts.base
+        self.base, self.search = parts.base, parts.search
         self.branch_dropout, self.contrast_weight, self.temperature = branch_dropout, contrast_weight, temperature
         self.owners, self.views = relations.owners, relations.groups()
         reads = torch.tensor([list(read) for read in relations.reads], dtype=torch.bool)

@@ -16,7 +16,7 @@ from mmtab.data.pictures import Progress
 from mmtab.data.schema import LABEL, Column, ColumnType, Schema
 from mmtab.data.table import Table
 from mmtab.matching.explain import column_title
-from mmtab.matching.pipeline import match
+from mmtab.matching.pipeline import find_candidates, match
 from mmtab.matching.result import Matches
 from mmtab.reports.html import TEMPLATES, render
 from mmtab.reports.rows import MAX_PICTURES, as_text, one_row, thumbnails, value_of
@@ -75,6 +75,9 @@ def write_page(
 
 def write_result(config: MatchConfig, progress: Progress = progress_of) -> dict[str, dict[str, Any]]:
     """Match as configured and write the page beside the output; returns figures to print, by relation."""
+    if config.stop == "blocking":
+        report = find_candidates(config, progress)
+        return {"blocking": _whole(report) | report.get("scores", {})}
     result, output = match(config, progress), Path(config.output)
     report, relations = result.report, list(result.schema.relations)
     samples = result.samples(config.n_shown)
@@ -92,9 +95,13 @@ def write_result(config: MatchConfig, progress: Progress = progress_of) -> dict[
     columns: dict[str, dict[str, Any]] = {}
     for name in relations:
         columns["match" if name == LABEL else name] = scores[name] | report["relations"][name]
-    total = {"seconds": report["seconds"]["total"], "peak_memory_mib": report["peak_memory_mib"]}
-    columns["whole"] = {"n_records": report["n_records"], **report["blocking"], **total}
+    columns["whole"] = _whole(report)
     return columns
+
+
+def _whole(report: Mapping[str, Any]) -> dict[str, Any]:
+    total = {"seconds": report["seconds"]["total"], "peak_memory_mib": report["peak_memory_mib"]}
+    return {"n_records": report["n_records"], **report["blocking"], **total}
 
 
 def _facts(

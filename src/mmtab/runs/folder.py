@@ -188,7 +188,8 @@ RULES: dict[str, Rule] = {
             "comparison": maybe(record({"columns": texts(once=True), "idf_": mapping(amounts(0, 1e3))})),
             "comparison_scalers": listed(QUANTILES),
         },
-        {"lexicon": maybe(_lexicon), "unseen": maybe(texts()), "one_to_one": texts(), "target": maybe(_target)},
+        {"lexicon": maybe(_lexicon), "unseen": maybe(texts()), "one_to_one": texts(), "target": maybe(_target)}
+        | {"n_matches": number(0, whole=True)},
     ),
     TASK: record({"temperatures": STATE["temperatures"]}, STATE),
     METRICS: mapping(mapping(_metric)),

@@ -36,6 +36,7 @@ from mmtab.training.compute import Compute
 from mmtab.training.fit import FitSettings
 from mmtab.training.mining import HardNegativeMiner
 from mmtab.training.tasks import PairTask
+from mmtab.training.towers import fit_towers
 from mmtab.utils.errors import ConfigError, DataError
 
 
@@ -180,6 +181,9 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     task = build_task(config, schema, fitted)
     session = Session(config, schema, fitted, model, backbones, task, _compute(config))
     encoded, similarities = session.encode(records.table), None
+    if isinstance(model, Matcher) and model.search is not None:
+        ends = train_pairs.matches, valid_pairs.matches
+        fit_towers(model.search, encoded, records.n_left, *ends, config.seed, store_of(config))
     if config.pair_head.compare:
         assert fitted.similarity is not None
         features = fitted.similarity(records.table, train_pairs.left, train_pairs.right, encoded.pictures)

@@ -31,6 +31,7 @@ from mmtab.model.encoders import ColumnEncoder
 from mmtab.model.feature_tokenizer import RowTokenizer
 from mmtab.model.matcher import Matcher, MatcherParts, RelationViews
 from mmtab.model.row_model import RowModel
+from mmtab.model.towers import SearchTowers
 from mmtab.training.regression import RegressionTask
 from mmtab.training.tasks import KWayTask, PairTask, Task
 from mmtab.utils.errors import ConfigError
@@ -45,6 +46,7 @@ READERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 ADDED = {"folder", "spec", "pretrained", "crop_pct", "interpolation"}
 MAX_BASE_CLASSES = 1_000
 MAX_LENGTHS = {True: 256, False: 192}  # of text.max_length=auto, by whether the network is frozen
+MIN_TOWER_MATCHES = 100
 
 
 # --- leaves ----------------------------------------------------------------------------------------------------------
@@ -123,8 +125,8 @@ def _written(kind: Any) -> str:
 def check_settings(config: RunConfig) -> None:
     """Raise ConfigError for a setting that no leaf has, also of parts that this dataset will not need."""
     leaves = {name: getattr(config, name) for name in PARTS}
-    leaves |= {"base": config.base, "kway_head.head": config.kway_head.head, "pair_head.cross": _cross_settings(config)}
-    leaves["regression_head.head"] = config.regression_head.head
+    leaves |= {"base": config.base, "search": config.search, "regression_head.head": config.regression_head.head}
+    leaves |= {"kway_head.head": config.kway_head.head, "pair_head.cross": _cross_settings(config)}
     leaves |= {
         f"pair_head.{name}": getattr(config.pair_head, name) for name in ("model", "tower", "joint", "compare", "base")
     }
@@ -154,6 +156,7 @@ def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path 
         return Network(RowModel(tokenizer, fusion, head(), base, None if base is None else head()), backbones)
     relations = _relation_views(config, schema, fitted, encoders)
     parts, cross = _matcher_parts(config, schema, fitted, folder)
+    parts = replace(parts, search=_search(config, schema, fitted, backbones))
     model = part(config.pair_head.model, "pair_head.model")(
         tokenizer=tokenizer, fusion=fusion, relations=relations, parts=parts
     )
@@ -303,6 +306,19 @@ def _matcher_parts(
     owners, ignored = fitted.similarity.owners, schema.relations.values()
     base = part(head.base, "pair_head.base")(reads=[[name not in columns for name in owners] for columns in ignored])
     return MatcherParts(tower, joint, cross, similarity, base), backbone
+
+
+def _search(config: RunConfig, schema: Schema, fitted: Fitted, backbones: Backbones) -> SearchTowers | None:
+    """None where there are too few training matches to learn from."""
+    if config.search is None or fitted.n_matches < MIN_TOWER_MATCHES:
+        return None
+    columns, ignored = encoded_columns(schema, fitted.preprocessor, _also(config.text)), schema.ignored_by_some
+    return part(config.search, "search")(
+        n_ids=[coder.n_ids for coder in fitted.preprocessor.coders_.values()],
+        backbones=backbones,
+        hidden={kind: [name in ignored for name in names] for kind, names in columns.items()},
+        two_sides=set(schema.absent.get("left", ())) != set(schema.absent.get("right", ())),
+    )
 
 
 def build_task(config: RunConfig, schema: Schema, fitted: Fitted, labels: np.ndarray | None = None) -> Task:
