@@ -36,6 +36,7 @@ ADDED = {
     "pair_head.tower": {"n_relations"},
     "pair_head.joint": {"n_relations"},
     "pair_head.compare": {"groups", "n_relations"},
+    "pair_head.base": {"reads"},
 }
 PARTS = sorted({place.split(".")[0] for place in ADDED})
 DATASETS = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
