@@ -65,6 +65,17 @@ def test_names_in_configuration_become_objects_in_one_place(no_collection: None)
 
 
 def test_targets_are_named_in_leaf_files_only() -> None:
-    leaf_groups = {"text", "image", "numeric", "categorical", "base", "search", "fusion", "kway_head", "pair_head"}
+    leaf_groups = {
+        "text",
+        "image",
+        "numeric",
+        "categorical",
+        "base",
+        "search",
+        "fusion",
+        "kway_head",
+        "regression_head",
+        "pair_head",
+    }
     naming = {path.parent.name for path in (ROOT / "configs").rglob("*.yaml") if "_target_" in path.read_text("utf-8")}
     assert naming == leaf_groups
