@@ -36,7 +36,7 @@ class TextSpec:
     def load(
         backbone: str = MINILM,
         layout: Literal["joint", "column"] = "joint",
-        max_length: int | Literal["auto"] = "auto",
+        max_length: int | Literal["auto"] = LEAST_LENGTH,
         also: Sequence[str] = (),
         column_prefix: str = "{}: ",
         folder: Path | None = None,
