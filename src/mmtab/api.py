@@ -147,11 +147,8 @@ class Run:
         ``evaluate``."""
         options = {"coverage": coverage, "cost": cost, "interval": interval}
         predictions = self._predicted(data, image_root, tables, **options)
-        if interval is not None:
-            bounds = [prediction_files.PREDICTION, prediction_files.LOW, prediction_files.HIGH]
-            names = [prediction_files.free_name(name, [self.schema.id]) for name in bounds]
-            return np.stack([_values(predictions[name]) for name in names], 1)
-        columns = [_values(predictions[name]) for name in prediction_files.prediction_columns(self.schema)]
+        names = prediction_files.prediction_columns(self.schema, bounds=interval is not None)
+        columns = [_values(predictions[name]) for name in names]
         return columns[0] if len(columns) == 1 else np.stack(columns, 1)
 
     def predict_proba(self, data: Any, *, image_root: Named | None = None, **tables: Any) -> Any:

@@ -18,7 +18,7 @@ from toy_data import change_cell, read_rows, write_kway, write_pairs, write_tabl
 
 from mmtab.data.cells import image_sources
 from mmtab.data.pairs import read_pairs, read_pairs_file, read_records
-from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.table import Table, fingerprint, has_labels, read_split, read_table
 from mmtab.utils.errors import DataError
 
@@ -501,7 +501,7 @@ def test_toys_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
 
 def test_real_datasets_load(real_dataset: Path) -> None:
     schema = Schema.read(real_dataset)
-    if schema.task is TaskKind.KWAY:
+    if schema.of_rows:
         tables = [read_split(real_dataset, schema, split) for split in ("train", "valid", "test")]
         assert tables[0].labels is not None and tables[0].labels.null_count == 0
     else:

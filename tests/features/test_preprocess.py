@@ -14,7 +14,7 @@ from toy_data import write_kway
 
 from mmtab.config.types import CategoryRules
 from mmtab.data.pairs import read_records
-from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.schema import Schema
 from mmtab.data.table import Table, read_split
 from mmtab.features.preprocess import (
     MISSING,
@@ -281,7 +281,7 @@ def test_a_schema_of_text_alone() -> None:
 
 def test_real_datasets_in_range(real_dataset: Path) -> None:
     schema = Schema.read(real_dataset)
-    if schema.task is TaskKind.KWAY:
+    if schema.of_rows:
         train, test = (read_split(real_dataset, schema, split) for split in ("train", "test"))
     else:
         train = test = read_records(real_dataset, schema).table

@@ -30,6 +30,7 @@ from mmtab.features.cache import FeatureCache
 from mmtab.features.encoded import EncodedTable, encode_table
 from mmtab.features.loader import KWayBatches, PairBatches, loader
 from mmtab.features.preprocess import Fitted, Preprocessor
+from mmtab.features.target import Target
 from mmtab.features.text import text_columns
 from mmtab.model.dropout import FeatureDropout, TokenwiseDropout
 from mmtab.model.encoders.image import ImageEncoder, Standardise
@@ -37,7 +38,7 @@ from mmtab.model.encoders.numeric import NumericEncoder
 from mmtab.model.encoders.text import TextEncoder
 from mmtab.model.feature_tokenizer import RowTokenizer
 from mmtab.model.fusion import FusionTransformer
-from mmtab.training.build import build_image_encoder, build_model, build_text_encoder, part
+from mmtab.training.build import build_image_encoder, build_model, build_task, build_text_encoder, part
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
 
@@ -185,6 +186,7 @@ ENCODERS = [
 ]
 FUSIONS = leaves("fusion")
 KWAY_HEADS = leaves("kway_head")
+NUMBER_HEADS = leaves("regression_head")
 PAIR_HEADS = leaves("pair_head")
 
 
@@ -725,6 +727,21 @@ def test_a_kway_head_gives_a_logit_a_class(name: str) -> None:
     assert_gradients_reach_all(head, scatter(head.train()(x).logits))
 
 
+@pytest.mark.parametrize("name", NUMBER_HEADS)
+def test_a_head_for_numbers_gives_a_number_and_its_error(name: str) -> None:
+    torch.manual_seed(0)
+    head = part(leaf("regression_head", name)["head"], "regression_head.head")()
+    x = torch.randn(8, D)
+    scores = head.eval()(x)
+    assert scores.value.shape == scores.error.shape == (8,) and torch.equal(head(x).value, scores.value)
+    torch.testing.assert_close(head(x[[3, 1]]).value, scores.value[[3, 1]])
+    together = scores.on(torch.full((8, 1), 2.0), head(x))
+    torch.testing.assert_close(together.value, scores.value + 2)
+    torch.testing.assert_close(together.alone, scores.value)
+    trained = head.train()(x)
+    assert_gradients_reach_all(head, scatter(trained.value) + scatter(trained.error))
+
+
 # --- every pair model ------------------------------------------------------------------------------------------------
 
 
@@ -1033,3 +1050,38 @@ def test_a_kway_model_of_all_column_types_learns(
         optimizer.step()
     with torch.no_grad():
         assert (model.eval()(batch).logits.argmax(1) == batch.label).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("head", NUMBER_HEADS)
+@pytest.mark.parametrize("fusion_leaf", FUSIONS)
+def test_a_regression_model_of_all_column_types_learns(
+    fusion_leaf: str, head: str, tiny_bert: str, tmp_path: Path
+) -> None:
+    config = run_config(
+        "text.n_tuned_layers=1",
+        f"text.backbone={tiny_bert}",
+        "image.size=64",
+        f"fusion={fusion_leaf}",
+        f"regression_head={head}",
+    )
+    features, matching = all_types()
+    schema = replace(matching, task=TaskKind.REGRESSION, label="price")
+    labels = np.arange(len(features)) % 3 * 5.0 - 2
+    table = replace(features, labels=pa.array(labels))
+    fitted = replace(Fitted.rows(table, schema, config.categories), target=Target.fit("identity", labels))
+    torch.manual_seed(0)
+    network = build_model(config, schema, fitted)
+    model, task = network.model, build_task(config, schema, fitted)
+    encoded = encode_table(table, schema, fitted.preprocessor, network.backbones, FeatureCache(Store(tmp_path)))
+    (batch,) = loader(KWayBatches(encoded, labels), len(table), shuffle=True)
+    assert torch.equal(batch.label, torch.from_numpy(labels)[batch.row])
+    scores: Any = model.train()(batch)
+    assert_gradients_reach_all(model, scatter(scores.value) + scatter(scores.error) + scatter(scores.alone))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        task.loss_of(model(batch), batch.label).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = task.metrics_of(task.predict(model.eval()(batch), batch.label, batch.row))
+    assert found["r2"] > 0.9

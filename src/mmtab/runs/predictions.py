@@ -67,10 +67,11 @@ def relation_suffixes(relations: Sequence[str]) -> list[str]:
     return [""] if len(relations) == 1 else [f"_{relation}" for relation in relations]
 
 
-def prediction_columns(schema: Schema) -> list[str]:
-    """The columns that hold predictions, one for each relation."""
+def prediction_columns(schema: Schema, bounds: bool = False) -> list[str]:
+    """The columns that hold predictions, one for each relation; with ``bounds`` those of the interval of a number."""
     suffixes = [""] if schema.of_rows else relation_suffixes(list(schema.relations))
-    return [free_name(f"{PREDICTION}{suffix}", id_columns(schema)) for suffix in suffixes]
+    names = [*(f"{PREDICTION}{suffix}" for suffix in suffixes), *((LOW, HIGH) if bounds else ())]
+    return [free_name(name, id_columns(schema)) for name in names]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
