@@ -32,8 +32,9 @@ class RegressionTask(Calibration):
     metric  the metric that training maximises
 
     ``errors`` [101]: quantiles on valid of the label less the prediction, on the scale of the target, by which a
-    prediction there becomes the expected label. ``margins`` [m]: by percent of the labels within, from 0 on, how many
-    times its predicted error a prediction may be off; as far as the rows of valid suffice.
+    prediction there becomes the expected label; none where that errs no less on valid than the label of the prediction.
+    ``margins`` [m]: by percent of the labels within, from 0 on, how many times its predicted error a prediction may be
+    off; as far as the rows of valid suffice.
     """
 
     STATE = (*Calibration.STATE, "errors", "margins")
@@ -70,9 +71,14 @@ class RegressionTask(Calibration):
             return
         z, size = _value(predictions)[known].T
         error = self.target.transform(predictions.label[known]) - z
-        self.errors, n = np.quantile(error, PERCENT), len(error)
+        self.errors, n = self._errors(z, error, predictions.label[known]), len(error)
         rank = np.ceil((n + 1) * PERCENT - 1e-9).astype(int)
         self.margins = np.sort(np.abs(error) / size)[np.maximum(rank[rank <= n], 1) - 1]
+
+    def _errors(self, z: np.ndarray, error: np.ndarray, label: np.ndarray) -> np.ndarray | None:
+        quantiles = np.quantile(error, PERCENT)
+        expected, plain = self.target.expected(z, quantiles), self.target.inverse(z)
+        return quantiles if np.square(expected - label).sum() < np.square(plain - label).sum() else None
 
     def fit_threshold(self, predictions: Predictions) -> None:
         """There is none."""
