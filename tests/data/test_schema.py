@@ -61,7 +61,7 @@ def test_names_that_yaml_takes_for_something_else_are_text(tmp_path: Path) -> No
         ({"columns": {"size": None}}, ["column size", "unknown column type"]),
         ({"columns": {"size": ["text"]}}, ["column size", "found ['text']"]),
         ({"columns": {5: "text", "5": "text"}}, ["columns", "expected each name once"]),
-        ({"task": "ranking"}, ["dataset toys", "task", "expected kway or matching", "found ranking"]),
+        ({"task": "ranking"}, ["dataset toys", "task", "expected kway or regression or matching", "found ranking"]),
         ({"task": ["kway"]}, ["task", "found ['kway']"]),
         ({"label": ...}, ["names its label", "Fix: add a line 'label: COLUMN'"]),
         ({"lable": "x"}, ["unknown entries ['lable']", "expected some of"]),

@@ -123,7 +123,7 @@ def test_what_the_user_says_wins(tmp_path: Path) -> None:
         ({"id": "none"}, "column none: no table has this column"),
         ({"types": {"none": "text"}}, "column none: no table has this column"),
         ({"types": {"flag": "number"}}, "column flag: unknown column type"),
-        ({"task": "regression"}, "expected kway or matching"),
+        ({"task": "ranking"}, "expected kway or regression or matching"),
         ({"label": "id", "id": "id"}, "the id cannot be the label"),
     ],
 )

@@ -118,7 +118,7 @@ def test_an_id_of_pairs_that_repeats_is_called_so(tmp_path: Path) -> None:
         ({"numeric": {"_target_": 5}}, "numeric._target_=5: expected the name of a class"),
         ({"fusion": {"n_heads": 0}}, "fusion.n_heads=0: expected at least 1"),
         ({"fusion": {"dropout": 2}}, "fusion.dropout=2: expected at least 0, and below 1"),
-        ({"task": "x"}, "task='x': expected kway or matching"),
+        ({"task": "x"}, "task='x': expected kway or regression or matching"),
         ({"output": 5}, "output=5: expected text"),
         ({"types": ["kind"]}, "types; expected a dict by column"),
         ({"formats": {"day": "d.m.y"}}, "column day: no such format; expected 'month first' or 'day first'"),
