@@ -91,11 +91,18 @@ def test_a_prediction_is_the_mean_of_the_base_and_the_other_views(
     batch = valid.__getitems__(list(range(len(valid))))
     assert batch.similarity is not None
     with prepared.session.evaluating():
-        logits, base = model(batch).logits, model.base(batch.similarity)
+        logits, base, weight = model(batch).logits, model.base(batch.similarity), model.base.weight.item()
         model.base = None
         others = model(batch).logits
-    assert (base != 0).any()
+    assert (base != 0).any() and weight == 0.5
     torch.testing.assert_close(logits, (base + others) / 2)
+
+
+def test_trees_that_tell_nothing_have_no_part_in_it(tmp_path: Path) -> None:
+    (x, y), trees = problem(), BoostedTrees([[True] * 5] * 2)
+    noise = np.random.default_rng(3).integers(0, 2, len(y))[:, None]
+    fit(trees, tmp_path, x, np.concatenate([y, noise], 1))
+    assert trees.weight.tolist() == [0.5, 0.0]
 
 
 def test_a_run_keeps_its_base_and_says_what_it_adds(configure: Callable[..., Any], tmp_path: Path) -> None:

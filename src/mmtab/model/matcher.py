@@ -173,7 +173,7 @@ class Matcher(nn.Module):
             assert left.summary is not None and right.summary is not None
             branches.insert(0, self.tower(left.summary, right.summary))
         if self.base is not None and similarity is not None and not self.training:
-            return (torch.stack(branches).sum(0).float() + self.base(similarity)) / 2
+            return torch.lerp(torch.stack(branches).sum(0).float(), self.base(similarity), self.base.weight)
         if len(branches) == 1 or not self.training or self.branch_dropout == 0:
             return torch.stack(branches).sum(0)
         draw = torch.rand(len(branches[0]), 1, device=branches[0].device) * len(branches) / self.branch_dropout

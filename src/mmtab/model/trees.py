@@ -17,6 +17,7 @@ from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.machine import usable_cores
 
 N_LEAVES, N_TREES, PATIENCE = 15, 300, 20
+LEAST_SKILL = 0.1  # share by which log-loss on valid has to be lower than that of the share of matches
 MAX_FLOAT = np.finfo(np.float32).max
 # Fewer leaves of fewer features where matches are few; valid decides.
 SIZES: tuple[dict[str, Any], ...] = (
@@ -40,6 +41,9 @@ class BoostedTrees(nn.Module):
     relation, of features that are the same from either side. Its trees are kept as arrays, so they are saved, moved
     and read like any other weights.
 
+    ``weight`` [r] is their part in the logits of a pair model: half, or none of relations of which they say hardly more
+    than how many pairs match.
+
     reads  [r, f] the similarity features that each relation may look at
     """
 
@@ -50,6 +54,7 @@ class BoostedTrees(nn.Module):
     child: Tensor
     value: Tensor
     n_trees: Tensor
+    weight: Tensor
 
     def __init__(self, reads: Sequence[Sequence[bool]]) -> None:
         super().__init__()
@@ -62,6 +67,7 @@ class BoostedTrees(nn.Module):
         self.register_buffer("child", torch.zeros(*shape, 2, dtype=torch.int16))  # of a leaf: itself
         self.register_buffer("value", torch.zeros(shape))
         self.register_buffer("n_trees", torch.zeros(n_relations, dtype=torch.int64))
+        self.register_buffer("weight", torch.zeros(n_relations))
 
     def forward(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b r"]:
         """Logits of pairs, of their similarity features, scaled; NaN where a side is missing."""
@@ -108,7 +114,7 @@ class BoostedTrees(nn.Module):
             buffer = getattr(self, name)
             buffer[r].zero_()
             buffer[r, :n, :n_nodes] = torch.from_numpy(np.array(fitted[name])).to(buffer)
-        self.n_trees[r] = n
+        self.n_trees[r], self.weight[r] = n, 0.5 if fitted["skill"] >= LEAST_SKILL else 0.0
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,9 @@ class _Problem:
             if best is None or loss < best[0]:
                 best = loss, model
         assert best is not None
-        return _arrays(best[1], max(best[1].best_iteration, 1))
+        loss, model = best
+        prior = -float(np.log(np.where(self.y_valid == 1, self.y.mean(), 1 - self.y.mean()).clip(1e-9)).mean())
+        return _arrays(model, max(model.best_iteration, 1)) | {"skill": np.array(1 - loss / prior)}
 
 
 def _arrays(model: Any, n_trees: int) -> Arrays:
