@@ -39,7 +39,8 @@ PERCENT = np.linspace(0, 1, 101)
 @runtime_checkable
 class Task(Protocol):
     """``metric`` is the dataset's, and ``chosen_by`` the one by which training chooses its best epoch, both on valid:
-    of a few hundred rows the log-loss says more than how many are right. ``scores``: the output of the task's model for
+    of a few hundred rows the log-loss says more than how many are right, and of pairs the area under the
+    precision-recall curve more than the F1 at some threshold. ``scores``: the output of the task's model for
     a batch. ``state_dict``: what was fitted on valid and prediction needs, as plain finite JSON. ``left_out``: what was
     not, for valid does not tell it, by name with the reason. ``train``: the labels of training."""
 
@@ -333,7 +334,7 @@ class PairTask(Calibration):
     ) -> None:
         super().__init__(len(relations))
         self.relations, self.pos_weight = tuple(relations), pos_weight
-        self.metric, self.chosen_by = metric, "log_loss"
+        self.metric, self.chosen_by = metric, "pr_auc"
         self.thresholds, self.biases = np.full(len(relations), 0.5), np.zeros(len(relations))
 
     def loss(self, logits: Float[Tensor, "b r"], label: Int[Tensor, "b r"]) -> Float[Tensor, ""]:
