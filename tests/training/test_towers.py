@@ -157,7 +157,7 @@ def test_ignored_columns_do_not_move_vectors(backbone: Path, small_config: Calla
     (data / "dataset.yaml").write_text(yaml.safe_dump(described))
     prepared = prepare(small_config(tmp_path / "run", data))
     towers = towers_of(prepared)
-    assert len(towers.towers) == 1, "both sides have the same columns"
+    assert not towers.two_sides, "both sides have the same columns"
     before = vectors(prepared, None)
     encoded = prepared.train.table
     missing = {name: np.ones(encoded.n_rows, bool) for name in ("size", "colour", "title")}
@@ -173,7 +173,7 @@ def test_a_table_of_both_sides_has_vectors_by_both_towers(
 ) -> None:
     prepared = prepare(small_config(tmp_path / "run", data))
     left, right, both = (vectors(prepared, side) for side in (False, True, None))
-    assert len(towers_of(prepared).towers) == 2
+    assert towers_of(prepared).two_sides
     torch.testing.assert_close(both, torch.nn.functional.normalize(left + right, dim=1))
 
 

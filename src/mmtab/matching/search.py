@@ -20,7 +20,7 @@ WORD = re.compile(r"\w+")
 CODE = re.compile(r"\w[\w\-/.]*\w")
 MAX_RECORDS = 1_000  # a word in more records of a side than this tells too little for what its block would cost
 N_WORDS = 1 << 22  # hashed
-SCORED_AT_ONCE = 1 << 22  # pairs whose scores are in memory
+SCORED_AT_ONCE = 1 << 21  # pairs whose scores are in memory
 
 
 def words_of(text: str) -> Iterator[str]:

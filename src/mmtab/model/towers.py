@@ -27,7 +27,9 @@ class SearchTowers(RowInputs):
     backbones  what makes vectors of text and pictures; only frozen layers are read
     hidden     of each column that is encoded as text, image, numeric or categorical, whether it is hidden
     two_sides  a tower for each of two tables
-    d_vector   width of the vectors
+    n_members  towers of a side that begin with other weights and learn apart; their vectors stand side by side, so that
+               the cosine is the mean of theirs (an ensemble)
+    d_vector   width of a member's vectors
     d_hidden   width of the hidden layer
     dropout    of the inputs, and of the hidden layer
     """
@@ -42,12 +44,13 @@ class SearchTowers(RowInputs):
         backbones: Backbones,
         hidden: Mapping[str, Sequence[bool]],
         two_sides: bool,
+        n_members: int = 1,
         d_vector: int = 128,
         d_hidden: int = 512,
         dropout: float = 0.5,
     ) -> None:
         super().__init__(n_ids, len(hidden["text"]), len(hidden["image"]), backbones)
-        self.two_sides, self.d_vector, self.dropout = two_sides, d_vector, dropout
+        self.two_sides, self.n_members, self.d_vector, self.dropout = two_sides, n_members, d_vector, dropout
         n_numeric = len(hidden["numeric"])
         vectors = [*hidden["text"][: self.n_texts], *hidden["image"][: self.n_images]]
         widths = torch.tensor(self.vector_widths, dtype=torch.long)
@@ -60,7 +63,8 @@ class SearchTowers(RowInputs):
             self.register_buffer(f"hidden_{name}", mask, persistent=False)
         n_dense = len(self.mean) + self.n_texts + self.n_images + 2 * n_numeric
         sizes = n_dense, sum(self.n_ids), d_vector, d_hidden
-        self.towers = nn.ModuleList(Tower(*sizes, dropout) for _ in range(2 if two_sides else 1))
+        n_towers = n_members * (2 if two_sides else 1)
+        self.towers = nn.ModuleList(Tower(*sizes, dropout) for _ in range(n_towers))
         self.requires_grad_(False)
 
     def forward(self, table: TensorTable, right: Bool[Tensor, " b"] | None) -> Float[Tensor, "b d"]:
@@ -87,13 +91,23 @@ class SearchTowers(RowInputs):
     ) -> Float[Tensor, "b d"]:
         """Of what ``read`` gives. Records of one table, where there are two towers, have the sum of both vectors."""
         if not self.two_sides:
-            return self.towers[0](x, ids)
+            return self.of_side(x, ids, 0)
         if right is None:
-            return F.normalize(self.towers[0](x, ids) + self.towers[1](x, ids), dim=1)
-        vectors, right = x.new_zeros(len(x), self.d_vector), right.to(x.device)
-        for tower, rows in zip(self.towers, (~right, right), strict=True):
-            vectors[rows] = tower(x[rows], ids[rows])
+            return F.normalize(self.of_side(x, ids, 0) + self.of_side(x, ids, 1), dim=1)
+        vectors, right = x.new_zeros(len(x), self.n_members * self.d_vector), right.to(x.device)
+        for side, rows in enumerate((~right, right)):
+            vectors[rows] = self.of_side(x[rows], ids[rows], side)
         return vectors
+
+    def of_side(self, x: Float[Tensor, "b f"], ids: Int[Tensor, "b c"], side: int) -> Float[Tensor, "b d"]:
+        """``side``: 0 left, 1 right."""
+        members = [self.towers[i](x, ids) for i in self.members(side)]
+        return torch.cat(members, 1) / math.sqrt(len(members))
+
+    def members(self, side: int) -> range:
+        """Numbers of the towers of a side."""
+        first = side * self.n_members if self.two_sides else 0
+        return range(first, first + self.n_members)
 
 
 class Tower(nn.Module):

@@ -136,19 +136,18 @@ class _Fit:
         self, part: np.ndarray, entity: Int[Tensor, " n"], scale: Float[Tensor, ""], heads: _CategoryHeads
     ) -> Float[Tensor, ""]:
         left, right = (torch.from_numpy(side[part]).to(self.x.device) for side in self.train)
-        a, b = self._vectors(left, 0), self._vectors(right, 1)
-        place = torch.arange(len(part), device=a.device)
-        if self.one_table:  # each is told apart from all others, whichever end of a match they are
-            vectors, rows, partner = torch.cat([a, b]), torch.cat([left, right]), torch.cat([place + len(a), place])
-            loss = _softmax(vectors @ vectors.T * scale, entity[rows], entity[rows], partner)
-        else:
-            near = a @ b.T * scale
-            loss = _softmax(near, entity[left], entity[right], place)
-            loss = (loss + _softmax(near.T, entity[right], entity[left], place)) / 2
-        return loss + CATEGORY_WEIGHT * (heads(a, self.ids[right], 0) + heads(b, self.ids[left], 1))
-
-    def _vectors(self, rows: Int[Tensor, " b"], side: int) -> Float[Tensor, "b d"]:
-        return self.towers.towers[side if self.towers.two_sides else 0](self.x[rows], self.ids[rows])
+        place, loss = torch.arange(len(part), device=left.device), scale.new_zeros(())
+        for i, j in zip(self.towers.members(0), self.towers.members(1), strict=True):
+            a, b = (self.towers.towers[t](self.x[rows], self.ids[rows]) for t, rows in ((i, left), (j, right)))
+            if self.one_table:  # each is told apart from all others, whichever end of a match they are
+                vectors, rows, partner = torch.cat([a, b]), torch.cat([left, right]), torch.cat([place + len(a), place])
+                loss = loss + _softmax(vectors @ vectors.T * scale, entity[rows], entity[rows], partner)
+            else:
+                near = a @ b.T * scale
+                of_left = _softmax(near, entity[left], entity[right], place)
+                loss = loss + (of_left + _softmax(near.T, entity[right], entity[left], place)) / 2
+            loss = loss + CATEGORY_WEIGHT * (heads(a, self.ids[right], i) + heads(b, self.ids[left], j))
+        return loss
 
     @torch.no_grad()
     def _log_rank(self) -> float:
@@ -167,8 +166,8 @@ class _Fit:
         return float(torch.cat(ranks).float().log1p().mean()) if len(score) else 0.0
 
     def _of_side(self, rows: np.ndarray, side: int) -> Float[Tensor, "n d"]:
-        parts = [self._vectors(torch.from_numpy(part).to(self.x.device), side) for part in _parts(rows)]
-        return torch.cat(parts) if parts else self.x.new_zeros(0, self.towers.d_vector)
+        numbers = [torch.from_numpy(part).to(self.x.device) for part in _parts(rows)]
+        return torch.cat([self.towers.of_side(self.x[part], self.ids[part], side) for part in numbers])
 
 
 class _CategoryHeads(nn.Module):
@@ -177,13 +176,13 @@ class _CategoryHeads(nn.Module):
     def __init__(self, towers: SearchTowers) -> None:
         super().__init__()
         self.n_ids, self.offset = towers.n_ids, towers.offset.tolist()
-        self.sides = nn.ModuleList(nn.Linear(towers.d_vector, sum(self.n_ids)) for _ in towers.towers)
+        self.heads = nn.ModuleList(nn.Linear(towers.d_vector, sum(self.n_ids)) for _ in towers.towers)
 
-    def forward(self, vector: Float[Tensor, "b d"], partner: Int[Tensor, "b c"], side: int) -> Float[Tensor, ""]:
-        """The mean loss over the columns that partners have."""
+    def forward(self, vector: Float[Tensor, "b d"], partner: Int[Tensor, "b c"], tower: int) -> Float[Tensor, ""]:
+        """The mean loss over the columns that partners have, of vectors of the tower of this number."""
         losses = []
         if self.n_ids:
-            logits = self.sides[side % len(self.sides)](vector)
+            logits = self.heads[tower](vector)
             for column, (first, n) in enumerate(zip(self.offset, self.n_ids, strict=True)):
                 label = partner[:, column] - first
                 known = label != MISSING
