@@ -312,7 +312,7 @@ def test_every_recipe_is_a_setting_of_train(path: Path) -> None:
         ({}, "found none"),
         ({"baseline": "magic"}, "baseline=magic: expected one of .*majority"),
         ({"baseline": "majority", "kind": "friend"}, "kind=friend: expected one of mmtab, control, rival"),
-        ({"baseline": "majority", "tasks": ["ranking"]}, "tasks=ranking: expected one of kway, matching"),
+        ({"baseline": "majority", "tasks": ["ranking"]}, "tasks=ranking: expected one of kway, regression, matching"),
         ({"command": ["$MMTAB_NOWHERE", "x"]}, "the environment variable MMTAB_NOWHERE is not set"),
         ({"members": ["nobody"]}, "its member nobody is not among the systems"),
         ({"train": ["recipe=frozn"]}, "system.x: .*frozn"),
