@@ -17,7 +17,7 @@ from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.machine import usable_cores
 
 N_LEAVES, N_TREES, PATIENCE = 15, 300, 20
-LEAST_SKILL = 0.1  # share by which log-loss on valid has to be lower than that of the share of matches
+FULL_SKILL = 0.4  # share by which log-loss on valid is lower than that of the share of matches, for the full weight
 MAX_FLOAT = np.finfo(np.float32).max
 # Fewer leaves of fewer features where matches are few; valid decides.
 SIZES: tuple[dict[str, Any], ...] = (
@@ -41,8 +41,8 @@ class BoostedTrees(nn.Module):
     relation, of features that are the same from either side. Its trees are kept as arrays, so they are saved, moved
     and read like any other weights.
 
-    ``weight`` [r] is their part in the logits of a pair model: half, or none of relations of which they say hardly more
-    than how many pairs match.
+    ``weight`` [r] is their part in the logits of a pair model: half, and less of relations of which they say hardly
+    more than how many pairs match.
 
     reads  [r, f] the similarity features that each relation may look at
     """
@@ -114,7 +114,7 @@ class BoostedTrees(nn.Module):
             buffer = getattr(self, name)
             buffer[r].zero_()
             buffer[r, :n, :n_nodes] = torch.from_numpy(np.array(fitted[name])).to(buffer)
-        self.n_trees[r], self.weight[r] = n, 0.5 if fitted["skill"] >= LEAST_SKILL else 0.0
+        self.n_trees[r], self.weight[r] = n, 0.5 * min(1.0, max(0.0, float(fitted["skill"]) / FULL_SKILL))
 
 
 @dataclass(frozen=True)
