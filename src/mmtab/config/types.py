@@ -154,8 +154,7 @@ class RegressionHeadConfig:
     n_tuned_text_layers: int | None = setting(2, "what text.n_tuned_layers=auto means for regression", at_least=0)
     scale: str = setting(
         "auto",
-        "what is learned of a label: the label, its logarithm or its rank; auto: that with which the base errs least "
-        "on valid",
+        "what is learned of a label: itself, its logarithm or rank; auto: that with which the base errs least on valid",
         choices=("auto", "identity", "log", "rank"),
     )
     loss: str = setting("huber", "loss of an error, in standard deviations of train", choices=("huber", "squared"))
