@@ -150,7 +150,7 @@ def test_mistakes_are_one_line(tmp_path: Path, small: dict[str, Any]) -> None:
     train, valid = frame_of(data, "train"), frame_of(data, "valid")
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"test": valid}, "there has to be valid"),
-        ({"left": valid, "task": "kway"}, "k-way wants neither"),
+        ({"left": valid, "task": "kway"}, "other tasks want neither"),
         ({"task": "matching"}, "matching wants left and right"),
         ({"recipe": "frozn"}, "frozn"),
         ({"trainer": {"max_epoch": 1}}, "max_epoch"),

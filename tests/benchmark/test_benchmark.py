@@ -192,6 +192,7 @@ def test_a_damaged_benchmark_has_the_same_numbers_or_says_what_is_damaged(
         assert _numbers(board) == finished[1], done
 
 
+@pytest.mark.slow
 def test_a_failure_is_named_and_the_rest_goes_on(
     tables: Path, rival: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

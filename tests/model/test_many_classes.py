@@ -238,10 +238,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_many(tmp_path_factory.mktemp("many"))
 
 
-SLOW = [pytest.param(each, marks=pytest.mark.slow) for each in ([], ["kway_head.class_weights=true"])]
-
-
-@pytest.mark.parametrize("overrides", [["kway_head.n_sampled=200"], *SLOW], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [["kway_head.n_sampled=200"], [], ["kway_head.class_weights=true"]], ids=str)
 def test_a_run_of_many_classes(
     tmp_path: Path, many: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:

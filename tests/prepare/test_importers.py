@@ -177,7 +177,7 @@ GOOD: dict[str, Any] = {
         ({"title": None}, "title: missing"),
         ({"licence": ""}, "licence: expected str"),
         ({"name": "My Toys"}, "name: expected small letters"),
-        ({"task": "regression"}, "task: expected kway or matching, found 'regression'"),
+        ({"task": "ranking"}, "task: expected kway or regression or matching, found 'ranking'"),
         ({"metric": "f1"}, "metric: expected one of"),
         ({"label": None}, "label: a k-way task has one"),
         ({"label": "size"}, "label: also among the columns"),

@@ -207,6 +207,7 @@ def test_a_handout_leaves_the_pictures_where_they_are(tmp_path: Path) -> None:
     assert everything(tmp_path, but=tmp_path / "handout") == before and root.is_dir()
 
 
+@pytest.mark.slow
 def test_fit_and_predict_look_in_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = photos(tmp_path)
     n = 60

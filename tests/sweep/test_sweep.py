@@ -516,6 +516,7 @@ def test_several_objectives(bench: Bench) -> None:
     assert all(f"front: trial {number}, score " in text for number in front)
 
 
+@pytest.mark.slow
 def test_processes_that_begin_at_once_share_a_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run is done once, and there are as many trials as were asked for."""
     monkeypatch.setenv("STAND_IN_SECONDS", "0.2")

@@ -17,6 +17,7 @@ from sklearn import metrics as sk
 from toy_data import change_cell, read_rows, write_numbers
 
 import mmtab
+from mmtab.config.types import SCALES
 from mmtab.features.target import Target
 from mmtab.model.heads import NumberScores
 from mmtab.runs.setup import prepare
@@ -58,7 +59,7 @@ def test_metrics_of_labels_that_are_all_equal_are_those_of_scikit_learn() -> Non
 
 
 @pytest.mark.parametrize("name", LABELS)
-@pytest.mark.parametrize("kind", Target.KINDS)
+@pytest.mark.parametrize("kind", SCALES)
 def test_a_scale_leads_back_to_the_label(name: str, kind: str) -> None:
     label = LABELS[name]
     if kind not in Target.possible(label):
@@ -94,7 +95,7 @@ def scored(task: RegressionTask, z: np.ndarray, size: np.ndarray, label: np.ndar
     return task.predict(NumberScores(torch.from_numpy(z).float(), error), torch.from_numpy(label), torch.arange(len(z)))
 
 
-@pytest.mark.parametrize("kind", Target.KINDS)
+@pytest.mark.parametrize("kind", SCALES)
 def test_intervals_hold_as_many_labels_as_they_say(kind: str) -> None:
     """Whatever errors the model predicts; where it knows them, intervals follow."""
     rng = np.random.default_rng(0)

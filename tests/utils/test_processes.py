@@ -110,7 +110,7 @@ FSDP = ["trainer=fsdp", "trainer.devices=2", "trainer.accelerator=cpu", "store_f
 @pytest.mark.parametrize(
     ("write", "launcher", "overrides"),
     [
-        pytest.param(write_kway, (), TWO, id="ddp"),
+        pytest.param(write_kway, (), TWO, id="ddp", marks=pytest.mark.slow),
         pytest.param(
             write_pairs, TORCHRUN, [*TWO, "pair_head.hard_negatives=0.5"], id="torchrun", marks=pytest.mark.slow
         ),

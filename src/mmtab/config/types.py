@@ -24,6 +24,7 @@ CONFIGS = _configs()
 PRECISIONS = {"auto": "", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 PARTS = ("text", "image", "numeric", "categorical", "fusion")  # groups of configs/ that are one leaf each
 TASKS = ("kway", "regression", "matching")
+SCALES = ("identity", "log", "rank")  # on which a label that is a number may be learned
 STRATEGIES = ("auto", "ddp", "fsdp")
 ACCELERATOR = "what to compute on: auto, cpu, gpu or another name that Lightning has"
 DEVICES = "number of devices, which share the rows"
@@ -153,9 +154,7 @@ class RegressionHeadConfig:
     head: dict[str, Any] = setting({}, "the module that turns row vectors into numbers")
     n_tuned_text_layers: int | None = setting(2, "what text.n_tuned_layers=auto means for regression", at_least=0)
     scale: str = setting(
-        "auto",
-        "what is learned of a label: itself, its logarithm or rank; auto: that with which the base errs least on valid",
-        choices=("auto", "identity", "log", "rank"),
+        "auto", "scale on which the label is learned; auto: with which the base errs least", choices=("auto", *SCALES)
     )
     loss: str = setting("huber", "loss of an error, in standard deviations of train", choices=("huber", "squared"))
 

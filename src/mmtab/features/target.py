@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
-from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from mmtab.config.types import SCALES
 
 MAX_KNOTS = 1_000
 LIMIT = 1.0  # standard deviations beyond the labels of train that a logarithm may reach
@@ -37,8 +38,6 @@ class Target:
     high_: float
     knots_: list[list[float]]
 
-    KINDS: ClassVar[tuple[str, ...]] = ("identity", "log", "rank")
-
     @staticmethod
     def fit(kind: str, label: np.ndarray) -> Target:
         """``label`` [n] float64, at least two of them different. Raises ValueError where they do not fit the kind."""
@@ -52,7 +51,7 @@ class Target:
     @staticmethod
     def possible(label: np.ndarray) -> list[str]:
         """The kinds that fit labels [n]."""
-        return [kind for kind in Target.KINDS if kind != "log" or label.min() > 0]
+        return [kind for kind in SCALES if kind != "log" or label.min() > 0]
 
     def scaled(self, label: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Labels as a model learns them."""

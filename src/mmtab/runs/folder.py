@@ -13,9 +13,8 @@ import yaml
 
 from mmtab.config.parts import check_targets, with_current_targets
 from mmtab.config.saved import settings_of
-from mmtab.config.types import LocalSettings, RunConfig, WandbConfig
+from mmtab.config.types import SCALES, LocalSettings, RunConfig, WandbConfig
 from mmtab.data.schema import Schema
-from mmtab.features.target import Target
 from mmtab.runs.manifest import recording, verified
 from mmtab.training.places import LAST
 from mmtab.utils.atomic import write_json, write_text
@@ -134,8 +133,8 @@ def _target(value: Any, where: str) -> None:
     bounds = {name: number() for name in ("mean_", "low_", "high_")} | {"spread_": number(1e-300)}
     record({"kind": text, "knots_": listed(QUANTILES)} | bounds)(value, where)
     n_knots = [*map(len, value["knots_"])]
-    if value["kind"] not in Target.KINDS or value["low_"] >= value["high_"]:
-        raise Unfit(where, f"one of {', '.join(Target.KINDS)}, from a low to a high label", value["kind"])
+    if value["kind"] not in SCALES or value["low_"] >= value["high_"]:
+        raise Unfit(where, f"one of {', '.join(SCALES)}, from a low to a high label", value["kind"])
     if value["kind"] == "log" and value["low_"] <= 0:
         raise Unfit(f"{where}.low_", "a number above 0", value["low_"])
     if (value["kind"] == "rank") != (len(n_knots) == 2) or len(set(n_knots)) > 1 or min(n_knots, default=2) < 2:

@@ -156,7 +156,7 @@ def read_recipe(raw: Any, where: str) -> Recipe:
     entries = _Entries(raw, where)
     task, metric = entries.take("task", str), entries.take("metric", str)
     if task not in list(TaskKind):
-        raise entries.error("task: expected kway or matching", task)
+        raise entries.error(f"task: expected {' or '.join(TaskKind)}", task)
     kind = TaskKind(task)
     if metric not in METRICS[kind]:
         raise entries.error(f"metric: expected one of {METRICS[kind]}", metric)
