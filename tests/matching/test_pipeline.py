@@ -169,7 +169,7 @@ def test_a_killed_run_goes_on_where_it_stopped(trained: Path, tmp_path: Path, mo
     whole = pipeline.match(settings(trained, tmp_path / "whole.parquet", k=3))
     encoded = []
     encode = encoding.encode_shard
-    monkeypatch.setattr(encoding, "encode_shard", lambda c, start, _: encoded.append(start) or encode(c, start, _))
+    monkeypatch.setattr(encoding, "encode_shard", lambda c, n, _: encoded.append((c.key, n)) or encode(c, n, _))
     for kill in ("records", "pairs", "reasons"):
 
         def killed(steps: Iterator[Any], total: int, title: str, kill: str = kill) -> Iterator[Any]:
@@ -182,8 +182,8 @@ def test_a_killed_run_goes_on_where_it_stopped(trained: Path, tmp_path: Path, mo
         with pytest.raises(KeyboardInterrupt):
             pipeline.match(settings(trained, tmp_path / "m.parquet", k=3, shard=4), killed)
         assert not (tmp_path / "m.parquet").exists() and (tmp_path / "m.parquet.parts").is_dir()
-    n_shards = 240 // 4
-    assert sorted(set(encoded)) == list(range(0, 240, 4)) and len(encoded) <= n_shards + 1  # one was cut short
+    assert {start for _, start in encoded} == set(range(0, 240, 4))
+    assert len(encoded) <= len(set(encoded)) + 1  # one was cut short
     n_before = len(encoded)
     again = pipeline.match(settings(trained, tmp_path / "m.parquet", k=3, shard=4))
     assert len(encoded) == n_before and not (tmp_path / "m.parquet.parts").exists()
@@ -194,7 +194,7 @@ def test_a_killed_run_goes_on_where_it_stopped(trained: Path, tmp_path: Path, mo
 @pytest.mark.slow
 def test_left_and_right_may_change_places(trained: Path, two_tables: Path, tmp_path: Path) -> None:
     sides = {side: str(two_tables / f"{side}.parquet") for side in ("left", "right")}
-    wide: dict[str, Any] = {"k": 50, "explain": False}
+    wide: dict[str, Any] = {"k": 110, "explain": False}
     there = pipeline.match(settings(trained, tmp_path / "a.parquet", **wide, **sides))
     swapped = {"left": sides["right"], "right": sides["left"]}
     back = pipeline.match(settings(trained, tmp_path / "b.parquet", **wide, **swapped))
@@ -202,7 +202,8 @@ def test_left_and_right_may_change_places(trained: Path, two_tables: Path, tmp_p
     forth = {(a, b - n): p for a, b, p in zip(there.left, there.right, there.probability[:, 0], strict=True)}
     again = {(b - n, a): p for a, b, p in zip(back.left, back.right, back.probability[:, 0], strict=True)}
     shared = set(forth) & set(again)
-    assert len(shared) > 0.8 * len(forth)  # of sides of one length the first asks
+    # Of sides of one length the first asks; by words alone, which valid may choose, not all others are candidates.
+    assert len(shared) > 0.8 * min(len(forth), len(again))
     np.testing.assert_allclose([forth[k] for k in shared], [again[k] for k in shared], atol=1e-5)
 
 

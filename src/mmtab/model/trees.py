@@ -61,10 +61,10 @@ class BoostedTrees(nn.Module):
         n_relations, n_nodes = len(reads), 2 * N_LEAVES - 1
         shape = (n_relations, N_TREES, n_nodes)
         self.register_buffer("reads", torch.tensor([list(row) for row in reads], dtype=torch.bool), persistent=False)
-        self.register_buffer("feature", torch.zeros(shape, dtype=torch.int16))
+        self.register_buffer("feature", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("threshold", torch.zeros(shape))
         self.register_buffer("missing_left", torch.zeros(shape, dtype=torch.bool))
-        self.register_buffer("child", torch.zeros(*shape, 2, dtype=torch.int16))  # of a leaf: itself
+        self.register_buffer("child", torch.zeros(*shape, 2, dtype=torch.int32))  # of a leaf: itself
         self.register_buffer("value", torch.zeros(shape))
         self.register_buffer("n_trees", torch.zeros(n_relations, dtype=torch.int64))
         self.register_buffer("weight", torch.zeros(n_relations))
@@ -159,10 +159,10 @@ def _arrays(model: Any, n_trees: int) -> Arrays:
     trees = [list(_nodes(tree["tree_structure"])) for tree in model.dump_model(num_iteration=n_trees)["tree_info"]]
     shape = (len(trees), 2 * N_LEAVES - 1)
     arrays: Arrays = {
-        "feature": np.zeros(shape, np.int16),
+        "feature": np.zeros(shape, np.int32),
         "threshold": np.zeros(shape, np.float32),
         "missing_left": np.zeros(shape, bool),
-        "child": np.zeros((*shape, 2), np.int16),
+        "child": np.zeros((*shape, 2), np.int32),
         "value": np.zeros(shape, np.float32),
     }
     for t, nodes in enumerate(trees):
