@@ -1014,7 +1014,11 @@ def test_places_for_mined_pairs_are_filled_anew(make_matcher: Callable[..., Matc
     assert sorted(batch.row.tolist()) == list(range(30))
 
 
-# --- the whole k-way model -------------------------------------------------------------------------------------------
+# --- the whole model of rows -----------------------------------------------------------------------------------------
+
+
+def small_config_of(tiny_bert: str, *overrides: str) -> Any:
+    return run_config("text.n_tuned_layers=1", f"text.backbone={tiny_bert}", "image.size=64", *overrides)
 
 
 @pytest.mark.parametrize("kway_head", KWAY_HEADS)
@@ -1022,13 +1026,7 @@ def test_places_for_mined_pairs_are_filled_anew(make_matcher: Callable[..., Matc
 def test_a_kway_model_of_all_column_types_learns(
     fusion_leaf: str, kway_head: str, tiny_bert: str, tmp_path: Path
 ) -> None:
-    config = run_config(
-        "text.n_tuned_layers=1",
-        f"text.backbone={tiny_bert}",
-        "image.size=64",
-        f"fusion={fusion_leaf}",
-        f"kway_head={kway_head}",
-    )
+    config = small_config_of(tiny_bert, f"fusion={fusion_leaf}", f"kway_head={kway_head}")
     features, matching = all_types()
     schema = replace(matching, task=TaskKind.KWAY)
     table = replace(features, labels=pa.array([f"class {i % 3}" for i in range(len(features))]))
@@ -1057,13 +1055,7 @@ def test_a_kway_model_of_all_column_types_learns(
 def test_a_regression_model_of_all_column_types_learns(
     fusion_leaf: str, head: str, tiny_bert: str, tmp_path: Path
 ) -> None:
-    config = run_config(
-        "text.n_tuned_layers=1",
-        f"text.backbone={tiny_bert}",
-        "image.size=64",
-        f"fusion={fusion_leaf}",
-        f"regression_head={head}",
-    )
+    config = small_config_of(tiny_bert, f"fusion={fusion_leaf}", f"regression_head={head}")
     features, matching = all_types()
     schema = replace(matching, task=TaskKind.REGRESSION, label="price")
     labels = np.arange(len(features)) % 3 * 5.0 - 2

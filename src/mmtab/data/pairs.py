@@ -48,7 +48,8 @@ class Pairs:
     @property
     def matches(self) -> tuple[np.ndarray, np.ndarray]:
         """Left and right row numbers of the pairs of which some relation holds."""
-        return self.left[self.is_match], self.right[self.is_match]
+        is_match = self.is_match
+        return self.left[is_match], self.right[is_match]
 
     def take(self, rows: np.ndarray) -> Pairs:
         """The pairs of some rows."""

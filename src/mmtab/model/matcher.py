@@ -76,9 +76,10 @@ class Matcher(nn.Module):
     tokens, none of which tells left from right. Beside them it reads that of the row vectors, those of the
     cross-encoder (whose batch decides by content which row comes first) and those of the similarity features.
 
-    With a base, a prediction is the mean of its logits and of the others'. These learn by themselves: trained to
-    complete the base, they fit what it leaves open of train, not of valid (amazon_google, area under the
-    precision-recall curve on valid: .742, with half of it .765, by the mean .771, and .732 by the base alone).
+    With a base, a prediction is the mean of its logits and of the others', weighted by ``BoostedTrees.weight``. The
+    others learn by themselves: trained to complete the base, they fit what it leaves open of train, not of valid
+    (amazon_google, area under the precision-recall curve on valid: .742, with half of it .765, by the mean .771, and
+    .732 by the base alone).
 
     tokenizer        rows to tokens
     fusion           tokens to a vector: of a row, and of a pair

@@ -20,7 +20,7 @@ class SearchTowers(RowInputs):
     """A record to a vector of length 1. Two tables of other columns have a tower each, which learn to say the same of
     two records that match; otherwise there is one.
 
-    They read what the feature store holds, learn apart from the pair model (``training.search``) and are fixed while
+    They read what the feature store holds, learn apart from the pair model (``training.towers``) and are fixed while
     that one trains. Columns that some relation ignores are hidden from them, or blocking would miss its matches.
 
     n_ids      ids of each categorical column

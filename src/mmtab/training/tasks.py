@@ -324,7 +324,7 @@ class PairTask(Calibration):
 
     relations:  names of the label columns
     pos_weight: weight of matches in the loss; None: 1
-    metric:     the metric that training maximises
+    metric:     the metric of the dataset, by which runs are ranked
     """
 
     STATE = (*Calibration.STATE, "biases", "thresholds")
