@@ -7,11 +7,11 @@ import random
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmtab.api import Dataset, Run, fit, load_dataset, load_run
+    from mmtab.api import Dataset, Predictor, Run, fit, load_dataset, load_run
     from mmtab.utils.errors import MmtabError
 
 __version__ = "0.1.0"
-__all__ = ["Dataset", "MmtabError", "Run", "__version__", "fit", "load_dataset", "load_run"]
+__all__ = ["Dataset", "MmtabError", "Predictor", "Run", "__version__", "fit", "load_dataset", "load_run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,10 +21,11 @@ import yaml
 
 import mmtab
 from mmtab.config.types import MatchConfig
+from mmtab.data import files
 from mmtab.data.spelling import spelling
 from mmtab.reports.matches import write_result
 from mmtab.runs.predict import predict
-from mmtab.runs.predictions import class_columns, free_name, prediction_columns, write_predictions
+from mmtab.runs.predictions import class_columns, free_name, prediction_columns, predictions_table
 from mmtab.runs.scored import read_scored
 from mmtab.training.predictions import Predictions
 from mmtab.utils.errors import DataError, RunError
@@ -127,7 +128,9 @@ def test_very_many_classes_keep_their_type(tmp_path: Path) -> None:
     found = Predictions(np.arange(2), np.array([2, 0]), best=best, best_probability=p)
     for suffix in (".parquet", ".csv"):
         options = {"classes": ["a", "b", "c"], "values": pa.array(classes), "labels": np.array([2, 0])}
-        write_predictions(tmp_path / f"out{suffix}", ids, found, best[:, :1], **options)  # type: ignore[arg-type]
+        options["as_text"] = suffix == ".csv"
+        table = predictions_table(ids, found, best[:, :1], **options)  # type: ignore[arg-type]
+        files.write_table(tmp_path / f"out{suffix}", table)
     out = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pydict()
     assert out["prediction"] == [classes[2], classes[1]] and out["label"] == [classes[2], classes[0]]
     assert out["top"] == [7, 8] and out["top_"] == [[classes[2], classes[0]], [classes[1], classes[2]]]

@@ -10,6 +10,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,18 @@ from mmtab.utils.paths import leads_out
 FORMATS = (".parquet", ".csv")
 MOST_COLUMNS = 10_000
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 32 << 20
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A table that is read as a file is; ``stem`` names it in errors, and its pictures are in its cells."""
+
+    stem: str
+    table: pa.Table
+    parent: Path = Path(os.devnull)  # where no picture is
+
+
+Source = Path | InMemory
 
 
 def find(folder: Path, dataset: str, stem: str) -> Path:
@@ -94,11 +107,14 @@ def parts(path: Path, dataset: str) -> list[Path]:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def header(path: Path, dataset: str) -> pa.Schema:
+def header(path: Source, dataset: str) -> pa.Schema:
     """Column names and how they are stored (csv: text), the same in all shards but for storage.
 
     Raises DataError for an unreadable file, a column without a name or named twice, and shards that differ in columns.
     """
+    if isinstance(path, InMemory):
+        check_names(path.table.column_names, path.stem, dataset)
+        return pa.schema([pa.field(field.name, _plain_type(field.type)) for field in path.table.schema])
     first: pa.Schema | None = None
     for part in parts(path, dataset):
         with _readable(part, dataset):
@@ -124,12 +140,16 @@ def header(path: Path, dataset: str) -> pa.Schema:
     return first
 
 
-def scan(path: Path, dataset: str, *, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def scan(path: Source, dataset: str, *, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Cells as stored, in batches of bounded size. ``columns``: only these, in this order.
 
     Raises DataError as ``header`` does, and for a ragged row, an unclosed quote, and bytes that are not UTF-8.
     """
     names = columns if columns is not None else header(path, dataset).names
+    if isinstance(path, InMemory):
+        for batch in path.table.select(names).to_batches(BATCH_ROWS):
+            yield pa.record_batch([_plain(cells) for cells in batch.columns], names=names)
+        return
     first_row = 0
     for part in parts(path, dataset):
         with _readable(part, dataset):
@@ -143,7 +163,7 @@ def scan(path: Path, dataset: str, *, columns: list[str] | None = None) -> Itera
                 yield batch
 
 
-def read(path: Path, dataset: str, columns: list[str] | None = None) -> pa.Table:
+def read(path: Source, dataset: str, columns: list[str] | None = None) -> pa.Table:
     """All of a table at once, as stored."""
     batches = list(scan(path, dataset, columns=columns))
     if not batches:

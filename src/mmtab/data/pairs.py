@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from mmtab.data import files
 from mmtab.data.cells import first, join
-from mmtab.data.schema import Schema
+from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.spelling import as_given, bits, places_in
 from mmtab.data.table import BadCells, Table, find_table, names_in, read_split, read_table
 from mmtab.utils.errors import DataError
@@ -113,7 +113,7 @@ def read_records(folder: Path, schema: Schema, bad_cells: BadCells = "error") ->
 
 
 def read_side(
-    path: Path, side: str, schema: Schema, bad_cells: BadCells, folder: Path, allow_empty: bool = False
+    path: files.Source, side: str, schema: Schema, bad_cells: BadCells, folder: Path, allow_empty: bool = False
 ) -> Table:
     """One table of records. Left and right may each lack columns; where a run knows which they lacked in training, no
     others."""
@@ -123,6 +123,14 @@ def read_side(
     partial = side != "records" and not schema.absent
     options: dict[str, Any] = {"bad_cells": bad_cells, "partial": partial, "allow_empty": allow_empty}
     return read_table(path, schema, folder=folder, **options)
+
+
+def with_absent_columns(side: Table, schema: Schema) -> Table:
+    """The columns that one side lacks, all missing."""
+    numbers = (ColumnType.NUMERIC, ColumnType.DATETIME)
+    kinds = {c.name: pa.float64() if c.type in numbers else pa.large_string() for c in schema.columns}
+    columns = {name: side.columns.get(name, pa.nulls(len(side), kind)) for name, kind in kinds.items()}
+    return replace(side, columns=columns)
 
 
 def stack_sides(left: Table, right: Table, schema: Schema) -> Records:
@@ -150,7 +158,7 @@ def read_pairs(folder: Path, schema: Schema, split: str, records: Records) -> Pa
     return read_pairs_file(find_table(folder, schema, f"pairs_{split}"), schema, records)
 
 
-def read_pairs_file(path: Path, schema: Schema, records: Records, allow_empty: bool = False) -> Pairs:
+def read_pairs_file(path: files.Source, schema: Schema, records: Records, allow_empty: bool = False) -> Pairs:
     """Read left_id, right_id and, where present, the labels of the relations; other columns are not looked at.
 
     Raises DataError naming an unknown id or label.

@@ -24,7 +24,7 @@ from mmtab.data.streams import Stream
 from mmtab.data.table import BadCells, Table
 from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.machine import usable_cores
-from mmtab.utils.npy import Appended
+from mmtab.utils.npy import Appended, Scratch
 from mmtab.utils.paths import within
 
 MAX_PIXELS = 64_000_000
@@ -59,7 +59,7 @@ class Pictures:
 
     index: np.ndarray  # [n_rows, n_columns, n_pictures_a_cell] int32; -1: none, or a bad one taken as missing
     pixels: np.ndarray  # [m, 3, size, size] uint8
-    key: dict[str, Any]  # all that they were made from
+    key: Callable[[], dict[str, Any]]  # all that they were made from
 
 
 def load_pictures(
@@ -82,14 +82,16 @@ def load_pictures(
                 file = on_disk[path] = _resolve(root, ImageSource(None, path), batch, row, column, bad_cells)
                 stat = file.stat() if file is not None else None
                 stamps.update((f"{path}|{stat.st_size}|{stat.st_mtime_ns}\n" if stat else f"{path}|absent\n").encode())
-    key = {
-        "columns": [table.digests[name] for name in columns],
-        "folder": str(root) if on_disk else "",
-        "stamps": stamps.hexdigest(),
-        "spec": [spec.size, spec.fit, spec.crop_pct, spec.interpolation, bad_cells],
-    }
 
-    def build(scratch: Path) -> Arrays:
+    def key() -> dict[str, Any]:
+        return {
+            "columns": [table.digests[name] for name in columns],
+            "folder": str(root) if on_disk else "",
+            "stamps": stamps.hexdigest(),
+            "spec": [spec.size, spec.fit, spec.crop_pct, spec.interpolation, bad_cells],
+        }
+
+    def build(scratch: Scratch) -> Arrays:
         parts: list[np.ndarray] = []
         shape = (3, spec.size, spec.size)
         # PIL lets other threads run while it decodes and resizes. Warnings are set for all threads at once.

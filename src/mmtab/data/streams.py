@@ -1,4 +1,4 @@
-"""A table on disk as a stream of batches, so that it may be larger than memory."""
+"""A table on disk, or in memory, as a stream of batches, so that it may be larger than memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtab.data.digests import Digest
+from mmtab.data.files import Source
 from mmtab.data.schema import Schema
 from mmtab.data.table import BadCells, Table, has_values, read_batches
 
@@ -28,7 +29,7 @@ class Stream:
 
     def __init__(
         self,
-        path: Path,
+        path: Source,
         schema: Schema,
         folder: Path,
         bad_cells: BadCells = "error",

@@ -47,6 +47,17 @@ class Table:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def slice(self, start: int, n: int) -> Table:
+        """``n`` rows, fewer at the end; their bad cells count as those of the whole."""
+        return replace(
+            self,
+            ids=self.ids.slice(start, n),
+            columns={name: cells.slice(start, n) for name, cells in self.columns.items()},
+            labels=None if self.labels is None else self.labels.slice(start, n),
+            n_bad_cells=0,
+            first_row=self.first_row + start,
+        )
+
     def batches(self) -> Iterator[Table]:
         """Itself, so that what reads a ``Stream`` reads a table too."""
         yield self
@@ -80,7 +91,7 @@ def has_labels(folder: Path, schema: Schema, split: str) -> bool:
     return all(has_values(path, schema.name, label, schema.label_type) for label in labels)
 
 
-def has_values(path: Path, dataset: str, column: str, kind: ColumnType) -> bool:
+def has_values(path: files.Source, dataset: str, column: str, kind: ColumnType) -> bool:
     """Whether the table has the column and some cell of it is not missing."""
     return column in files.header(path, dataset).names and any(
         canonical(raw[column], kind)[0].null_count < raw.num_rows for raw in files.scan(path, dataset, columns=[column])
@@ -117,7 +128,7 @@ def read_split(folder: Path, schema: Schema, split: str, bad_cells: BadCells = "
     return read_table(find_table(folder, schema, split), schema, folder=folder, bad_cells=bad_cells)
 
 
-def read_table(path: Path, schema: Schema, **options: Any) -> Table:
+def read_table(path: files.Source, schema: Schema, **options: Any) -> Table:
     """A table in memory; options and errors are those of ``read_batches``."""
     batches = list(read_batches(path, schema, **options))
     columns = {name: join([batch.columns[name] for batch in batches]) for name in batches[0].columns}
@@ -132,7 +143,7 @@ def read_table(path: Path, schema: Schema, **options: Any) -> Table:
 
 
 def read_batches(
-    path: Path,
+    path: files.Source,
     schema: Schema,
     *,
     folder: Path | None = None,
@@ -142,7 +153,7 @@ def read_batches(
     allow_empty: bool = False,
     on_error: OnError = stop,
 ) -> Iterator[Table]:
-    """Read a file, or a folder of shards, a bounded number of rows at a time; at least one batch.
+    """Read a file, a folder of shards or a table in memory, a bounded number of rows at a time; at least one batch.
 
     ``folder`` is where image paths start; ``partial`` allows columns of the schema to be absent, and ``allow_empty``
     all rows. ``labels`` of a batch are there when they are asked for and the file has the column, filled or not.

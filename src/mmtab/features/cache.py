@@ -17,6 +17,8 @@ from mmtab.data.pictures import Pictures, Progress, no_progress
 from mmtab.features.backbones import ImageBackbone, TextBackbone
 from mmtab.features.text import Ragged, Sequences
 from mmtab.utils.cache import Arrays, Store
+from mmtab.utils.machine import to_evaluate
+from mmtab.utils.npy import MemoryFile, Scratch
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,18 @@ class FeatureCache:
 
     def images(self, backbone: ImageBackbone, pictures: Pictures) -> np.ndarray:
         """[m, f] float16 features of distinct pictures."""
-        backbone, pixels = backbone.to(self.device).eval(), pictures.pixels
-        key = {
-            "pixels": pictures.key,
-            "weights": frozen_digest(backbone),
-            "grid": backbone.grid,
-            "precision": self._precision,
-        }
+        pixels = pictures.pixels
 
-        def build(scratch: Path) -> Arrays:
+        def key() -> dict[str, Any]:
+            return {
+                "pixels": pictures.key(),
+                "weights": frozen_digest(backbone),
+                "grid": backbone.grid,
+                "precision": self._precision,
+            }
+
+        def build(scratch: Scratch) -> Arrays:
+            to_evaluate(backbone, self.device)
             out = _memory_map(scratch / "features.npy", np.float16, (len(pixels), backbone.d_hidden))
             with self._computing():
                 for rows in self._steps(np.arange(len(pixels)), "image features"):
@@ -56,8 +61,8 @@ class FeatureCache:
     def texts(self, backbone: TextBackbone, sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
         """[n, c, f] float16 vectors of cells, and [n, c] bool which cells there are."""
 
-        def build(scratch: Path) -> Arrays:
-            backbone.to(self.device).eval()
+        def build(scratch: Scratch) -> Arrays:
+            to_evaluate(backbone, self.device)
             n, c = sequences.n_rows, sequences.n_columns
             out = _memory_map(scratch / "features.npy", np.float16, (n, c, backbone.d_hidden))
             present = np.zeros((n, c), bool)
@@ -67,7 +72,7 @@ class FeatureCache:
                     out[rows], present[rows] = _half(x), has_cell.cpu().numpy()
             return {"features": out, "present": present}
 
-        arrays = self.store.arrays("text_features", self._text_key(backbone, sequences), build)
+        arrays = self.store.arrays("text_features", lambda: self._text_key(backbone, sequences), build)
         return arrays["features"], arrays["present"]
 
     def lower_layers(self, backbone: TextBackbone, sequences: Sequences) -> Ragged | None:
@@ -82,10 +87,12 @@ class FeatureCache:
                 stacklevel=2,
             )
             return None
-        key = self._text_key(backbone, sequences) | {"n_frozen_layers": backbone.n_frozen_layers}
 
-        def build(scratch: Path) -> Arrays:
-            backbone.to(self.device).eval()
+        def key() -> dict[str, Any]:
+            return self._text_key(backbone, sequences) | {"n_frozen_layers": backbone.n_frozen_layers}
+
+        def build(scratch: Scratch) -> Arrays:
+            to_evaluate(backbone, self.device)
             offsets = np.concatenate([[0], lengths.cumsum()])
             out = _memory_map(scratch / "states.npy", np.float16, (int(offsets[-1]), backbone.d_hidden))
             with self._computing():
@@ -101,7 +108,7 @@ class FeatureCache:
         return Ragged(arrays["states"], arrays["offsets"])
 
     def _text_key(self, backbone: TextBackbone, sequences: Sequences) -> dict[str, Any]:
-        return {"tokens": sequences.key, "weights": frozen_digest(backbone.net), "precision": self._precision}
+        return {"tokens": sequences.key(), "weights": frozen_digest(backbone.net), "precision": self._precision}
 
     def _steps(self, rows: np.ndarray, title: str, size: int = 64) -> Iterable[np.ndarray]:
         return self.progress((rows[i : i + size] for i in range(0, len(rows), size)), -(-len(rows) // size), title)
@@ -128,9 +135,11 @@ def _half(x: torch.Tensor) -> np.ndarray:
     return x.float().clamp(-65504, 65504).half().cpu().numpy()
 
 
-def _memory_map(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _memory_map(path: Path | MemoryFile, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     """To be filled in any order; what holds nothing cannot be mapped."""
-    return np.lib.format.open_memmap(path, "w+", dtype, shape) if 0 not in shape else np.zeros(shape, dtype)
+    if isinstance(path, MemoryFile) or 0 in shape:
+        return np.zeros(shape, dtype)
+    return np.lib.format.open_memmap(path, "w+", dtype, shape)
 
 
 def frozen_digest(module: torch.nn.Module) -> str:

@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from mmtab.features.pictures import image_batch, mean_features
 from mmtab.features.preprocess import Preprocessor
 from mmtab.features.text import Sequences, cross_columns, cross_sequences, text_columns, tokenize
 from mmtab.utils.cache import Arrays, Store
-from mmtab.utils.npy import Appended
+from mmtab.utils.npy import Appended, Scratch
 
 
 @dataclass(frozen=True)
@@ -196,15 +196,16 @@ def encode_table(
 def _numbers(
     table: Table | Stream, schema: Schema, preprocessor: Preprocessor, store: Store
 ) -> tuple[np.ndarray, np.ndarray]:
-    fitted = {name: value for name, value in preprocessor.to_dict().items() if name != "labels_"}
-    kinds = (ColumnType.NUMERIC, ColumnType.DATETIME, ColumnType.CATEGORICAL)
-    key = {
-        "n_rows": len(table),
-        "columns": [table.digests[name] for name in schema.of_type(*kinds)],
-        "fitted": digest_of(json.dumps(fitted, sort_keys=True)),
-    }
+    def key() -> dict[str, Any]:
+        fitted = {name: value for name, value in preprocessor.to_dict().items() if name != "labels_"}
+        kinds = (ColumnType.NUMERIC, ColumnType.DATETIME, ColumnType.CATEGORICAL)
+        return {
+            "n_rows": len(table),
+            "columns": [table.digests[name] for name in schema.of_type(*kinds)],
+            "fitted": digest_of(json.dumps(fitted, sort_keys=True)),
+        }
 
-    def build(scratch: Path) -> Arrays:
+    def build(scratch: Scratch) -> Arrays:
         n_numeric, n_categorical = len(preprocessor.scalers_), len(preprocessor.coders_)
         with (
             Appended(scratch / "numeric.npy", np.float32, (n_numeric,)) as numeric,

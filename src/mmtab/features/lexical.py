@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +20,7 @@ from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.batches import LexicalBatch
 from mmtab.utils.cache import Arrays, Store
-from mmtab.utils.npy import Appended
+from mmtab.utils.npy import Appended, Scratch
 
 N_BUCKETS = 1 << 20
 MAX_CHARACTERS = (2_000, 500)  # of a cell, of which words and parts of words are read
@@ -94,18 +93,24 @@ class Lexicon:
     def _starts(self) -> np.ndarray:
         return np.cumsum([0, *map(len, self.buckets_)])
 
+    @cached_property
+    def _known(self) -> tuple[np.ndarray, np.ndarray]:
+        """[n] n-grams of all blocks, ascending, and their weights."""
+        known = [np.asarray(buckets, np.int64) + i * N_BUCKETS for i, buckets in enumerate(self.buckets_)]
+        return np.concatenate(known), np.concatenate(self.idf_)
+
     def __call__(self, table: Table | Stream, store: Store) -> SparseRows:
         """Weights of the kept n-grams, each block of a row of length 1."""
         starts = self._starts[:: len(self.ANALYZERS)]
-        key = {
-            "columns": [table.digests[name] for name in self.columns],
-            "fitted": digest_of(repr((self.buckets_, self.idf_))),
-        }
 
-        def build(scratch: Path) -> Arrays:
+        def key() -> dict[str, Any]:
+            fitted = digest_of(repr((self.buckets_, self.idf_)))
+            return {"columns": [table.digests[name] for name in self.columns], "fitted": fitted}
+
+        def build(scratch: Scratch) -> Arrays:
             ngrams = _hashed(table, self.columns, store)
-            known = np.concatenate([np.asarray(b, np.int64) + i * N_BUCKETS for i, b in enumerate(self.buckets_)])
-            idf, offsets = np.concatenate(self.idf_), ngrams.offsets
+            known, idf = self._known
+            offsets = ngrams.offsets
             with (
                 Appended(scratch / "ids.npy", np.int32) as ids,
                 Appended(scratch / "values.npy", np.float16) as values,
@@ -139,9 +144,11 @@ def _hashed(table: Table | Stream, columns: Sequence[str], store: Store) -> Spar
 
     options: dict[str, Any] = {"n_features": N_BUCKETS, "alternate_sign": False, "norm": None, "dtype": np.float32}
     vectorizers = [HashingVectorizer(**analyzer, **options) for analyzer in Lexicon.ANALYZERS]
-    key = {"columns": [table.digests[name] for name in columns], "characters": MAX_CHARACTERS}
 
-    def build(scratch: Path) -> Arrays:
+    def key() -> dict[str, Any]:
+        return {"columns": [table.digests[name] for name in columns], "characters": MAX_CHARACTERS}
+
+    def build(scratch: Scratch) -> Arrays:
         with (
             Appended(scratch / "ids.npy", np.int32) as ids,
             Appended(scratch / "values.npy", np.uint16) as values,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from mmtab.features.backbones.text import LEAST_LENGTH, TextSpec
 from mmtab.features.batches import TextBatch
 from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.errors import ConfigError
-from mmtab.utils.npy import Appended
+from mmtab.utils.npy import Appended, Scratch
 
 CELLS_AT_ONCE = 1 << 14
 SAMPLED_ROWS, COVERED = 1_000, 0.95
@@ -55,7 +54,7 @@ class Sequences:
     joint: bool
     special: tuple[int, int, int]  # first, separator, padding
     budget: int
-    key: dict[str, Any] = field(default_factory=dict)  # all that they were made from
+    key: Callable[[], dict[str, Any]] = dict  # all that they were made from
     states: Ragged | None = None  # what the frozen lower layers make of each whole sequence
 
     @property
@@ -66,7 +65,7 @@ class Sequences:
         """With some cells missing, ``missing`` [n_rows, n_columns] bool; and without states of frozen layers."""
         lengths = np.where(missing.ravel(), 0, np.diff(self.cells.offsets))
         values = self.cells.values[np.repeat(~missing.ravel(), np.diff(self.cells.offsets))]
-        return replace(self, cells=Ragged(values, np.concatenate([[0], lengths.cumsum()])), key={}, states=None)
+        return replace(self, cells=Ragged(values, np.concatenate([[0], lengths.cumsum()])), key=dict, states=None)
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -234,15 +233,15 @@ def tokenize(
     budget = spec.max_length - 2 if budget is None else budget
     joint = spec.layout == "joint" if joint is None else joint
     special = _special_ids(spec)
-    rust, prefixes = _tokenizer(spec), _prefixes(columns, spec)
-    key = {
-        "columns": [table.digests[name] for name in columns],
-        "tokenizer": digest_of(rust.to_str()),
-        "prefixes": prefixes,
-    }
+    rust, prefixes = spec.rust, _prefixes(columns, spec)
+
+    def key() -> dict[str, Any]:
+        digests = [table.digests[name] for name in columns]
+        return {"columns": digests, "tokenizer": digest_of(rust.to_str()), "prefixes": prefixes}
+
     dtype = np.uint16 if len(spec.tokenizer) <= 1 << 16 else np.int32
 
-    def build(scratch: Path) -> Arrays:
+    def build(scratch: Scratch) -> Arrays:
         size = max(1, CELLS_AT_ONCE // len(columns))
         with Appended(scratch / "ids.npy", dtype) as ids, Appended(scratch / "offsets.npy", np.int64) as offsets:
             offsets.append(np.zeros(1, np.int64))
@@ -255,14 +254,14 @@ def tokenize(
         return {}
 
     arrays = store.arrays("tokens", key, build)
-    made_from = key | {"budget": budget, "joint": joint}
-    return Sequences(Ragged(arrays["ids"], arrays["offsets"]), len(columns), joint, special, budget, made_from)
+    cells = Ragged(arrays["ids"], arrays["offsets"])
+    return Sequences(cells, len(columns), joint, special, budget, lambda: key() | {"budget": budget, "joint": joint})
 
 
 def fitting_length(table: Table | Stream, columns: list[str], spec: TextSpec) -> int:
     """The tokens, special ones too, that COVERED of the sequences of some rows fit into; between LEAST_LENGTH
     and the spec's ``max_length``."""
-    rust, prefixes = _tokenizer(spec), _prefixes(columns, spec)
+    rust, prefixes = spec.rust, _prefixes(columns, spec)
     step, first, lengths = max(1, len(table) // SAMPLED_ROWS), 0, []
     for batch in table.batches():
         rows = pa.array(np.arange(-first % step, len(batch), step))
@@ -278,13 +277,6 @@ def fitting_length(table: Table | Stream, columns: list[str], spec: TextSpec) ->
 def cross_sequences(table: Table | Stream, columns: list[str], spec: TextSpec, store: Store) -> Sequences:
     """Text of rows to be read in one sequence with another row's, which leaves each half of the room."""
     return tokenize(table, columns, spec, store, budget=(spec.max_length - 3) // 2, joint=True)
-
-
-def _tokenizer(spec: TextSpec) -> Tokenizer:
-    rust = Tokenizer.from_str(spec.tokenizer.backend_tokenizer.to_str())
-    rust.no_padding()
-    rust.enable_truncation(spec.max_length, direction=spec.tokenizer.truncation_side)
-    return rust
 
 
 def _prefixes(columns: list[str], spec: TextSpec) -> list[str]:

@@ -15,7 +15,7 @@ from mmtab.config.types import MatchConfig
 from mmtab.data.pairs import Records
 from mmtab.data.pictures import Progress
 from mmtab.data.table import Table
-from mmtab.features.batches import Rows, TensorTable, Tokens
+from mmtab.features.batches import Rows, Tokens
 from mmtab.features.text import Sequences, cross_sequences
 from mmtab.model.matcher import Matcher
 from mmtab.runs.session import Session
@@ -120,12 +120,7 @@ def encode_shard(context: Context, start: int, _: object) -> Arrays:
     and picture features."""
     records, session, model = context.records.table, context.session, context.model
     n = min(context.config.shard, len(records) - start)
-    table = replace(
-        records,
-        ids=records.ids.slice(start, n),
-        columns={name: cells.slice(start, n) for name, cells in records.columns.items()},
-        first_row=start,
-    )
+    table, n_left = records.slice(start, n), context.records.n_left
     context.store.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".encoding-", dir=context.store.root) as scratch:
         # Pixels and token ids are of no further use
@@ -134,24 +129,18 @@ def encode_shard(context: Context, start: int, _: object) -> Arrays:
         with session.evaluating():
             for first in range(0, n, BATCH):
                 batch = encoded.rows(np.arange(first, min(first + BATCH, n))).to(session.compute.device)
-                rows, vector = model.rows(batch), tower_vectors(model, batch, context.records.n_left, start + first)
+                right = None if n_left is None else torch.arange(batch.n_rows) + start + first >= n_left
+                rows = model.rows(batch)
+                vector = model.vectors(batch, rows, right)
                 parts["tokens"].append(rows.tokens.x.to(torch.float16).cpu().numpy())
                 parts["mask"].append(rows.tokens.mask.cpu().numpy())
-                for name, x in (("summary", rows.summary), ("vector", rows.vector if vector is None else vector)):
+                for name, x in (("summary", rows.summary), ("vector", vector)):
                     if x is not None:
                         parts.setdefault(name, []).append(x.float().cpu().numpy())
         arrays = {name: np.concatenate(values) for name, values in parts.items()}
         if model.comparison is not None and encoded.pictures:
             arrays["pictures"] = np.stack(list(encoded.pictures.values()), 1)
     return arrays
-
-
-def tower_vectors(model: Matcher, batch: TensorTable, n_left: int | None, first: int) -> torch.Tensor | None:
-    """[b, d] of records from row number ``first`` on; None where the model has no search towers."""
-    if model.search is None:
-        return None
-    is_right = None if n_left is None else torch.arange(first, first + batch.n_rows) >= n_left
-    return model.search(batch, is_right)
 
 
 def take_rows(table: Table, rows: np.ndarray) -> Table:

@@ -148,6 +148,18 @@ class Matcher(nn.Module):
         summary = self.fusion(Tokens(tokens.x[:, read], mask[:, read]))
         return Rows(tokens, summary, F.normalize(self.to_vector(summary).float(), dim=-1))
 
+    def vectors(
+        self, table: TensorTable, rows: Rows | None = None, right: Bool[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b d"] | None:
+        """What is searched: the vectors of the search towers, else those of the bi-encoder; None without either.
+
+        rows   of the table, where they are encoded already
+        right  which of them are on the right side; None: they are all of one table
+        """
+        if self.search is not None:
+            return self.search(table, right)
+        return (rows or self.rows(table)).vector
+
     def score(
         self,
         left: Rows,

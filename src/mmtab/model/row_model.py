@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from mmtab.features.batches import KWayBatch
+from mmtab.features.batches import KWayBatch, TensorTable
 from mmtab.model.base import LinearBase
 from mmtab.model.feature_tokenizer import RowTokenizer
 from mmtab.model.heads import ClassScores, KWayHead, NumberHead, NumberScores
@@ -40,8 +41,12 @@ class RowModel(nn.Module):
                 for parameter in head.parameters():
                     parameter.mul_(0.01)
 
+    def row_vectors(self, table: TensorTable) -> Float[Tensor, "b d"]:
+        """What the head reads."""
+        return self.fusion(self.tokenizer(table))
+
     def forward(self, batch: KWayBatch) -> ClassScores | NumberScores:
-        x = self.fusion(self.tokenizer(batch.table))
+        x = self.row_vectors(batch.table)
         scores = self.head(x)
         if self.base is None:
             return scores

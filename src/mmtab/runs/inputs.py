@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from mmtab.utils.cache import Store
 from mmtab.utils.errors import RunError
 
 
-def standard_table(path: Path, schema: Schema, scratch: Path, dialect: Dialect = FOUND_OUT) -> Path:
+def standard_table(path: files.Source, schema: Schema, scratch: Path, dialect: Dialect = FOUND_OUT) -> files.Source:
     """A raw table as training would have read it, with numbers and dates as the standard writes them, and rows numbered
     where they have no ids. What lies in a dataset folder is in the standard already."""
     if (path.parent / "dataset.yaml").is_file():
         return path
-    file, table = raw.standard_file(path, scratch, schema.name, dialect), raw.stem_of(path)
+    file = path if isinstance(path, files.InMemory) else raw.standard_file(path, scratch, schema.name, dialect)
     header = files.header(file, schema.name)
     numbered = schema.of_rows and schema.id not in header.names
     if not numbered and not any(name in schema.formats for name in header.names):
@@ -47,7 +48,9 @@ def standard_table(path: Path, schema: Schema, scratch: Path, dialect: Dialect =
             yield batch
 
     fields = pa.schema([(schema.id, pa.string()), *header]) if numbered else header
-    (target := scratch / "standard" / f"{table}.parquet").parent.mkdir()
+    if isinstance(path, files.InMemory):
+        return replace(path, table=pa.Table.from_batches(batches(), fields))
+    (target := scratch / "standard" / f"{raw.stem_of(path)}.parquet").parent.mkdir()
     files.write_table(target, batches(), fields)
     return target
 
@@ -57,9 +60,9 @@ def records_to_match(
     bad_cells: Any,
     scratch: Path,
     *,
-    left: Path | None = None,
-    right: Path | None = None,
-    records: Path | None = None,
+    left: files.Source | None = None,
+    right: files.Source | None = None,
+    records: files.Source | None = None,
     dialect: Dialect = FOUND_OUT,
 ) -> Records:
     """Tables to match: two, or one. Image paths start at the folder of the table that names them."""
@@ -67,15 +70,21 @@ def records_to_match(
     given = {name: path for name, path in paths.items() if path is not None}
     if len(given) < len(paths):
         raise RunError("matching wants left=TABLE and right=TABLE, or records=TABLE")
-    roots = {name: raw.root_of(path.resolve()) for name, path in given.items()}
+    roots = {name: picture_root(path) for name, path in given.items()}
     if len(set(roots.values())) > 1 and schema.of_type(ColumnType.IMAGE):
         raise RunError("left and right must lie in one folder, where the paths of their pictures start")
     sides = []
     for name, path in given.items():
-        (folder := scratch / name).mkdir()
-        table = standard_table(path, schema, folder, dialect)
+        if isinstance(path, Path):
+            (scratch / name).mkdir()
+        table = standard_table(path, schema, scratch / name, dialect)
         sides.append(read_side(table, name, schema, bad_cells, roots[name], allow_empty=True))
     return Records(sides[0], None) if records is not None else stack_sides(sides[0], sides[1], schema)
+
+
+def picture_root(table: files.Source) -> Path:
+    """Where the paths of its pictures start."""
+    return table.parent if isinstance(table, files.InMemory) else raw.root_of(table.expanduser().resolve())
 
 
 def check_output(output: Path, inputs: Iterable[Path | None]) -> None:

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from mmtab.config.types import Hardware, LocalSettings
-from mmtab.data import raw
+from mmtab.data import files
 from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.files import FORMATS
-from mmtab.data.pairs import read_pairs_file
+from mmtab.data.pairs import read_pairs_file, read_side, with_absent_columns
 from mmtab.data.streams import Stream
+from mmtab.data.table import Table
+from mmtab.features.loader import KWayBatches
 from mmtab.runs.folder import read_facts
-from mmtab.runs.inputs import check_output, pair_ids, records_to_match, row_ids, standard_table
-from mmtab.runs.session import Batches, Session, open_run
+from mmtab.runs.inputs import check_output, pair_ids, picture_root, records_to_match, row_ids, standard_table
+from mmtab.runs.session import Session, open_run
+from mmtab.training.predictions import Predictions, gather
 from mmtab.training.regression import RegressionTask
 from mmtab.training.tasks import PairTask
 from mmtab.utils import distributed
+from mmtab.utils.cache import Store
 from mmtab.utils.errors import RunError
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """``coverage``, ``cost`` and ``interval``, see ``predict``."""
+
+    coverage: float | None = None
+    cost: float | None = None
+    interval: float | None = None
+
+
+NO_OPTIONS = PredictOptions()
 
 
 def predict(
@@ -54,6 +75,100 @@ def predict(
     """
     check_output(output, [input, left, right, records])
     session = open_run(folder, hardware, local)
+    options = PredictOptions(coverage, cost, interval)
+    _check(session, folder, options)
+    if output.suffix not in FORMATS:
+        raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
+    sides = {"left": left, "right": right, "records": records}
+    as_text = output.suffix == ".csv"
+    table = predict_table(session, folder, input, sides, options, dialect=dialect, as_text=as_text)
+    if distributed.is_first():
+        files.write_table(output, table)
+    return len(table)
+
+
+def predict_table(
+    session: Session,
+    folder: Path,
+    input: files.Source,
+    sides: Mapping[str, files.Source | None],
+    options: PredictOptions = NO_OPTIONS,
+    *,
+    dialect: Dialect = FOUND_OUT,
+    as_text: bool = False,
+    store: Store | None = None,
+) -> pa.Table:
+    """What a predictions file holds, of a table of rows, or of pairs.
+
+    session: the open run of ``folder``
+    input:   table of rows, or of pairs, on disk or in memory
+    sides:   of pairs: left and right, or records
+    as_text: as a csv holds it
+    store:   keeps features while they are needed; None: the cache, where they stay
+    """
+    session, least_confidence = _check(session, folder, options)
+    schema, bad_cells = session.schema, session.config.dataset.bad_cells
+    predictions = session.task.no_predictions()
+    with tempfile.TemporaryDirectory(prefix="mmtab-") if _on_disk(input, *sides.values()) else nullcontext("") as place:
+        source = standard_table(input, schema, Path(place), dialect)
+        if schema.of_rows:
+            root = picture_root(input)
+            table = Stream(source, schema, root, bad_cells, labels=False, allow_empty=True)  # type: ignore[arg-type]
+            ids = row_ids(table)
+            if len(ids):
+                predictions = _of_rows(session, table, store)
+        else:
+            records = records_to_match(schema, bad_cells, Path(place), dialect=dialect, **sides)
+            pairs = read_pairs_file(source, schema, records, allow_empty=True)
+            ids = pair_ids(pairs)
+            if len(ids):
+                encoded = session.encode_new(records.table, store)
+                predictions = session.predictions(session.pairs(records, encoded, pairs))[0]
+    return session.predictions_table(ids, predictions, None, least_confidence, options.interval, as_text)
+
+
+def embed_table(
+    session: Session, source: files.InMemory, side: str | None = None, store: Store | None = None
+) -> np.ndarray:
+    """[n, d] float32 vectors of rows, or of the records of a ``side`` (left or right; None: of one table); ``store`` as
+    for ``predict_table``."""
+    schema, bad_cells = session.schema, session.config.dataset.bad_cells
+    if side not in (None, "left", "right") or (side and schema.of_rows):
+        raise RunError(f"side={side}: expected left or right, and only of a run of matching")
+    if schema.id not in source.table.column_names:
+        ids = pa.array(map(str, range(1, len(source.table) + 1)), pa.string())
+        source = replace(source, table=source.table.add_column(0, schema.id, ids))
+    file, options = standard_table(source, schema, source.parent), {"bad_cells": bad_cells, "allow_empty": True}
+    table: Table | Stream
+    if schema.of_rows:
+        table = Stream(file, schema, source.parent, labels=False, **options)  # type: ignore[arg-type]
+    else:
+        table = read_side(file, side or "records", schema, folder=source.parent, **options)  # type: ignore[arg-type]
+        table = with_absent_columns(table, schema)
+    right = None if side is None else side == "right"
+    parts = [session.vectors(encoded, right) for encoded in session.encoded_slices(table, store)] if len(table) else []
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def _on_disk(*tables: files.Source | None) -> bool:
+    return any(isinstance(table, Path) for table in tables)
+
+
+def _of_rows(session: Session, table: Stream, store: Store | None) -> Predictions:
+    parts, first = list[Predictions](), 0
+    for encoded in session.encoded_slices(table, store):
+        unknown = np.full(encoded.n_rows, -1 if session.fitted.n_classes else np.nan)
+        labels = unknown.astype(np.int64) if session.fitted.n_classes else unknown
+        part, _ = session.predictions(KWayBatches(encoded, labels))
+        parts.append(replace(part, row=part.row + first))
+        first += encoded.n_rows
+    return gather(parts)
+
+
+def _check(session: Session, folder: Path, options: PredictOptions) -> tuple[Session, np.ndarray | None]:
+    """The session with the thresholds that the options ask for, and the least confidence [r] of a prediction. Raises
+    RunError for options that the run cannot have."""
+    coverage, cost, interval = options.coverage, options.cost, options.interval
     least_confidence = None if coverage is None else _least_confidence(session, folder, coverage)
     if cost is not None:
         if not isinstance(session.task, PairTask):
@@ -62,30 +177,12 @@ def predict(
             raise RunError(
                 f"cost={cost}: expected a number above 0, what a false match costs where a missed one costs 1"
             )
-        session.task.use_cost(cost)
+        task = copy.copy(session.task)  # the session is used again
+        task.use_cost(cost)
+        session = replace(session, task=task)
     if interval is not None:
         _check_interval(session, folder, interval)
-    if output.suffix not in FORMATS:
-        raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
-    bad_cells = session.config.dataset.bad_cells
-    batches: Batches | None = None
-    root = raw.root_of(input.expanduser().resolve())
-    with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
-        file = standard_table(input, session.schema, Path(scratch), dialect)
-        if session.schema.of_rows:
-            table = Stream(file, session.schema, root, bad_cells, labels=False, allow_empty=True)  # type: ignore[arg-type]
-            ids = row_ids(table)
-            batches = session.row_batches(table) if len(ids) else None
-        else:
-            records_by_name = {"left": left, "right": right, "records": records}
-            both = records_to_match(session.schema, bad_cells, Path(scratch), dialect=dialect, **records_by_name)
-            pairs = read_pairs_file(file, session.schema, both, allow_empty=True)
-            ids = pair_ids(pairs)
-            batches = session.pairs(both, session.encode_new(both.table), pairs) if len(ids) else None
-        predictions = session.task.no_predictions() if batches is None else session.predictions(batches)[0]
-    if distributed.is_first():
-        session.write_predictions(output, ids, predictions, None, least_confidence, interval)
-    return len(ids)
+    return session, least_confidence
 
 
 def _check_interval(session: Session, folder: Path, level: float) -> None:

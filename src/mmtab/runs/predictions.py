@@ -22,7 +22,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.data.spelling import spelling
 from mmtab.training.predictions import Predictions
@@ -109,8 +108,7 @@ def number_columns(
     return {free_name(name, ids): pa.array(values) for name, values in columns.items()}
 
 
-def write_predictions(
-    path: Path,
+def predictions_table(
     ids: pa.Table,
     predictions: Predictions,
     y_pred: np.ndarray,
@@ -122,8 +120,9 @@ def write_predictions(
     labels: np.ndarray | None = None,
     confidence: np.ndarray | None = None,
     least_confidence: np.ndarray | None = None,
-) -> None:
-    """Write predictions of pairs where there are ``relations``, of rows as classes where there are ``classes``, else as
+    as_text: bool = False,
+) -> pa.Table:
+    """Predictions of pairs where there are ``relations``, of rows as classes where there are ``classes``, else as
     numbers.
 
     ids:              id columns
@@ -136,6 +135,7 @@ def write_predictions(
     labels:           [n] class or number, or [n, r] of pairs; None: unknown
     confidence:       [n, r], written where ``least_confidence`` is given
     least_confidence: [r] predictions with less confidence are left out
+    as_text:          lists are joined by semicolons, as a csv has them
     """
     columns, taken = {name: ids[name] for name in ids.column_names}, ids.column_names
     values = pa.array(classes, pa.string()) if values is None else values
@@ -148,7 +148,7 @@ def write_predictions(
     elif predictions.probability is not None:
         columns |= kway_columns(classes, predictions.probability, y_pred[:, 0], taken, values)
     else:
-        likeliest = _likeliest_columns(values, predictions, as_text=path.suffix == ".csv")
+        likeliest = _likeliest_columns(values, predictions, as_text)
         columns |= {free_name(name, taken): column for name, column in likeliest.items()}
     if labels is not None and not relations:
         columns[free_name(LABEL, taken)] = values.take(pa.array(labels)) if classes else pa.array(labels)
@@ -161,7 +161,7 @@ def write_predictions(
             columns[prediction] = pc.if_else(sufficient, values, pa.scalar(None, values.type))
             name = free_name(f"{CONFIDENCE}{suffix}", taken)
             columns = _insert_after(columns, prediction, name, pa.array(confidence[:, r]))
-    files.write_table(path, pa.table(list(columns.values()), names=list(columns)))
+    return pa.table(list(columns.values()), names=list(columns))
 
 
 def _insert_after(columns: dict[str, Any], before: str, name: str, values: pa.Array) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from mmtab.config.types import Hardware, LocalSettings, RunConfig
+from mmtab.data import files
 from mmtab.data import table as tables
 from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
 from mmtab.data.pictures import no_progress
@@ -25,13 +26,14 @@ from mmtab.data.spelling import typed
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.backbones import Backbones
-from mmtab.features.batches import is_known
+from mmtab.features.batches import KWayBatch, PairBatch, is_known
 from mmtab.features.cache import FeatureCache
 from mmtab.features.encoded import EncodedTable, encode_table
-from mmtab.features.loader import KWayBatches, PairBatches, loader
+from mmtab.features.loader import KWayBatches, LengthBatches, PairBatches, loader
 from mmtab.features.preprocess import Fitted
 from mmtab.features.text import cross_columns
 from mmtab.features.unseen import warn_of_unseen
+from mmtab.model.matcher import Matcher
 from mmtab.runs.folder import (
     CONFIG,
     FITTED,
@@ -45,7 +47,7 @@ from mmtab.runs.folder import (
 )
 from mmtab.runs.inputs import labels_of, pair_ids, row_ids, store_of
 from mmtab.runs.manifest import read_manifest, verified, verify_below
-from mmtab.runs.predictions import write_predictions
+from mmtab.runs.predictions import predictions_table
 from mmtab.training.build import build_model, build_task
 from mmtab.training.checkpoints import load_weights, no_larger_than
 from mmtab.training.compute import Compute, silence_libraries
@@ -60,6 +62,7 @@ from mmtab.utils.errors import RunError
 from mmtab.utils.machine import prepare_process
 
 Batches = KWayBatches | PairBatches
+SLICE = 1024  # rows in memory at a time, with all features
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,19 @@ class Session:
         return [] if spec is None else cross_columns(self.schema, spec.also)
 
     @property
+    def classes(self) -> tuple[list[str], pa.Array]:
+        """Names of the classes, and the classes in the type that train had them in; none but of k-way."""
+        coder = self.fitted.preprocessor.labels_
+        names = [] if coder is None else coder.classes_
+        return names, typed(pa.array(names, pa.string()), self.schema.stored(self.schema.label))
+
+    @property
     def rows(self) -> RowEncoder:
         return RowEncoder(self.model, self.compute, self.config.trainer.eval_batch_size)
 
     def encode(self, table: Table | Stream, store: Store | None = None, progress: bool = True) -> EncodedTable:
         """All that is computed once for a table, and kept in ``store`` (default: the cache)."""
-        if table.n_bad_cells:
-            warnings.warn(
-                f"{self.schema.name}, table {table.name}: {table.n_bad_cells} bad cells taken as missing", stacklevel=2
-            )
+        self._warn_of_bad_cells(table)
         show = progress_of if progress and self.config.trainer.progress else no_progress
         return encode_table(
             table,
@@ -112,9 +119,15 @@ class Session:
             lexicon=self.fitted.lexicon,
         )
 
-    def encode_new(self, table: Table | Stream) -> EncodedTable:
+    def _warn_of_bad_cells(self, table: Table | Stream) -> None:
+        if table.n_bad_cells:
+            warnings.warn(
+                f"{self.schema.name}, table {table.name}: {table.n_bad_cells} bad cells taken as missing", stacklevel=3
+            )
+
+    def encode_new(self, table: Table | Stream, store: Store | None = None) -> EncodedTable:
         """``encode`` of rows that came after training, with a warning of columns that are unlike those of train."""
-        encoded = self.encode(table)
+        encoded = self.encode(table, store, progress=store is None)
         warn_of_unseen(table, encoded, self.fitted, self.schema)
         return encoded
 
@@ -127,6 +140,22 @@ class Session:
     def row_batches(self, table: Table | Stream) -> KWayBatches:
         """Batches over a table that came after training, with labels where it has them."""
         return KWayBatches(self.encode_new(table), labels_of(self.fitted, table, self.schema))
+
+    def encoded_slices(self, table: Table | Stream, store: Store | None = None) -> Iterator[EncodedTable]:
+        """``encode_new`` of the table as one; with a ``store``, whose arrays are not kept, ``SLICE`` rows at a time."""
+        if store is None:
+            yield self.encode_new(table)
+            return
+        self._warn_of_bad_cells(table)
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        for batch in table.batches():
+            for start in range(0, len(batch), SLICE):
+                encoded = self.encode(batch.slice(start, SLICE), store, progress=False)
+                parts.append((encoded.numeric, encoded.categorical))
+                yield encoded
+        numeric, categorical = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        plain = EncodedTable(len(table), numeric, categorical)
+        warn_of_unseen(table, plain, self.fitted, self.schema)
 
     def pairs(
         self,
@@ -177,16 +206,40 @@ class Session:
 
     def predictions(self, batches: Batches) -> tuple[Predictions, float]:
         """The predictions of all rows or pairs, in order, and the seconds they took."""
-        trainer = self.compute.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
-        start = time.perf_counter()
+        start, size = time.perf_counter(), self.config.trainer.eval_batch_size
         if isinstance(batches, PairBatches):
             self.rows.encode_rows(batches)
-        outputs: Any = trainer.predict(
-            Module(self.model, self.task, self.config.trainer),
-            loader(batches, self.config.trainer.eval_batch_size, shuffle=False),
-        )
+        if not self.compute.needs_trainer:
+            torch.use_deterministic_algorithms(True, warn_only=True)  # as a trainer does
+            with self.evaluating():
+                parts = [self._predictions(batches.__getitems__(rows)) for rows in LengthBatches(batches, size, False)]
+            return gather(parts), time.perf_counter() - start
+        trainer = self.compute.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        module = Module(self.model, self.task, self.config.trainer)
+        outputs: Any = trainer.predict(module, loader(batches, size, shuffle=False))
         predictions = gather([part for parts in distributed.of_all(list(outputs)) for part in parts])
         return predictions, time.perf_counter() - start
+
+    def _predictions(self, batch: KWayBatch | PairBatch) -> Predictions:
+        batch = batch.to(self.compute.device)
+        return self.task.predict(self.model(batch), batch.label, batch.row)
+
+    def vectors(self, table: EncodedTable, is_right: bool | None = None) -> np.ndarray:
+        """[n, d] float32 row vectors: those that the head reads; of matching those that are searched, for which
+        ``is_right`` says which table rows are of. Raises RunError for a pair model without any."""
+        model, parts, size = self.model, list[torch.Tensor](), self.config.trainer.eval_batch_size
+        with self.evaluating():
+            for start in range(0, table.n_rows, size):
+                batch = table.rows(np.arange(start, min(start + size, table.n_rows))).to(self.compute.device)
+                if isinstance(model, Matcher):
+                    right = None if is_right is None else torch.full((batch.n_rows,), is_right)
+                    x = model.vectors(batch, None, right)
+                else:
+                    x = model.row_vectors(batch)  # type: ignore[operator]
+                if x is None:
+                    raise RunError("this run has no vectors of records: it was trained without search and towers")
+                parts.append(x.float().cpu())
+        return torch.cat(parts).numpy()
 
     def base_metrics(self, batches: Batches) -> dict[str, float] | None:
         """Of what the model's base says by itself, uncalibrated, pairs by the threshold that suits it best; None where
@@ -209,31 +262,35 @@ class Session:
         task.fit_threshold(Predictions(np.flatnonzero(known), labels, p))
         return task.metrics(p, labels)
 
-    def write_predictions(
+    def write_predictions(self, path: Path, ids: pa.Table, predictions: Predictions, labels: np.ndarray) -> None:
+        """Write a predictions file of a labelled split."""
+        as_text = path.suffix == ".csv"
+        files.write_table(path, self.predictions_table(ids, predictions, labels, as_text=as_text))
+
+    def predictions_table(
         self,
-        path: Path,
         ids: pa.Table,
         predictions: Predictions,
-        labels: np.ndarray | None,
+        labels: np.ndarray | None = None,
         least_confidence: np.ndarray | None = None,
         level: float | None = None,
-    ) -> None:
-        """Write a predictions file; without labels for rows that have none. Predictions with less than
-        ``least_confidence`` [r] are left out. ``level``: of intervals."""
-        coder = self.fitted.preprocessor.labels_
-        classes = [] if coder is None else coder.classes_
-        write_predictions(
-            path,
+        as_text: bool = False,
+    ) -> pa.Table:
+        """What a predictions file holds; without labels for rows that have none. Predictions with less than
+        ``least_confidence`` [r] are left out. ``level``: of intervals; ``as_text``: for a csv."""
+        classes, values = self.classes
+        return predictions_table(
             ids,
             predictions,
             self.task.y_pred(predictions),
             interval=self.task.interval(predictions, level),
             relations=list(self.schema.relations),
             classes=classes,
-            values=typed(pa.array(classes, pa.string()), self.schema.stored(self.schema.label)),
+            values=values,
             labels=labels,
             confidence=self.task.confidence(predictions),
             least_confidence=least_confidence,
+            as_text=as_text,
         )
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
@@ -261,6 +318,7 @@ def open_run(folder: Path, hardware: Hardware | None = None, local: LocalSetting
             model, backbones = build_model(config, schema, fitted, folder)
             task = build_task(config, schema, fitted)
         load_weights(model, best.result(), is_whole=is_listed)
+    model.eval()
     state = read_task_state(folder)
     with reading(folder / TASK):
         task.load_state_dict(state)

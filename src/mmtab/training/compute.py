@@ -17,7 +17,7 @@ from torch import nn
 from mmtab.config.types import PRECISIONS, Hardware
 from mmtab.utils import distributed
 from mmtab.utils.errors import ConfigError
-from mmtab.utils.machine import native_bf16
+from mmtab.utils.machine import native_bf16, to_evaluate
 
 IGNORED_WARNINGS = (
     ".*num_workers.*",
@@ -53,6 +53,16 @@ class Compute:
             return PRECISIONS[self.precision_setting]
         return "bf16-mixed" if native_bf16(self.device) else "32-true"
 
+    @property
+    def needs_trainer(self) -> bool:
+        """Whether forward passes need what only a trainer knows: other processes, devices or number formats."""
+        hardware, on_cuda = self.hardware, self.device.type == "cuda"
+        if (hardware.devices, hardware.n_nodes, distributed.rank()[1]) != (1, 1, 1) or hardware.strategy == "fsdp":
+            return True
+        automatic = hardware.accelerator == "auto" and not torch.backends.mps.is_available()
+        known = on_cuda or automatic or hardware.accelerator == "cpu"
+        return not known or self.precision not in ("32-true", "bf16-mixed")
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of forward passes outside a trainer."""
         bf16 = self.precision == "bf16-mixed"
@@ -62,12 +72,13 @@ class Compute:
     def evaluating(self, model: nn.Module) -> Iterator[None]:
         """Forward passes without gradients or dropout, on this device and in this precision."""
         training = model.training
-        model.to(self.device).eval()
+        to_evaluate(model, self.device)
         try:
             with torch.inference_mode(), self.autocast():
                 yield
         finally:
-            model.train(training)
+            if training:
+                model.train()
 
     def trainer(self, **options: Any) -> pl.Trainer:
         """A Lightning trainer; ``options`` are its arguments besides those of hardware and precision."""

@@ -25,8 +25,10 @@ from mmtab.utils import manifest
 from mmtab.utils.atomic import WRITING, write_text
 from mmtab.utils.errors import ConfigError
 from mmtab.utils.locks import is_held, lock
+from mmtab.utils.npy import Scratch
 
 Arrays = dict[str, np.ndarray]
+Key = dict[str, Any] | Callable[[], dict[str, Any]]  # plain JSON values, or what makes them where they are asked for
 
 LOG = logging.getLogger("mmtab")
 PATIENCE = 2.0  # seconds until a run says what it waits for
@@ -114,8 +116,8 @@ class Store:
             problem = f"cache={self.root} cannot be written to ({error.strerror or error})"
             raise ConfigError(f"{problem}. Fix: cache=FOLDER (or MMTAB_CACHE), a folder that can be") from error
 
-    def arrays(self, kind: str, key: dict[str, Any], build: Callable[[Path], Arrays]) -> Arrays:
-        """The entry for ``key`` (plain JSON values), built when absent.
+    def arrays(self, kind: str, key: Key, build: Callable[[Scratch], Arrays]) -> Arrays:
+        """The entry for ``key``, built when absent.
 
         ``build`` gets a scratch folder on the same disk in which it may create ``<name>.npy`` files itself, as memory
         maps or as ``Appended``.
@@ -131,8 +133,9 @@ class Store:
                     raise
         raise AssertionError("not reached")
 
-    def folder(self, kind: str, key: dict[str, Any], build: Callable[[Path], Arrays]) -> Path:
+    def folder(self, kind: str, key: Key, build: Callable[[Scratch], Arrays]) -> Path:
         """As ``arrays``, but where they lie."""
+        key = key() if callable(key) else key
         return self.named(kind, _name_of(key), lambda scratch: self._write(scratch, key, build))
 
     def named(self, kind: str, name: str, write: Callable[[Path], None]) -> Path:
@@ -258,7 +261,7 @@ class Store:
                     yield kind.name, path
 
     @staticmethod
-    def _write(scratch: Path, key: dict[str, Any], build: Callable[[Path], Arrays]) -> None:
+    def _write(scratch: Path, key: dict[str, Any], build: Callable[[Scratch], Arrays]) -> None:
         for name, values in build(scratch).items():
             if isinstance(values, np.memmap):
                 values.flush()

@@ -15,22 +15,25 @@ from typing import Any
 import numpy as np
 
 _computing = threading.RLock()  # generators, flags and filters belong to the process, not to a thread
+_forked = False
 
 
-def _unlock() -> None:
-    global _computing
-    _computing = threading.RLock()
+def _after_fork() -> None:
+    """The thread that held the lock is not in the child, and neither are those that OpenMP has started and would wait
+    for."""
+    global _computing, _forked
+    _computing, _forked = threading.RLock(), True
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlock)  # the thread that held it is not in the child
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextlib.contextmanager
 def isolated() -> Iterator[None]:
     """Afterwards random states, flags of torch, filters of warnings, levels of loggers, environment variables and
     signal handlers are what they were before. One thread at a time is within: a second one waits, for all of these
-    belong to the process. Also a decorator."""
+    belong to the process. A forked process computes in one thread. Also a decorator."""
     import torch
 
     with _computing, contextlib.ExitStack() as stack:
@@ -41,6 +44,8 @@ def isolated() -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         torch.set_default_dtype(torch.float32)
+        if _forked:
+            torch.set_num_threads(1)
         yield
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -28,6 +30,17 @@ def native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def to_evaluate(net: nn.Module, device: torch.device | str) -> None:
+    """Put a network on a device and into evaluation mode. One that is so already is not walked through again, for that
+    takes longer than the prediction of a row."""
+    import torch
+
+    if net.training:
+        net.eval()
+    if any(x.device != torch.device(device) for x in itertools.chain(net.parameters(), net.buffers())):
+        net.to(device)
 
 
 def prepare_process() -> None:
