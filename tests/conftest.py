@@ -18,6 +18,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several threads in each of several pr
     os.environ["OMP_NUM_THREADS"] = "1"
 
 if os.environ.get("MMTAB_SHAPES", "1") != "0":
+    # What is first imported from a hooked module is compiled anew, whatever has been compiled before.
+    import lightgbm  # noqa: F401
+    import pandas  # noqa: F401
+    import pytorch_lightning  # noqa: F401
+    import sklearn.linear_model  # noqa: F401
+    import timm  # noqa: F401
+    import transformers  # noqa: F401
     from jaxtyping import install_import_hook
 
     install_import_hook("mmtab", "conftest.check_types")  # before any test imports mmtab
@@ -27,13 +34,13 @@ CHECKS_ITSELF = ("mmtab.api", "mmtab.prepare.frames", "mmtab.prepare.infer")  # 
 
 
 def check_types(function: Any) -> Any:
-    """``beartype``, but for signatures that it cannot check: those with ``Self``, for the hook decorates one method at
-    a time and so hides its class, and those with a protocol that is not ``runtime_checkable``. As for mypy, an int is
-    also a float."""
+    """``beartype``, but for functions within functions, which it would decorate anew at each call of those, and for
+    signatures that it cannot check: those with ``Self``, for the hook decorates one method at a time and so hides its
+    class, and those with a protocol that is not ``runtime_checkable``. As for mypy, an int is also a float."""
     from beartype import BeartypeConf, beartype
     from beartype.roar import BeartypeDecorHintPep673Exception, BeartypeDecorHintPep3119Exception
 
-    if function.__module__.startswith(CHECKS_ITSELF):
+    if function.__module__.startswith(CHECKS_ITSELF) or "<locals>" in function.__qualname__:
         return function
     try:
         return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)

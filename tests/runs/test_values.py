@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -32,6 +33,7 @@ from mmtab.utils.errors import DataError, RunError
 
 BERLIN = ZoneInfo("Europe/Berlin")
 QUICK: dict[str, Any] = {"recipe": "frozen", "trainer": {"max_epochs": 1, "progress": False}}
+LONG = partial(pytest.param, marks=pytest.mark.slow)
 N = 240  # of which valid has enough for confidence to be measured
 
 
@@ -151,7 +153,10 @@ def test_what_is_hardly_a_label_is_refused_with_its_row(tmp_path: Path, cell: An
     assert "rename" in str(error.value)
 
 
-@pytest.mark.parametrize("key", ["prediction", "label", "confidence", "p_x", "p_x_", "probability", "top"])
+KEYS = ["prediction", "label", "p_x_", *map(LONG, ["confidence", "p_x", "probability", "top"])]
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_output_columns_are_never_called_like_the_id(tmp_path: Path, key: str) -> None:
     rows = frame(kind=np.where(np.arange(N) % 2, "x", "x_"), **{key: [f"r{i}" for i in range(N)]})
     run = fitted(tmp_path, rows, id=key)

@@ -23,6 +23,7 @@ from mmtab.runs.setup import Prepared, prepare
 from mmtab.runs.train import train
 
 N = 300
+SMALL = ("trainer.max_epochs=1", "search.d_hidden=32", "search.d_vector=32")
 
 
 def write_other_columns(folder: Path, seed: int = 0) -> Path:
@@ -70,7 +71,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, small_config: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
-    train(small_config(folder, data, "trainer.max_epochs=1"), folder)
+    train(small_config(folder, data, *SMALL), folder)
     return folder
 
 
@@ -127,10 +128,10 @@ def test_towers_are_kept_and_are_the_same_again(
     run: Path, data: Path, small_config: Callable[..., Any], tmp_path: Path
 ) -> None:
     kept = open_run(run).model.search.state_dict()
-    config = small_config(tmp_path / "run", data, "trainer.max_epochs=1", f"cache={tmp_path / 'another'}")
+    config = small_config(tmp_path / "run", data, *SMALL, f"cache={tmp_path / 'another'}")
     again = towers_of(prepare(config)).state_dict()
     assert all(torch.equal(kept[name], again[name]) for name in kept)
-    other = towers_of(prepare(small_config(tmp_path / "run", data, "trainer.max_epochs=1", "seed=1"))).state_dict()
+    other = towers_of(prepare(small_config(tmp_path / "run", data, *SMALL, "seed=1"))).state_dict()
     assert not all(torch.equal(kept[name], other[name]) for name in kept)
 
 
@@ -155,7 +156,7 @@ def test_ignored_columns_do_not_move_vectors(backbone: Path, small_config: Calla
     described = yaml.safe_load((data / "dataset.yaml").read_text())
     described["relations"] = {"same": {}, "alike": {"ignore": ["size", "colour", "title"]}}
     (data / "dataset.yaml").write_text(yaml.safe_dump(described))
-    prepared = prepare(small_config(tmp_path / "run", data))
+    prepared = prepare(small_config(tmp_path / "run", data, *SMALL))
     towers = towers_of(prepared)
     assert not towers.two_sides, "both sides have the same columns"
     before = vectors(prepared, None)
@@ -171,7 +172,7 @@ def test_ignored_columns_do_not_move_vectors(backbone: Path, small_config: Calla
 def test_a_table_of_both_sides_has_vectors_by_both_towers(
     data: Path, small_config: Callable[..., Any], tmp_path: Path
 ) -> None:
-    prepared = prepare(small_config(tmp_path / "run", data))
+    prepared = prepare(small_config(tmp_path / "run", data, *SMALL))
     left, right, both = (vectors(prepared, side) for side in (False, True, None))
     assert towers_of(prepared).two_sides
     torch.testing.assert_close(both, torch.nn.functional.normalize(left + right, dim=1))
