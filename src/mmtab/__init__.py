@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmtab.api import Dataset, Predictor, Run, fit, load_dataset, load_run
+    from mmtab.api.estimators import Classifier, Matcher, Regressor
     from mmtab.utils.errors import MmtabError
 
 __version__ = "0.1.0"
-__all__ = ["Dataset", "MmtabError", "Predictor", "Run", "__version__", "fit", "load_dataset", "load_run"]
+ESTIMATORS = ("Classifier", "Matcher", "Regressor")  # which need scikit-learn
+__all__ = ["Classifier", "Dataset", "Matcher", "MmtabError", "Predictor", "Regressor", "Run", "__version__", "fit"]
+__all__ += ["load_dataset", "load_run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,7 +22,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         state = random.getstate()  # rich draws from it when it is imported
         try:
-            return getattr(importlib.import_module("mmtab.api"), name)
+            return getattr(importlib.import_module("mmtab.api.estimators" if name in ESTIMATORS else "mmtab.api"), name)
         finally:
             random.setstate(state)
     raise AttributeError(f"module 'mmtab' has no attribute {name!r}")

@@ -58,6 +58,7 @@ def fit(
     delimiter: str | None = None,
     metric: str | None = None,
     contradictions: Literal["keep", "drop", "error"] | None = None,
+    fractions: tuple[float, float, float] | None = None,
     **overrides: Any,
 ) -> Run:
     """Train as ``mmtab train`` does; returns the finished run. A table is a frame of pandas or polars, an Arrow table,
@@ -88,6 +89,7 @@ def fit(
     metric: what to maximise on valid and rank by: accuracy or macro_f1; of numbers r2; of pairs f1, pr_auc or roc_auc
     contradictions: pairs that train labels both 1 and 0: keep (and warn), drop or error; in short for the setting
         dataset.contradictions, as ``metric`` for dataset.metric
+    fractions: shares of train, valid and test where ``train`` is divided; None: 0.7, 0.1 and 0.2
     overrides: settings of ``mmtab train``: ``seed=1``, ``trainer={"max_epochs": 5}``, ``fusion="mean"``; and
         ``numeric={"_target_": "mine.Encoder", "n_bins": 8}`` for a part of one's own, which gets ``d_model`` besides
     """
@@ -125,6 +127,7 @@ def fit(
         if tables:
             roots = {name: root_of(frame, image_root) for name, frame in tables.items()}
             options: dict[str, Any] = {"label": label, "id": id, "types": types, "formats": formats, "task": task}
+            options |= {} if fractions is None else {"fractions": fractions}
             options |= {"encoding": encoding, "delimiter": delimiter, "image_root": roots, "bad_cells": bad_cells}
             data = _data_beside(folder, tables, **options)
             path, name = written(str(data.folder.resolve())), written(data.schema.name)

@@ -154,6 +154,12 @@ class Run:
         source = in_memory(session, data, side or "records", image_root, dialect_of(dialect))
         return embed_table(session, source, side, None if source.table.num_rows > SLICE else MemoryStore())
 
+    @property
+    @isolated()
+    def width(self) -> int:
+        """Of the vectors of ``embed``."""
+        return self._session().width
+
     def predictor(
         self,
         *,

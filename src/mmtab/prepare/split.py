@@ -32,7 +32,8 @@ def split(
     fractions: tuple[float, float, float] = tuple(FRACTIONS.values()),  # type: ignore[assignment]
     seed: int = 0,
 ) -> Schema:
-    """Divide ``rows`` into train, valid and test, or ``pairs`` into pairs_train, pairs_valid and pairs_test.
+    """Divide ``rows`` into train, valid and test, or ``pairs`` into pairs_train, pairs_valid and pairs_test. A split
+    whose fraction is 0 is not written.
 
     ``stratified`` (auto, of rows): each class, or each tenth of the numbers, by ``fractions``; ``grouped``: no value of
     column ``by`` in two splits; ``time``: by column ``by``, the earliest for training; ``random``; ``component`` (auto,
@@ -81,7 +82,8 @@ def split(
                 note["left_out"] = n_left_out
     except ValueError as error:
         raise ConfigError(f"cannot divide {path.name}: {error}") from error
-    for number, target in enumerate(targets):
+    wanted = [number for number, fraction in enumerate(fractions) if fraction]
+    for number, target in ((number, targets[number]) for number in wanted):
         if not (place == number).any():
             raise DataError(
                 schema.name,
@@ -91,7 +93,7 @@ def split(
                 fix="give more rows, other fractions, or another method",
             )
     header = files.header(path, schema.name)
-    for number, target in enumerate(targets):
+    for number, target in ((number, targets[number]) for number in wanted):
         suffix = files.parts(path, schema.name)[0].suffix
         files.write_table(folder / f"{target}{suffix}", _chosen(path, schema.name, place == number), header)
     schema = replace(schema, split=note)
@@ -117,7 +119,8 @@ def _place_rows(
         return assign(n, fractions, seed, times=_column(path, schema, str(by), ColumnType.DATETIME))
     labels = _column(path, schema, schema.label, schema.label_type)
     if schema.label_type is ColumnType.NUMERIC:
-        labels = np.searchsorted(np.quantile(labels, np.linspace(0, 1, N_STRATA + 1)[1:-1]), labels)
+        n_strata = N_STRATA if n >= 2 * N_STRATA else 1  # of one row all would go to train
+        labels = np.searchsorted(np.quantile(labels, np.linspace(0, 1, n_strata + 1)[1:-1]), labels)
     if method == "stratified":
         return assign(n, fractions, seed, labels=labels)
     return assign(n, fractions, seed, labels=labels, groups=_column(path, schema, str(by), ColumnType.CATEGORICAL))

@@ -147,7 +147,7 @@ def embed_table(
         table = with_absent_columns(table, schema)
     right = None if side is None else side == "right"
     parts = [session.vectors(encoded, right) for encoded in session.encoded_slices(table, store)] if len(table) else []
-    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+    return np.concatenate(parts) if parts else np.zeros((0, session.width), np.float32)
 
 
 def _on_disk(*tables: files.Source | None) -> bool:

@@ -224,6 +224,12 @@ class Session:
         batch = batch.to(self.compute.device)
         return self.task.predict(self.model(batch), batch.label, batch.row)
 
+    @property
+    def width(self) -> int:
+        """Of ``vectors``."""
+        search = self.model.search if isinstance(self.model, Matcher) else None
+        return self.config.d_model if search is None else search.n_members * search.d_vector
+
     def vectors(self, table: EncodedTable, is_right: bool | None = None) -> np.ndarray:
         """[n, d] float32 row vectors: those that the head reads; of matching those that are searched, for which
         ``is_right`` says which table rows are of. Raises RunError for a pair model without any."""

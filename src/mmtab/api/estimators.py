@@ -1,0 +1,308 @@
+"""Estimators as scikit-learn has them: ``mmtab.Classifier``, ``mmtab.Regressor`` and ``mmtab.Matcher``.
+
+>>> cross_val_score(mmtab.Classifier(time_limit=60), X, y, cv=3)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    RegressorMixin,
+    TransformerMixin,
+)
+from sklearn.utils import assert_all_finite, check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from mmtab.api.fit import fit
+from mmtab.api.run import Run
+from mmtab.data import raw
+from mmtab.data.spelling import spelling
+from mmtab.runs.export import model_files
+from mmtab.runs.predictions import PAIR_IDS, free_name
+from mmtab.utils.errors import MmtabError
+
+FRACTIONS = (0.85, 0.15, 0.0)  # of the rows that fit is given: test rows are kept back by whoever calls it
+
+
+class InputError(MmtabError, ValueError):
+    """What scikit-learn expects of an estimator that refuses its input."""
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except MmtabError as error:
+        raise InputError(str(error)) from error
+
+
+class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """What all estimators share. ``fit`` trains a run on 85 % of the rows and chooses by the others.
+
+    A fitted estimator has ``run_``, the ``mmtab.Run``. Its folder goes with the estimator unless ``output`` was given,
+    and travels with it: a pickled estimator holds the files that predict, weights included (some 100 MB with the
+    default networks).
+
+    recipe        name of configs/recipe/, such as frozen or auto; None: the defaults of ``mmtab train``
+    time_limit    seconds after which training ends
+    random_state  seed; None: 0
+    types         types of columns, which overrule what is inferred
+    image_root    folder of the pictures that image columns name
+    output        folder in which each fit leaves a new run folder, ``run-…``; None: temporary ones
+    settings      further settings of ``mmtab.fit``: ``{"trainer": {"max_epochs": 5}, "fusion": "mean"}``
+    """
+
+    TASK: ClassVar[Literal["kway", "regression", "matching"]]
+
+    def __init__(
+        self,
+        *,
+        recipe: str | None = None,
+        time_limit: float | None = None,
+        random_state: Any = None,
+        types: Mapping[str, str] | None = None,
+        image_root: str | Path | None = None,
+        output: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.recipe, self.time_limit, self.random_state, self.types = recipe, time_limit, random_state, types
+        self.image_root, self.output, self.settings = image_root, output, settings
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """X: any frame that ``mmtab.fit`` takes, or an array [n, c], whose columns are called x0 and so on; y: [n]."""
+        with _refusing():
+            table, types = self._table(X, fitting=True)
+            y = self._labels(y)
+            check_consistent_length(table, y)
+            if len(table) < 2:
+                raise InputError(
+                    f"Found n_samples={len(table)} (shape={table.shape}), while a minimum of 2 is required."
+                )
+            label = free_name("label", table.column_names)
+            seed = self.random_state if self.random_state is not None else 0
+            if not isinstance(seed, int):
+                seed = int(check_random_state(seed).randint(1 << 31))
+            self.run_ = fit(
+                table.append_column(label, pa.array(y)),
+                label=label,
+                task=self.TASK,
+                types=types | dict(self.types or {}) or None,
+                recipe=self.recipe,
+                output=self._folder() / "run",
+                time_limit=self.time_limit,
+                image_root=self.image_root,
+                fractions=FRACTIONS,
+                **{"seed": seed} | self._sides() | dict(self.settings or {}),
+            )
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """[n, d] float32: ``Run.embed``."""
+        table = self._seen(X)
+        with _refusing():
+            return self.run_.embed(table, image_root=self.image_root)
+
+    @property
+    def _n_features_out(self) -> int:
+        """What scikit-learn numbers the columns of ``transform`` by."""
+        return self.run_.width
+
+    def _predicted(self, X: Any, **options: Any) -> np.ndarray:
+        table = self._seen(X)
+        with _refusing():
+            return self.run_.predict(table, image_root=self.image_root, **options)
+
+    def _seen(self, X: Any) -> pa.Table:
+        """The rows, without ids: these tell rows of train apart, and new ones are numbered."""
+        check_is_fitted(self, "run_")
+        with _refusing():
+            table, _ = self._table(X, fitting=False)
+        schema = self.run_.schema
+        features = {column.name for column in schema.columns}
+        drop = [schema.id] if schema.of_rows and schema.id in table.column_names and schema.id not in features else []
+        return table.drop_columns(drop)
+
+    def _table(self, X: Any, fitting: bool) -> tuple[pa.Table, dict[str, str]]:
+        """The rows, and types of columns that have no names."""
+        frame = hasattr(X, "columns") or isinstance(X, pa.Table | pa.RecordBatch | Mapping)
+        frame = frame or (isinstance(X, list) and bool(X) and isinstance(X[0], Mapping))
+        if frame:
+            table = raw.as_table(X, type(self).__name__, "X")
+            validate_data(self, X if hasattr(X, "iloc") else table, reset=fitting, skip_check_array=True)
+            return table, {}
+        array = validate_data(self, X, reset=fitting, dtype=None, ensure_all_finite=False, ensure_min_samples=0)
+        if array.dtype.kind == "O":
+            with contextlib.suppress(ValueError):
+                array = check_array(array, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=0)
+        columns = {f"x{i}": pa.array(column, from_pandas=True) for i, column in enumerate(array.T)}
+        return pa.table(columns), dict.fromkeys(columns, "numeric") if array.dtype.kind in "biuf" else {}
+
+    def _labels(self, y: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    def _sides(self) -> dict[str, Any]:
+        return {}
+
+    def _folder(self) -> Path:
+        """A new folder; a temporary one goes when the estimator does."""
+        if self.output is not None:
+            Path(self.output).expanduser().mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix="run-", dir=Path(self.output).expanduser()))
+        folder = Path(tempfile.mkdtemp(prefix="mmtab-"))
+        weakref.finalize(self, _remove, folder, os.getpid())
+        return folder
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "run_" in state:
+            run = state.pop("run_")
+            state["_files"] = {name: (run.folder / name).read_bytes() for name in model_files(run.folder)}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        contents = state.pop("_files", None)
+        super().__setstate__(state)
+        if contents is not None:
+            folder = Path(tempfile.mkdtemp(prefix="mmtab-"))
+            weakref.finalize(self, _remove, folder, os.getpid())
+            for name, data in contents.items():
+                (folder / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / "run" / name).write_bytes(data)
+            self.run_ = Run(folder / "run")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.string = True
+        tags.target_tags.required = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not a forked process, which has a copy of the estimator
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Classifier(ClassifierMixin, _Estimator):
+    """K-way classification. ``classes_`` are sorted; columns of ``predict_proba`` follow them."""
+
+    __doc__ += _Estimator.__doc__ or ""
+    TASK = "kway"
+
+    def _labels(self, y: Any) -> np.ndarray:
+        y = column_or_1d(y, warn=True)
+        if y.dtype.kind == "f":
+            assert_all_finite(y, input_name="y")
+        check_classification_targets(y)
+        self.classes_ = np.unique(y)
+        if len(self.classes_) < 2:
+            raise InputError(f"Classifier can't train when only one class is present: {self.classes_.tolist()}")
+        return y
+
+    def predict(self, X: Any) -> np.ndarray:
+        """[n] classes."""
+        return self._predicted(X).astype(self.classes_.dtype)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """[n, k] in the order of ``classes_``. Raises InputError for more than 1,000 classes, of which a run gives the
+        likeliest."""
+        table = self._seen(X)
+        with _refusing():
+            frame = self.run_.predict_proba(table, image_root=self.image_root)
+            names = spelling(pa.array(self.classes_)).to_pylist()
+            if not set(names) <= set(frame.column_names):
+                raise InputError(f"{len(names):,} classes are too many for a column each; use run_.predict_proba")
+        return np.stack([frame[name].to_numpy() for name in names], 1).astype(np.float64)
+
+
+class Regressor(RegressorMixin, _Estimator):
+    """Regression."""
+
+    __doc__ += _Estimator.__doc__ or ""
+    TASK = "regression"
+
+    def _labels(self, y: Any) -> np.ndarray:
+        return check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=np.float64, input_name="y")
+
+    def predict(self, X: Any, interval: float | None = None) -> np.ndarray:
+        """[n] numbers; with ``interval`` [n, 3], see ``Run.predict``."""
+        return self._predicted(X, interval=interval).astype(np.float64)
+
+
+class Matcher(ClassifierMixin, _Estimator):
+    """Matching: X has left_id and right_id of each pair, y is 1 for a match and 0 for none, and the records that pairs
+    name are ``left`` and ``right``, or ``records``. ``transform`` takes records."""
+
+    __doc__ += _Estimator.__doc__ or ""
+    TASK = "matching"
+
+    def __init__(
+        self,
+        *,
+        left: Any = None,
+        right: Any = None,
+        records: Any = None,
+        recipe: str | None = None,
+        time_limit: float | None = None,
+        random_state: Any = None,
+        types: Mapping[str, str] | None = None,
+        image_root: str | Path | None = None,
+        output: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            recipe=recipe,
+            time_limit=time_limit,
+            random_state=random_state,
+            types=types,
+            image_root=image_root,
+            output=output,
+            settings=settings,
+        )
+        self.left, self.right, self.records = left, right, records
+
+    def _sides(self) -> dict[str, Any]:
+        sides = {"left": self.left, "right": self.right, "records": self.records}
+        return {name: frame for name, frame in sides.items() if frame is not None}
+
+    def _labels(self, y: Any) -> np.ndarray:
+        y = column_or_1d(y, warn=True).astype(np.int64)
+        self.classes_ = np.array([0, 1])
+        return y
+
+    def _table(self, X: Any, fitting: bool) -> tuple[pa.Table, dict[str, str]]:
+        table, types = super()._table(X, fitting)
+        if missing := [name for name in PAIR_IDS if name not in table.column_names]:
+            raise InputError(f"Matcher: X has no column {missing[0]}; expected left_id and right_id, a pair a row")
+        return table.select(list(PAIR_IDS)), types
+
+    def predict(self, X: Any, cost: float | None = None) -> np.ndarray:
+        """[n] 1 for a match, else 0; ``cost`` as in ``Run.predict``."""
+        return self._predicted(X, cost=cost, **self._sides()).astype(np.int64)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """[n, 2]: of no match, and of a match."""
+        table = self._seen(X)
+        with _refusing():
+            p = self.run_.predict_proba(table, image_root=self.image_root, **self._sides())["label"].to_numpy()
+        return np.stack([1 - p, p], 1)
+
+    def transform(self, X: Any, side: str | None = None) -> np.ndarray:
+        """[n, d] float32 vectors of records, of one table or the ``side`` left or right."""
+        check_is_fitted(self, "run_")
+        with _refusing():
+            return self.run_.embed(X, side=side, image_root=self.image_root)

@@ -1,0 +1,126 @@
+"""``mmtab.Classifier``, ``Regressor`` and ``Matcher``: the conventions of scikit-learn."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow.parquet
+import pytest
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from toy_data import write_kway, write_numbers, write_pairs
+
+import mmtab
+from mmtab.utils.errors import MmtabError
+
+FAST = {"trainer": {"max_epochs": 1, "progress": False, "precision": "fp32"}, "d_model": 16}
+
+
+@pytest.fixture
+def settings(backbone: Path) -> dict[str, Any]:
+    return FAST | {"text": {"backbone": str(backbone), "max_length": 24}, "image": {"size": 32}}
+
+
+def frame_of(folder: Path, *stems: str) -> pd.DataFrame:
+    return pd.concat([pyarrow.parquet.read_table(folder / f"{stem}.parquet").to_pandas() for stem in stems])
+
+
+def test_a_classifier_of_tables_with_pictures(tmp_path: Path, settings: dict[str, Any]) -> None:
+    rows = frame_of(write_kway(tmp_path / "data", n=80), "train", "valid", "test").reset_index(drop=True)
+    X, y = rows.drop(columns="label"), rows["label"]
+    model = mmtab.Classifier(image_root=tmp_path / "data", settings=settings, types={"title": "text"})
+    assert is_classifier(model) and clone(model).get_params() == model.get_params()
+    assert model.set_output(transform="pandas").fit(X, y) is model
+    assert model.classes_.tolist() == ["kind 0", "kind 1", "kind 2"] and model.n_features_in_ == X.shape[1]
+    assert model.feature_names_in_.tolist() == list(X) and model.run_.schema.label_type == "categorical"
+    assert model.score(X, y) > 0.9
+    p = model.predict_proba(X)
+    assert (model.classes_[p.argmax(1)] == model.predict(X)).all() and np.allclose(p.sum(1), 1, atol=1e-5)
+    twice = pl.from_pandas(pd.concat([X.head(3), X.head(3)]))  # whose ids are not unique: they are not features
+    assert np.allclose(model.predict_proba(twice), np.tile(p[:3], (2, 1)), atol=1e-5)
+    vectors = model.transform(X.head(3))
+    assert list(vectors) == [f"classifier{i}" for i in range(16)] and (vectors.index == X.index[:3]).all()
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(X.drop(columns="colour"))
+
+    folder = model.run_.folder
+    assert folder.is_dir() and not (Path.cwd() / "runs" / "fit").exists()
+    sent = pickle.dumps(model)
+    del model
+    gc.collect()
+    assert not folder.exists()
+    again = pickle.loads(sent)
+    assert np.array_equal(again.predict_proba(X), p) and again.run_.folder != folder
+
+    kept = mmtab.Classifier(output=tmp_path / "kept", settings=settings, image_root=tmp_path / "data")
+    scores = cross_val_score(make_pipeline(FunctionTransformer(), kept), X, y, cv=2)
+    assert (scores > 0.5).all() and len(list((tmp_path / "kept").glob("run-*/run/metrics.json"))) == 2
+
+
+def test_a_regressor_of_arrays_and_frames(tmp_path: Path, settings: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3))
+    y = 3 * X[:, 0] + 10 + rng.normal(0, 0.1, 200)
+    X[::9, 2] = np.nan
+    model = mmtab.Regressor(random_state=np.random.RandomState(1), settings=FAST, time_limit=60)
+    assert is_regressor(model) and model.fit(X, y).score(X, y) > 0.8
+    assert model.run_.facts["seed"] > 0 and not hasattr(model, "feature_names_in_")
+    assert [column.name for column in model.run_.schema.columns] == ["x0", "x1", "x2"]
+    bounds = model.predict(X, interval=0.8)
+    assert (bounds[:, 0] == model.predict(X)).all() and ((bounds[:, 1] <= y) & (y <= bounds[:, 2])).mean() > 0.5
+    rows = frame_of(write_numbers(tmp_path / "data", images=False), "train", "valid", "test")
+    X, y = rows.drop(columns="label"), rows["label"]
+    assert mmtab.Regressor(settings=settings).fit(X.to_dict("list"), y.tolist()).score(X.to_dict("records"), y) > 0.5
+
+
+def test_a_matcher_of_pairs(tmp_path: Path, settings: dict[str, Any]) -> None:
+    data = write_pairs(tmp_path / "data", n=100)
+    left, right = frame_of(data, "left"), frame_of(data, "right")
+    pairs = frame_of(data, "pairs_train", "pairs_valid", "pairs_test").reset_index(drop=True)
+    X, y = pairs.drop(columns="label"), pairs["label"]
+    model = mmtab.Matcher(left=left, right=right, image_root=data, settings=settings).fit(X, y)
+    assert model.classes_.tolist() == [0, 1] and model.score(X, y) > 0.6
+    p = model.predict_proba(X)
+    assert p.shape == (len(X), 2) and np.allclose(p.sum(1), 1)
+    assert (model.predict(X, cost=3) == (p[:, 1] >= 0.75)).all()
+    assert model.transform(left, side="left").shape == (100, model.run_.width)
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), p)
+    with pytest.raises(ValueError, match="X has no column left_id"):
+        clone(model).fit(X[["right_id"]], y)
+
+
+def test_what_is_refused_is_a_value_error_of_mmtab() -> None:
+    X = pd.DataFrame({"a": [1.0, 2.0, 3.0] * 10})
+    for y, message in [(["x"] * 30, "one class"), (["x", "y"], "inconsistent numbers of samples")]:
+        with pytest.raises(ValueError, match=message):
+            mmtab.Classifier(settings=FAST).fit(X, y)
+    with pytest.raises(ValueError, match="frozn") as caught:
+        mmtab.Classifier(recipe="frozn").fit(X, ["x", "y", "z"] * 10)
+    assert isinstance(caught.value, MmtabError)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([mmtab.Classifier(settings=FAST), mmtab.Regressor(settings=FAST)])
+def test_the_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
+    """All pass, for arrays of numbers; those of the array API skip themselves. They do not apply to ``Matcher``, whose
+    X names records."""
+    check(estimator)
+
+
+@pytest.mark.slow
+def test_cross_validation_in_processes(data_root: Path) -> None:
+    """Of real rows with pictures, as in a tutorial."""
+    folder = data_root / "kway" / "openmoji"
+    rows = frame_of(folder, "train").groupby("group").head(20)
+    model = mmtab.Classifier(time_limit=60, recipe="frozen", image_root=folder, settings=FAST)
+    scores = cross_val_score(make_pipeline(model), rows.drop(columns="group"), rows["group"], cv=3, n_jobs=2)
+    assert (scores > 2 / rows["group"].nunique()).all()
