@@ -84,7 +84,7 @@ def rows_of(table: Table) -> dict[str, dict[str, Any]]:
     return {i: {name: values[at] for name, values in columns.items()} for at, i in enumerate(table.ids.to_pylist())}
 
 
-def read_kway(folder: Path) -> tuple[Schema, dict[str, dict[str, dict[str, Any]]]]:
+def read_rows(folder: Path) -> tuple[Schema, dict[str, dict[str, dict[str, Any]]]]:
     schema = Schema.read(folder)
     return schema, {split: rows_of(read_split(folder, schema, split)) for split in SPLITS}
 
@@ -139,7 +139,7 @@ def test_a_recipe_is_well_formed(path: Path) -> None:
             assert "/" not in file.name
             if file.checksum:
                 assert len(file.checksum.digest) == ALGORITHMS[file.checksum.algorithm]
-        if recipe.task is TaskKind.KWAY:
+        if recipe.task is not TaskKind.MATCHING:
             made = {*recipe.tables, *(recipe.split.fractions if recipe.split else ())} - {"all"}
             assert made == {*SPLITS}, "all three splits come from somewhere"
 
@@ -179,7 +179,8 @@ GOOD: dict[str, Any] = {
         ({"name": "My Toys"}, "name: expected small letters"),
         ({"task": "ranking"}, "task: expected kway or regression or matching, found 'ranking'"),
         ({"metric": "f1"}, "metric: expected one of"),
-        ({"label": None}, "label: a k-way task has one"),
+        ({"label": None}, "label: a k-way or regression task has one"),
+        ({"task": "matching", "metric": "f1"}, "a matching task none"),
         ({"label": "size"}, "label: also among the columns"),
         ({"columns": {"size": "number"}}, "columns: size: type: expected one of"),
         ({"columns": {"size": {"type": "numeric", "form": "x"}}}, "columns: size: unknown entries ['form']"),
@@ -190,7 +191,7 @@ GOOD: dict[str, Any] = {
         ({"files": {"a": {"url": "ftp://a.org/a", "sha256": None}}}, "url: expected http"),
         ({"files": {"a": {"url": "http://a.org/a"}}}, "checksum: expected one of"),
         ({"files": {"a": {"url": "http://a.org/a", "sha256": "beef"}}}, "sha256: expected 64 digits"),
-        ({"bins": "five"}, "bins: expected int"),
+        ({"settings": "five"}, "settings: expected dict"),
         ({"variants": ["small"]}, "variants: expected a mapping"),
     ],
 )
@@ -232,7 +233,7 @@ def reviews(n: int, start: int = 0) -> Rows:
 def test_csv_with_published_splits(imported: Callable[..., Path], tmp_path: Path) -> None:
     write_csv(tmp_path / "raw" / "train.csv", reviews(40))
     write_csv(tmp_path / "raw" / "dev.csv", reviews(10, 100))
-    schema, tables = read_kway(imported("product_sentiment", tmp_path / "raw", seed=3))
+    schema, tables = read_rows(imported("product_sentiment", tmp_path / "raw", seed=3))
     assert {split: len(rows) for split, rows in tables.items()} == {"train": 34, "valid": 6, "test": 10}
     assert tables["test"]["test-1"] == {"Product_Description": 'so "good", 101', "Product_Type": "2", "label": "1"}
     assert not set(tables["train"]) & set(tables["valid"])
@@ -253,11 +254,11 @@ def test_the_same_seed_gives_the_same_split(tmp_path: Path) -> None:
     made = []
     for i, seed in enumerate((0, 0, 1)):
         folder = import_dataset("product_sentiment", tmp_path / str(i), source=tmp_path / "raw", seed=seed)
-        made.append(set(read_kway(folder)[1]["valid"]))
+        made.append(set(read_rows(folder)[1]["valid"]))
     assert made[0] == made[1] != made[2]
 
 
-def test_parquet_with_a_target_cut_into_classes(imported: Callable[..., Path], tmp_path: Path) -> None:
+def test_parquet_with_a_numeric_target(imported: Callable[..., Path], tmp_path: Path) -> None:
     def rows(n: int) -> Rows:
         return [
             {
@@ -270,21 +271,22 @@ def test_parquet_with_a_target_cut_into_classes(imported: Callable[..., Path], t
                 "cat1": "a",
                 "cat2": "b",
                 "cat3": None,
-                "log_price": i / 10,
+                "log_price": i / 10 if i != 13 else None,
                 "train_id": i,
             }
             for i in range(n)
         ]
 
-    write_parquet(tmp_path / "raw" / "train.pq", rows(200))
+    write_parquet(tmp_path / "raw" / "train.pq", rows(201))
     write_parquet(tmp_path / "raw" / "test.pq", rows(50))
-    schema, tables = read_kway(imported("mercari_price", tmp_path / "raw"))
-    train = [row["label"] for row in tables["train"].values()]
-    assert len(set(train)) == 5 and all(abs(train.count(label) - 34) <= 1 for label in set(train))
-    edges = schema.source.split("5 classes at ")[1].split(" (quantiles of train)")[0].split(", ")
-    assert len(edges) == 4 and tables["test"]["test-0"]["label"] == f"under {edges[0]}"
-    assert {row["label"] for row in tables["test"].values()} <= {*train}
-    assert tables["test"]["test-1"] | {"label": ""} == {
+    schema, tables = read_rows(imported("mercari_price", tmp_path / "raw"))
+    assert (schema.task, schema.metric, schema.label) == (TaskKind.REGRESSION, "r2", "log_price")
+    labels = {split: [row["label"] for row in rows.values()] for split, rows in tables.items()}
+    assert sorted(labels["train"] + labels["valid"]) == [i / 10 for i in range(201) if i != 13]
+    lowest = [label for label in labels["valid"] if label <= 2]
+    assert schema.split["method"] == "stratified" and len(lowest) == 3, "valid has its share of each tenth"
+    assert labels["test"][:3] == [0.0, 0.1, 0.2] and len(labels["test"]) == 49
+    assert tables["test"]["test-1"] == {
         "name": "thing 1",
         "category_name": "a/b",
         "item_description": None,
@@ -294,19 +296,30 @@ def test_parquet_with_a_target_cut_into_classes(imported: Callable[..., Path], t
         "cat1": "a",
         "cat2": "b",
         "cat3": None,
-        "label": "",
+        "label": 0.1,
     }
 
 
-def test_targets_that_are_mostly_one_value(tmp_path: Path) -> None:
-    def rows(n: int) -> Rows:
-        texts = {"question_title": "t", "question_body": "b", "answer": "a", "category": "c"}
-        return [texts | {"answer_type_reason_explanation": 0.0 if i % 4 else 1.0} for i in range(n)]
+def test_csv_with_a_numeric_target(tmp_path: Path) -> None:
+    books = [
+        {"Title": f"t {i}", "Edition": "e", "Synopsis": "s", "Author": "a", "Genre": "g", "BookCategory": "c"}
+        | {"Reviews": "4.0 out of 5 stars", "Ratings": "1,204 customer reviews", "Price": f"{100 + i}.5" if i else ""}
+        for i in range(40)
+    ]
+    for split in ("train", "test"):
+        write_csv(tmp_path / "raw" / f"{split}.csv", books)
+    _, tables = read_rows(import_dataset("book_price", tmp_path / "out", source=tmp_path / "raw"))
+    assert [row["label"] for row in tables["test"].values()] == [100.5 + i for i in range(1, 40)]
+    assert {row["Ratings"] for row in tables["test"].values()} == {1204.0}
+    write_csv(tmp_path / "raw" / "test.csv", [books[1] | {"Price": "on request"}])
+    with pytest.raises(DataError, match=r"book_price, table test, column Price: not all are numbers .*on request"):
+        import_dataset("book_price", tmp_path / "again", source=tmp_path / "raw")
+    assert not (tmp_path / "again").exists()
 
-    write_parquet(tmp_path / "raw" / "train.pq", rows(80))
-    write_parquet(tmp_path / "raw" / "dev.pq", rows(20))
-    _, tables = read_kway(import_dataset("google_qa_answer", tmp_path / "out", source=tmp_path / "raw"))
-    assert [row["label"] for row in tables["test"].values()][:5] == ["1 or more", *["under 1"] * 3, "1 or more"]
+
+def test_the_published_regressions_are_regressions() -> None:
+    known = [recipe for recipe in recipes().values() if recipe.task is TaskKind.REGRESSION]
+    assert len(known) == 9 and all("Shi et al." in recipe.source for recipe in known)
 
 
 def test_names_with_spaces_rows_without_labels_and_row_numbers(tmp_path: Path) -> None:
@@ -318,7 +331,7 @@ def test_names_with_spaces_rows_without_labels_and_row_numbers(tmp_path: Path) -
     ]
     for split in ("train", "test"):
         write_csv(tmp_path / "raw" / f"{split}.csv", rows, index=True)
-    _, tables = read_kway(import_dataset("news_channel", tmp_path / "out", source=tmp_path / "raw"))
+    _, tables = read_rows(import_dataset("news_channel", tmp_path / "out", source=tmp_path / "raw"))
     assert len(tables["test"]) == 20 and len(tables["train"]) + len(tables["valid"]) == 20
     assert tables["test"]["test-3"]["article_title"] == "news 4" and tables["test"]["test-3"]["num_imgs"] == 4.0
 
@@ -359,7 +372,7 @@ def mug(folder: Path, absent: str | None = None) -> Path:
 
 def test_mug_with_archives_inside(imported: Callable[..., Path], tmp_path: Path) -> None:
     folder = imported("mug_lol_skin", mug(tmp_path / "LeagueOfLegends-Skin-category"))
-    schema, tables = read_kway(folder)
+    schema, tables = read_rows(folder)
     assert {split: len(rows) for split, rows in tables.items()} == dict.fromkeys(SPLITS, 8)
     row = tables["valid"]["valid-1"]
     assert row["Price"] == 1350.5 and tables["valid"]["valid-0"]["Price"] is None and row["label"] == "Mythic Skin"
@@ -375,14 +388,14 @@ def test_pictures_of_one_name_in_the_folder_do_not_share_a_file(tmp_path: Path) 
         text = text.replace(f"train_images/0{row}.jpg", name)
     (source / "train.csv").write_text(text)
     folder = import_dataset("mug_lol_skin", tmp_path / "out", source=source)
-    rows = read_kway(folder)[1]["train"]
+    rows = read_rows(folder)[1]["train"]
     stored = [(folder / rows[f"train-{i}"]["image"]).read_bytes() for i in range(2)]
     assert stored == [(source / name).read_bytes() for name in ("dup.jpg", "images/dup.jpg")]
 
 
 def test_an_absent_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = mug(tmp_path / "raw", absent="train_images/03.jpg")
-    _, tables = read_kway(import_dataset("mug_lol_skin", tmp_path / "out", source=source))
+    _, tables = read_rows(import_dataset("mug_lol_skin", tmp_path / "out", source=source))
     assert tables["train"]["train-3"]["image"] is None and tables["train"]["train-4"]["image"]
     assert "1 pictures are named but not there" in capsys.readouterr().err
 
@@ -391,7 +404,7 @@ def test_optional_columns(tmp_path: Path) -> None:
     for split in ("train", "dev", "test"):
         rows = [{"name": f"p{i}", "species": "mouse", "hp": i, "type_1": "water", "Image Path": ""} for i in range(4)]
         write_csv(tmp_path / "raw" / f"{split}.csv", rows)
-    schema, _ = read_kway(import_dataset("mug_pokemon_primary", tmp_path / "out", source=tmp_path / "raw"))
+    schema, _ = read_rows(import_dataset("mug_pokemon_primary", tmp_path / "out", source=tmp_path / "raw"))
     assert [column.name for column in schema.columns] == ["name", "species", "hp", "image"]
 
 
@@ -427,7 +440,7 @@ def test_petfinder_of_autogluon(imported: Callable[..., Path], tmp_path: Path) -
     (raw / "train_images").rename(tmp_path / "raw" / "petfinder_processed" / "train_images")
     raw.rmdir()
     folder = imported("petfinder", tmp_path / "raw")
-    _, tables = read_kway(folder)
+    _, tables = read_rows(folder)
     assert len(tables["test"]) == 20 and len(tables["train"]) == 51
     assert (
         tables["test"]["test-1"]["image"] == "images/train_images/p1-1.jpg"
@@ -443,7 +456,7 @@ def test_petfinder_of_kaggle(imported: Callable[..., Path], tmp_path: Path) -> N
             draw_picture(tmp_path / "raw" / "train_images" / f"p{i}-{number}.jpg", i % 2)
     draw_picture(tmp_path / "raw" / "test_images" / "p0-3.jpg", 0)
     folder = imported("petfinder_kaggle", tmp_path / "raw")
-    schema, tables = read_kway(folder)
+    schema, tables = read_rows(folder)
     rescuers = [{int(pet[1:]) // 3 for pet in rows} for rows in tables.values()]
     assert not rescuers[0] & rescuers[1] and not (rescuers[0] | rescuers[1]) & rescuers[2]
     assert sum(map(len, tables.values())) == 90 and schema.split["group"] == "RescuerID"
@@ -490,7 +503,7 @@ def test_openmoji(imported: Callable[..., Path], tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "resvg_py", types.SimpleNamespace(svg_to_bytes=svg_to_bytes))
     raw = openmoji(tmp_path / "package")
     folder = imported("openmoji", raw)
-    schema, tables = read_kway(folder)
+    schema, tables = read_rows(folder)
     every = tables["train"] | tables["valid"] | tables["test"]
     assert len(every) == 36 and {row["label"] for row in every.values()} == {"food-drink", "objects"}
     row = every["1F603"]
@@ -650,7 +663,7 @@ def test_wdc_products_as_classes(imported: Callable[..., Path], tmp_path: Path) 
         write_json_gz(
             tmp_path / "raw" / f"{stem}_{name}.json.gz", [offer(i) | {"label": i} for i in range(10 * at, 10 * at + 6)]
         )
-    _, tables = read_kway(imported("wdc_products_multi_50_medium", tmp_path / "raw"))
+    _, tables = read_rows(imported("wdc_products_multi_50_medium", tmp_path / "raw"))
     assert tables["test"]["21"] == {
         "title": "offer 21",
         "description": "d",
@@ -717,7 +730,7 @@ def abo(folder: Path, n_families: int = 60) -> Path:
 
 def test_abo_product_type(imported: Callable[..., Path], tmp_path: Path) -> None:
     folder = imported("abo_product_type", abo(tmp_path / "raw"))
-    schema, tables = read_kway(folder)
+    schema, tables = read_rows(folder)
     every = tables["train"] | tables["valid"] | tables["test"]
     assert len(every) == 180 and {row["label"] for row in every.values()} == {"CHAIR", "SOFA"}, "VASE has too few rows"
     assert every["i7-D"] == {
@@ -767,7 +780,7 @@ def test_archives_as_they_were_fetched(tmp_path: Path) -> None:
         name = {"listings": "abo-listings.tar", "images": "abo-images-small.tar"}[top]
         with tarfile.open(tmp_path / "mine" / name, "w") as archive:
             archive.add(raw / top, top)
-    _, tables = read_kway(import_dataset("abo_product_type", tmp_path / "out", source=tmp_path / "mine"))
+    _, tables = read_rows(import_dataset("abo_product_type", tmp_path / "out", source=tmp_path / "mine"))
     assert sum(map(len, tables.values())) == 180
 
 

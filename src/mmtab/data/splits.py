@@ -8,6 +8,7 @@ import numpy as np
 
 SPLITS = ("train", "valid", "test")
 FRACTIONS = {"train": 0.7, "valid": 0.1, "test": 0.2}
+N_STRATA = 10  # quantiles of a number that are divided alike
 
 
 def assign(
@@ -56,6 +57,12 @@ def assign(
             owed[chosen] -= 1
         out[order[start:stop]] = np.repeat(np.arange(len(shares)), counts)
     return out
+
+
+def strata(numbers: np.ndarray) -> np.ndarray:
+    """[n] int64: the tenth of the numbers [n] in which each is, as ``labels`` of ``assign``."""
+    n_strata = N_STRATA if len(numbers) >= 2 * N_STRATA else 1  # of one row all would go to train
+    return np.searchsorted(np.quantile(numbers, np.linspace(0, 1, n_strata + 1)[1:-1]), numbers)
 
 
 def _by_time(times: np.ndarray, shares: np.ndarray) -> np.ndarray:

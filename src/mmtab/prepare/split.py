@@ -16,11 +16,10 @@ from mmtab.data import files
 from mmtab.data.cells import first, hashes
 from mmtab.data.pairs import Pairs, read_pairs_file, read_records
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.splits import FRACTIONS, SPLITS, assign, components
+from mmtab.data.splits import FRACTIONS, SPLITS, assign, components, strata
 from mmtab.data.table import read_column
 from mmtab.utils.errors import ConfigError, DataError
 
-N_STRATA = 10  # quantiles of a number that are divided alike
 Method = Literal["auto", "random", "stratified", "grouped", "time", "component"]
 
 
@@ -119,8 +118,7 @@ def _place_rows(
         return assign(n, fractions, seed, times=_column(path, schema, str(by), ColumnType.DATETIME))
     labels = _column(path, schema, schema.label, schema.label_type)
     if schema.label_type is ColumnType.NUMERIC:
-        n_strata = N_STRATA if n >= 2 * N_STRATA else 1  # of one row all would go to train
-        labels = np.searchsorted(np.quantile(labels, np.linspace(0, 1, n_strata + 1)[1:-1]), labels)
+        labels = strata(labels)
     if method == "stratified":
         return assign(n, fractions, seed, labels=labels)
     return assign(n, fractions, seed, labels=labels, groups=_column(path, schema, str(by), ColumnType.CATEGORICAL))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import math
 import os
 import re
@@ -32,7 +31,7 @@ from mmtab.prepare.importers.archives import is_archive
 from mmtab.prepare.importers.download import DownloadError, download
 from mmtab.prepare.importers.forms import FORMS, Tables
 from mmtab.prepare.importers.raw import Raw
-from mmtab.prepare.importers.recipes import KWAY_TABLES, RawColumn, Recipe, recipes
+from mmtab.prepare.importers.recipes import ROW_TABLES, RawColumn, Recipe, recipes
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, DataError
 
@@ -124,12 +123,13 @@ class _Standard:
         self.recipe, self.raw, self.folder, self.seed = recipe, raw, folder, seed
         self.source = f"{recipe.source}; imported {origin}"
         self.split: dict[str, Any] = {"method": "as published"}
+        self.numbers = recipe.task is TaskKind.REGRESSION
         self.present: dict[str, RawColumn] = {}
         self.n_absent = 0
         self.placed: dict[str, Path] = {}  # the raw picture of each one in the folder
 
     def write(self, tables: Tables) -> None:
-        if self.recipe.task is TaskKind.KWAY:
+        if self.recipe.label is not None:
             tables = self._labelled(tables)
         for stem, table in tables.items():
             write_table(
@@ -161,22 +161,25 @@ class _Standard:
     def _read_back(self) -> None:
         """What cannot be read as the standard says must not be left behind."""
         schema = Schema.read(self.folder)
-        if schema.task is TaskKind.KWAY:
-            for split in sorted(KWAY_TABLES):
+        if schema.of_rows:
+            for split in sorted(ROW_TABLES):
                 read_split(self.folder, schema, split)
         else:
             records = read_records(self.folder, schema)
-            for split in sorted(KWAY_TABLES):
+            for split in sorted(ROW_TABLES):
                 read_pairs(self.folder, schema, split, records)
 
     # --- labels and splits -------------------------------------------------------------------------------------------
 
     def _labelled(self, tables: Tables) -> Tables:
-        """Every row with a label and an id, the recipe's split made, numeric targets cut into classes."""
+        """Every row with a label and an id, the recipe's split made."""
         recipe, label = self.recipe, self.recipe.label
         assert label is not None
         for stem, table in tables.items():
             self._require(label, stem, table)
+            if self.numbers:
+                place = table.column_names.index(label)
+                table = table.set_column(place, label, self._numbers(table[label], label, stem))
             values = table[label]
             labelled = pc.is_valid(values)
             if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
@@ -190,55 +193,35 @@ class _Standard:
                 self._require(recipe.id, stem, table)
                 ids = pc.cast(table[recipe.id], pa.string())
             tables[stem] = table.append_column(ROW_ID, ids)
-        if recipe.split is not None:
-            tables = self._divided(tables)
-        return self._binned(tables) if recipe.bins else tables
+        return tables if recipe.split is None else self._divided(tables)
 
     def _divided(self, tables: Tables) -> Tables:
         recipe, split = self.recipe, self.recipe.split
         assert split is not None and recipe.label is not None
         table = tables.pop(split.of)
-        codes, groups = _codes(table[recipe.label]), None
+        labels, groups = table[recipe.label], None
+        kinds = splits.strata(labels.to_numpy()) if self.numbers else _codes(labels)
         if split.group:
             self._require(split.group, split.of, table)
             groups = _codes(table[split.group])
-        places = splits.assign(
-            len(table), split.fractions, self.seed, labels=None if recipe.bins else codes, groups=groups
-        )
+        places = splits.assign(len(table), split.fractions, self.seed, labels=kinds, groups=groups)
         self.split = {
-            "method": "grouped" if split.group else "random" if recipe.bins else "stratified",
+            "method": "grouped" if split.group else "stratified",
             "of": split.of,
             "seed": self.seed,
             "fractions": split.fractions,
         } | ({"group": split.group} if split.group else {})
         return tables | {stem: table.filter(pa.array(places == i)) for i, stem in enumerate(split.fractions)}
 
-    def _binned(self, tables: Tables) -> Tables:
-        label, n_bins = self.recipe.label, self.recipe.bins
-        assert label is not None and n_bins is not None
-        targets = {stem: self._numbers(table[label], label, stem) for stem, table in tables.items()}
-        train = targets["train"]
-        values = np.unique(train)
-        if len(values) == 1:
-            raise DataError(self.recipe.name, "the target is the same in all rows", column=label, found=values[0])
-        # A value that many rows share may be several quantiles at once, or the smallest: then there are fewer classes
-        quantiles = np.maximum(np.quantile(train, np.arange(1, n_bins) / n_bins), values[1])
-        bounds = list(dict.fromkeys(f"{quantile:.6g}" for quantile in quantiles))
-        edges = [float(edge) for edge in bounds]
-        names = [f"under {bounds[0]}", *(f"{a} to {b}" for a, b in itertools.pairwise(bounds)), f"{bounds[-1]} or more"]
-        self.source += f"; {label} was cut into {len(names)} classes at {', '.join(bounds)} (quantiles of train)"
-        for stem, values in targets.items():
-            table, place = tables[stem], tables[stem].column_names.index(label)
-            classes = pa.array([names[i] for i in np.searchsorted(edges, values, "right")])
-            tables[stem] = table.set_column(place, label, classes)
-        return tables
-
-    def _numbers(self, cells: pa.ChunkedArray, column: str, stem: str) -> np.ndarray:
+    def _numbers(self, cells: pa.ChunkedArray, column: str, stem: str) -> pa.ChunkedArray:
+        """Float64; null where a cell is empty or NaN."""
+        if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+            cells = pc.if_else(pc.equal(cells, ""), None, cells)
         try:
-            values = np.asarray(pc.cast(cells, pa.float64()))
+            values = pc.cast(cells, pa.float64())
         except pa.ArrowException as error:
             raise DataError(self.recipe.name, f"not all are numbers ({error})", table=stem, column=column) from error
-        return values
+        return pc.if_else(pc.is_nan(values), None, values)
 
     def _require(self, column: str, stem: str, table: pa.Table) -> None:
         if column not in table.column_names:

@@ -19,8 +19,8 @@ from mmtab.prepare.importers.download import ALGORITHMS, Checksum
 from mmtab.utils.errors import ConfigError
 
 RECIPES = CONFIGS / "import"
-KWAY_TABLES, RECORD_TABLES = {"train", "valid", "test"}, {"left", "right", "records"}
-PAIR_TABLES = {f"pairs_{split}" for split in KWAY_TABLES}
+ROW_TABLES, RECORD_TABLES = {"train", "valid", "test"}, {"left", "right", "records"}
+PAIR_TABLES = {f"pairs_{split}" for split in ROW_TABLES}
 CLEANINGS = ("number",)
 
 
@@ -51,8 +51,8 @@ class RawColumn:
 
 @dataclass(frozen=True)
 class Split:
-    """How the table ``of`` is divided where the source does not: shares of rows, with the same balance of classes, or
-    with all rows that agree in the raw column ``group`` in one split."""
+    """How the table ``of`` is divided where the source does not: shares of rows, with the same balance of classes or
+    tenths of the numbers, or with all rows that agree in the raw column ``group`` in one split."""
 
     of: str
     fractions: dict[str, float]
@@ -62,9 +62,8 @@ class Split:
 @dataclass(frozen=True)
 class Recipe:
     """``form`` names the reader in ``forms.py``, ``settings`` is what it wants to know. ``tables``: where the raw form
-    has which table. ``id``: the raw column, or null for row numbers. ``bins``: a numeric target is cut into so many
-    classes of equal size, a task derived for mmtab. ``obtain``: how to get the files where no address is open to
-    all."""
+    has which table. ``id``: the raw column, or null for row numbers. ``obtain``: how to get the files where no address
+    is open to all."""
 
     name: str
     title: str
@@ -79,7 +78,6 @@ class Recipe:
     archives: tuple[str, ...] = ()
     id: str | None = None
     label: str | None = None
-    bins: int | None = None
     split: Split | None = None
     obtain: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -161,15 +159,15 @@ def read_recipe(raw: Any, where: str) -> Recipe:
     if metric not in METRICS[kind]:
         raise entries.error(f"metric: expected one of {METRICS[kind]}", metric)
     label = entries.take("label", str, None)
-    if (kind is TaskKind.KWAY) != (label is not None):
-        raise entries.error("label: a k-way task has one, a matching task none", label)
+    if (kind is not TaskKind.MATCHING) != (label is not None):
+        raise entries.error("label: a k-way or regression task has one, a matching task none", label)
     columns = tuple(
         _column(name, spec, f"{where}: columns: {name}") for name, spec in entries.take("columns", dict).items()
     )
     if label in {name for column in columns for name in (column.name, column.raw)}:
         raise entries.error("label: also among the columns", label)
     tables = entries.take("tables", dict, {})
-    allowed = KWAY_TABLES | {"all"} if kind is TaskKind.KWAY else RECORD_TABLES | PAIR_TABLES
+    allowed = RECORD_TABLES | PAIR_TABLES if kind is TaskKind.MATCHING else ROW_TABLES | {"all"}
     if not set(tables) <= allowed:
         raise entries.error(f"tables: expected some of {sorted(allowed)}", sorted(tables))
     split = entries.take("split", dict, None)
@@ -189,7 +187,6 @@ def read_recipe(raw: Any, where: str) -> Recipe:
         archives=tuple(entries.take("archives", list, [])),
         id=entries.take("id", str, None),
         label=label,
-        bins=entries.take("bins", int, None),
         split=_split(split, f"{where}: split") if split is not None else None,
         obtain=entries.take("obtain", str, ""),
         settings=entries.take("settings", dict, {}),
@@ -245,6 +242,6 @@ def _split(raw: Any, where: str) -> Split:
     fractions = entries.take("fractions", dict)
     split = Split(entries.take("of", str), fractions, entries.take("group", str, None))
     entries.done()
-    if not set(fractions) <= KWAY_TABLES or abs(sum(fractions.values()) - 1) > 1e-6 or min(fractions.values()) <= 0:
+    if not set(fractions) <= ROW_TABLES or abs(sum(fractions.values()) - 1) > 1e-6 or min(fractions.values()) <= 0:
         raise entries.error("fractions: expected shares of train, valid and test that add up to 1", fractions)
     return split
