@@ -61,9 +61,10 @@ def fit(
     fractions: tuple[float, float, float] | None = None,
     **overrides: Any,
 ) -> Run:
-    """Train as ``mmtab train`` does; returns the finished run. A table is a frame of pandas or polars, an Arrow table,
-    a dict of columns, a list of dicts, or the path of a file (csv, tsv, parquet, jsonl or xlsx) or of a folder with a
-    folder of pictures for each class. Raises DataError, ConfigError and TrainingError as the command.
+    """Train as ``mmtab train`` does; returns the finished run. A table is a frame of pandas or polars, an Arrow table
+    or stream, a dataset of Hugging Face, a dict of columns, a list of dicts, or the path of a file (csv, tsv, parquet,
+    jsonl or xlsx) or of a folder with a folder of pictures for each class. Raises DataError, ConfigError and
+    TrainingError as the command.
 
     The process stays as it was: random states, flags of torch, filters of warnings, levels of loggers, environment
     variables and signal handlers. These belong to all threads, so calls in several threads run one after the other. The
@@ -100,6 +101,12 @@ def fit(
     said |= {"trainer.max_minutes": _minutes(time_limit)}
     settings = _settings({name: value for name, value in said.items() if value is not None} | overrides)
     score_test, test = test is True, None if isinstance(test, bool) else test
+    if (splits := raw.splits_in(train)) is not None:
+        if not {"train"} <= {*splits} <= {"train", "valid", "test"} or valid is not None or test is not None:
+            others = [name for name, frame in (("valid", valid), ("test", test)) if frame is not None]
+            found = f"{', '.join(splits)}{' beside ' if others else ''}{', '.join(others)}"
+            raise ConfigError(f"fit: expected a dataset of train, validation and test; found {found}")
+        train, valid, test = splits["train"], splits.get("valid"), splits.get("test")
     tables: dict[str, Any] = {}
     train = train.folder if isinstance(train, datasets.Dataset) else train
     named = Path(train).expanduser() if isinstance(train, str | Path) else None

@@ -124,9 +124,9 @@ class Run:
         return columns[0] if len(columns) == 1 else np.stack(columns, 1)
 
     def predict_proba(self, data: Any, *, image_root: Named | None = None, **tables: Any) -> Any:
-        """A table, of the kind of ``data`` (pandas, polars, else Arrow), with the probability of each class by name
-        (pandas: by the class itself, such as 3 or True), or of a match for each relation. Of more than 1,000 classes
-        the likeliest ten, as in prediction files. Raises RunError for a run of regression."""
+        """A table, of the kind of ``data`` (pandas, polars, Hugging Face, else Arrow), with the probability of each
+        class by name (pandas: by the class itself, such as 3 or True), or of a match for each relation. Of more than
+        1,000 classes the likeliest ten, as in prediction files. Raises RunError for a run of regression."""
         if self.schema.task is TaskKind.REGRESSION:
             raise RunError(f"{self.folder} is a run of regression, without probabilities; use predict(interval=0.9)")
         predictions, session = self._predicted(data, image_root, tables), self._session()
@@ -209,9 +209,9 @@ class Predictor:
     """Rows in, what a predictions file holds of them out, without a file in between: id, probabilities, prediction.
 
     It takes what ``Run.predict`` takes and gives the same kind back: an Arrow table for a table, a record batch for a
-    batch (which is what Ray Data, Spark's mapInArrow and services pass on), a frame of pandas or polars for one. Of
-    pairs it wants ``left`` and ``right``, or ``records``, too. It may be pickled, forked and called by several threads,
-    one of which computes at a time.
+    batch (which is what Ray Data, Spark's mapInArrow and services pass on), a frame of pandas or polars for one, dicts
+    for dicts. Of pairs it wants ``left`` and ``right``, or ``records``, too. It may be pickled, forked and called by
+    several threads, one of which computes at a time.
     """
 
     run: Run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ def values_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def like(frame: Any, table: pa.Table, titles: pa.Array | None = None) -> Any:
-    """The table as the kind of ``frame``: pandas with its index, polars, a record batch, else an Arrow table.
-    ``titles``: values that name the columns of pandas."""
+    """The table as the kind of ``frame``: pandas with its index, polars, a dataset of Hugging Face, a record batch,
+    else an Arrow table. ``titles``: values that name the columns of pandas. Without them also as a list or dict."""
     kind = type(frame).__module__.partition(".")[0]
     if kind == "pandas":
         result = table.to_pandas().set_index(frame.index)
@@ -86,7 +87,12 @@ def like(frame: Any, table: pa.Table, titles: pa.Array | None = None) -> Any:
     if kind == "polars":
         import polars
 
-        return polars.from_arrow(table)
+        polars_frame: Any = polars.from_arrow(table)
+        return polars_frame.lazy() if hasattr(frame, "collect") else polars_frame
+    if kind == "datasets":
+        return type(frame).from_dict(table.to_pydict())
+    if isinstance(frame, list | Mapping) and titles is None:
+        return table.to_pylist() if isinstance(frame, list) else table.to_pydict()
     if isinstance(frame, pa.RecordBatch):
         return pa.record_batch([join(column.chunks, column.type) for column in table.columns], schema=table.schema)
     return table

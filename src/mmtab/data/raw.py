@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmtab.data import files
 from mmtab.data.csv_files import FOUND_OUT, Dialect, column_names, scan_csv
@@ -32,6 +33,8 @@ FORMATS = (*TEXTS, *(f"{suffix}.gz" for suffix in TEXTS), ".parquet", ".pq", ".j
 PICTURES = {".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 Wanted = Callable[[str], bool]  # whether a column is of use
+SPLITS = {"train": "train", "valid": "valid", "test": "test"}  # what people call them, and the standard
+SPLITS |= {"val": "valid", "validation": "valid", "dev": "valid"}
 SAMPLE = 1 << 17  # characters from which the delimiter is found out
 
 
@@ -262,7 +265,7 @@ def _excel(path: Path, dataset: str) -> pa.Table:
 def as_table(source: Any, dataset: str, table: str, wanted: Wanted = lambda column: True) -> pa.Table:
     """What holds a table in memory. Raises DataError for what does not, and for a column that mixes kinds of values;
     columns that are not ``wanted`` are not looked at."""
-    rows = source.to_arrow() if hasattr(source, "to_arrow") and not hasattr(source, "columns") else source
+    rows = _with_columns(source)
     keys = list(_keys(rows))
     if not keys or hasattr(rows, "collect"):
         shape = getattr(source, "shape", None)
@@ -270,7 +273,8 @@ def as_table(source: Any, dataset: str, table: str, wanted: Wanted = lambda colu
             dataset,
             "this is no table",
             table=table,
-            expected="a frame of pandas or polars, an Arrow table, a dict of columns, a list of dicts, or a path",
+            expected="a frame of pandas or polars, an Arrow table, a Hugging Face dataset, a dict of columns, "
+            "a list of dicts, or a path",
             found=f"{type(source).__module__}.{type(source).__name__}{f' of shape {shape}' if shape else ''}",
             fix="call .collect()" if hasattr(rows, "collect") else "name its columns: pandas.DataFrame(…, columns=[…])",
         )
@@ -290,6 +294,43 @@ def as_table(source: Any, dataset: str, table: str, wanted: Wanted = lambda colu
         found = ", ".join(f"{name}: {'no list' if size is None else f'{size} cells'}" for name, size in shown)
         raise DataError(dataset, "columns of different lengths", table=table, found=found, fix="give each row a cell")
     return from_columns(names, columns, dataset, table)
+
+
+def splits_in(source: Any) -> dict[str, Any] | None:
+    """The tables of a DatasetDict of Hugging Face, under the names of the standard; None for anything else."""
+    if not isinstance(source, Mapping) or not source or not all(map(_is_hugging_face, source.values())):
+        return None
+    return {SPLITS.get(str(name), str(name)): table for name, table in source.items()}
+
+
+def _is_hugging_face(source: Any) -> bool:
+    """A dataset of their ``datasets``, recognised without importing it; not one that is streamed."""
+    return all(hasattr(source, name) for name in ("features", "with_format", "column_names", "__len__"))
+
+
+def _with_columns(source: Any) -> Any:
+    """Tables of other libraries as those whose columns can be taken one by one."""
+    library = type(source).__module__.partition(".")[0]
+    if _is_hugging_face(source):
+        return _named_classes(source.with_format("arrow")[:], source.features)
+    if library == "polars" and hasattr(source, "collect"):
+        return source.collect()
+    if hasattr(source, "to_arrow") and not hasattr(source, "columns"):
+        return source.to_arrow()
+    if hasattr(source, "__arrow_c_stream__") and library not in ("pandas", "polars"):
+        return source if isinstance(source, pa.Table) else pa.table(source)
+    return source
+
+
+def _named_classes(table: pa.Table, features: Mapping[str, Any]) -> pa.Table:
+    """Columns of class numbers with the names of the classes; -1 is a missing one."""
+    for i, name in enumerate(table.column_names):
+        names = getattr(features[name], "names", None)
+        if names and pa.types.is_integer(table.schema.types[i]):
+            number = table[name].cast(pa.int64())
+            number = pc.if_else(pc.less(number, 0), pa.scalar(None, pa.int64()), number)
+            table = table.set_column(i, name, pa.array(names, pa.string()).take(number))
+    return table
 
 
 def _keys(rows: Any) -> Iterable[Any]:
@@ -344,6 +385,8 @@ def from_columns(names: list[str], columns: Any, dataset: str, table: str, mixed
 
 
 def _picture_file(picture: Any) -> bytes:
+    if not hasattr(picture, "save"):
+        raise ValueError(f"{type(picture).__name__} is no picture")
     stream = io.BytesIO()
     picture.save(stream, "PNG" if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else "TIFF")
     return stream.getvalue()
@@ -353,6 +396,7 @@ def _picture_file(picture: Any) -> bytes:
 CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "pathlib": str,
     "PIL": _picture_file,
+    "list": lambda cell: [_picture_file(picture) for picture in cell],
     "decimal.Decimal": float,  # infinite ones; others it knows
     "int": float,  # beyond 64 bits
     "numpy.datetime64": lambda cell: cell.astype("datetime64[us]").item(),

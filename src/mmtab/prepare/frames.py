@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmtab.data import raw
 from mmtab.data.csv_files import Dialect
 from mmtab.data.dataset import Dataset
 from mmtab.data.table import BadCells
@@ -38,19 +39,21 @@ def from_frames(
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     seed: int = 0,
 ) -> Dataset:
-    """Write a new dataset folder from tables: frames of pandas or polars, Arrow tables, dicts of columns, lists of
-    dicts, or paths of files.
+    """Write a new dataset folder from tables: frames of pandas or polars, whatever gives an Arrow stream, datasets of
+    Hugging Face, dicts of columns, lists of dicts, or paths of files. Cells may be pictures of PIL.
 
-    ``frames``: ``rows``, or ``train``, ``valid`` and ``test``; for matching ``left`` and ``right`` (or ``records``)
-    with ``pairs`` (left_id, right_id, label), or ``pairs_train`` and so on. What is not divided yet is, as
-    ``mmtab.prepare.split`` says. Column types are inferred from the values; ``types`` overrules. ``formats`` says how
-    numbers and dates are written (``{"day": "day first", "price": "1.234,5 €"}``), ``encoding`` and ``delimiter`` how
-    files are, where they leave it open. ``task``: kway, regression or matching; by default as the label looks. A
-    warning says what is remarkable. Image cells are paths from ``image_root`` (of all tables, or by table; default: the
-    folder of a file, else the current one), bytes, or {bytes, path}; ``bad_cells`` is that of ``propose``. ``folder``:
-    a new folder to keep it in, written whole or not at all; by default a temporary one, which goes when the process
-    ends. Raises DataError or ConfigError, as ``mmtab.prepare.propose`` and ``mmtab.prepare.split`` do.
+    ``frames``: a DatasetDict; or by name ``rows``, or ``train``, ``valid`` and ``test``; for matching ``left`` and
+    ``right`` (or ``records``) with ``pairs`` (left_id, right_id, label), or ``pairs_train`` and so on. What is not
+    divided yet is, as ``mmtab.prepare.split`` says. Column types are inferred from the values; ``types`` overrules.
+    ``formats`` says how numbers and dates are written (``{"day": "day first", "price": "1.234,5 €"}``), ``encoding``
+    and ``delimiter`` how files are, where they leave it open. ``task``: kway, regression or matching; by default as the
+    label looks. A warning says what is remarkable. Image cells are paths from ``image_root`` (of all tables, or by
+    table; default: the folder of a file, else the current one), bytes, or {bytes, path}; ``bad_cells`` is that of
+    ``propose``. ``folder``: a new folder to keep it in, written whole or not at all; by default a temporary one, which
+    goes when the process ends. Raises DataError or ConfigError, as ``mmtab.prepare.propose`` and
+    ``mmtab.prepare.split`` do.
     """
+    frames = raw.splits_in(frames) or frames
     target = Path(folder) if folder is not None else _temporary() / name
     if target.exists():
         raise ConfigError(f"folder {target} exists. Fix: remove it, or name another one")

@@ -22,10 +22,7 @@ from mmtab.prepare.rules import IGNORE
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
 
-ALIASES = {
-    "val": "valid",
-    "validation": "valid",
-    "dev": "valid",
+ALIASES = raw.SPLITS | {
     "pairs_val": "pairs_valid",
     "tableA": "left",
     "tableB": "right",
