@@ -20,8 +20,10 @@ from mmtab.config.types import Hardware, LocalSettings
 from mmtab.data import files, table
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.spelling import spelling
+from mmtab.runs import hub
 from mmtab.runs import predictions as prediction_files
 from mmtab.runs.evaluate import evaluate
+from mmtab.runs.export import export_run
 from mmtab.runs.folder import METRICS, open_config, read_facts, read_run_file, read_schema
 from mmtab.runs.inputs import data_folder, standard_table
 from mmtab.runs.predict import NO_OPTIONS, PredictOptions, embed_table, predict_table
@@ -144,6 +146,19 @@ class Run:
         return like(data, predictions.select(names).rename_columns(spelling(titles).to_pylist()), titles)
 
     @isolated()
+    def export(self, output: Named) -> Path:
+        """Write the files that predict, with a model card, into a new folder, which ``load_run`` opens; returns it."""
+        from mmtab.reports.model_card import model_card  # as for ``report``
+
+        return export_run(self.folder, Path(output), model_card)
+
+    def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
+        """Export the run to the hub of Hugging Face as ``OWNER/NAME``, from where ``load_run`` reads it; returns the
+        address. Raises RunError where that fails."""
+        with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
+            return hub.upload(name, self.export(Path(scratch) / "run"), private, token)
+
+    @isolated()
     def embed(
         self, data: Any, *, side: str | None = None, image_root: Named | None = None, **dialect: Any
     ) -> np.ndarray:
@@ -223,18 +238,27 @@ class Predictor:
 
 
 def load_run(
-    folder: Named, *, data_root: Named | None = None, cache: Named | None = None, trust: Sequence[str] = ()
+    folder: Named,
+    *,
+    data_root: Named | None = None,
+    cache: Named | None = None,
+    trust: Sequence[str] = (),
+    revision: str | None = None,
 ) -> Run:
     """A finished run; raises RunError for a folder that is none, or of another version. It may be anybody's: what it
     says is data, and its parts are those of mmtab, those of settings that this process has composed, and what is
     defined in modules that you trust.
 
+    folder: of a run, or of an export; or OWNER/NAME of an export on the hub of Hugging Face, where no folder is
     data_root: folder of the dataset folders; None: MMTAB_DATA, or ``data``
     cache: folder of computed features; None: MMTAB_CACHE, or ``~/.cache/mmtab``
     trust: modules whose code it may use, such as ``["mine.encoders"]``, until the process ends
+    revision: of the hub, a commit or a branch
     """
     if not isinstance(folder, str | PurePath):
         raise RunError(f"run {folder!r}: expected its folder")
+    if isinstance(folder, str) and hub.is_name(folder):
+        folder = hub.download(folder, revision)
     local = LocalSettings()
     local.data_root = absolute(local.data_root if data_root is None else data_root)
     local.cache = absolute(local.cache if cache is None else cache)

@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": Command("score a run on a labelled split", "runs", "evaluate"),
     "predict": Command("predict rows or pairs of a table with a run", "runs", "predict"),
     "report": Command("write the report page of a run, or compare several", "runs", "report"),
+    "export": Command("the files of a run that predict, with a model card", "export", "app"),
     "reproduce": Command("train a run again and compare every metric", "runs", "reproduce"),
     "match": Command("match two tables or deduplicate one, with a run", "experiments", "match"),
     "sweep": Command("search settings over datasets and seeds", "experiments", "sweep"),

@@ -1,16 +1,67 @@
-"""What of a run folder predicts: the smallest folder that opens as a run."""
+"""What of a run folder predicts: the smallest folder that opens as a run, without what belongs to this machine."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import Any
 
-from mmtab.runs.folder import DESCRIPTION, METRICS, PROVENANCE, TASK
+import yaml
+
+from mmtab.config.types import LocalSettings, WandbConfig
+from mmtab.runs.folder import CONFIG, DESCRIPTION, METRICS, PROVENANCE, TASK, open_config, read_facts
+from mmtab.runs.manifest import recording, verified
 from mmtab.training.places import BEST
+from mmtab.utils.atomic import write_text
+from mmtab.utils.cache import Store
+from mmtab.utils.errors import ConfigError, RunError
 
 MODEL = (*DESCRIPTION, TASK, METRICS, PROVENANCE, str(BEST))
+CARD = "README.md"
 
 
 def model_files(folder: Path) -> list[str]:
     """Files of a run folder that ``load_run`` and ``predict`` read, by their paths within it."""
     paths = (path for pattern in MODEL for path in sorted(folder.glob(pattern)) if path.is_file())
     return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def export_run(folder: Path, output: Path, card: Callable[[Path], str]) -> Path:
+    """Write the new folder ``output``, whole or not at all: the files that predict, byte by byte, but for settings that
+    name folders of this machine, and the model card that ``card`` makes of the run. Raises ConfigError for an output
+    that exists, RunError for a folder that is no finished run or is damaged."""
+    folder, output = folder.expanduser(), output.expanduser()
+    read_facts(folder)
+    if not (folder / BEST).is_file():
+        raise RunError(f"{folder} has no weights: {BEST} is not there")
+    if output.exists():
+        raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
+
+    def write(scratch: Path) -> None:
+        with recording(scratch, *MODEL):
+            for name in model_files(folder):
+                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+                if name != CONFIG:
+                    shutil.copyfile(verified(folder, name), scratch / name)
+            config = open_config(folder, LocalSettings("data", "~/.cache/mmtab"))
+            dataset = dataclasses.replace(config.dataset, image_root=None)
+            config = dataclasses.replace(config, output=".", dataset=dataset, wandb=WandbConfig())
+            raw = _without_folders(dataclasses.asdict(config))
+            write_text(scratch / CONFIG, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+        write_text(scratch / CARD, card(folder))
+
+    Store.place(output, write)
+    return output
+
+
+def _without_folders(value: Any, name: str = "") -> Any:
+    """Settings in which the dataset's folder and networks that were read from files are named without where they lay;
+    an export has what it reads of them."""
+    if isinstance(value, dict):
+        return {key: _without_folders(inner, key) for key, inner in value.items()}
+    if name in ("backbone", "path") and isinstance(value, str):
+        network, at, file = value.rpartition("@")
+        return f"{network}{at}{PurePath(file).name if PurePath(file).is_absolute() else file}"
+    return value
