@@ -66,6 +66,8 @@ def resolve(config: DictConfig, kind: type[Settings]) -> Settings:
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key}: Missing mandatory value") from error
     check(settings)
+    if isinstance(settings, RunConfig) and "wandb" in settings.logger and settings.wandb.mode == "disabled":
+        settings.wandb.mode = "online"
     allow_targets(dataclasses.asdict(settings))  # whoever composes them chose them
     return settings
 

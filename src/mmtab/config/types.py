@@ -259,6 +259,7 @@ class RunConfig:
     regression_head: RegressionHeadConfig = setting(RegressionHeadConfig, "head and loss of regression")
     pair_head: PairHeadConfig = setting(PairHeadConfig, "heads and loss of matching")
     trainer: TrainerConfig = setting(TrainerConfig, "how to train")
+    logger: list[str] = setting(["csv"], "loggers of metrics", choices=("csv", "wandb", "tensorboard", "mlflow"))
     wandb: WandbConfig = setting(WandbConfig, "logging to Weights & Biases")
     test: bool = setting(True, "once trained, score the test split where it has labels")
     report: bool = setting(True, "then write the report page, FOLDER/report/report.html")

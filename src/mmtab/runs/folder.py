@@ -55,6 +55,7 @@ APART = {
     "cache",
     "cache_gb",
     "resume",
+    "logger",
     "wandb",
     "test",
     "report",
@@ -238,6 +239,7 @@ def open_config(folder: Path, local: LocalSettings | None = None, wandb: WandbCo
         data_root=local.data_root,
         cache=local.cache,
         cache_gb=local.cache_gb,
+        logger=["csv"],
         wandb=wandb or WandbConfig(),
     )
 

@@ -37,11 +37,12 @@ from mmtab.runs.folder import (
     write_task_state,
 )
 from mmtab.runs.ladder import climb, finished_as
+from mmtab.runs.loggers import check_loggers, loggers_of
 from mmtab.runs.manifest import recording
 from mmtab.runs.predictions import predictions_path
 from mmtab.runs.session import Session
 from mmtab.runs.setup import prepare
-from mmtab.runs.wandb import log_results, wandb_loggers
+from mmtab.runs.wandb import log_results
 from mmtab.training.checkpoints import Checkpoints, load_weights
 from mmtab.training.compute import silence_libraries
 from mmtab.training.fit import fit
@@ -91,6 +92,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     prepare_process()
     pl.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.trainer.n_threads or usable_cores())
+    check_loggers(config)
     prepared = prepare(config)
     session, task = prepared.session, prepared.session.task
     fingerprint = tables.fingerprint(prepared.files)
@@ -103,7 +105,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
 
     # Before training, after which the weights may lie in parts on several processes
     base = session.base_metrics(prepared.valid)
-    loggers, limit = wandb_loggers(session.config, folder), config.trainer.max_minutes
+    loggers, limit = loggers_of(session.config, folder), config.trainer.max_minutes
     left = None if limit is None else max(0.0, 60 * limit - (time.perf_counter() - started))
     settings = replace(prepared.fit_settings, seconds=left)
     module, trainer, checkpoints = fit(settings, folder, fingerprint, loggers)
