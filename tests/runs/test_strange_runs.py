@@ -186,14 +186,16 @@ def test_settings_are_data(strange: Callable[..., Path], monkeypatch: pytest.Mon
 
 
 def test_where_this_machine_writes_is_not_for_a_run_to_say(
-    strange: Callable[..., Path], kway_run: Run, tmp_path: Path
+    strange: Callable[..., Path], kway_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mmtab.api.run.SLICE", 1)  # fewer rows are not kept in the cache
     theirs = {"cache": str(tmp_path / "theirs"), "cache_gb": 0.0, "output": str(tmp_path / "theirs")}
     theirs |= {"data_root": str(tmp_path / "theirs"), "wandb": {"mode": "online", "project": "theirs"}}
+    theirs["logger"] = ["tensorboard"]
     folder = strange(lambda config: config.update(theirs))
     config = open_config(folder, LocalSettings(str(tmp_path), str(tmp_path / "mine"), None))
     assert (config.data_root, config.cache, config.cache_gb) == (str(tmp_path), str(tmp_path / "mine"), None)
-    assert (config.output, config.wandb.mode) == (str(folder), "disabled")
+    assert (config.output, config.wandb.mode, config.logger) == (str(folder), "disabled", ["csv"])
     evaluate(folder, "test")
     mmtab.load_run(folder, cache=tmp_path / "mine").predict(kway_run[0] / "test.parquet")
     assert not (tmp_path / "theirs").exists() and (tmp_path / "mine").is_dir()
