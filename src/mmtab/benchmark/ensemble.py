@@ -1,4 +1,4 @@
-"""Several systems as one: their probabilities, averaged with weights that are chosen on valid."""
+"""Several systems as one: their probabilities or numbers, averaged with weights that are chosen on valid."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ def average(
     """Choose weights on valid, write predictions_valid and predictions_test; returns the weights by member.
 
     Greedy selection with replacement (Caruana et al. 2004). Its criterion is not the dataset's own metric, which on a
-    thousand rows moves in steps, but the log-loss, and for matching the average precision, of equal ones the log-loss.
-    ``predictions``: by member and split.
+    thousand rows moves in steps, but the log-loss, for matching the average precision, of equal ones the log-loss, and
+    for regression the squared error. Averaged numbers have no intervals: valid, which would tell how wide these must
+    be, has chosen the weights. ``predictions``: by member and split.
     """
     names, p = list(predictions), {}
     for split in ("valid", "test"):
-        p[split] = np.stack([_probability(name, predictions[name][split]) for name in names])
+        p[split] = np.stack([_averaged(name, predictions[name][split], valid) for name in names])
     counts = np.zeros(len(names))
     total = np.zeros_like(p["valid"][0])
     for n in range(1, ROUNDS + 1):
@@ -37,14 +38,17 @@ def average(
         total += p["valid"][best]
     weights = counts / counts.sum()
     mixed = {split: np.tensordot(weights, of_members, 1) for split, of_members in p.items()}
-    relations = [] if valid.classes else range(valid.label.shape[1])
+    relations = [] if valid.schema.of_rows else range(valid.label.shape[1])
     thresholds = [best_threshold(mixed["valid"][:, r], valid.label[:, r]) for r in relations]
     for truth in (valid, test):
         write_predictions(output / f"predictions_{truth.split}.parquet", truth, mixed[truth.split], thresholds)
     return dict(zip(names, weights.tolist(), strict=True))
 
 
-def _probability(member: str, predictions: CheckedPredictions) -> np.ndarray:
+def _averaged(member: str, predictions: CheckedPredictions, truth: Truth) -> np.ndarray:
+    """[n, k] or [n, r] probabilities, or [n] numbers."""
+    if truth.numbers:
+        return predictions.prediction[:, 0]
     if predictions.probability is None:
         raise RunError(f"{member} wrote no probabilities, so it cannot be a member of an ensemble")
     return predictions.probability
@@ -52,7 +56,9 @@ def _probability(member: str, predictions: CheckedPredictions) -> np.ndarray:
 
 def _quality(truth: Truth, p: np.ndarray) -> tuple[float, float]:
     """Better ones are larger: average precision, and minus the log-loss, by which members that rank all pairs right
-    still differ."""
+    still differ; of numbers minus the squared error."""
+    if truth.numbers:
+        return 0.0, -float(np.square(p - truth.label[:, 0]).mean())
     if truth.classes:
         own = p[np.arange(len(truth)), truth.label[:, 0]]
         return 0.0, _log_likelihood(own)

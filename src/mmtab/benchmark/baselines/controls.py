@@ -110,8 +110,8 @@ def fuzzy(problem: Problem) -> Model:
 
 
 def embeddings_linear(problem: Problem) -> Model:
-    """Logistic regression on vectors of frozen networks: MiniLM of text, EfficientNet-Lite0 of pictures; k-way with
-    numbers and categories beside them, matching on how the vectors of two records differ."""
+    """Logistic (of numbers, ridge) regression on vectors of frozen networks: MiniLM of text, EfficientNet-Lite0 of
+    pictures; of rows with numbers and categories beside them, matching on how the vectors of two records differ."""
     if not problem.of_rows:
         problem.needs(ColumnType.TEXT, ColumnType.CATEGORICAL, ColumnType.IMAGE)
         vectors = FrozenVectors(problem)(problem.records)
