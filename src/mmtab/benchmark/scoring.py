@@ -35,6 +35,7 @@ from mmtab.training.metrics import class_metrics, means_over_relations, number_m
 from mmtab.utils.errors import DataError
 
 SUM_TOLERANCE = 1e-3  # of the probabilities of a row; float32 softmax over a thousand classes stays well below
+LARGEST_NUMBER = 1e100  # that may be predicted: its square, over all rows, is still a number
 MAX_BYTES_A_ROW = 1 << 16  # of a predictions file
 
 
@@ -194,8 +195,8 @@ class _File:
     def of_numbers(self) -> CheckedPredictions:
         values, bad = canonical(self.table[self.prediction].combine_chunks(), ColumnType.NUMERIC)
         numbers = np.asarray(pc.fill_null(values, float("nan")), np.float64)
-        if wrong := bad or np.flatnonzero(~np.isfinite(numbers)).tolist():
-            raise self.bad_cell(self.prediction, wrong[0], "not a prediction", "a finite number")
+        if wrong := bad or np.flatnonzero(~(np.abs(numbers) <= LARGEST_NUMBER)).tolist():
+            raise self.bad_cell(self.prediction, wrong[0], "not a prediction", f"a number within ±{LARGEST_NUMBER:g}")
         return CheckedPredictions(numbers[:, None], None)
 
     def _class_probabilities(self) -> np.ndarray:

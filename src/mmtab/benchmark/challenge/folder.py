@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -21,7 +22,8 @@ from mmtab.benchmark.challenge.untrusted import one_line
 from mmtab.benchmark.handout import without_labels
 from mmtab.benchmark.truth import Truth
 from mmtab.data import files as tables
-from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.schema import Schema
+from mmtab.data.splits import strata
 from mmtab.data.table import find_table
 from mmtab.utils.atomic import WRITING, write_text
 from mmtab.utils.errors import ConfigError, DataError, RunError
@@ -85,13 +87,13 @@ class Challenge:
         return step_of(len(self.rows(dataset, public=True)))
 
     def read_predictions(self, dataset: str, sha256: str, suffix: str) -> np.ndarray:
-        """[n, r] int64 of an accepted file, in the order of the rows; from the array beside it, for standings need them
-        many times, or, should that be damaged, from the file."""
+        """[n, r] of an accepted file, in the order of the rows, of the type of ``Truth.label``; from the array beside
+        it, for standings need them many times, or, should that be damaged, from the file."""
         truth = self.truth(dataset)
         with contextlib.suppress(OSError, ValueError, EOFError):
             prediction = np.load(self._array(dataset, sha256), allow_pickle=False)
-            if prediction.shape == truth.label.shape and prediction.dtype == np.int32:
-                return prediction.astype(np.int64)
+            if prediction.shape == truth.label.shape and prediction.dtype == _stored(truth.label.dtype):
+                return prediction.astype(truth.label.dtype)
         prediction = untrusted.read(self.folder / FILES / f"{sha256}{suffix}", truth).prediction
         self.write_predictions(dataset, sha256, prediction)
         return prediction
@@ -101,7 +103,7 @@ class Challenge:
         path = self._array(dataset, sha256)
         scratch = path.with_name(f"{WRITING}{os.getpid()}-{path.name}")
         with scratch.open("wb") as file:
-            np.save(file, prediction.astype(np.int32), allow_pickle=False)
+            np.save(file, prediction.astype(_stored(prediction.dtype)), allow_pickle=False)
         scratch.replace(path)
 
     def _array(self, dataset: str, sha256: str) -> Path:
@@ -110,6 +112,11 @@ class Challenge:
     def _secret(self, dataset: str) -> tuple[Truth, np.ndarray]:
         folder = self.folder.absolute() / SECRET / dataset
         return _secret(folder, (folder / "public.npy").stat().st_mtime_ns)
+
+
+def _stored(kind: np.dtype[Any]) -> type[np.generic]:
+    """As what predictions are kept: numbers as they are, places among the classes in half the room."""
+    return np.float64 if kind.kind == "f" else np.int32
 
 
 @functools.lru_cache(maxsize=256)
@@ -192,10 +199,10 @@ def _check_settings(
 
 
 def divide(truth: Truth, share: float, rng: np.random.Generator) -> np.ndarray:
-    """[n] bool, which rows are public: of the rows with each label that share, give or take one. Raises DataError where
-    the metric would not be defined on both parts."""
+    """[n] bool, which rows are public: of the rows with each label, or in each tenth of the numbers, that share, give
+    or take one. Raises DataError where the metric would not be defined on both parts."""
     label = truth.label
-    kinds = np.unique(label, axis=0, return_inverse=True)[1].reshape(-1)
+    kinds = strata(label[:, 0]) if truth.numbers else np.unique(label, axis=0, return_inverse=True)[1].reshape(-1)
     order = rng.permutation(len(label))
     order = order[np.argsort(kinds[order], kind="stable")]
     public = np.zeros(len(label), bool)
@@ -203,13 +210,15 @@ def divide(truth: Truth, share: float, rng: np.random.Generator) -> np.ndarray:
     for part, name in ((label[public], "public"), (label[~public], "private")):
         for r in range(label.shape[1]):
             if len(np.unique(part[:, r])) < 2:
-                kway = truth.schema.task is TaskKind.KWAY
+                lacks = "have one number" if truth.numbers else "lack a class"
+                kinds_of = "numbers" if truth.numbers else "classes"
+                of_rows = truth.schema.of_rows
                 raise DataError(
                     truth.dataset,
-                    f"its test split is too small to be divided: the {name} part would lack a class",
+                    f"its test split is too small to be divided: the {name} part would {lacks}",
                     table=truth.split,
-                    column=truth.schema.label if kway else truth.relations[r],
-                    expected="two classes or more" if kway else "pairs that match and pairs that do not",
+                    column=truth.schema.label if of_rows else truth.relations[r],
+                    expected=f"two {kinds_of} or more" if of_rows else "pairs that match and pairs that do not",
                     found=f"{len(part)} of {len(label)} rows",
                     fix="use more test rows, or another public share",
                 )
@@ -217,12 +226,11 @@ def divide(truth: Truth, share: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _check_columns(source: Path, schema: Schema) -> None:
-    kway = schema.task is TaskKind.KWAY
     listed = {schema.id, *(column.name for column in schema.columns)}
-    allowed = {stem: listed for stem in ("left", "right", "records") if not kway and tables.exists(source, stem)}
-    if kway:
-        allowed["test"] = listed | {schema.label or ""}
+    if schema.of_rows:
+        allowed = {"test": listed | {schema.label or ""}}
     else:
+        allowed = {stem: listed for stem in ("left", "right", "records") if tables.exists(source, stem)}
         allowed["pairs_test"] = {"left_id", "right_id", *schema.relations}
     for stem, names in allowed.items():
         for column in tables.header(find_table(source, schema, stem), schema.name).names:
