@@ -38,6 +38,7 @@ from mmtab.benchmark.speed_tools import (
 )
 from mmtab.config.compose import compose
 from mmtab.config.types import RunConfig
+from mmtab.data import files
 from mmtab.data.pictures import load_pictures
 from mmtab.data.schema import ColumnType
 from mmtab.data.synthetic import write_catalogue
@@ -48,6 +49,7 @@ from mmtab.features.loader import KWayBatches, loader
 from mmtab.features.text import tokenize
 from mmtab.runs import provenance
 from mmtab.runs.folder import read_facts
+from mmtab.runs.predict import predict_table
 from mmtab.runs.session import Session, open_run
 from mmtab.runs.setup import prepare
 from mmtab.runs.train import train
@@ -57,6 +59,7 @@ from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
 from mmtab.utils.machine import prepare_process, usable_cores
+from mmtab.utils.memory import MemoryStore
 
 TUNED = ("text.n_tuned_layers=null", "image.tuned=true", "trainer.batch_size=32")
 FROZEN = ("text.n_tuned_layers=0", "image.tuned=false")
@@ -100,7 +103,19 @@ class Bench:
         torch.set_num_threads(usable_cores())
 
     def parts(self) -> dict[str, Callable[[], Iterable[Finding]]]:
-        names = ("startup", "loop", "profile", "kernels", "frozen", "top", "store", "predict", "memory", "autogluon")
+        names: tuple[str, ...] = (
+            "startup",
+            "loop",
+            "profile",
+            "kernels",
+            "frozen",
+            "top",
+            "store",
+            "predict",
+            "row",
+            "memory",
+        )
+        names += ("autogluon",)
         return {name: getattr(self, name) for name in names}
 
     # --- parts
@@ -241,6 +256,19 @@ class Bench:
         ours = len(train) / self._median(lambda: seconds_of(lambda: session.predictions(train)))
         yield Finding("backbones alone", bare)
         yield Finding("predictions", ours, "rows/s", "backbones", ours / bare)
+
+    def row(self) -> Iterator[Finding]:
+        """A row at a time, as a service predicts with an open run: nothing is stored."""
+        session, _ = self._session(*FROZEN)
+        rows = pa.parquet.read_table(self.folder / "test.parquet").slice(0, 50)
+
+        def each() -> None:
+            for i in range(len(rows)):
+                one = files.InMemory("rows", rows.slice(i, 1), self.folder)
+                predict_table(session, self.work, one, {}, store=MemoryStore())
+
+        each()
+        yield Finding("a row alone, of an open run", 1e3 * self._median(lambda: seconds_of(each)) / len(rows), "ms")
 
     def memory(self) -> Iterator[Finding]:
         """Peak memory and speed as rows grow: text and tables, a text encoder small enough to read a million rows."""

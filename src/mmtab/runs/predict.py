@@ -108,7 +108,7 @@ def predict_table(
     """
     session, least_confidence = _check(session, folder, options)
     schema, bad_cells = session.schema, session.config.dataset.bad_cells
-    predictions = session.task.no_predictions()
+    predictions: Predictions | None = None
     with tempfile.TemporaryDirectory(prefix="mmtab-") if _on_disk(input, *sides.values()) else nullcontext("") as place:
         source = standard_table(input, schema, Path(place), dialect)
         if schema.of_rows:
@@ -124,6 +124,7 @@ def predict_table(
             if len(ids):
                 encoded = session.encode_new(records.table, store)
                 predictions = session.predictions(session.pairs(records, encoded, pairs))[0]
+    predictions = session.task.no_predictions() if predictions is None else predictions
     return session.predictions_table(ids, predictions, None, least_confidence, options.interval, as_text)
 
 

@@ -39,6 +39,8 @@ def to_evaluate(net: nn.Module, device: torch.device | str) -> None:
 
     if net.training:
         net.eval()
+    if torch.device(device).type == "cpu" and not torch.cuda.is_initialized():
+        return  # there is no other place
     if any(x.device != torch.device(device) for x in itertools.chain(net.parameters(), net.buffers())):
         net.to(device)
 
