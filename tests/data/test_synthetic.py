@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
-from sklearn.ensemble import ExtraTreesClassifier
-from sklearn.metrics import roc_auc_score
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from sklearn.metrics import r2_score, roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.naive_bayes import CategoricalNB
 from sklearn.neighbors import KNeighborsClassifier
@@ -54,7 +54,7 @@ ROUGH = Recipe(
     two_aspects=0.4,
 )
 SUBSETS = [s for n in range(1, 5) for s in combinations(range(4), n)]
-PAIR_TASKS = TASKS[1:]
+PAIR_TASKS = tuple(task for task in TASKS if task not in ("product_type", "price"))
 RELATIONS = [("duplicates", "label"), ("variants", "label"), ("offers", "duplicate"), ("offers", "variant")]
 # The facts that tell whether a relation holds, by modality. Image, text, numeric, categorical.
 ASPECTS = {
@@ -206,10 +206,11 @@ def test_the_mean_of_the_relations_is_the_ceiling() -> None:
 
 def test_the_docstring_states_the_ceilings() -> None:
     doc = synthetic.__doc__ or ""
-    stated = re.findall(r"^    ([a-z+]+) +(0\.\d{3}) +(0\.\d{3}) +(0\.\d{3})$", doc, re.MULTILINE)
-    types, duplicates, variants, offers = (ceilings(task) for task in TASKS)
+    stated = re.findall(r"^    ([a-z+]+)" + r" +(0\.\d{3})" * 4 + "$", doc, re.MULTILINE)
+    types, duplicates, variants, offers, prices = (ceilings(task) for task in TASKS)
     assert [name for name, *_ in stated] == list(types)
-    for name, type_score, pair_score, offer_score in stated:
+    for name, type_score, pair_score, offer_score, price in stated:
+        assert float(price) == pytest.approx(prices[name], abs=6e-4)
         assert float(offer_score) == pytest.approx(offers[name], abs=6e-4)
         assert float(type_score) == pytest.approx(types[name], abs=6e-4)
         assert float(pair_score) == pytest.approx(duplicates[name], abs=6e-4)
@@ -239,6 +240,47 @@ def test_types_are_told_as_well_as_the_ceilings_say(flat: Callable[[str], Path])
         # The fold's own counts are a little noisy, so somewhat less than the ceiling is expected, never more.
         gap = scores[subset_name(subset)] - np.mean(told == labels)
         assert -0.025 < gap < 0.05, (subset_name(subset), gap)
+
+
+def worth_of(folder: Path, row: Row) -> list[float]:
+    """By modality, what a row's signal leads one to expect of its price, as a share of the mean; 1 where it is missing.
+    What is shown is true with the channel's reliability, else each other value is as likely."""
+
+    def expected(shown: int, factors: list[float], channel: Channel) -> float:
+        others = (sum(factors) - factors[shown]) / (len(factors) - 1)
+        return (channel.reliability * factors[shown] + (1 - channel.reliability) * others) / np.mean(factors)
+
+    photo, use = shown_in_photo(folder, row), use_of(row)
+    image = 1.0 if photo is None else expected(photo[0], [0.75, 0.92, 1.1, 1.35], ROUGH.image)
+    text = 1.0 if use is None else expected(use, [0.78, 1.0, 1.28], ROUGH.text)
+    numeric = 1.0
+    if row["weight"] is not None:
+        heavy = int(row["weight"] > 750)
+        place = (row["weight"] / (900 if heavy else 100)) ** 0.2
+        places = 6 ** (0.2 * np.linspace(0, 1, 10_001))
+        numeric = place / places.mean() * expected(heavy, [1.0, 9**0.2], ROUGH.numeric)
+    line = None if row["department"] is None else attributes.DEPARTMENTS.index(row["department"]) // 4
+    return [image, text, numeric, 1.0 if line is None else expected(line, [1.2, 0.8], ROUGH.categorical)]
+
+
+def test_prices_are_told_as_well_as_the_ceilings_say_and_by_nothing_else(flat: Callable[[str], Path]) -> None:
+    folder = flat("price")
+    rows = [row for split in ("train", "valid", "test") for row in rows_of(folder / f"{split}.parquet")]
+    price, worth = np.array([row["price"] for row in rows]), np.array([worth_of(folder, row) for row in rows])
+    assert price.min() > 0 and all(named_of(row) == -1 for row in rows)
+    scores = ceilings("price", ROUGH)
+    for subset in SUBSETS:
+        expected = price.mean() * worth[:, subset].prod(1)
+        assert r2_score(price, expected) == pytest.approx(scores[subset_name(subset)], abs=0.03), subset
+    # What is left of the price once all signals are known
+    rest = price / worth.prod(1)
+    others = np.array([alone(folder, row | {"price": None}) for row in rows], dtype=float)
+    model = ExtraTreesRegressor(50, min_samples_leaf=10, max_features=0.5, random_state=0)
+    assert r2_score(rest, cross_val_predict(model, others, rest, cv=2)) < 0.02
+    for i, feature in enumerate(others.T):
+        known = ~np.isnan(feature)
+        if known.any() and np.ptp(feature[known]) > 0:
+            assert abs(np.corrcoef(rest[known], feature[known])[0, 1]) < 4 / np.sqrt(known.sum()), i
 
 
 def seen(folder: Path, row: Row) -> Row:
@@ -398,11 +440,12 @@ def test_same_seed_same_bytes(task: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_dataset_yaml(task: str, real: dict[str, Path]) -> None:
     meta = yaml.safe_load((real[task] / "dataset.yaml").read_text())
-    kway = task == "product_type"
-    assert meta["name"] == ("catalogue" if kway else f"catalogue_{task}")
-    assert (meta["task"], meta["metric"]) == (("kway", "accuracy") if kway else ("matching", "f1"))
+    assert meta["name"] == ("catalogue" if task == "product_type" else f"catalogue_{task}")
+    of_rows = {"product_type": ("kway", "accuracy"), "price": ("regression", "r2")}
+    assert (meta["task"], meta["metric"]) == of_rows.get(task, ("matching", "f1"))
     assert meta["id"] == "id"
-    assert meta.get("label") == ("product_type" if kway else None)
+    assert meta.get("label") == (task if task in of_rows else None)
+    assert ("price" in meta["columns"]) == (task != "price")
     assert set(meta["columns"].values()) == {"text", "categorical", "numeric", "image"}
     relations = {"duplicate": {"ignore": []}, "variant": {"ignore": ["length"]}}
     assert meta.get("relations") == (relations if task == "offers" else None)
@@ -423,14 +466,18 @@ def check_records(folder: Path, table: pa.Table, image_size: int) -> None:
                 assert (image.size, image.mode) == ((image_size, image_size), "RGB")
 
 
-def test_kway_tables(real: dict[str, Path]) -> None:
-    folder = real["product_type"]
+@pytest.mark.parametrize("task", ["product_type", "price"])
+def test_tables_of_rows(task: str, real: dict[str, Path]) -> None:
+    folder = real[task]
     tables = {split: pq.read_table(folder / f"{split}.parquet") for split in ("train", "valid", "test")}
     assert [table.num_rows for table in tables.values()] == [84, 12, 24]
     everything = pa.concat_tables(tables.values())
     check_records(folder, everything, 40)
-    assert everything.column_names == ["id", *COLUMNS, "product_type"]
-    assert set(tables["train"]["product_type"].to_pylist()) == set(attributes.TYPE_NAMES)
+    assert everything.column_names == ["id", *(name for name in COLUMNS if name != task), task]
+    if task == "product_type":
+        assert set(tables["train"]["product_type"].to_pylist()) == set(attributes.TYPE_NAMES)
+    else:
+        assert not everything["price"].null_count
     photos = {path for path in everything["image"].to_pylist() if path is not None}
     assert photos == {f"images/{path.name}" for path in (folder / "images").iterdir()}
 
@@ -552,6 +599,7 @@ def test_bad_arguments(arguments: dict[str, Any], message: str, tmp_path: Path) 
 
 def test_smallest_sizes_are_written(tmp_path: Path) -> None:
     write_catalogue(tmp_path / "types", "product_type", n_rows=69, image_size=16)
+    write_catalogue(tmp_path / "prices", "price", n_rows=69, image_size=16)
     write_catalogue(tmp_path / "pairs", "variants", n_rows=20, image_size=16)
     write_catalogue(tmp_path / "offers", "offers", n_rows=40, image_size=16)
 

@@ -10,6 +10,11 @@ the others; with probability `missing` all cells that carry it are missing. At t
 the shape, so modalities overlap. Colour, pattern, brand, model name, price and length say nothing of the
 type.
 
+**price** (regression, R²). The price of a product is what it is worth, times lognormal noise that nothing tells
+(`price_noise`). Its worth is a product of five factors: of the silhouette, of the use, of the line, of the band
+of the weight and of the place of the weight in its band. The first four are seen as in product_type; the place is
+right whenever there is a weight. No text names the shape, and no column holds a price.
+
 **duplicates**, **variants** (matching, F1). A product has a type, brand, model name, pattern, weight, base
 length and base price; an offer is a product in a colour and a size, described and photographed anew.
 Duplicates agree in product, colour and size; variants agree in product, whatever the colour and size. A
@@ -35,22 +40,22 @@ records are the same under a relation if that column is equal.
 
 `ceilings` sums over all combinations of these signals. With the default recipe:
 
-    modalities                       product_type  duplicates, variants  offers
-    image                            0.081         0.544                 0.649
-    text                             0.104         0.545                 0.606
-    numeric                          0.041         0.545                 0.651
-    categorical                      0.041         0.545                 0.606
-    image+text                       0.239         0.648                 0.730
-    image+numeric                    0.160         0.648                 0.761
-    image+categorical                0.160         0.648                 0.730
-    text+numeric                     0.204         0.649                 0.733
-    text+categorical                 0.204         0.649                 0.685
-    numeric+categorical              0.080         0.649                 0.733
-    image+text+numeric               0.470         0.778                 0.851
-    image+text+categorical           0.470         0.778                 0.820
-    image+numeric+categorical        0.313         0.778                 0.851
-    text+numeric+categorical         0.401         0.781                 0.823
-    image+text+numeric+categorical   0.924         0.942                 0.949
+    modalities                       product_type  duplicates, variants  offers  price
+    image                            0.081         0.544                 0.649   0.218
+    text                             0.104         0.545                 0.606   0.190
+    numeric                          0.041         0.545                 0.651   0.273
+    categorical                      0.041         0.545                 0.606   0.187
+    image+text                       0.239         0.648                 0.730   0.417
+    image+numeric                    0.160         0.648                 0.761   0.503
+    image+categorical                0.160         0.648                 0.730   0.413
+    text+numeric                     0.204         0.649                 0.733   0.474
+    text+categorical                 0.204         0.649                 0.685   0.385
+    numeric+categorical              0.080         0.649                 0.733   0.471
+    image+text+numeric               0.470         0.778                 0.851   0.713
+    image+text+categorical           0.470         0.778                 0.820   0.620
+    image+numeric+categorical        0.313         0.778                 0.851   0.709
+    text+numeric+categorical         0.401         0.781                 0.823   0.679
+    image+text+numeric+categorical   0.924         0.942                 0.949   0.927
 
 Of offers, with all modalities, duplicate reaches 0.939 and variant 0.958 (`relation_ceilings`).
 """

@@ -42,3 +42,13 @@ COLOURS = {
 PATTERNS = ("plain", "stripes", "dots", "checks", "gradient", "speckle")
 
 PRICE_MISSING = 0.05  # a price tells nothing, so this costs nothing
+
+# The price of the task price: PRICE_BASE, times a factor for each attribute of the type, times WEIGHT_POWER of the
+# weight over the floor of its band.
+PRICE_BASE, WEIGHT_POWER = 30.0, 0.2
+PRICE_FACTORS = (
+    np.array([0.75, 0.92, 1.1, 1.35]),  # of SHAPES
+    np.array([0.78, 1.0, 1.28]),  # of USES
+    (BAND_FLOOR / BAND_FLOOR[0]) ** WEIGHT_POWER,
+    np.array([1.2, 0.8]),  # of LINES
+)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
+from math import log, prod
 
 import numpy as np
 
-from mmtab.data.synthetic.attributes import SHAPES, TYPE_GRID, TYPE_NAMES
+from mmtab.data.synthetic.attributes import (
+    BAND_SPAN,
+    PRICE_FACTORS,
+    SHAPES,
+    TYPE_GRID,
+    TYPE_NAMES,
+    WEIGHT_POWER,
+)
 from mmtab.data.synthetic.recipe import (
     DEFAULT,
     FACTS,
     IMAGE,
     MODALITIES,
+    NUMERIC,
     RELATIONS,
     SHOWN_BY,
     TEXT,
@@ -26,13 +35,15 @@ from mmtab.data.synthetic.recipe import (
 def ceilings(task: str, recipe: Recipe = DEFAULT) -> dict[str, float]:
     """The best reachable score of every non-empty subset of the modalities, such as "image+text".
 
-    product_type: the accuracy of the Bayes classifier. Pairs: the best F1, 2TP / (2TP + FP + FN) of the
-    expected counts, over the thresholds on the posterior given the subset's signals; offers: the mean of both
-    relations' best F1.
+    product_type: the accuracy of the Bayes classifier. price: R² of the expected price given the subset's signals.
+    Pairs: the best F1, 2TP / (2TP + FP + FN) of the expected counts, over the thresholds on the posterior given the
+    subset's signals; offers: the mean of both relations' best F1.
     """
     check_task(task)
     if task == "product_type":
         return {subset: _bayes_accuracy(joint) for subset, joint in _subsets(*_type_signals(recipe))}
+    if task == "price":
+        return _price_r2(recipe)
     scores = list(relation_ceilings(task, recipe).values())
     return {subset: float(np.mean([best[subset] for best in scores])) for subset in scores[0]}
 
@@ -47,13 +58,40 @@ def relation_ceilings(task: str = "offers", recipe: Recipe = DEFAULT) -> dict[st
     }
 
 
+_SUBSETS = [subset for n in range(1, 5) for subset in combinations(range(4), n)]
+
+
+def _named(subset: tuple[int, ...]) -> str:
+    return "+".join(MODALITIES[m] for m in subset)
+
+
+def _price_r2(recipe: Recipe) -> dict[str, float]:
+    """The price is a product of independent factors, one to a modality, and noise. So the mean square of the price, and
+    that of its expectation given some signals, are products too; all are in units of the squared mean."""
+    mean_squares, told = [], []
+    for m, (factor, channel) in enumerate(zip(PRICE_FACTORS, recipe.channels, strict=True)):
+        expected = factor @ _shown_given_true(
+            len(factor), channel.reliability
+        )  # of each value shown, for all are as likely
+        within = 1.0
+        if m == NUMERIC:  # the place in the band, whichever band is shown
+            steps = WEIGHT_POWER * log(BAND_SPAN)
+            first, second = ((np.exp(power * steps) - 1) / (power * steps) for power in (1, 2))
+            within = second / first**2
+        mean_squares.append(within * np.square(factor).mean() / factor.mean() ** 2)
+        shown = within * np.square(expected).mean() / factor.mean() ** 2
+        told.append(channel.missing + (1 - channel.missing) * shown)
+    variance = prod(mean_squares) * np.exp(recipe.price_noise**2) - 1
+    return {_named(subset): float((prod(told[m] for m in subset) - 1) / variance) for subset in _SUBSETS}
+
+
 def _subsets(prior: Floats, likelihoods: list[Floats]) -> Iterator[tuple[str, Floats]]:
     """P(hypothesis, signals), (hypotheses, combinations of signals), for every subset of the modalities."""
-    for subset in (s for n in range(1, 5) for s in combinations(range(4), n)):
+    for subset in _SUBSETS:
         joint = prior[:, None]
         for m in subset:
             joint = _joint(joint, likelihoods[m])
-        yield "+".join(MODALITIES[m] for m in subset), joint
+        yield _named(subset), joint
 
 
 def _joint(one: Floats, other: Floats) -> Floats:

@@ -13,10 +13,13 @@ from mmtab.data.synthetic.attributes import (
     BRANDS,
     COLOURS,
     PATTERNS,
+    PRICE_BASE,
+    PRICE_FACTORS,
     SHAPES,
     SIZE_FACTOR,
     TYPE_GRID,
     TYPE_NAMES,
+    WEIGHT_POWER,
 )
 from mmtab.data.synthetic.bayes import hypotheses, kinds_of
 from mmtab.data.synthetic.descriptions import N_MODELS
@@ -90,6 +93,15 @@ def type_offers(types: Ints, recipe: Recipe, rng: np.random.Generator) -> Offers
         price=5 * 40 ** rng.random(n),
         missing=_missing(n, recipe, rng),
     )
+
+
+def prices(types: Ints, offers: Offers, recipe: Recipe, rng: np.random.Generator) -> Floats:
+    """The price, (n,), of each of the types in euro; `offers` say where in its band the weight is."""
+    place = offers.weight / BAND_FLOOR[(offers.weight >= BAND_FLOOR[1]).astype(np.int64)]
+    price = PRICE_BASE * place**WEIGHT_POWER * np.exp(recipe.price_noise * rng.standard_normal(len(types)))
+    for factor, attribute in zip(PRICE_FACTORS, np.unravel_index(types, TYPE_GRID), strict=True):
+        price *= factor[attribute]
+    return price.round(2)
 
 
 def pair_offers(labels: Bools, task: str, recipe: Recipe, rng: np.random.Generator) -> tuple[Offers, Offers]:

@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-TASKS = ("product_type", "duplicates", "variants", "offers")
+TASKS = ("product_type", "duplicates", "variants", "offers", "price")
 MODALITIES = ("image", "text", "numeric", "categorical")
 IMAGE, TEXT, NUMERIC, CATEGORICAL = range(4)
 
@@ -45,7 +45,8 @@ class Recipe:
     """How much each modality tells; with the task it determines the ceilings.
 
     `named_shape` is the probability that a text names the shape, `named_shape_reliability` that it then names
-    the true one (product_type only). Of the pairs, `positive_share` match (offers: are duplicates); of
+    the true one (product_type only). `price_noise` is the standard deviation of the logarithm of the price
+    about what the product is worth (price only). Of the pairs, `positive_share` match (offers: are duplicates); of
     the others, `variant_share` are variants only (offers only). Of the pairs left, `two_aspects` differ in two
     aspects and the rest in one, drawn by the weights `negative_mix` (in MODALITIES' order).
     """
@@ -56,6 +57,7 @@ class Recipe:
     categorical: Channel = Channel(reliability=0.99, missing=0.015)
     named_shape: float = 0.25
     named_shape_reliability: float = 0.95
+    price_noise: float = 0.06
     positive_share: float = 0.3
     variant_share: float = 0.2
     negative_mix: tuple[float, float, float, float] = (0.25, 0.25, 0.25, 0.25)
