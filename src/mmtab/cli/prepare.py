@@ -147,7 +147,9 @@ def everything(
 
 @app.command(name="import")
 def import_(
-    name: Annotated[str | None, typer.Argument(help="a recipe of configs/import; none lists them")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="a recipe of configs/import, or multabench:NAME/FOLD; none lists recipes")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="the new folder")] = None,
     source: Annotated[Path | None, typer.Option(help="a folder or archive that you have already")] = None,
     seed: int = 0,

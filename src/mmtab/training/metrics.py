@@ -36,7 +36,8 @@ def best_threshold(probability: np.ndarray, label: np.ndarray) -> float:
 
 
 def class_metrics(y_true: np.ndarray, y_pred: np.ndarray, probability: np.ndarray | None = None) -> dict[str, float]:
-    """Accuracy, macro-F1 and, of probabilities [n, k], log-loss; classes [n]."""
+    """Accuracy, macro-F1 and, of probabilities [n, k], log-loss and, of two classes, the area under the ROC curve;
+    classes [n]."""
     from sklearn import metrics
 
     values = {
@@ -46,6 +47,8 @@ def class_metrics(y_true: np.ndarray, y_pred: np.ndarray, probability: np.ndarra
     if probability is not None:
         p = probability / probability.sum(1, keepdims=True)
         values["log_loss"] = metrics.log_loss(y_true, p, labels=range(p.shape[1]))
+        if p.shape[1] == 2 and y_true.min() < y_true.max():
+            values["roc_auc"] = metrics.roc_auc_score(y_true, p[:, 1])
     return {name: float(value) for name, value in values.items()}
 
 

@@ -30,6 +30,7 @@ from mmtab.data.table import read_split
 from mmtab.prepare.importers.archives import is_archive
 from mmtab.prepare.importers.download import DownloadError, download
 from mmtab.prepare.importers.forms import FORMS, Tables
+from mmtab.prepare.importers.multabench import PREFIX, import_multabench
 from mmtab.prepare.importers.raw import Raw
 from mmtab.prepare.importers.recipes import ROW_TABLES, RawColumn, Recipe, recipes
 from mmtab.utils.cache import Store
@@ -49,13 +50,20 @@ def import_dataset(
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Write the dataset of recipe ``name`` to the new folder ``output``, whole or not at all, and read it back to
-    check it.
+    """Write the dataset of recipe ``name``, or of ``multabench:NAME/FOLD``, to the new folder ``output``, whole or not
+    at all, and read it back to check it.
 
     ``source``: a folder or an archive that holds the raw files; then nothing is fetched. ``cache``: where fetched files
     are kept. ``seed``: of splits that the source does not have. Raises ConfigError for an unknown name or an output
     that exists, DownloadError for what cannot be had, DataError for raw files that are not as the recipe says.
     """
+    if output.exists():
+        raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
+    if name.startswith(PREFIX):
+        folder, notes = import_multabench(name, output, source, seed)
+        for note in notes:
+            _say(f"note: {note}")
+        return folder
     by_name = recipes()
     if name not in by_name:
         near = [other for other in sorted(by_name) if name.split("_")[0] in other]
@@ -63,8 +71,6 @@ def import_dataset(
     recipe = by_name[name]
     if recipe.form not in FORMS:
         raise ConfigError(f"{name}: form {recipe.form!r}: expected one of {', '.join(FORMS)}")
-    if output.exists():
-        raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
     if source is None and recipe.obtain:
         raise ConfigError(f"{name} has no address that is open to all. Fix: {recipe.obtain} and give source=PATH")
     output.parent.mkdir(parents=True, exist_ok=True)
