@@ -105,7 +105,7 @@ def infer(
             raise fail("the label of regression", column=target.name, expected=expected, found=found, fix=NOT_NUMBERS)
         if task is None and quantity:
             kind = TaskKind.REGRESSION
-        if quantity:
+        if quantity and (task is None or kind is not TaskKind.REGRESSION):
             notes += _of_quantity(kind, facts[target.name])
         if kind is TaskKind.REGRESSION:
             target = replace(target, why=target.why.replace(" classes", " different numbers"))
