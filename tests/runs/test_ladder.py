@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_data import write_kway, write_pairs
+from toy_data import write_kway, write_numbers, write_pairs
 
 from mmtab.api import load_run
 from mmtab.config.types import RunConfig
@@ -21,7 +21,7 @@ from mmtab.utils.errors import ConfigError, TrainingError
 AUTO = ["recipe=auto", "dataset.drop=[image]", "trainer.max_epochs=1"]
 
 
-@pytest.mark.parametrize("write", [write_kway, write_pairs])
+@pytest.mark.parametrize("write", [write_kway, write_numbers, write_pairs])
 def test_the_best_step_is_the_run(
     tmp_path: Path, configure: Any, capsys: pytest.CaptureFixture[str], write: Any
 ) -> None:
@@ -29,7 +29,7 @@ def test_the_best_step_is_the_run(
     metrics = train(config, folder)
     said, run = json.loads((folder / "ladder.json").read_text()), load_run(folder)
     assert list(said["valid"]) == ["frozen", "tuned"]
-    name, sign = ("log_loss", 1) if write is write_kway else ("f1", -1)
+    name, sign = {write_kway: ("log_loss", 1), write_numbers: ("r2", -1), write_pairs: ("f1", -1)}[write]
     assert said["chosen"] == min(said["valid"], key=lambda recipe: sign * said["valid"][recipe][name])
     assert run.metrics["valid"] == pytest.approx(metrics) == said["valid"][said["chosen"]]
     layers = {"frozen": 0, "tuned": 2}[said["chosen"]]

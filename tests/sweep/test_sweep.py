@@ -25,7 +25,7 @@ from damage import damage_at_random
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
-from toy_data import write_kway, write_pairs
+from toy_data import write_kway, write_numbers, write_pairs
 
 from mmtab.config.compose import compose_run
 from mmtab.config.overrides import split_overrides, written
@@ -688,6 +688,25 @@ def test_a_real_sweep_killed_while_a_run_trains(tmp_path: Path, backbone: Path) 
     assert again == (tmp_path / "whole" / "summary.md").read_text() + "\n"
     assert _times(tmp_path) == before
     assert {path.name for path in tmp_path.iterdir()} == {"toys", "twins", "space.yaml", "killed", "whole"}
+
+
+@pytest.mark.slow
+def test_a_real_sweep_of_regression(tmp_path: Path) -> None:
+    data = write_numbers(tmp_path / "prices", images=False)
+    (tmp_path / "space.yaml").write_text("trainer.lr: [1.0e-3, 1.0e-4]\n")
+    small = ["trainer.max_epochs=2", "dataset.drop=[text]", "d_model=16", "fusion.d_hidden=32", "base=none"]
+    settings: dict[str, Any] = {"datasets": [str(data)], "space": str(tmp_path / "space.yaml"), "overrides": small}
+    told = run_sweep(SweepConfig(output=str(tmp_path / "out"), sampler="grid", **settings))
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    trials = summary["trials"]
+    assert len(trials) == 2 and not summary["failures"]
+    best = max(trials, key=lambda trial: trial["valid"]["prices"]["mean"])
+    assert summary["best"] == [best["trial"]] and best["settings"] == {"trainer.lr": "0.001"}, "the other hardly learns"
+    assert best["test"]["prices"]["metric"] == "r2" and "| prices | r2 |" in told
+    (run,) = (tmp_path / "out" / best["folder"]).glob("*/metrics.json")
+    scores = json.loads(run.read_text())
+    assert best["valid"]["prices"]["mean"] == pytest.approx(scores["valid"]["r2"])
+    assert best["test"]["prices"]["mean"] == pytest.approx(scores["test"]["r2"])
 
 
 def test_the_sweep_itself_needs_no_torch() -> None:

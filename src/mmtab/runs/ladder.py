@@ -29,7 +29,7 @@ FIRST_SHARE, LEAST_SHARE = 0.6, 0.25  # of the time: at most for a step that oth
 
 def climb(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path], dict[str, float]]) -> dict[str, float]:
     """Train the recipes of ``config.ladder`` in ``folder/steps``, each while there is time; the one with the least
-    log-loss on valid, of pairs with the best metric, becomes the run of ``folder``. Returns its metrics.
+    log-loss on valid, of numbers and pairs with the best metric, becomes the run of ``folder``. Returns its metrics.
 
     ladder.json keeps what each recipe scored. Steps that a killed call has finished are not trained again.
     """
