@@ -19,15 +19,18 @@ from mmtab.features.batches import KWayBatch, LexicalBatch, TensorTable, is_know
 from mmtab.features.unseen import ON_VALID
 from mmtab.model.inputs import RowInputs
 from mmtab.model.nearness import Nearness
+from mmtab.model.row_trees import RowTrees
 from mmtab.model.solvers import Problem, Solver
 from mmtab.utils.cache import Store
+
+N_DIRECTIONS = 32
 
 
 class LinearBase(RowInputs):
     """Two linear models: on the vectors of frozen networks, and on words and parts of words; each with numbers by rank
     and categories one-hot beside them. Of classes they are multinomial logistic regressions, and the base gives the
     mean of their log-probabilities; of a number ridge regressions, which read nearness to rows of train besides, and it
-    gives the mean of what they predict.
+    gives the mean of what they predict. Boosted trees have a part in it where they help, see ``RowTrees``.
 
     ``fit`` chooses each penalty by the loss on valid. The fusion model is trained on what the base says of rows
     that it was not fitted to (Wolpert, "Stacked Generalization", 1992), so it learns what the base leaves open.
@@ -41,6 +44,8 @@ class LinearBase(RowInputs):
     n_ngrams   of the lexicon
     n_folds    parts of train, of which each is predicted by a fit to the others
     n_near     rows of train at most, to which rows are compared where the label is a number
+    n_rounds   of boosting at most; None: there are no trees
+    length     of vectors, as ``RowInputs`` has it; None: 1 where the label is a number, else 3
     """
 
     def __init__(
@@ -54,8 +59,11 @@ class LinearBase(RowInputs):
         n_ngrams: int,
         n_folds: int = 5,
         n_near: int = 2000,
+        n_rounds: int | None = None,
+        length: float | None = 3.0,
     ) -> None:
-        super().__init__(n_ids, n_texts, n_images, backbones)
+        default = 1.0 if n_classes is None else 3.0
+        super().__init__(n_ids, n_texts, n_images, backbones, default if length is None else length)
         self.n_folds, n_outputs = n_folds, n_classes or 1
         self.near = Nearness(n_near, n_numeric, len(self.n_ids)) if n_classes is None else None
         n_dense = self.n_texts + self.n_images + 2 * n_numeric + (n_near if self.near else 0)
@@ -65,17 +73,28 @@ class LinearBase(RowInputs):
         )
         if not self.parts:
             self.parts["vectors"] = _Part(0, n_dense, sum(self.n_ids), n_outputs)
+        self.trees = None
+        if n_rounds and n_numeric + len(self.n_ids):
+            n_directions = 0 if n_classes is None else N_DIRECTIONS
+            self.trees = RowTrees(n_outputs, len(self.mean), len(self.n_ids), n_directions, n_rounds)
         self.requires_grad_(False)
 
     def forward(self, table: TensorTable) -> Float[Tensor, "b k"]:
         with torch.autocast(self.mean.device.type, enabled=False):
             ids, raw = self.ids(table), self.raw_vectors(table)
-            vectors, dense = self.inputs(raw, table.numeric)
+            vectors, plain = self.inputs(raw, table.numeric)
+            dense = plain
             if self.near is not None:
-                dense = torch.cat([dense, self.near(table.numeric, ids - self.offset)], 1)
+                dense = torch.cat([plain, self.near(table.numeric, ids - self.offset)], 1)
             first: dict[str, Any] = {"vectors": vectors, "ngrams": table.lexical}
-            scores = [part(first[name], dense, ids) for name, part in self.parts.items()]
-            return torch.stack([z.log_softmax(1) if self.near is None else z for z in scores]).mean(0)
+            output = torch.stack([self._output(part(first[name], dense, ids)) for name, part in self.parts.items()])
+            if self.trees is None:
+                return output.mean(0)
+            of_trees = self._output(self.trees(vectors, plain, ids - self.offset))
+            return torch.lerp(output.mean(0), of_trees, self.trees.weight)
+
+    def _output(self, scores: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+        return scores.log_softmax(1) if self.near is None else scores
 
     # --- fitting -----------------------------------------------------------------------------------------------------
 
@@ -127,7 +146,16 @@ class LinearBase(RowInputs):
                 part: Any = self.parts[name]
                 part.set(self._unwhitened(part, fitted["weight"], whitening), np.array(fitted["bias"]))
                 outputs.append(problem.out_of_fold(folds, float(fitted["penalty"]), store))
-        return np.mean(outputs, 0), best
+            said = np.mean(outputs, 0)
+            if self.trees is not None:
+                linear = said, np.mean([fitted["output"] for _, fitted in solved[best].values()], 0)
+                parts = [self._of_trees(some) for some in (rows, valid_rows)]
+                said = self.trees.fit(solvers[best], parts[0], parts[1], kept, linear, folds, seed, store)
+        return said, best
+
+    def _of_trees(self, rows: _Rows) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
+        ids = torch.from_numpy(rows.ids).to(self.mean.device) - self.offset
+        return *self.inputs(rows.raw, rows.numeric), ids, rows.label
 
     def _folds(self, rows: _Rows, unseen: np.ndarray, kept: np.ndarray, seed: int) -> np.ndarray:
         """[n] the fold of each row. Rows that share a category which valid will not have are alike, and go together."""

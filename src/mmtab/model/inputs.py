@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone
 from mmtab.features.batches import TensorTable
 
-VECTOR_LENGTH = 3.0  # of all vectors of a row together, which stand beside ones and zeros of categories
 LIMIT = 6.0  # standard deviations
 
 
@@ -24,15 +23,18 @@ class RowInputs(nn.Module):
     n_texts    columns of text
     n_images   columns of pictures
     backbones  what makes vectors of text and pictures; only frozen layers are read
+    length     of all vectors of a row together, which stand beside ones and zeros of categories
     """
 
     mean: Tensor
     spread: Tensor
     offset: Tensor
 
-    def __init__(self, n_ids: Sequence[int], n_texts: int, n_images: int, backbones: Backbones) -> None:
+    def __init__(
+        self, n_ids: Sequence[int], n_texts: int, n_images: int, backbones: Backbones, length: float = 3.0
+    ) -> None:
         super().__init__()
-        self.n_ids = list(n_ids)
+        self.n_ids, self.length = list(n_ids), length
         self.n_texts = self.n_images = d_text = d_image = 0
         self._networks: tuple[TextBackbone | None, ImageBackbone | None] = (None, None)  # a tuple: not its submodules
         text, image = backbones.text, backbones.image
@@ -78,7 +80,7 @@ class RowInputs(nn.Module):
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b m"]]:
         """Standardised vectors, of which a missing one is the mean; and, with them, what all parts read: which vectors
         are missing, numbers by rank, and which of them are missing."""
-        scale = VECTOR_LENGTH / max(len(self.mean), 1) ** 0.5
+        scale = self.length / max(len(self.mean), 1) ** 0.5
         vectors = ((raw - self.mean) / self.spread).clamp(-LIMIT, LIMIT).nan_to_num(0.0) * scale
         dense = [raw[:, self._first_places].isnan().float()]
         if numeric is not None:

@@ -27,16 +27,21 @@ class Solver(Protocol):
     key        what tells it from others, as plain values
     target     the scale of labels that are numbers
     penalties  by the name of a part, what to try, in an order in which the loss falls and then rises
+    boosting   settings of LightGBM for trees whose sums ``output`` takes as well
     """
 
     key: dict[str, Any]
     penalties: Mapping[str, Sequence[float]]
+    boosting: dict[str, Any]
 
     @property
     def target(self) -> Target | None: ...
 
     def fit(self, x: Any, y: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
         """Weights [f, o] and bias [o]."""
+
+    def scaled(self, y: np.ndarray) -> np.ndarray:
+        """[n] labels as trees learn them."""
 
     def output(self, scores: np.ndarray) -> np.ndarray:
         """Weighted sums [n, o] -> what the base says, [n, o] float32."""
@@ -56,6 +61,7 @@ class Logistic:
     def __init__(self, n_classes: int) -> None:
         self.n_classes, self.target = n_classes, None
         self.key: dict[str, Any] = {"k": n_classes}
+        self.boosting: dict[str, Any] = {"objective": "multiclass", "num_class": n_classes, "learning_rate": 0.1}
 
     def fit(self, x: Any, y: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
         """A class that ``y`` lacks is very unlikely."""
@@ -74,6 +80,9 @@ class Logistic:
         weight, bias = np.zeros((x.shape[1], k), np.float32), np.full(k, b.min() - 5, np.float32)
         weight[:, model.classes_], bias[model.classes_] = w.T, b
         return weight, bias
+
+    def scaled(self, y: np.ndarray) -> np.ndarray:
+        return y
 
     def output(self, scores: np.ndarray) -> np.ndarray:
         shifted = scores - scores.max(1, keepdims=True)
@@ -95,13 +104,17 @@ class LeastSquares:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.key: dict[str, Any] = {"target": target.kind}
+        self.boosting: dict[str, Any] = {"objective": "regression", "learning_rate": 0.05}
 
     def fit(self, x: Any, y: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.linear_model import Ridge
 
         model = Ridge(alpha=penalty, solver="sparse_cg" if sp.issparse(x) else "cholesky", tol=1e-3, max_iter=300)
-        model.fit(x, self.target.transform(y).astype(np.float32))
+        model.fit(x, self.scaled(y).astype(np.float32))
         return np.float32(model.coef_).reshape(-1, 1), np.float32(model.intercept_).reshape(1)
+
+    def scaled(self, y: np.ndarray) -> np.ndarray:
+        return self.target.transform(y)
 
     def output(self, scores: np.ndarray) -> np.ndarray:
         return scores.astype(np.float32)

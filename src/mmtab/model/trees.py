@@ -1,4 +1,4 @@
-"""The base of a pair model: boosted trees on similarity features, fitted before anything else learns."""
+"""Boosted trees that are kept as arrays, and the base of a pair model, which has them of similarity features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmtab.features.loader import PairBatches
 from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.machine import usable_cores
 
-N_LEAVES, N_TREES, PATIENCE = 15, 300, 20
+N_LEAVES, MAX_DEPTH, N_TREES, PATIENCE = 15, 8, 300, 20
 FULL_SKILL = 0.4  # share by which log-loss on valid is lower than that of the share of matches, for the full weight
 MAX_FLOAT = np.finfo(np.float32).max
 # Fewer leaves of fewer features where matches are few; valid decides.
@@ -27,7 +27,7 @@ SIZES: tuple[dict[str, Any], ...] = (
 BOOSTING: dict[str, Any] = {
     "objective": "binary",
     "learning_rate": 0.1,
-    "max_depth": 8,
+    "max_depth": MAX_DEPTH,
     "max_bin": 63,
     "min_data_in_leaf": 10,
     "deterministic": True,
@@ -36,57 +36,75 @@ BOOSTING: dict[str, Any] = {
 }
 
 
-class BoostedTrees(nn.Module):
-    """Gradient boosting (Friedman 2001; LightGBM, Ke et al. 2017) on the similarity features of a pair: one logit a
-    relation, of features that are the same from either side. Its trees are kept as arrays, so they are saved, moved
-    and read like any other weights.
+class Forest(nn.Module):
+    """Boosted trees (Friedman 2001; LightGBM, Ke et al. 2017), fitted elsewhere: a sum of trees for each output. They
+    are kept as arrays, so they are saved, moved and read like any other weights.
 
-    ``weight`` [r] is their part in the logits of a pair model: half, and less of relations of which they say hardly
-    more than how many pairs match.
-
-    reads  [r, f] the similarity features that each relation may look at
+    n_outputs  o
+    n_rounds   trees of an output at most
     """
 
-    reads: Tensor
     feature: Tensor
     threshold: Tensor
     missing_left: Tensor
     child: Tensor
     value: Tensor
     n_trees: Tensor
-    weight: Tensor
 
-    def __init__(self, reads: Sequence[Sequence[bool]]) -> None:
+    def __init__(self, n_outputs: int, n_rounds: int = N_TREES) -> None:
         super().__init__()
-        n_relations, n_nodes = len(reads), 2 * N_LEAVES - 1
-        shape = (n_relations, N_TREES, n_nodes)
-        self.register_buffer("reads", torch.tensor([list(row) for row in reads], dtype=torch.bool), persistent=False)
+        shape = (n_outputs, n_rounds, 2 * N_LEAVES - 1)
         self.register_buffer("feature", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("threshold", torch.zeros(shape))
         self.register_buffer("missing_left", torch.zeros(shape, dtype=torch.bool))
         self.register_buffer("child", torch.zeros(*shape, 2, dtype=torch.int32))  # of a leaf: itself
         self.register_buffer("value", torch.zeros(shape))
-        self.register_buffer("n_trees", torch.zeros(n_relations, dtype=torch.int64))
-        self.register_buffer("weight", torch.zeros(n_relations))
+        self.register_buffer("n_trees", torch.zeros(n_outputs, dtype=torch.int64))
 
-    def forward(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b r"]:
-        """Logits of pairs, of their similarity features, scaled; NaN where a side is missing."""
-        logits = [self._logits(features.float(), r) for r in range(len(self.reads))]
-        return torch.stack(logits, 1)
+    def forward(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b o"]:
+        """Sums of the values of leaves; features may be NaN."""
+        return torch.stack([self._sum(features.float(), output) for output in range(len(self.n_trees))], 1)
 
-    def _logits(self, x: Float[Tensor, "b f"], r: int) -> Float[Tensor, " b"]:
-        n = int(self.n_trees[r])
+    def _sum(self, x: Float[Tensor, "b f"], output: int) -> Float[Tensor, " b"]:
+        n = int(self.n_trees[output])
         if not n:
             return x.new_zeros(len(x))
-        feature, child = self.feature[r, :n].long().flatten(), self.child[r, :n].long().flatten(0, 1)
-        threshold, missing_left = self.threshold[r, :n].flatten(), self.missing_left[r, :n].flatten()
+        feature, child = self.feature[output, :n].long().flatten(), self.child[output, :n].long().flatten(0, 1)
+        threshold, missing_left = self.threshold[output, :n].flatten(), self.missing_left[output, :n].flatten()
         first = torch.arange(n, device=x.device) * self.feature.shape[2]  # of each tree's nodes among those of all
         node = first.expand(len(x), n)
-        for _ in range(BOOSTING["max_depth"]):
+        for _ in range(MAX_DEPTH):
             cell = x.gather(1, feature[node])
             left = torch.where(cell.isnan(), missing_left[node], cell <= threshold[node])
             node = first + child[node, (~left).long()]
-        return self.value[r, :n].flatten()[node].sum(1)
+        return self.value[output, :n].flatten()[node].sum(1)
+
+    def set(self, output: int, fitted: Arrays) -> None:
+        """Take the trees of one output: arrays [n, nodes] as those of ``forest_arrays``."""
+        n, n_nodes = fitted["value"].shape
+        for name in ("feature", "threshold", "missing_left", "child", "value"):
+            buffer = getattr(self, name)
+            buffer[output].zero_()
+            buffer[output, :n, :n_nodes] = torch.from_numpy(np.array(fitted[name])).to(buffer)
+        self.n_trees[output] = n
+
+
+class BoostedTrees(Forest):
+    """The base of a pair model: one logit a relation, of similarity features, which are the same from either side.
+
+    ``weight`` [r] is their part in the logits of a pair model: half, and less of relations of which they say hardly
+    more than how many pairs match.
+
+    reads  [r, f] the similarity features that each relation may look at; scaled, NaN where a side is missing
+    """
+
+    reads: Tensor
+    weight: Tensor
+
+    def __init__(self, reads: Sequence[Sequence[bool]]) -> None:
+        super().__init__(len(reads))
+        self.register_buffer("reads", torch.tensor([list(row) for row in reads], dtype=torch.bool), persistent=False)
+        self.register_buffer("weight", torch.zeros(len(reads)))
 
     # --- fitting -----------------------------------------------------------------------------------------------------
 
@@ -109,12 +127,8 @@ class BoostedTrees(nn.Module):
             self._set(r, store.arrays("base", problem.key, problem.solve))
 
     def _set(self, r: int, fitted: Arrays) -> None:
-        n, n_nodes = fitted["value"].shape
-        for name in ("feature", "threshold", "missing_left", "child", "value"):
-            buffer = getattr(self, name)
-            buffer[r].zero_()
-            buffer[r, :n, :n_nodes] = torch.from_numpy(np.array(fitted[name])).to(buffer)
-        self.n_trees[r], self.weight[r] = n, 0.5 * min(1.0, max(0.0, float(fitted["skill"]) / FULL_SKILL))
+        self.set(r, fitted)
+        self.weight[r] = 0.5 * min(1.0, max(0.0, float(fitted["skill"]) / FULL_SKILL))
 
 
 @dataclass(frozen=True)
@@ -151,12 +165,13 @@ class _Problem:
         assert best is not None
         loss, model = best
         prior = -float(np.log(np.where(self.y_valid == 1, self.y.mean(), 1 - self.y.mean()).clip(1e-9)).mean())
-        return _arrays(model, max(model.best_iteration, 1)) | {"skill": np.array(1 - loss / prior)}
+        fitted = forest_arrays(model, max(model.best_iteration, 1))
+        return {name: cells[0] for name, cells in fitted.items()} | {"skill": np.array(1 - loss / prior)}
 
 
-def _arrays(model: Any, n_trees: int) -> Arrays:
-    """The first trees of a LightGBM model, node by node."""
-    trees = [list(_nodes(tree["tree_structure"])) for tree in model.dump_model(num_iteration=n_trees)["tree_info"]]
+def forest_arrays(model: Any, n_rounds: int, n_outputs: int = 1) -> Arrays:
+    """The first trees of a LightGBM model, node by node: arrays [o, n_rounds, nodes]."""
+    trees = [list(_nodes(tree["tree_structure"])) for tree in model.dump_model(num_iteration=n_rounds)["tree_info"]]
     shape = (len(trees), 2 * N_LEAVES - 1)
     arrays: Arrays = {
         "feature": np.zeros(shape, np.int32),
@@ -179,7 +194,11 @@ def _arrays(model: Any, n_trees: int) -> Arrays:
             # A feature that train never misses is 0 where it is missing.
             zero_left = node["threshold"] >= 0
             arrays["missing_left"][t, i] = node["default_left"] if node["missing_type"] == "NaN" else zero_left
-    return arrays
+    # A round has a tree for each output.
+    return {
+        name: np.ascontiguousarray(cells.reshape(-1, n_outputs, *cells.shape[1:]).swapaxes(0, 1))
+        for name, cells in arrays.items()
+    }
 
 
 def _nodes(root: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int, int]]:
