@@ -16,6 +16,7 @@ from PIL import Image
 from toy_data import draw_picture, read_rows
 
 from mmtab.data.schema import ColumnType, Schema, TaskKind
+from mmtab.prepare.check import check
 from mmtab.prepare.importers import import_dataset, multabench
 from mmtab.utils.errors import ConfigError, DataError
 
@@ -74,7 +75,9 @@ def test_a_regression_of_pictures(tmp_path: Path) -> None:
         assert (row["target"], row["size"], row["about"]) == tuple(
             of_source[name] for name in ("target", "size", "about")
         )
-        if of_source["photo"] != "images/none.jpg":
+        if of_source["photo"] == "images/none.jpg":
+            assert row["photo"] is None
+        else:
             assert Image.open(folder / row["photo"]).size == Image.open(source / of_source["photo"]).size
 
 
@@ -83,6 +86,8 @@ def test_two_classes_and_packed_pictures(tmp_path: Path) -> None:
     before = sorted(path.name for path in source.iterdir())
     done = script("prepare_data", "import", "multabench:core-img-cls-toys", "-o", tmp_path / "out", "--source", source)
     assert done.returncode == 0, done.stderr
+    assert "1 pictures are named but not there" in done.stderr
+    assert not [alarm for alarm in check(tmp_path / "out") if alarm.severity == "error"]
     schema = Schema.read(tmp_path / "out")
     assert schema.task is TaskKind.KWAY and "roc_auc" in schema.source and schema.split["fold"] == 0
     rows = {split: read_rows(tmp_path / "out" / f"{split}.parquet") for split in ("train", "valid", "test")}
@@ -90,9 +95,20 @@ def test_two_classes_and_packed_pictures(tmp_path: Path) -> None:
     share = np.mean([label == "yes" for table in labels.values() for label in table])
     for table in labels.values():
         assert abs(np.mean([label == "yes" for label in table]) - share) < 0.1
-    shown = [row["photo"] for table in rows.values() for row in table if not row["photo"].endswith("none.jpg")]
+    shown = [row["photo"] for table in rows.values() for row in table if row["photo"]]
     assert len(shown) == N - 1 and all((tmp_path / "out" / name).is_file() for name in shown)
     assert sorted(path.name for path in source.iterdir()) == before
+
+
+def test_a_picture_outside_is_refused(tmp_path: Path) -> None:
+    source = write_double(tmp_path / "toys", "reg")
+    table = pq.read_table(source / "data.parquet")
+    draw_picture(tmp_path / "secret.jpg", 1)
+    cells = pa.array(["../secret.jpg", *table["photo"].to_pylist()[1:]])
+    pq.write_table(table.set_column(table.column_names.index("photo"), "photo", cells), source / "data.parquet")
+    with pytest.raises(DataError, match=r"row 1, .*photo: the picture's path leaves the folder; found \.\./secret"):
+        import_dataset("multabench:toys", tmp_path / "out", source=source)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("of_classes", [True, False])

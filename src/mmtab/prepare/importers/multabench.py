@@ -15,7 +15,7 @@ import json
 import re
 import tempfile
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,11 @@ def import_multabench(name: str, output: Path, source: Path | None = None, seed:
     metric = PUBLISHED["binary" if binary else about["task_type"]]
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".importing-", dir=output.parent) as scratch:
-        made = Path(scratch) / "dataset"
+        made, notes, root = Path(scratch) / "dataset", list[str](), None
+        if pictures:
+            root = _pictures(dataset, folder, Path(scratch))
+            table, n_absent = _present(dataset, table, pictures, root)
+            notes += [f"{n_absent} pictures are named but not there; their cells were left empty"] * (n_absent > 0)
         proposal = propose(
             {split: table.take(pa.array(places)) for split, places in rows.items()},
             made,
@@ -76,8 +80,7 @@ def import_multabench(name: str, output: Path, source: Path | None = None, seed:
             id=ROW,
             label=target,
             types={pictures: "image"} if pictures else None,
-            image_root=_pictures(dataset, folder, Path(scratch)) if pictures else None,
-            bad_cells="missing",  # the source has rows whose picture does not exist
+            image_root=root,
         )
         how = {"method": "as published", "fold": int(fold or 0), "valid": VALID_SHARE, "seed": seed}
         replace(
@@ -88,7 +91,7 @@ def import_multabench(name: str, output: Path, source: Path | None = None, seed:
             split=how,
         ).write(made)
         made.rename(output)
-    return output, list(proposal.notes)
+    return output, [*notes, *proposal.notes]
 
 
 def divide(label: np.ndarray, fold: int, of_classes: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -151,6 +154,19 @@ def _read(dataset: str, folder: Path) -> tuple[dict[str, Any], pa.Table]:
     if table[about["target"]].null_count:
         raise DataError(dataset, "a row without a label", table=TABLE, column=about["target"])
     return about, table
+
+
+def _present(dataset: str, table: pa.Table, column: str, root: Path) -> tuple[pa.Table, int]:
+    """The table without the paths of absent pictures, and how many these were."""
+    cells = table[column].to_pylist()
+    for row, cell in enumerate(cells, 1):
+        if cell and (PurePosixPath(cell).is_absolute() or ".." in PurePosixPath(cell).parts):
+            raise DataError(dataset, "the picture's path leaves the folder", row=row, column=column, found=cell)
+    present = [cell if cell and (root / cell).is_file() else None for cell in cells]
+    place = table.column_names.index(column)
+    return table.set_column(place, column, pa.array(present, pa.string())), sum(map(bool, cells)) - sum(
+        map(bool, present)
+    )
 
 
 def _pictures(dataset: str, folder: Path, scratch: Path) -> Path:
