@@ -29,7 +29,7 @@ def test_the_best_step_is_the_run(
     metrics = train(config, folder)
     said, run = json.loads((folder / "ladder.json").read_text()), load_run(folder)
     assert list(said["valid"]) == ["frozen", "tuned"]
-    name, sign = {write_kway: ("log_loss", 1), write_numbers: ("r2", -1), write_pairs: ("f1", -1)}[write]
+    name, sign = {write_kway: ("log_loss", 1), write_numbers: ("r2", -1), write_pairs: ("pr_auc", -1)}[write]
     assert said["chosen"] == min(said["valid"], key=lambda recipe: sign * said["valid"][recipe][name])
     assert run.metrics["valid"] == pytest.approx(metrics) == said["valid"][said["chosen"]]
     layers = {"frozen": 0, "tuned": 2}[said["chosen"]]

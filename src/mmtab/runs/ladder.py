@@ -14,10 +14,11 @@ from typing import Any
 import yaml
 
 from mmtab.config.types import CONFIGS, RunConfig
-from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.schema import Schema
 from mmtab.runs.folder import deciding, read_facts
 from mmtab.runs.inputs import data_folder
 from mmtab.training.build import columns_of_text
+from mmtab.training.tasks import chosen_by
 from mmtab.utils.atomic import write_json
 from mmtab.utils.errors import ConfigError, RunError, TrainingError
 from mmtab.utils.plain import mapping, number, read_plain, record, text
@@ -28,8 +29,8 @@ FIRST_SHARE, LEAST_SHARE = 0.6, 0.25  # of the time: at most for a step that oth
 
 
 def climb(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path], dict[str, float]]) -> dict[str, float]:
-    """Train the recipes of ``config.ladder`` in ``folder/steps``, each while there is time; the one with the least
-    log-loss on valid, of numbers and pairs with the best metric, becomes the run of ``folder``. Returns its metrics.
+    """Train the recipes of ``config.ladder`` in ``folder/steps``, each while there is time; the best on
+    valid, by what also chooses epochs, becomes the run of ``folder``. Returns its metrics.
 
     ladder.json keeps what each recipe scored. Steps that a killed call has finished are not trained again.
     """
@@ -44,8 +45,9 @@ def climb(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path], di
         shutil.rmtree(steps, ignore_errors=True)
     if not (folder / CHOSEN).exists() or not (steps / _read_choice(config, folder)["chosen"]).is_dir():
         scores = _train_all(config, steps, train)
-        name, sign = _chosen_by(config)
-        best = max(scores, key=lambda recipe: sign * scores[recipe][name])
+        schema = Schema.read(data_folder(config))
+        name = chosen_by(schema.task, config.dataset.metric or schema.metric)
+        best = (min if name == "log_loss" else max)(scores, key=lambda recipe: scores[recipe][name])
         write_json(folder / CHOSEN, {"chosen": best, "chosen_by": name, "valid": scores})
     said = _read_choice(config, folder)
     _move(steps / said["chosen"], folder)
@@ -122,12 +124,6 @@ def _read_choice(config: RunConfig, folder: Path) -> dict[str, Any]:
             f"{path}, chosen: expected one of {', '.join(config.ladder)} with its score, found {said['chosen']}"
         )
     return said
-
-
-def _chosen_by(config: RunConfig) -> tuple[str, int]:
-    """The metric, and its sign: of a few hundred rows the log-loss says more than how many are right."""
-    schema = Schema.read(data_folder(config))
-    return ("log_loss", -1) if schema.task is TaskKind.KWAY else (config.dataset.metric or schema.metric, 1)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mmtab.data.schema import TaskKind
 from mmtab.features.batches import is_known
 from mmtab.features.target import Target
 from mmtab.model.heads import NumberScores
 from mmtab.training.metrics import MIN_ROWS, number_metrics
 from mmtab.training.predictions import Predictions
-from mmtab.training.tasks import PERCENT, Calibration
+from mmtab.training.tasks import PERCENT, Calibration, chosen_by
 
 LEVEL = 0.9  # of intervals, where nothing else is asked for
 ERROR_WEIGHT = 0.2  # in the loss, of the size of errors, which is to follow the prediction and not to change it
@@ -41,7 +42,8 @@ class RegressionTask(Calibration):
 
     def __init__(self, target: Target, loss: str = "huber", metric: str = "r2") -> None:
         super().__init__(1)
-        self.target, self.metric, self.chosen_by = target, metric, metric
+        self.target, self.metric = target, metric
+        self.chosen_by = chosen_by(TaskKind.REGRESSION, metric)
         self._distance = F.huber_loss if loss == "huber" else F.mse_loss
         self.errors: np.ndarray | None = None
         self.margins: np.ndarray | None = None

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mmtab.data.schema import TaskKind
 from mmtab.model.heads import ClassScores
 from mmtab.model.matcher import PairScores
 from mmtab.training.metrics import (
@@ -36,13 +37,19 @@ MAX_LOGITS = 1 << 22  # in memory at once
 PERCENT = np.linspace(0, 1, 101)
 
 
+def chosen_by(kind: TaskKind, metric: str) -> str:
+    """The metric of valid by which epochs, and the recipes of a ladder, are chosen: of a few hundred rows the log-loss
+    says more than how many are right, and of pairs the area under the precision-recall curve more than the F1 at some
+    threshold. ``metric``: the dataset's."""
+    return {TaskKind.KWAY: "log_loss", TaskKind.MATCHING: "pr_auc"}.get(kind, metric)
+
+
 @runtime_checkable
 class Task(Protocol):
-    """``metric`` is the dataset's, and ``chosen_by`` the one by which training chooses its best epoch, both on valid:
-    of a few hundred rows the log-loss says more than how many are right, and of pairs the area under the
-    precision-recall curve more than the F1 at some threshold. ``scores``: the output of the task's model for
-    a batch. ``state_dict``: what was fitted on valid and prediction needs, as plain finite JSON. ``left_out``: what was
-    not, for valid does not tell it, by name with the reason. ``train``: the labels of training."""
+    """``metric`` is the dataset's, and ``chosen_by`` the one by which training chooses its best epoch, both on valid.
+    ``scores``: the output of the task's model for a batch. ``state_dict``: what was fitted on valid and prediction
+    needs, as plain finite JSON. ``left_out``: what was not, for valid does not tell it, by name with the reason.
+    ``train``: the labels of training."""
 
     metric: str
     chosen_by: str
@@ -161,7 +168,7 @@ class KWayTask(Calibration):
         n_sampled: int | None = None,
     ) -> None:
         self.n_classes, self.label_smoothing, self.metric = n_classes, label_smoothing, metric
-        self.n_sampled, self.chosen_by = n_sampled, "log_loss"
+        self.n_sampled, self.chosen_by = n_sampled, chosen_by(TaskKind.KWAY, metric)
         super().__init__(1)
         self.weight = None
         if class_counts is not None:  # "balanced", as scikit-learn defines it
@@ -334,7 +341,7 @@ class PairTask(Calibration):
     ) -> None:
         super().__init__(len(relations))
         self.relations, self.pos_weight = tuple(relations), pos_weight
-        self.metric, self.chosen_by = metric, "pr_auc"
+        self.metric, self.chosen_by = metric, chosen_by(TaskKind.MATCHING, metric)
         self.thresholds, self.biases = np.full(len(relations), 0.5), np.zeros(len(relations))
 
     def loss(self, logits: Float[Tensor, "b r"], label: Int[Tensor, "b r"]) -> Float[Tensor, ""]:
