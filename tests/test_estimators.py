@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow.parquet
 import pytest
 from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -54,8 +55,11 @@ def test_a_classifier_of_tables_with_pictures(tmp_path: Path, settings: dict[str
 
     folder = model.run_.folder
     assert folder.is_dir() and not (Path.cwd() / "runs" / "fit").exists()
-    sent = pickle.dumps(model)
+    sent, run = pickle.dumps(model), model.run_
     del model
+    gc.collect()
+    assert run.predict(X).shape == (len(X),)  # of an estimator that is gone
+    del run
     gc.collect()
     assert not folder.exists()
     again = pickle.loads(sent)
@@ -77,9 +81,22 @@ def test_a_regressor_of_arrays_and_frames(tmp_path: Path, settings: dict[str, An
     assert [column.name for column in model.run_.schema.columns] == ["x0", "x1", "x2"]
     bounds = model.predict(X, interval=0.8)
     assert (bounds[:, 0] == model.predict(X)).all() and ((bounds[:, 1] <= y) & (y <= bounds[:, 2])).mean() > 0.5
+    named = pd.DataFrame(X, columns=["x2", "x0", "other"])  # an estimator of arrays takes columns by their place
+    with pytest.warns(UserWarning, match="feature names"):
+        assert (model.predict(named) == bounds[:, 0]).all()
     rows = frame_of(write_numbers(tmp_path / "data", images=False), "train", "valid", "test")
     X, y = rows.drop(columns="label"), rows["label"]
-    assert mmtab.Regressor(settings=settings).fit(X.to_dict("list"), y.tolist()).score(X.to_dict("records"), y) > 0.5
+    model = mmtab.Regressor(settings=settings, random_state=np.int64(3)).fit(X.to_dict("list"), y.tolist())
+    assert model.score(X.to_dict("records"), y) > 0.5 and model.run_.facts["seed"] == 3
+    with pytest.warns(UserWarning, match="feature names"):
+        assert model.score(X.to_numpy(), y) == pytest.approx(model.score(X, y))
+    (model.run_.folder / "task.json").unlink()
+    with pytest.raises(MmtabError, match=r"task\.json is missing"):
+        pickle.dumps(model)
+    with pytest.raises(ValueError, match="expected numbers; found datetime64"):
+        model.fit(X, pd.date_range("2020", periods=len(X)))
+    with pytest.raises(NotFittedError):  # and nothing of the fit before
+        model.predict(X)
 
 
 def test_a_matcher_of_pairs(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -96,13 +113,25 @@ def test_a_matcher_of_pairs(tmp_path: Path, settings: dict[str, Any]) -> None:
     assert np.array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), p)
     with pytest.raises(ValueError, match="X has no column left_id"):
         clone(model).fit(X[["right_id"]], y)
+    for strange in (y / 2, y.map({0: "0", 1: "1"}), 2 * y - 1):
+        with pytest.raises(ValueError, match="y: expected 1 for a match and 0 for none"):
+            clone(model).fit(X, strange)
 
 
-def test_what_is_refused_is_a_value_error_of_mmtab() -> None:
+def test_what_is_refused_is_a_value_error_of_mmtab(tmp_path: Path) -> None:
     X = pd.DataFrame({"a": [1.0, 2.0, 3.0] * 10})
     for y, message in [(["x"] * 30, "one class"), (["x", "y"], "inconsistent numbers of samples")]:
         with pytest.raises(ValueError, match=message):
             mmtab.Classifier(settings=FAST).fit(X, y)
+    (tmp_path / "file").touch()
+    for options, message in [
+        ({"settings": {"label": "a"}}, "Classifier sets this itself"),
+        ({"settings": "frozen"}, "expected a dict by setting"),
+        ({"types": ["text"]}, "expected a dict by column"),
+        ({"output": tmp_path / "file"}, "File exists"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            mmtab.Classifier(**options).fit(X, ["x", "y", "z"] * 10)
     with pytest.raises(ValueError, match="frozn") as caught:
         mmtab.Classifier(recipe="frozn").fit(X, ["x", "y", "z"] * 10)
     assert isinstance(caught.value, MmtabError)

@@ -19,7 +19,7 @@ from commands import script
 import mmtab
 from mmtab.runs.export import model_files
 from mmtab.runs.folder import read_run_file
-from mmtab.utils.errors import ConfigError, RunError
+from mmtab.utils.errors import ConfigError, MmtabError, RunError
 
 
 @pytest.mark.parametrize("fixture", ["kway_run", "numbers_run", "pairs_run"])
@@ -60,6 +60,31 @@ def test_the_card_has_the_figures_of_the_run(kway_run: tuple[Path, Path], tmp_pa
     (copy / "task.json").write_text("{}")
     with pytest.raises(RunError, match="has changed since"):
         mmtab.load_run(copy).export(tmp_path / "other")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for output, message in [("link", "link exists"), ("file/below", "cannot be written")]:
+        (tmp_path / "file").touch()
+        with pytest.raises(MmtabError, match=message):
+            mmtab.load_run(folder).export(tmp_path / output)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_that_lost_a_file_or_has_one_of_elsewhere(kway_run: tuple[Path, Path], tmp_path: Path) -> None:
+    data, folder = kway_run
+    run = mmtab.load_run(shutil.copytree(folder, tmp_path / "run"))
+    rows = pyarrow.parquet.read_table(data / "test.parquet")
+    before = run.predict_proba(rows, image_root=data)
+    (run.folder / "task.json").unlink()  # temperatures, without which probabilities are others
+    for use in (lambda: mmtab.load_run(run.folder).predict(rows), lambda: run.export(tmp_path / "export")):
+        with pytest.raises(MmtabError, match=r"task\.json is missing"):
+            use()
+    shutil.rmtree(run.folder)
+    assert run.predict_proba(rows, image_root=data) == before  # it is open
+    run = mmtab.load_run(shutil.copytree(folder, tmp_path / "run"))
+    (tmp_path / "secret").touch()
+    (run.folder / "text_backbone" / "notes").symlink_to(tmp_path / "secret")
+    with pytest.raises(MmtabError, match="is a link out of the run"):
+        run.export(tmp_path / "export")
+    assert not (tmp_path / "export").exists()
     assert not (tmp_path / "other").exists()
 
 

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -32,6 +33,7 @@ from mmtab.api.run import Run
 from mmtab.data import raw
 from mmtab.data.spelling import spelling
 from mmtab.runs.export import model_files
+from mmtab.runs.manifest import verified
 from mmtab.runs.predictions import PAIR_IDS, free_name
 from mmtab.utils.errors import MmtabError
 
@@ -53,8 +55,8 @@ def _refusing() -> Iterator[None]:
 class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """What all estimators share. ``fit`` trains a run on 85 % of the rows and chooses by the others.
 
-    A fitted estimator has ``run_``, the ``mmtab.Run``. Its folder goes with the estimator unless ``output`` was given,
-    and travels with it: a pickled estimator holds the files that predict, weights included (some 100 MB with the
+    A fitted estimator has ``run_``, the ``mmtab.Run``. Its folder goes with the run unless ``output`` was given, and
+    travels with the estimator: a pickled estimator holds the files that predict, weights included (some 100 MB with the
     default networks).
 
     recipe        name of configs/recipe/, such as frozen or auto; None: the defaults of ``mmtab train``
@@ -84,7 +86,11 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def fit(self, X: Any, y: Any) -> Self:
         """X: any frame that ``mmtab.fit`` takes, or an array [n, c], whose columns are called x0 and so on; y: [n]."""
-        with _refusing():
+        self.__dict__.pop("run_", None)  # should this fit fail, nothing of the last one is left
+        with _refusing(), contextlib.ExitStack() as unless_fitted:
+            settings, own_types = self._of_names("settings"), self._of_names("types")
+            if taken := sorted({*self.get_params(), "train", "label", "task", "fractions"} & {*settings}):
+                raise InputError(f"settings={{{taken[0]!r}: …}}: {type(self).__name__} sets this itself")
             table, types = self._table(X, fitting=True)
             y = self._labels(y)
             check_consistent_length(table, y)
@@ -94,20 +100,25 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
                 )
             label = free_name("label", table.column_names)
             seed = self.random_state if self.random_state is not None else 0
-            if not isinstance(seed, int):
-                seed = int(check_random_state(seed).randint(1 << 31))
+            seed = int(seed) if isinstance(seed, Integral) else int(check_random_state(seed).randint(1 << 31))
+            folder = self._folder()
+            if self.output is None:
+                unless_fitted.callback(_remove, folder, os.getpid())
             self.run_ = fit(
                 table.append_column(label, pa.array(y)),
                 label=label,
                 task=self.TASK,
-                types=types | dict(self.types or {}) or None,
+                types=types | own_types or None,
                 recipe=self.recipe,
-                output=self._folder() / "run",
+                output=folder / "run",
                 time_limit=self.time_limit,
                 image_root=self.image_root,
                 fractions=FRACTIONS,
-                **{"seed": seed} | self._sides() | dict(self.settings or {}),
+                **{"seed": seed} | self._sides() | settings,
             )
+            unless_fitted.pop_all()
+            if self.output is None:
+                weakref.finalize(self.run_, _remove, folder, os.getpid())
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -137,18 +148,23 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return table.drop_columns(drop)
 
     def _table(self, X: Any, fitting: bool) -> tuple[pa.Table, dict[str, str]]:
-        """The rows, and types of columns that have no names."""
+        """The rows, and types of columns that have no names; where ``fit`` or X has none, columns go by their place."""
         frame = hasattr(X, "columns") or isinstance(X, pa.Table | pa.RecordBatch | Mapping)
         frame = frame or (isinstance(X, list) and bool(X) and isinstance(X[0], Mapping))
         if frame:
             table = raw.as_table(X, type(self).__name__, "X")
             validate_data(self, X if hasattr(X, "iloc") else table, reset=fitting, skip_check_array=True)
-            return table, {}
+            if fitting:
+                self._names, self._named = table.column_names, True
+            named = self._named and {*table.column_names} == {*self._names}
+            return table if named else table.rename_columns(self._names), {}
         array = validate_data(self, X, reset=fitting, dtype=None, ensure_all_finite=False, ensure_min_samples=0)
         if array.dtype.kind == "O":
             with contextlib.suppress(ValueError):
                 array = check_array(array, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=0)
-        columns = {f"x{i}": pa.array(column, from_pandas=True) for i, column in enumerate(array.T)}
+        if fitting:
+            self._names, self._named = [f"x{i}" for i in range(array.shape[1])], False
+        columns = {name: pa.array(cells, from_pandas=True) for name, cells in zip(self._names, array.T, strict=True)}
         return pa.table(columns), dict.fromkeys(columns, "numeric") if array.dtype.kind in "biuf" else {}
 
     def _labels(self, y: Any) -> np.ndarray:
@@ -157,20 +173,28 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _sides(self) -> dict[str, Any]:
         return {}
 
+    def _of_names(self, name: str) -> dict[str, Any]:
+        value = getattr(self, name) or {}
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value if name == "settings"):
+            raise InputError(f"{name}={value!r}: expected a dict by {'column' if name == 'types' else 'setting'}")
+        return dict(value)
+
     def _folder(self) -> Path:
-        """A new folder; a temporary one goes when the estimator does."""
-        if self.output is not None:
+        """A new folder; a temporary one goes when the run does."""
+        if self.output is None:
+            return Path(tempfile.mkdtemp(prefix="mmtab-"))
+        try:
             Path(self.output).expanduser().mkdir(parents=True, exist_ok=True)
             return Path(tempfile.mkdtemp(prefix="run-", dir=Path(self.output).expanduser()))
-        folder = Path(tempfile.mkdtemp(prefix="mmtab-"))
-        weakref.finalize(self, _remove, folder, os.getpid())
-        return folder
+        except (OSError, TypeError) as error:
+            raise InputError(f"output={self.output!r}: {error}. Fix: give another folder, or None") from error
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if "run_" in state:
             run = state.pop("run_")
-            state["_files"] = {name: (run.folder / name).read_bytes() for name in model_files(run.folder)}
+            files = model_files(run.folder)
+            state["_files"] = {name: verified(run.folder, name).read_bytes() for name in files}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -178,11 +202,11 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         super().__setstate__(state)
         if contents is not None:
             folder = Path(tempfile.mkdtemp(prefix="mmtab-"))
-            weakref.finalize(self, _remove, folder, os.getpid())
+            self.run_ = Run(folder / "run")
+            weakref.finalize(self.run_, _remove, folder, os.getpid())
             for name, data in contents.items():
                 (folder / "run" / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / "run" / name).write_bytes(data)
-            self.run_ = Run(folder / "run")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -236,7 +260,10 @@ class Regressor(RegressorMixin, _Estimator):
     TASK = "regression"
 
     def _labels(self, y: Any) -> np.ndarray:
-        return check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=np.float64, input_name="y")
+        y = column_or_1d(y, warn=True)
+        if y.dtype.kind in "mM":
+            raise InputError(f"y: expected numbers; found {y.dtype}. Fix: say in which unit, as (y - y.min()) / day")
+        return check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
 
     def predict(self, X: Any, interval: float | None = None) -> np.ndarray:
         """[n] numbers; with ``interval`` [n, 3], see ``Run.predict``."""
@@ -280,9 +307,10 @@ class Matcher(ClassifierMixin, _Estimator):
         return {name: frame for name, frame in sides.items() if frame is not None}
 
     def _labels(self, y: Any) -> np.ndarray:
-        y = column_or_1d(y, warn=True).astype(np.int64)
-        self.classes_ = np.array([0, 1])
-        return y
+        y, self.classes_ = column_or_1d(y, warn=True), np.array([0, 1])
+        if strange := [label for label in y.tolist() if label not in (0, 1)]:
+            raise InputError(f"y: expected 1 for a match and 0 for none; found {strange[0]!r}")
+        return y.astype(np.int64)
 
     def _table(self, X: Any, fitting: bool) -> tuple[pa.Table, dict[str, str]]:
         table, types = super()._table(X, fitting)

@@ -129,10 +129,10 @@ class Run:
         """A table, of the kind of ``data`` (pandas, polars, Hugging Face, else Arrow), with the probability of each
         class by name (pandas: by the class itself, such as 3 or True), or of a match for each relation. Of more than
         1,000 classes the likeliest ten, as in prediction files. Raises RunError for a run of regression."""
-        if self.schema.task is TaskKind.REGRESSION:
-            raise RunError(f"{self.folder} is a run of regression, without probabilities; use predict(interval=0.9)")
         predictions, session = self._predicted(data, image_root, tables), self._session()
-        schema = session.schema
+        schema = session.schema  # of the open run, should the folder be another by now
+        if schema.task is TaskKind.REGRESSION:
+            raise RunError(f"{self.folder} is a run of regression, without probabilities; use predict(interval=0.9)")
         if schema.task is TaskKind.MATCHING:
             suffixes = prediction_files.relation_suffixes(list(schema.relations))
             names = [f"{prediction_files.PROBABILITY}{suffix}" for suffix in suffixes]

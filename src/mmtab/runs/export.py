@@ -12,20 +12,29 @@ import yaml
 
 from mmtab.config.types import LocalSettings, WandbConfig
 from mmtab.runs.folder import CONFIG, DESCRIPTION, METRICS, PROVENANCE, TASK, open_config, read_facts
-from mmtab.runs.manifest import recording, verified
+from mmtab.runs.manifest import read_manifest, recording, verified, verify_below
 from mmtab.training.places import BEST
 from mmtab.utils.atomic import write_text
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, RunError
+from mmtab.utils.paths import leads_out
 
 MODEL = (*DESCRIPTION, TASK, METRICS, PROVENANCE, str(BEST))
 CARD = "README.md"
 
 
 def model_files(folder: Path) -> list[str]:
-    """Files of a run folder that ``load_run`` and ``predict`` read, by their paths within it."""
-    paths = (path for pattern in MODEL for path in sorted(folder.glob(pattern)) if path.is_file())
-    return [path.relative_to(folder).as_posix() for path in paths]
+    """Files of a run folder that ``load_run`` and ``predict`` read, by their paths within it. Raises RunError for a
+    folder that is no finished run, or has no weights."""
+    read_facts(folder)
+    if not (folder / BEST).is_file():
+        raise RunError(f"{folder} has no weights: {BEST} is not there")
+    verify_below(folder, "text_backbone", "cross_backbone")
+    paths = [path for pattern in MODEL for path in sorted(folder.glob(pattern)) if path.is_file()]
+    if outside := [path for path in paths if leads_out(folder, path)]:
+        raise RunError(f"{outside[0]} is a link out of the run. Fix: replace it by a copy (cp -L)")
+    lost = [name for name in (TASK, METRICS) if name in read_manifest(folder)]  # of which ``verified`` tells
+    return list(dict.fromkeys([*(path.relative_to(folder).as_posix() for path in paths), *lost]))
 
 
 def export_run(folder: Path, output: Path, card: Callable[[Path], str]) -> Path:
@@ -33,15 +42,13 @@ def export_run(folder: Path, output: Path, card: Callable[[Path], str]) -> Path:
     name folders of this machine, and the model card that ``card`` makes of the run. Raises ConfigError for an output
     that exists, RunError for a folder that is no finished run or is damaged."""
     folder, output = folder.expanduser(), output.expanduser()
-    read_facts(folder)
-    if not (folder / BEST).is_file():
-        raise RunError(f"{folder} has no weights: {BEST} is not there")
-    if output.exists():
+    names = model_files(folder)
+    if output.exists() or output.is_symlink():
         raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
 
     def write(scratch: Path) -> None:
         with recording(scratch, *MODEL):
-            for name in model_files(folder):
+            for name in names:
                 (scratch / name).parent.mkdir(parents=True, exist_ok=True)
                 if name != CONFIG:
                     shutil.copyfile(verified(folder, name), scratch / name)
@@ -52,7 +59,10 @@ def export_run(folder: Path, output: Path, card: Callable[[Path], str]) -> Path:
             write_text(scratch / CONFIG, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
         write_text(scratch / CARD, card(folder))
 
-    Store.place(output, write)
+    try:
+        Store.place(output, write)
+    except OSError as error:
+        raise ConfigError(f"output {output} cannot be written ({error}). Fix: name another folder") from error
     return output
 
 

@@ -278,7 +278,7 @@ def write_task_state(folder: Path, task: Task) -> None:
 
 def read_task_state(folder: Path) -> dict[str, Any]:
     """What ``task.load_state_dict`` takes: temperatures, thresholds and so on."""
-    if (folder / TASK).is_file():
+    if verified(folder, TASK).is_file():
         return read_run_file(folder, TASK)
     facts = read_facts(folder)
     state = facts | {"confidence_quantiles": facts.get("confidence")}
