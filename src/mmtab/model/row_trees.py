@@ -39,7 +39,8 @@ BOOSTING: dict[str, Any] = {
 class RowTrees(nn.Module):
     """Trees on dense inputs, categories by number and principal directions of vectors, none of which is scaled.
 
-    ``weight`` [] is their part in what a base says, by the loss on valid: 0 where they add nothing to the linear parts.
+    ``weight`` [] is their part in what a base says: 0 where they add nothing to the linear parts on valid, else that
+    with the least loss on valid and, by fits to other rows, on train.
 
     n_outputs     o
     n_vectors     d, width of all vectors of a row
@@ -97,20 +98,27 @@ class RowTrees(nn.Module):
         x, x_valid = (self._features(*part[:3]).cpu().numpy() for part in (train, valid))
         problem = _Problem(solver, x, train[3], x_valid, valid[3], self.n_rounds, self.n_outputs, seed)
         fitted = store.arrays("base", problem.key, problem.solve)
-        output, known = solver.output(fitted["scores"]), is_known(valid[3])
+        of_valid = solver.output(fitted["scores"])
+        if not self._best_weight(solver, [(linear[1], of_valid, valid[3])]):
+            return linear[0]
+        of_others = problem.out_of_fold(folds, fitted["value"].shape[1], store)
+        # Rows of train are more, so they tell better how much is too much.
+        both = [(linear[0], of_others, train[3]), (linear[1], of_valid, valid[3])]
+        self.weight.fill_(weight := self._best_weight(solver, both))
+        if weight:
+            for place in range(self.n_outputs):
+                self.forest.set(place, {name: cells[place] for name, cells in fitted.items() if name != "scores"})
+        return _lerp(linear[0], of_others, weight)
+
+    def _best_weight(self, solver: Solver, parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> float:
+        """``parts``: what linear parts and trees say of some rows, and their labels."""
+        a, b, label = (np.concatenate(some) for some in zip(*parts, strict=True))
+        known = is_known(label)
 
         def loss(weight: float) -> float:
-            mixed = solver.output(_lerp(linear[1], output, weight))
-            return solver.loss(mixed[known], valid[3][known])
+            return solver.loss(solver.output(_lerp(a, b, weight))[known], label[known])
 
-        weight = min(WEIGHTS, key=loss)
-        self.weight.fill_(weight)
-        if weight == 0:
-            return linear[0]
-        for place in range(self.n_outputs):
-            self.forest.set(place, {name: cells[place] for name, cells in fitted.items() if name != "scores"})
-        of_others = problem.out_of_fold(folds, fitted["value"].shape[1], store)
-        return _lerp(linear[0], of_others, weight)
+        return min(WEIGHTS, key=loss)
 
     def _principal(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "d p"]:
         """Directions in which vectors differ most."""
