@@ -27,7 +27,7 @@ from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone, Tex
 from mmtab.features.backbones import text as text_backbone
 from mmtab.features.cache import FeatureCache
 from mmtab.features.encoded import EncodedTable, encode_table
-from mmtab.features.loader import KWayBatches, LengthBatches
+from mmtab.features.loader import LengthBatches, RowBatches
 from mmtab.features.preprocess import Preprocessor
 from mmtab.model.encoders.text import TextEncoder
 from mmtab.runs.train import train
@@ -318,7 +318,7 @@ def test_room_is_half_of_the_limit_and_of_the_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("n", "n_ranks"), [(100, 1), (100, 3), (97, 4), (7, 4), (5, 2)])
 def test_processes_share_the_batches(n: int, n_ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = KWayBatches(EncodedTable(n, np.zeros((n, 1), np.float32), np.zeros((n, 0), np.int32)), np.zeros(n, np.int64))
+    rows = RowBatches(EncodedTable(n, np.zeros((n, 1), np.float32), np.zeros((n, 0), np.int32)), np.zeros(n, np.int64))
     for shuffle in (False, True):
         alone, shares = [set(batch) for batch in LengthBatches(rows, 8, shuffle)], []
         for rank in range(n_ranks):
@@ -340,7 +340,7 @@ def test_processes_share_the_batches(n: int, n_ranks: int, monkeypatch: pytest.M
 
 
 def test_batches_go_on_where_they_were_left() -> None:
-    rows = KWayBatches(
+    rows = RowBatches(
         EncodedTable(50, np.zeros((50, 1), np.float32), np.zeros((50, 0), np.int32)), np.zeros(50, np.int64)
     )
     whole = LengthBatches(rows, 8, True)

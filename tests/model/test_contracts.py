@@ -28,7 +28,7 @@ from mmtab.features.backbones.pretrained import EFFICIENTNET, image_network
 from mmtab.features.batches import TensorTable, Tokens
 from mmtab.features.cache import FeatureCache
 from mmtab.features.encoded import EncodedTable, encode_table
-from mmtab.features.loader import KWayBatches, PairBatches, loader
+from mmtab.features.loader import PairBatches, RowBatches, loader
 from mmtab.features.preprocess import Fitted, Preprocessor
 from mmtab.features.target import Target
 from mmtab.features.text import text_columns
@@ -1036,7 +1036,7 @@ def test_a_kway_model_of_all_column_types_learns(
     model: Any = network.model
     encoded = encode_table(table, schema, fitted.preprocessor, network.backbones, FeatureCache(Store(tmp_path)))
     labels = torch.arange(len(table)) % 3
-    batches = KWayBatches(encoded, labels.numpy())
+    batches = RowBatches(encoded, labels.numpy())
     (batch,) = loader(batches, len(table), shuffle=True)
     scores = model.train()(batch)
     assert scores.logits.shape == (len(table), 3) and torch.equal(batch.label, batch.row % 3)
@@ -1065,7 +1065,7 @@ def test_a_regression_model_of_all_column_types_learns(
     network = build_model(config, schema, fitted)
     model, task = network.model, build_task(config, schema, fitted)
     encoded = encode_table(table, schema, fitted.preprocessor, network.backbones, FeatureCache(Store(tmp_path)))
-    (batch,) = loader(KWayBatches(encoded, labels), len(table), shuffle=True)
+    (batch,) = loader(RowBatches(encoded, labels), len(table), shuffle=True)
     assert torch.equal(batch.label, torch.from_numpy(labels)[batch.row])
     scores: Any = model.train()(batch)
     assert_gradients_reach_all(model, scatter(scores.value) + scatter(scores.error) + scatter(scores.alone))

@@ -45,7 +45,7 @@ from mmtab.data.synthetic import write_catalogue
 from mmtab.data.table import read_split
 from mmtab.features.backbones import ImageBackbone, TextBackbone
 from mmtab.features.backbones.pretrained import tiny_text_backbone
-from mmtab.features.loader import KWayBatches, loader
+from mmtab.features.loader import RowBatches, loader
 from mmtab.features.text import tokenize
 from mmtab.runs import provenance
 from mmtab.runs.folder import read_facts
@@ -327,12 +327,12 @@ class Bench:
         places = f"dataset.path={self.folder}", f"cache={self.work / 'cache'}", f"output={self.work / 'run'}"
         return compose("dataset=custom", *places, "trainer.progress=false", *settings)
 
-    def _session(self, *settings: str) -> tuple[Session, KWayBatches]:
+    def _session(self, *settings: str) -> tuple[Session, RowBatches]:
         config = self._config("trainer.max_epochs=2", *settings)
         torch.manual_seed(config.seed)
         prepared = prepare(config)
         session, train = prepared.session, prepared.train
-        assert isinstance(train, KWayBatches)
+        assert isinstance(train, RowBatches)
         session.model.to(session.compute.device)
         return session, train
 

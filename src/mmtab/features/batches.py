@@ -94,7 +94,7 @@ class TensorTable(_Movable):
 
 
 @dataclass(frozen=True)
-class KWayBatch(_Movable):
+class RowBatch(_Movable):
     """``label`` is a class, -1 where unknown, or a number, NaN where unknown; ``row`` counts rows of the table.
     ``base``: in training, what the model's base says of rows that it was not fitted to."""
 

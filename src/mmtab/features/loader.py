@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmtab.config.types import AugmentConfig
-from mmtab.features.batches import KWayBatch, PairBatch, Rows, TensorTable
+from mmtab.features.batches import PairBatch, RowBatch, Rows, TensorTable
 from mmtab.features.encoded import EncodedTable, stack_columns, without_cells
 from mmtab.features.preprocess import UNSEEN
 from mmtab.utils import distributed
@@ -23,7 +23,7 @@ def _batch_rng(seed: int, places: Sequence[int]) -> np.random.Generator:
     return np.random.default_rng((seed, *places))
 
 
-class KWayBatches(Dataset[KWayBatch]):
+class RowBatches(Dataset[RowBatch]):
     """Batches of rows, all of the table's or those numbered ``chosen``. ``labels`` [n_rows] int64, -1 unknown,
     or float64, NaN unknown.
 
@@ -48,11 +48,11 @@ class KWayBatches(Dataset[KWayBatch]):
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def without(self, missing: dict[str, np.ndarray]) -> KWayBatches:
+    def without(self, missing: dict[str, np.ndarray]) -> RowBatches:
         """As if cells were missing; see EncodedTable."""
-        return KWayBatches(self.table.without(missing), self.labels, self.chosen)
+        return RowBatches(self.table.without(missing), self.labels, self.chosen)
 
-    def __getitems__(self, places: list[int]) -> KWayBatch:
+    def __getitems__(self, places: list[int]) -> RowBatch:
         chosen = self.chosen[places]
         row, label = torch.from_numpy(chosen), torch.from_numpy(self.labels[chosen])
         base = None if self.base is None else torch.from_numpy(self.base[chosen])
@@ -63,9 +63,9 @@ class KWayBatches(Dataset[KWayBatch]):
             table = replace(
                 table, categorical=table.categorical.masked_fill(hidden & (table.categorical > UNSEEN), UNSEEN)
             )
-        return KWayBatch(table, row, label, base)
+        return RowBatch(table, row, label, base)
 
-    def in_order(self, size: int = 1024) -> Iterator[KWayBatch]:
+    def in_order(self, size: int = 1024) -> Iterator[RowBatch]:
         """All rows, in their order."""
         for start in range(0, len(self), size):
             yield self.__getitems__(list(range(start, min(start + size, len(self)))))
@@ -223,7 +223,7 @@ class LengthBatches(Sampler[list[int]]):
     them, the first batches may come twice; ``tasks.gather`` takes each row once."""
 
     def __init__(
-        self, rows: KWayBatches | PairBatches, batch_size: int, shuffle: bool, seed: int = 0, chunk: int = 32
+        self, rows: RowBatches | PairBatches, batch_size: int, shuffle: bool, seed: int = 0, chunk: int = 32
     ) -> None:
         self.rows, self.batch_size, self.shuffle, self.seed, self.chunk = rows, batch_size, shuffle, seed, chunk
         self.start(0)
@@ -256,7 +256,7 @@ class LengthBatches(Sampler[list[int]]):
 
 
 def loader(
-    batches: KWayBatches | PairBatches, batch_size: int, *, shuffle: bool, seed: int = 0, n_workers: int = 0
+    batches: RowBatches | PairBatches, batch_size: int, *, shuffle: bool, seed: int = 0, n_workers: int = 0
 ) -> DataLoader[Any]:
     """Batches come made; the loader only draws them, and pins them where a GPU waits."""
     return DataLoader(

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmtab.features.backbones import Backbones
-from mmtab.features.batches import KWayBatch, LexicalBatch, TensorTable, is_known
+from mmtab.features.batches import LexicalBatch, RowBatch, TensorTable, is_known
 from mmtab.features.unseen import ON_VALID
 from mmtab.model.inputs import RowInputs
 from mmtab.model.nearness import Nearness
@@ -100,8 +100,8 @@ class LinearBase(RowInputs):
 
     def fit(
         self,
-        train: Iterable[KWayBatch],
-        valid: Iterable[KWayBatch],
+        train: Iterable[RowBatch],
+        valid: Iterable[RowBatch],
         unseen: np.ndarray,
         solvers: Sequence[Solver],
         seed: int,
@@ -176,7 +176,7 @@ class LinearBase(RowInputs):
         others = np.zeros((self.near.n_rows - m, weight.shape[1]), np.float32)
         return np.concatenate([before, whitening @ near, others, after])
 
-    def _read(self, batches: Iterable[KWayBatch]) -> _Rows:
+    def _read(self, batches: Iterable[RowBatch]) -> _Rows:
         """What the base reads of rows, without the texts and pictures that it was made from."""
         labels, raw, numeric, ids, ngrams = [], [], [], [], []
         for batch in batches:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmtab.features.batches import KWayBatch, TensorTable
+from mmtab.features.batches import RowBatch, TensorTable
 from mmtab.model.base import LinearBase
 from mmtab.model.feature_tokenizer import RowTokenizer
 from mmtab.model.heads import ClassScores, KWayHead, NumberHead, NumberScores
@@ -45,7 +45,7 @@ class RowModel(nn.Module):
         """What the head reads."""
         return self.fusion(self.tokenizer(table))
 
-    def forward(self, batch: KWayBatch) -> ClassScores | NumberScores:
+    def forward(self, batch: RowBatch) -> ClassScores | NumberScores:
         x = self.row_vectors(batch.table)
         scores = self.head(x)
         if self.base is None:

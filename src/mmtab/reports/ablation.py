@@ -22,7 +22,7 @@ from mmtab.data.pairs import read_records
 from mmtab.data.pictures import Progress, no_progress
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.features.batches import is_known
-from mmtab.features.loader import KWayBatches, PairBatches
+from mmtab.features.loader import PairBatches, RowBatches
 from mmtab.features.similarity import EVERYTHING, SimilarityFeatures
 from mmtab.runs.session import Session
 from mmtab.training.metrics import bootstrap
@@ -179,8 +179,8 @@ class _Work:
         batches, _, _ = session.load(split, folder)
         self.n_in_split = len(batches)
         chosen = np.sort(np.random.default_rng(seed).permutation(len(batches))[:n_rows])
-        if isinstance(batches, KWayBatches):
-            self.batches: KWayBatches | PairBatches = KWayBatches(
+        if isinstance(batches, RowBatches):
+            self.batches: RowBatches | PairBatches = RowBatches(
                 batches.table, batches.labels, chosen[is_known(batches.labels[chosen])]
             )
         else:

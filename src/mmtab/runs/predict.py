@@ -20,7 +20,7 @@ from mmtab.data.files import FORMATS
 from mmtab.data.pairs import read_pairs_file, read_side, with_absent_columns
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
-from mmtab.features.loader import KWayBatches
+from mmtab.features.loader import RowBatches
 from mmtab.runs.folder import read_facts
 from mmtab.runs.inputs import check_output, pair_ids, picture_root, records_to_match, row_ids, standard_table
 from mmtab.runs.session import Session, open_run
@@ -160,7 +160,7 @@ def _of_rows(session: Session, table: Stream, store: Store | None) -> Prediction
     for encoded in session.encoded_slices(table, store):
         unknown = np.full(encoded.n_rows, -1 if session.fitted.n_classes else np.nan)
         labels = unknown.astype(np.int64) if session.fitted.n_classes else unknown
-        part, _ = session.predictions(KWayBatches(encoded, labels))
+        part, _ = session.predictions(RowBatches(encoded, labels))
         parts.append(replace(part, row=part.row + first))
         first += encoded.n_rows
     return gather(parts)

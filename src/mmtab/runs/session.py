@@ -26,10 +26,10 @@ from mmtab.data.spelling import typed
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.backbones import Backbones
-from mmtab.features.batches import KWayBatch, PairBatch, is_known
+from mmtab.features.batches import PairBatch, RowBatch, is_known
 from mmtab.features.cache import FeatureCache
 from mmtab.features.encoded import EncodedTable, encode_table
-from mmtab.features.loader import KWayBatches, LengthBatches, PairBatches, loader
+from mmtab.features.loader import LengthBatches, PairBatches, RowBatches, loader
 from mmtab.features.preprocess import Fitted
 from mmtab.features.text import cross_columns
 from mmtab.features.unseen import warn_of_unseen
@@ -61,7 +61,7 @@ from mmtab.utils.cache import Store
 from mmtab.utils.errors import RunError
 from mmtab.utils.machine import prepare_process
 
-Batches = KWayBatches | PairBatches
+Batches = RowBatches | PairBatches
 SLICE = 1024  # rows in memory at a time, with all features
 
 
@@ -137,9 +137,9 @@ class Session:
         plain = EncodedTable(len(table), fitted.numeric(table, self.schema), fitted.categorical(table))
         warn_of_unseen(table, plain, self.fitted, self.schema)
 
-    def row_batches(self, table: Table | Stream) -> KWayBatches:
+    def row_batches(self, table: Table | Stream) -> RowBatches:
         """Batches over a table that came after training, with labels where it has them."""
-        return KWayBatches(self.encode_new(table), labels_of(self.fitted, table, self.schema))
+        return RowBatches(self.encode_new(table), labels_of(self.fitted, table, self.schema))
 
     def encoded_slices(self, table: Table | Stream, store: Store | None = None) -> Iterator[EncodedTable]:
         """``encode_new`` of the table as one; with a ``store``, whose arrays are not kept, ``SLICE`` rows at a time."""
@@ -220,7 +220,7 @@ class Session:
         predictions = gather([part for parts in distributed.of_all(list(outputs)) for part in parts])
         return predictions, time.perf_counter() - start
 
-    def _predictions(self, batch: KWayBatch | PairBatch) -> Predictions:
+    def _predictions(self, batch: RowBatch | PairBatch) -> Predictions:
         batch = batch.to(self.compute.device)
         return self.task.predict(self.model(batch), batch.label, batch.row)
 
@@ -255,7 +255,7 @@ class Session:
             return None
         labels, device = batches.labels, self.compute.device
         with self.evaluating():
-            if isinstance(batches, KWayBatches):
+            if isinstance(batches, RowBatches):
                 labels = labels[batches.chosen]
                 output = torch.cat([base(b.table.to(device)).float().cpu() for b in batches.in_order()])
             else:

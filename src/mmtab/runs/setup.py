@@ -22,7 +22,7 @@ from mmtab.data.streams import Stream
 from mmtab.data.table import Table, has_labels
 from mmtab.features.batches import is_known
 from mmtab.features.lexical import Lexicon
-from mmtab.features.loader import KWayBatches
+from mmtab.features.loader import RowBatches
 from mmtab.features.preprocess import Fitted
 from mmtab.features.target import Target
 from mmtab.features.unseen import ON_VALID, unseen_columns, unseen_shares
@@ -127,17 +127,17 @@ def prepare_rows(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     model, backbones = build_model(config, schema, fitted)
     task = build_task(config, schema, fitted, train_labels)
     session = Session(config, schema, fitted, model, backbones, task, _compute(config))
-    encoded, valid_batches = session.encode(train), KWayBatches(session.encode(valid), valid_labels)
+    encoded, valid_batches = session.encode(train), RowBatches(session.encode(valid), valid_labels)
     shares, base = unseen_shares(encoded, valid_batches.table), None
     assert isinstance(model, RowModel)
     if model.base is not None:
-        whole = KWayBatches(encoded, train_labels)
+        whole = RowBatches(encoded, train_labels)
         batches = whole.in_order(), valid_batches.in_order()
         base, best = model.base.fit(*batches, shares, solvers, config.seed, store_of(config))
         if best:
             fitted = replace(fitted, target=solvers[best].target)
             session = replace(session, task=build_task(config, schema, fitted))
-    train_batches = KWayBatches(encoded, train_labels, base=base, unseen=shares, seed=config.seed)
+    train_batches = RowBatches(encoded, train_labels, base=base, unseen=shares, seed=config.seed)
     unseen = unseen_columns(valid, valid_batches.table, fitted.preprocessor, schema, share=ON_VALID)
     session = replace(session, fitted=replace(fitted, unseen=tuple(unseen)))
 

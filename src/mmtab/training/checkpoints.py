@@ -29,7 +29,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from mmtab.features.loader import KWayBatches, LengthBatches, PairBatches
+from mmtab.features.loader import LengthBatches, PairBatches, RowBatches
 from mmtab.training.callbacks import MetricsFile
 from mmtab.training.places import BEST, LAST
 from mmtab.training.sharding import load_state
@@ -86,7 +86,7 @@ class Checkpoints(Checkpoint):
         self,
         folder: Path,
         monitor: str,
-        train_batches: KWayBatches | PairBatches,
+        train_batches: RowBatches | PairBatches,
         sampler: LengthBatches,
         metrics: MetricsFile,
         *,

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from mmtab.config.types import TrainerConfig
-from mmtab.features.loader import KWayBatches, PairBatches, loader
+from mmtab.features.loader import PairBatches, RowBatches, loader
 from mmtab.model.row_model import RowModel
 from mmtab.training.callbacks import BeforeValidation, EpochLines, EveryEpochs, MetricsFile, TimeLimit, progress_bar
 from mmtab.training.checkpoints import AtomicIO, Checkpoints, find_last
@@ -51,8 +51,8 @@ class FitSettings:
     trainer: TrainerConfig
     seed: int
     resume: bool
-    train: KWayBatches | PairBatches
-    valid: KWayBatches | PairBatches
+    train: RowBatches | PairBatches
+    valid: RowBatches | PairBatches
     ids_of: Callable[[Sequence[int]], list[str]]
     miner: HardNegativeMiner | None
     mine_every: int

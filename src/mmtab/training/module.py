@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmtab.config.types import TrainerConfig
-from mmtab.features.batches import KWayBatch, PairBatch
+from mmtab.features.batches import PairBatch, RowBatch
 from mmtab.training.optim import parameter_groups, warmup_cosine
 from mmtab.training.predictions import Predictions, gather
 from mmtab.training.sharding import shard, whole
@@ -51,7 +51,7 @@ class Module(pl.LightningModule):
     def train_seconds(self) -> float:
         return sum(self.epoch_seconds)
 
-    def training_step(self, batch: KWayBatch | PairBatch, index: int) -> Tensor:
+    def training_step(self, batch: RowBatch | PairBatch, index: int) -> Tensor:
         loss = self.task.loss_of(self.model(batch), batch.label)
         self.n_trained += len(batch.label)
         step_loss = loss.detach()
@@ -90,10 +90,10 @@ class Module(pl.LightningModule):
             self._n_summed += len(row)
         self._losses.clear()
 
-    def predict_step(self, batch: KWayBatch | PairBatch, index: int) -> Predictions:
+    def predict_step(self, batch: RowBatch | PairBatch, index: int) -> Predictions:
         return self.task.predict(self.model(batch), batch.label, batch.row)
 
-    def validation_step(self, batch: KWayBatch | PairBatch, index: int) -> None:
+    def validation_step(self, batch: RowBatch | PairBatch, index: int) -> None:
         self._predictions.append(self.predict_step(batch, index))
 
     def on_validation_epoch_end(self) -> None:
@@ -168,6 +168,6 @@ class Module(pl.LightningModule):
         self._rows.clear()
 
     def transfer_batch_to_device(
-        self, batch: KWayBatch | PairBatch, device: torch.device, index: int
-    ) -> KWayBatch | PairBatch:
+        self, batch: RowBatch | PairBatch, device: torch.device, index: int
+    ) -> RowBatch | PairBatch:
         return batch.to(device, non_blocking=True)
