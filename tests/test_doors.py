@@ -151,6 +151,10 @@ def test_embedded_rows_are_what_the_head_reads(kway_run: tuple[Path, Path], rows
     assert run.embed(rows.slice(0, 0)).shape == (0, 16)
     with pytest.raises(RunError, match="side=left: expected"):
         run.embed(rows, side="left", image_root=data)
+    with pytest.raises(ConfigError, match="embed: no option sides"):
+        run.embed(rows, sides="left", image_root=data)
+    with pytest.raises(ConfigError, match="left: no such table"):
+        run.evaluate(rows, left=rows, image_root=data)
 
 
 def test_embedded_records_lie_near_their_matches(pairs_run: tuple[Path, Path]) -> None:

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -88,6 +89,8 @@ def test_a_regressor_of_arrays_and_frames(tmp_path: Path, settings: dict[str, An
     X, y = rows.drop(columns="label"), rows["label"]
     model = mmtab.Regressor(settings=settings, random_state=np.int64(3)).fit(X.to_dict("list"), y.tolist())
     assert model.score(X.to_dict("records"), y) > 0.5 and model.run_.facts["seed"] == 3
+    hugging = datasets.Dataset.from_pandas(X.iloc[::-1], preserve_index=False)
+    np.testing.assert_allclose(model.predict(hugging), model.predict(X)[::-1], rtol=1e-4)
     with pytest.warns(UserWarning, match="feature names"):
         assert model.score(X.to_numpy(), y) == pytest.approx(model.score(X, y))
     (model.run_.folder / "task.json").unlink()

@@ -149,10 +149,8 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def _table(self, X: Any, fitting: bool) -> tuple[pa.Table, dict[str, str]]:
         """The rows, and types of columns that have no names; where ``fit`` or X has none, columns go by their place."""
-        frame = hasattr(X, "columns") or isinstance(X, pa.Table | pa.RecordBatch | Mapping)
-        frame = frame or (isinstance(X, list) and bool(X) and isinstance(X[0], Mapping))
-        if frame:
-            table = raw.as_table(X, type(self).__name__, "X")
+        if (rows := raw.rows_in(X)) is not None:
+            table = raw.as_table(rows, type(self).__name__, "X")
             validate_data(self, X if hasattr(X, "iloc") else table, reset=fitting, skip_check_array=True)
             if fitting:
                 self._names, self._named = table.column_names, True

@@ -88,6 +88,7 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             stem = "test" if schema.of_rows else "pairs_test"
             dialect = dialect_of(tables)
+            _check_names(tables, schema)
             for name, frame in {stem: data, **tables}.items():
                 source = in_memory(session, frame, name, image_root, dialect, labels=True)
                 rows = files.read(standard_table(source, schema, Path(scratch)), schema.name)
@@ -167,6 +168,8 @@ class Run:
         run of matching without such vectors."""
         session = self._session()
         source = in_memory(session, data, side or "records", image_root, dialect_of(dialect))
+        if dialect:
+            raise ConfigError(f"embed: no option {next(iter(dialect))}")
         return embed_table(session, source, side, None if source.table.num_rows > SLICE else MemoryStore())
 
     @property
@@ -197,10 +200,7 @@ class Run:
     ) -> pa.Table:
         """What a predictions file holds. The cache keeps features of more than ``SLICE`` rows for the next time."""
         session, dialect = self._session(), dialect_of(tables)
-        allowed = ["left", "right", "records"] if session.schema.task is TaskKind.MATCHING else []
-        if unknown := [name for name in tables if name not in allowed]:
-            takes = f"takes {', '.join(allowed)}" if allowed else "takes none"
-            raise ConfigError(f"{unknown[0]}: no such table; a {session.schema.task} run {takes}")
+        _check_names(tables, session.schema)
         sources = {
             name: in_memory(session, frame, name, image_root, dialect)
             for name, frame in {"input": data, **tables}.items()
@@ -265,6 +265,13 @@ def load_run(
     trust_modules(trust)
     read_facts(Path(folder).expanduser())
     return Run(Path(folder).expanduser(), local)
+
+
+def _check_names(tables: dict[str, Any], schema: Schema) -> None:
+    allowed = ["left", "right", "records"] if schema.task is TaskKind.MATCHING else []
+    if unknown := [name for name in tables if name not in allowed]:
+        takes = f"takes {', '.join(allowed)}" if allowed else "takes none"
+        raise ConfigError(f"{unknown[0]}: no such table; a {schema.task} run {takes}")
 
 
 def absolute(path: Named) -> str:

@@ -296,6 +296,12 @@ def as_table(source: Any, dataset: str, table: str, wanted: Wanted = lambda colu
     return from_columns(names, columns, dataset, table)
 
 
+def rows_in(source: Any) -> Any:
+    """What holds the columns of a table in memory, for ``as_table``; None for what has no columns, such as an array."""
+    rows = _with_columns(source)
+    return rows if list(_keys(rows)) else None
+
+
 def splits_in(source: Any) -> dict[str, Any] | None:
     """The tables of a DatasetDict of Hugging Face, under the names of the standard; None for anything else."""
     if not isinstance(source, Mapping) or not source or not all(map(_is_hugging_face, source.values())):
