@@ -143,3 +143,22 @@ def test_what_is_not_of_this_form(
     with pytest.raises(error, match=message):
         import_dataset(name, tmp_path / "out", source=source)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "message"),
+    [
+        ("reg", ["a", "b", "c"] * 9, "column target: the label; expected numbers; found string"),
+        ("reg", [1.0, 2.0, float("nan")] * 9, "column target: a row without a label"),
+        ("cls", [[1], [2], [3]] * 9, "column target: the label; expected classes; found list"),
+        ("cls", ["a", "b"], "too few rows to divide; found 2"),
+        ("cls", list("abcdefghi"), "no row would be in valid"),
+    ],
+)
+def test_labels_that_cannot_be_divided(tmp_path: Path, task: str, labels: list[Any], message: str) -> None:
+    table = pa.table({"size": np.arange(len(labels)) * 1.5, "target": labels})
+    pq.write_table(table, tmp_path / "data.parquet")
+    (tmp_path / "metadata.json").write_text(json.dumps({"target": "target", "task_type": task}))
+    with pytest.raises(DataError, match=message):
+        import_dataset("multabench:toys", tmp_path / "out", source=tmp_path)
+    assert not (tmp_path / "out").exists()

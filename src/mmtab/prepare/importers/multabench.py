@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
 from mmtab.data import splits
@@ -62,6 +63,8 @@ def import_multabench(name: str, output: Path, source: Path | None = None, seed:
     shares = {"train": 1 - VALID_SHARE, "valid": VALID_SHARE}
     is_valid = splits.assign(len(train), shares, seed, labels=kinds) == 1
     rows = {"train": train[~is_valid], "valid": train[is_valid], "test": test}
+    if empty := [split for split, places in rows.items() if not len(places)]:
+        raise DataError(dataset, f"no row would be in {empty[0]}", found=f"{len(table)} rows")
     table = table.append_column(ROW, pa.array(np.arange(len(table)).astype(str)))
     binary = kind is TaskKind.KWAY and label.max() == 1
     metric = PUBLISHED["binary" if binary else about["task_type"]]
@@ -149,16 +152,25 @@ def _read(dataset: str, folder: Path) -> tuple[dict[str, Any], pa.Table]:
         if about.get(entry) is not None and about[entry] not in table.column_names:
             raise DataError(dataset, f"{TABLE} lacks the {entry}", found=about[entry], expected=str(table.column_names))
     about.setdefault("task_type", "reg" if "-reg-" in dataset else "cls")
-    if about["task_type"] not in PUBLISHED:
+    if str(about["task_type"]) not in PUBLISHED:
         raise DataError(dataset, f"{METADATA}: task_type", expected="reg or cls", found=about["task_type"])
-    if table[about["target"]].null_count:
-        raise DataError(dataset, "a row without a label", table=TABLE, column=about["target"])
+    if len(table) < N_PARTS:
+        raise DataError(dataset, "too few rows to divide", table=TABLE, found=len(table))
+    target, is_number = table[about["target"]], about["task_type"] == "reg"
+    type_, where = target.type, {"table": TABLE, "column": about["target"]}
+    numeric = pa.types.is_integer(type_) or pa.types.is_floating(type_)
+    if (is_number and not numeric) or (pa.types.is_nested(type_) and not pa.types.is_dictionary(type_)):
+        raise DataError(dataset, "the label", expected="numbers" if is_number else "classes", found=str(type_), **where)
+    if target.null_count or (numeric and not pc.all(pc.is_finite(target)).as_py()):
+        raise DataError(dataset, "a row without a label", **where)
     return about, table
 
 
 def _present(dataset: str, table: pa.Table, column: str, root: Path) -> tuple[pa.Table, int]:
     """The table without the paths of absent pictures, and how many these were."""
     cells = table[column].to_pylist()
+    if strange := next((cell for cell in cells if not isinstance(cell, str | None)), None):
+        raise DataError(dataset, "a picture", column=column, expected="a path", found=strange)
     for row, cell in enumerate(cells, 1):
         if cell and (PurePosixPath(cell).is_absolute() or ".." in PurePosixPath(cell).parts):
             raise DataError(dataset, "the picture's path leaves the folder", row=row, column=column, found=cell)
