@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pyarrow.parquet
 import pytest
+import torch
 import yaml
 from commands import script
 
@@ -79,6 +80,15 @@ def test_a_run_that_lost_a_file_or_has_one_of_elsewhere(kway_run: tuple[Path, Pa
             use()
     shutil.rmtree(run.folder)
     assert run.predict_proba(rows, image_root=data) == before  # it is open
+    shutil.copytree(folder, run.folder)
+    (run.folder / "manifest.json").unlink()  # as who changes weights may do
+    weights = run.folder / "checkpoints" / "best.ckpt"
+    saved = torch.load(weights, weights_only=True)
+    next(reversed(saved["state_dict"].values())).fill_(float("nan"))
+    torch.save(saved, weights)
+    with pytest.raises(MmtabError, match="is not finite"):
+        mmtab.load_run(run.folder).predict(rows)
+    shutil.rmtree(run.folder)
     run = mmtab.load_run(shutil.copytree(folder, tmp_path / "run"))
     (tmp_path / "secret").touch()
     (run.folder / "text_backbone" / "notes").symlink_to(tmp_path / "secret")
