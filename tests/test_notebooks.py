@@ -12,17 +12,14 @@ from notebook_runner import NOTEBOOKS, execute, read
 ABSOLUTE = re.compile(r"""(?<![\w.:/<\\])(?:[A-Za-z]:\\|/(?:home|root|tmp|usr|var|mnt|opt|work|data|Users)\b)""")
 # Stored without outputs so far; python tests/notebook_runner.py notebooks/NAME.ipynb stores them.
 WITHOUT_OUTPUTS = {"5_sweep_and_scoreboard"}
-QUICK = {"2_tokens_to_fusion"}  # what the others show is also held by the tests of the packages that they call
 
 
 def test_there_are_notebooks() -> None:
-    assert {path.stem for path in NOTEBOOKS} >= QUICK | WITHOUT_OUTPUTS
+    assert {path.stem for path in NOTEBOOKS} >= WITHOUT_OUTPUTS
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else pytest.mark.slow) for path in NOTEBOOKS],
-)
+@pytest.mark.slow  # what they show is also held by the tests of the packages that they call
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path: Path, tmp_path: Path) -> None:
     """In this interpreter and environment, from a new folder in which it writes to runs/ alone."""
     notebook = read(path)

@@ -43,6 +43,7 @@ def test_controls(data: Path, tmp_path: Path, name: str, least: float) -> None:
     assert found["r2"] > least and (name != "majority" or found["r2"] <= 0)
 
 
+@pytest.mark.slow
 def test_a_board(data: Path, backbone: Path, tmp_path: Path) -> None:
     systems = {
         "mean": SystemConfig(title="mean", deterministic=True, baseline="majority"),

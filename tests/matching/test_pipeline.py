@@ -248,7 +248,7 @@ def two_relations(source: Path, target: Path) -> Path:
 
 def test_two_relations_are_told_by_one_model(two_tables: Path, train: Callable[..., Path], tmp_path: Path) -> None:
     data = two_relations(two_tables, tmp_path / "two")
-    trained = train(data)
+    trained = train(data, "trainer.max_epochs=2")
     assert open_config(trained).text["layout"] == "column"  # so that no other cell tells what title says
     metrics = evaluate(trained, "test")
     assert {"same/f1", "alike/f1", "f1"} <= set(metrics)

@@ -261,6 +261,7 @@ def test_a_broken_table_is_one_line(tmp_path: Path) -> None:
     assert "table train" in done.stderr
 
 
+@pytest.mark.slow
 def test_real_data_trains(data_root: Path, tmp_path: Path) -> None:
     """The default model on the smallest real dataset, one epoch."""
     settings = ["trainer.max_epochs=1", "image.size=64", f"output={tmp_path}"]
