@@ -15,25 +15,14 @@ from torch import Tensor, nn
 from mmtab.data.digests import digest_of
 from mmtab.features.batches import is_known
 from mmtab.model.solvers import Solver
-from mmtab.model.trees import MAX_DEPTH, N_LEAVES, Forest, forest_arrays
+from mmtab.model.trees import COMMON, N_LEAVES, Forest, boosted, forest_arrays
 from mmtab.utils.cache import Arrays, Store
-from mmtab.utils.machine import usable_cores
 
 PATIENCE = 30
 N_DECOMPOSED = 4_000  # rows whose vectors tell the principal directions
 MAX_LABELS = 500_000  # rows of train times outputs; of more it would take many minutes
 WEIGHTS = (0.0, 0.25, 0.5, 0.75)  # of the trees, of which valid chooses
-BOOSTING: dict[str, Any] = {
-    "num_leaves": N_LEAVES,
-    "max_depth": MAX_DEPTH,
-    "max_bin": 63,
-    "min_data_in_leaf": 10,
-    "feature_fraction": 0.5,
-    "lambda_l2": 5.0,
-    "deterministic": True,
-    "force_row_wise": True,
-    "verbosity": -1,
-}
+BOOSTING: dict[str, Any] = COMMON | {"num_leaves": N_LEAVES, "feature_fraction": 0.5, "lambda_l2": 5.0}
 
 
 class RowTrees(nn.Module):
@@ -155,22 +144,18 @@ class _Problem:
     @cached_property
     def key(self) -> dict[str, Any]:
         arrays = [digest_of(part) for part in (self.x, self.y, self.x_valid, self.y_valid)]
-        settings = {"boosting": self._settings(1), "n_rounds": self.n_rounds, "patience": PATIENCE}
+        settings = {"boosting": self._settings, "n_rounds": self.n_rounds, "patience": PATIENCE}
         return {"row_trees": arrays, "settings": settings} | self.solver.key
 
-    def _settings(self, n_threads: int) -> dict[str, Any]:
-        return BOOSTING | self.solver.boosting | {"seed": self.seed, "num_threads": n_threads}
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return BOOSTING | self.solver.boosting | {"seed": self.seed}
 
     def solve(self, _: object) -> Arrays:
         """The number of rounds with the least loss on valid; and ``scores`` [m, o], their sums there."""
-        import lightgbm
-
-        settings, known = self._settings(usable_cores()), is_known(self.y_valid)
-        data = lightgbm.Dataset(self.x, self.solver.scaled(self.y), params=settings)
-        label = self.solver.scaled(self.y_valid[known])
-        stop = lightgbm.Dataset(self.x_valid[known], label, reference=data, params=settings)
-        early = lightgbm.early_stopping(PATIENCE, verbose=False)
-        model = lightgbm.train(settings, data, self.n_rounds, [stop], callbacks=[early])
+        known = is_known(self.y_valid)
+        valid = self.x_valid[known], self.solver.scaled(self.y_valid[known])
+        model = boosted(self._settings, (self.x, self.solver.scaled(self.y)), valid, self.n_rounds, PATIENCE)
         n_rounds = max(model.best_iteration, 1)
         return forest_arrays(model, n_rounds, self.n_outputs) | {"scores": self._scores(model, self.x_valid, n_rounds)}
 
@@ -184,13 +169,10 @@ class _Problem:
         return store.arrays("base_folds", key, lambda _: {"output": self._by_fold(folds, n_rounds)})["output"]
 
     def _by_fold(self, folds: np.ndarray, n_rounds: int) -> np.ndarray:
-        import lightgbm
-
-        settings, output = self._settings(usable_cores()), np.zeros((len(self.y), self.n_outputs), np.float32)
+        output = np.zeros((len(self.y), self.n_outputs), np.float32)
         names: Sequence[int] = np.unique(folds).tolist()
         for fold in names:
             others = folds != fold
-            data = lightgbm.Dataset(self.x[others], self.solver.scaled(self.y[others]), params=settings)
-            model = lightgbm.train(settings, data, n_rounds)
+            model = boosted(self._settings, (self.x[others], self.solver.scaled(self.y[others])), None, n_rounds)
             output[~others] = self.solver.output(self._scores(model, self.x[~others], n_rounds))
         return output

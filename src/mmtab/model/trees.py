@@ -24,9 +24,7 @@ SIZES: tuple[dict[str, Any], ...] = (
     {"num_leaves": N_LEAVES, "feature_fraction": 0.5},
     {"num_leaves": 7, "feature_fraction": 0.3, "lambda_l2": 5.0},
 )
-BOOSTING: dict[str, Any] = {
-    "objective": "binary",
-    "learning_rate": 0.1,
+COMMON: dict[str, Any] = {  # settings of all trees here
     "max_depth": MAX_DEPTH,
     "max_bin": 63,
     "min_data_in_leaf": 10,
@@ -34,6 +32,7 @@ BOOSTING: dict[str, Any] = {
     "force_row_wise": True,
     "verbosity": -1,
 }
+BOOSTING: dict[str, Any] = COMMON | {"objective": "binary", "learning_rate": 0.1}
 
 
 class Forest(nn.Module):
@@ -149,16 +148,10 @@ class _Problem:
 
     def solve(self, _: object) -> Arrays:
         """The size and number of trees with the least log-loss on valid."""
-        import lightgbm
-
         best: tuple[float, Any] | None = None
         for size in SIZES:
-            settings = BOOSTING | size | {"seed": self.seed, "num_threads": usable_cores()}
-            data = lightgbm.Dataset(self.x, self.y, params=settings)
-            stop = lightgbm.Dataset(self.x_valid, self.y_valid, reference=data, params=settings)
-            model = lightgbm.train(
-                settings, data, N_TREES, [stop], callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)]
-            )
+            settings = BOOSTING | size | {"seed": self.seed}
+            model = boosted(settings, (self.x, self.y), (self.x_valid, self.y_valid), N_TREES, PATIENCE)
             loss = model.best_score["valid_0"]["binary_logloss"]
             if best is None or loss < best[0]:
                 best = loss, model
@@ -167,6 +160,26 @@ class _Problem:
         prior = -float(np.log(np.where(self.y_valid == 1, self.y.mean(), 1 - self.y.mean()).clip(1e-9)).mean())
         fitted = forest_arrays(model, max(model.best_iteration, 1))
         return {name: cells[0] for name, cells in fitted.items()} | {"skill": np.array(1 - loss / prior)}
+
+
+def boosted(
+    settings: dict[str, Any],
+    train: tuple[np.ndarray, np.ndarray],
+    valid: tuple[np.ndarray, np.ndarray] | None,
+    n_rounds: int,
+    patience: int = 0,
+) -> Any:
+    """A LightGBM model of features [n, f] and labels [n]. With ``valid`` it stops once so many rounds (``patience``)
+    have not lowered the loss there, and has ``best_iteration``."""
+    import lightgbm
+
+    settings = settings | {"num_threads": usable_cores()}
+    data = lightgbm.Dataset(*train, params=settings)
+    if valid is None:
+        return lightgbm.train(settings, data, n_rounds)
+    stop = lightgbm.Dataset(*valid, reference=data, params=settings)
+    early = lightgbm.early_stopping(patience, verbose=False)
+    return lightgbm.train(settings, data, n_rounds, [stop], callbacks=[early])
 
 
 def forest_arrays(model: Any, n_rounds: int, n_outputs: int = 1) -> Arrays:

@@ -76,7 +76,6 @@ def predict(
     check_output(output, [input, left, right, records])
     session = open_run(folder, hardware, local)
     options = PredictOptions(coverage, cost, interval)
-    _check(session, folder, options)
     if output.suffix not in FORMATS:
         raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
     sides = {"left": left, "right": right, "records": records}
