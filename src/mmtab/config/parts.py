@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from mmtab.config.types import CONFIGS, PARTS
-from mmtab.utils.errors import ConfigError, short
+from mmtab.utils.errors import ConfigError, first_line, short
 
 TARGET = "_target_"
 # Where targets stood when run folders were written that name them so.
@@ -38,7 +38,7 @@ def trust(modules: Iterable[str]) -> None:
         try:
             importlib.import_module(module)
         except Exception as error:  # a module may raise anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ConfigError(
                 f"trust={module}: it cannot be imported ({reason}). Fix: correct it, or PYTHONPATH"
             ) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmtab.runs.export import CARD, MODEL
 from mmtab.runs.manifest import MANIFEST
-from mmtab.utils.errors import RunError
+from mmtab.utils.errors import RunError, first_line
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -57,5 +57,5 @@ def _reaching(problem: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever a network may raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise RunError(f"{problem} ({reason})") from error

@@ -35,7 +35,7 @@ from mmtab.training.places import BEST, LAST
 from mmtab.training.sharding import load_state
 from mmtab.utils import distributed
 from mmtab.utils.atomic import leftovers, replacing
-from mmtab.utils.errors import RunError, Stopped
+from mmtab.utils.errors import RunError, Stopped, first_line
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGTERM))
 SYNC_EVERY = 10  # steps after which several processes agree whether to save, for which all wait for all
@@ -293,7 +293,7 @@ def read_checkpoint(path: Path, is_whole: bool = False) -> dict[str, Any]:
         return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     except Exception as error:  # a damaged file may raise anything
         advice = "begin anew with resume=never" if path.name != BEST.name else "restore it from a copy, or train again"
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise RunError(f"{path} is damaged ({reason}); {advice}") from error
 
 

@@ -70,3 +70,8 @@ def short(value: object, limit: int = 120) -> str:
     """A value as a message shows it."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of others says first, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

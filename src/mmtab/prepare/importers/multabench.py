@@ -28,7 +28,7 @@ from mmtab.data.schema import Schema, TaskKind
 from mmtab.prepare.importers.archives import unpack
 from mmtab.prepare.importers.download import DownloadError
 from mmtab.prepare.propose import propose
-from mmtab.utils.errors import ConfigError, DataError
+from mmtab.utils.errors import ConfigError, DataError, first_line
 
 PREFIX = "multabench:"
 HUB = "https://huggingface.co/datasets/multabench"
@@ -136,7 +136,7 @@ def _fetch(dataset: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(f"multabench/{dataset}", repo_type="dataset"))
     except Exception as error:  # whatever a network may raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DownloadError(f"{HUB}/{dataset} could not be fetched ({reason}). Fix: give source=PATH") from error
 
 
