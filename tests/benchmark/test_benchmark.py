@@ -23,7 +23,7 @@ from toy_data import write_kway, write_pairs, write_table
 
 from mmtab.benchmark.ensemble import average
 from mmtab.benchmark.handout import without_labels
-from mmtab.benchmark.plan import applies, check_system, find_datasets, plan_jobs, seeds_of
+from mmtab.benchmark.plan import applies, check_system, check_systems, find_datasets, plan_jobs, seeds_of, with_members
 from mmtab.benchmark.results import read_results
 from mmtab.benchmark.runner import run_benchmark
 from mmtab.benchmark.scoring import CheckedPredictions, metrics, read_predictions, write_predictions
@@ -288,6 +288,17 @@ def test_every_system_file_can_be_run(path: Path, monkeypatch: pytest.MonkeyPatc
     for name, each in config.system.items():
         check_system(name, each, config)
         assert each.about and each.title
+
+
+def test_an_ensemble_brings_its_members(tmp_path: Path) -> None:
+    chosen = composed("system=[frozen,best]", "track=matching")
+    config = with_members(chosen)
+    check_systems(config)
+    assert set(config.system) == {"frozen", "best", *config.system["best"].members} and set(chosen.system) < set(
+        config.system
+    )
+    assert config.system["tuned"].train == ["recipe=tuned"]
+    assert with_members(config) == config
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "track").glob("*.yaml")), ids=lambda path: path.stem)

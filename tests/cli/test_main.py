@@ -30,6 +30,22 @@ def test_the_list_of_commands_imports_nothing_heavy() -> None:
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
 
 
+def test_no_help_imports_anything_heavy() -> None:
+    """Each in one process, as each alone would import no more."""
+    code = (
+        "import contextlib, io, sys, time; from mmtab.cli.main import COMMANDS, run\n"
+        "for name in COMMANDS:\n"
+        "    began, text = time.process_time(), io.StringIO()\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(text):\n"
+        "        run(name, ['--help'])\n"
+        "    heavy = sorted({'torch', 'transformers', 'sklearn', 'optuna'} & set(sys.modules))\n"
+        "    print(name, len(text.getvalue()) > 300, heavy, f'{time.process_time() - began:.2f} s of CPU')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    print(done.stdout)
+    assert [line.split(" ", 1)[1].rpartition("]")[0] for line in done.stdout.splitlines()] == ["True ["] * len(COMMANDS)
+
+
 def test_an_unknown_command_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["mmtab", "trian"])
     with pytest.raises(SystemExit, match="2"):

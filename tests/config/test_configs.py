@@ -15,7 +15,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from toy_data import write_kway, write_pairs
 
-from mmtab.cli import main
+from mmtab.cli import composed, main
 from mmtab.config.compose import compose
 from mmtab.config.parts import allow_targets
 from mmtab.config.types import CONFIGS, RunConfig
@@ -225,8 +225,8 @@ def _arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     ("override", "message"),
     [
         ("trainer.max_epoch=3", "trainer.max_epoch"),
-        ("text=banana", "Could not find 'text/banana'"),
-        ("dataset=banana", "Could not find 'dataset/banana'"),
+        ("text=banana", "error: text=banana: configs/text/ has no banana; expected one of transformer"),
+        ("dataset=banana", "error: dataset: banana is neither a dataset folder nor a name"),
         ("trainer.max_epochs=banana", "trainer.max_epochs"),
         ("trainer.precision=banana", "error: trainer.precision=banana: expected one of"),
         ("text.d_model=${banana}", "error: text.d_model: Interpolation key 'banana' not found"),
@@ -253,7 +253,7 @@ def test_a_mistake_on_the_command_line_is_one_message(
 def test_a_run_that_is_not_given_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = script("evaluate")
-    assert done.returncode == 1 and done.stderr == "error: run: Missing mandatory value\n"
+    assert done.returncode == 1 and done.stderr == "error: run is not given. Fix: add run=…\n"
 
 
 # --- paths on a command line -----------------------------------------------------------------------------------------
@@ -273,6 +273,7 @@ def seen_settings(arguments: list[str], command: str, monkeypatch: pytest.Monkey
     """The settings with which a command would run."""
     seen: list[Any] = []
     monkeypatch.setattr(main.Command, "load", lambda self: seen.append)
+    monkeypatch.setattr(composed, "check_place", lambda settings: None)
     main.run(command, arguments)
     return seen[0]
 
@@ -297,6 +298,25 @@ def test_a_path_on_the_command_line_means_itself(name: str, tmp_path: Path, monk
     train = seen_settings([f"dataset={folders[0]}", "output=o"], "train", monkeypatch)
     assert train.dataset.path == str(folders[0])
     assert compose("dataset=custom", f"dataset.path={name}", "output=o").dataset.path == name
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("datasets=fashion", ["fashion"]),
+        ("datasets=fashion,music", ["fashion", "music"]),
+        ("datasets=[fashion, music]", ["fashion", "music"]),
+        ("seeds=3", [3]),
+        ("seeds=0,1", [0, 1]),
+        ("seeds=[0,1]", [0, 1]),
+        ("objectives=score,train_seconds", ["score", "train_seconds"]),
+        ("overrides=trainer.lr=0.1", ["trainer.lr=0.1"]),
+        ("overrides=[trainer.lr=0.1,dataset.drop=[a,b]]", ["trainer.lr=0.1", "dataset.drop=[a,b]"]),
+    ],
+)
+def test_a_list_may_lack_its_brackets(argument: str, expected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = seen_settings(["datasets=openmoji", "output=o", argument], "sweep", monkeypatch)
+    assert getattr(settings, argument.partition("=")[0]) == expected
 
 
 @pytest.mark.parametrize(

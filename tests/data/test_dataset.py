@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import toy_data
 from PIL import Image
 
 import mmtab
-from mmtab.data.dataset import Picture
+from mmtab.config.types import DatasetConfig
+from mmtab.data.dataset import Picture, chosen_schema, summary
+from mmtab.data.schema import Schema
 from mmtab.utils.errors import DataError, MmtabError
 
 
@@ -100,3 +103,15 @@ def test_mistakes_are_named(make: Any, says: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("MMTAB_DATA", str(tmp_path))
     with pytest.raises(MmtabError, match=says):
         make()
+
+
+def test_what_is_in_a_dataset_is_said_in_two_lines(tmp_path: Path) -> None:
+    toy_data.write_kway(tmp_path / "toy", n=40, images=False)
+    schema = chosen_schema(DatasetConfig(name="toy", drop=["numeric"]), tmp_path / "toy")
+    first, second = summary(tmp_path / "toy", schema)
+    assert first.startswith("toy: k-way classification, columns: 1 text, 1 categorical")
+    assert re.fullmatch(r"rows: train \d+, valid \d+, test \d+; 3 classes", second)
+    toy_data.write_pairs(tmp_path / "pairs")
+    first, second = summary(tmp_path / "pairs", Schema.read(tmp_path / "pairs"))
+    assert "matching" in first
+    assert re.fullmatch(r"rows: left \d+, right \d+, pairs_train \d+, pairs_valid \d+, pairs_test \d+", second)

@@ -25,9 +25,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmtab.benchmark.handout import without_labels
-from mmtab.benchmark.scoring import metrics, ranked_by, read_predictions
-from mmtab.benchmark.truth import Truth
 from mmtab.config.types import LocalSettings, SystemConfig
 from mmtab.data import files
 from mmtab.data.schema import Schema
@@ -133,6 +130,9 @@ def _predictions(folder: Path) -> Path:
 
 
 def _score(job: Job, folder: Path, predictions: Path, cost: Cost) -> None:
+    from mmtab.benchmark.scoring import metrics, ranked_by, read_predictions
+    from mmtab.benchmark.truth import Truth
+
     scores: dict[str, dict[str, float]] = {}
     used = []
     for split in SPLITS:
@@ -227,6 +227,8 @@ def dropped_types(schema: Schema, keep: list[str]) -> list[str]:
 
 def _handout(job: Job) -> Path:
     """The dataset without the labels of test, made once for all jobs."""
+    from mmtab.benchmark.handout import without_labels
+
     target, data = Path(job.handout), Path(job.data)
     store = Store(target.parents[1])
     return store.named(target.parent.name, target.name, lambda scratch: without_labels(data, scratch))
@@ -303,6 +305,8 @@ def _end_group(number: int, frame: FrameType | None) -> None:
 
 def _ensemble(job: Job, predictions: Path) -> Cost:
     from mmtab.benchmark.ensemble import average
+    from mmtab.benchmark.scoring import read_predictions
+    from mmtab.benchmark.truth import Truth
 
     began, data = time.perf_counter(), Path(job.data)
     folders = {name: Path(folder) for name, folder in job.members.items()}

@@ -6,11 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omegaconf import OmegaConf
+
 from mmtab.benchmark.job import Job, dropped_types, fill_in, is_done, read_result
-from mmtab.config.compose import compose_run, dataset_place
+from mmtab.config.compose import compose_run, dataset_place, names_in
 from mmtab.config.overrides import written
 from mmtab.config.settings import check
-from mmtab.config.types import BenchmarkConfig, SystemConfig
+from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig
 from mmtab.data import table
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.schema import Schema
@@ -74,12 +76,7 @@ def applies(system: SystemConfig, schema: Schema) -> bool:
 
 def plan_jobs(config: BenchmarkConfig, sources: dict[str, Source]) -> dict[Path, Job]:
     """By their folders, in the order in which they are to be run: a dataset's cheap first seeds before further ones.
-    Raises ConfigError for settings that do not fit, and for a finished job of another definition."""
-    if not config.system:
-        raise ConfigError("system: none is chosen; expected some of configs/system/, such as system=[frozen,majority]")
-    check(config)
-    for name, system in config.system.items():
-        check_system(name, system, config)
+    Raises ConfigError for a finished job of another definition."""
     jobs: dict[Path, Job] = {}
     ensembles_last = sorted(config.system, key=lambda name: config.system[name].members is not None)
     for seed in seeds_of(config.seeds):
@@ -129,6 +126,28 @@ def _check_definition(folder: Path, job: Job) -> None:
             f"{folder} was run with another {', '.join(differing)} ({finished.get(name)} there, "
             f"{job.definition.get(name)} here); give another output=FOLDER, or remove that one"
         )
+
+
+def with_members(config: BenchmarkConfig) -> BenchmarkConfig:
+    """With the members of ensembles, from configs/system/, that are not among the systems."""
+    members = {member for system in config.system.values() for member in system.members or []}
+    added = sorted(name for name in members - config.system.keys() if name in names_in("system"))
+    systems = dict(config.system)
+    for name in added:
+        raw: Any = OmegaConf.load(CONFIGS / "system" / f"{name}.yaml")
+        system: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SystemConfig), raw[name]))
+        systems[name] = system
+    return dataclasses.replace(config, system=systems)
+
+
+def check_systems(config: BenchmarkConfig) -> None:
+    """Raises ConfigError for seeds and systems that cannot be run, before anything is read."""
+    seeds_of(config.seeds)
+    if not config.system:
+        raise ConfigError("system: none is chosen; expected some of configs/system/, such as system=[frozen,majority]")
+    check(config)
+    for name, system in config.system.items():
+        check_system(name, system, config)
 
 
 def check_system(name: str, system: SystemConfig, config: BenchmarkConfig) -> None:

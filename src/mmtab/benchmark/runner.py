@@ -11,11 +11,9 @@ import time
 from pathlib import Path
 
 from mmtab.benchmark.job import Job, is_done, read_result
-from mmtab.benchmark.plan import JOBS, find_datasets, plan_jobs
-from mmtab.benchmark.results import collect
+from mmtab.benchmark.plan import JOBS, check_systems, find_datasets, plan_jobs, with_members
 from mmtab.benchmark.types import Board, Failure
 from mmtab.config.types import BenchmarkConfig
-from mmtab.reports.results import refresh
 from mmtab.utils.locks import is_held
 from mmtab.utils.paths import check_inside
 from mmtab.utils.pool import Pool, Task
@@ -24,12 +22,18 @@ from mmtab.utils.pool import Pool, Task
 def run_benchmark(config: BenchmarkConfig) -> Board:
     """Run what is not finished, write results.parquet and the scoreboard; returns that. Raises ConfigError for settings
     that do not fit, before anything runs, and RunError where nothing was finished; failures are on the scoreboard."""
-    from mmtab.benchmark.scoreboard import markdown, write_scoreboard
-
-    output = Path(config.output)
+    output, chosen = Path(config.output), set(config.system)
+    config = with_members(config)
+    if added := sorted(set(config.system) - chosen):
+        print(f"also run, as members of ensembles: {', '.join(added)}", flush=True)
+    check_systems(config)
     sources, tracks = find_datasets(config)
     _adopt_cells(output)
     failures = Work(config, plan_jobs(config, sources)).run()
+    from mmtab.benchmark.results import collect
+    from mmtab.benchmark.scoreboard import markdown, write_scoreboard
+    from mmtab.reports.results import refresh
+
     board = collect(output, config, sources, tracks, failures)
     write_scoreboard(board, output)
     if config.refresh:

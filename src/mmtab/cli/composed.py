@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,12 +11,20 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mmtab.config.compose import SETTINGS, dataset_place, paths_of, register, resolve, without_hydra
+from mmtab.config.compose import SETTINGS, dataset_place, paths_of, reason, register, resolve, without_hydra
 from mmtab.config.overrides import literal, split_overrides
 from mmtab.config.parts import trust
+from mmtab.config.settings import walk
 from mmtab.config.types import CONFIGS, LocalSettings
+from mmtab.utils.errors import ConfigError
 from mmtab.utils.exits import friendly
+from mmtab.utils.machine import has_gpu
 from mmtab.utils.processes import follow_parent
+
+# Of Hydra; a value follows in an argument of its own
+OPTIONS = {"-m", "--multirun", "-c", "--cfg", "--resolve", "-i", "--info", "-p", "--package", "--hydra-help"}
+OPTIONS |= {"-cn", "--config-name", "-cp", "--config-path", "-cd", "--config-dir", "-r", "--run"}
+OPTIONS |= {"-sc", "--shell-completion", "--experimental-rerun"}
 
 
 def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[str]) -> None:
@@ -35,6 +44,7 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
             settings: Any = resolve(config, SETTINGS[name])
             if isinstance(settings, LocalSettings):
                 trust(settings.trust)
+            check_place(settings)
             command(settings)
         if "torch" in sys.modules:
             from mmtab.utils import distributed
@@ -46,13 +56,13 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra would show a traceback of what is caught here
     try:
         with without_hydra():
+            _check_options(arguments, name)
             paths, sweeps = paths_of(name), bool({"-m", "--multirun"} & set(arguments))
             given = [override for argument in arguments for override in _with_folder(argument)]
-            sys.argv[1:] = [literal(split_overrides(argument), paths, sweeps) for argument in given]
+            sys.argv[1:] = [split_overrides(literal(argument, paths, sweeps)) for argument in given]
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(task)()
     except HydraException as error:
-        print(error, *([error.__cause__] if error.__cause__ else []), sep="\n", file=sys.stderr, flush=True)
-        sys.exit(1)
+        raise ConfigError(reason(error, name)) from error
     finally:
         sys.argv[:] = own_arguments
 
@@ -60,5 +70,32 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
 def _with_folder(argument: str) -> Sequence[str]:
     """``dataset=FOLDER`` as the overrides that it stands for."""
     name, _, entry = argument.partition("=")
-    is_path = name == "dataset" and (os.sep in entry or Path(entry).is_dir())
+    if name == "dataset" and not entry:
+        raise ConfigError("dataset=: expected a name of configs/dataset/, or a dataset folder")
+    if name == "dataset" and entry[0] == "[":
+        raise ConfigError(f"{argument}: a run has one dataset. Fix: train -m dataset={entry[1:-1]} makes a run of each")
+    is_path = name == "dataset" and (os.sep in entry or Path(entry).exists())
     return dataset_place(entry, "dataset")[1] if is_path else [argument]
+
+
+def _check_options(arguments: Sequence[str], command: str) -> None:
+    """Raises ConfigError for a setting that is written like an option."""
+    for argument in arguments:
+        if argument.startswith("-") and argument.partition("=")[0] not in OPTIONS:
+            name = re.sub(r"=.*", "", argument.lstrip("-")).replace("-", "_")
+            raise ConfigError(f"no option {argument}; settings of {command} are written {name}=VALUE, without dashes")
+
+
+def check_place(settings: Any) -> None:
+    """Whether there are the files, runs and hardware that the settings name, before anything slow is imported."""
+    from mmtab.runs.folder import read_facts
+
+    for name, rule, value in walk(settings):
+        for path in map(Path, (value if isinstance(value, list) else [value]) if rule.exists and value else []):
+            if not path.expanduser().exists():
+                raise ConfigError(f"{name}={path}: no such file or folder")
+            if name == "run":
+                read_facts(path.expanduser())
+    accelerator = getattr(getattr(settings, "trainer", settings), "accelerator", "auto")
+    if accelerator in ("gpu", "cuda") and not has_gpu():
+        raise ConfigError(f"accelerator={accelerator}: this machine shows no GPU. Fix: accelerator=auto, or cpu")

@@ -9,7 +9,6 @@ import typer
 
 from mmtab.cli.output import APP, print_metrics
 from mmtab.config.types import BenchmarkConfig, MatchConfig, SweepConfig
-from mmtab.utils.optional import require
 
 results_app = typer.Typer(**APP)
 
@@ -40,7 +39,6 @@ def sweep(settings: SweepConfig) -> None:
     The same command resumes it, and prints the summary when nothing is left to do. Several may run at once, also on
     several machines with storage=DATABASE. Spaces are in configs/sweep/; space=FILE.yaml takes one of your own.
     """
-    require("optuna", extra="sweep")
     from mmtab.sweep.runner import run_sweep
 
     print(run_sweep(settings))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmtab.utils.errors import did_you_mean
 from mmtab.utils.exits import friendly
+from mmtab.utils.optional import require
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Command:
     about: str  # its line in the list of commands
     module: str  # within mmtab.cli
     function: str  # takes settings that Hydra composes; or a Typer app, whose name ends in ``app``
+
+    needs: tuple[str, str] | None = None  # a library, and the extra of the package that it comes with
 
     def load(self) -> Any:
         return getattr(importlib.import_module(f"mmtab.cli.{self.module}"), self.function)
@@ -30,8 +34,10 @@ COMMANDS = {
     "report": Command("write the report page of a run, or compare several", "runs", "report"),
     "export": Command("the files of a run that predict, with a model card", "export", "app"),
     "reproduce": Command("train a run again and compare every metric", "runs", "reproduce"),
-    "match": Command("match two tables or deduplicate one, with a run", "experiments", "match"),
-    "sweep": Command("search settings over datasets and seeds", "experiments", "sweep"),
+    "match": Command(
+        "match two tables or deduplicate one, with a run", "experiments", "match", ("sparse_dot_topn", "matching")
+    ),
+    "sweep": Command("search settings over datasets and seeds", "experiments", "sweep", ("optuna", "sweep")),
     "benchmark": Command("rank systems by their average over the datasets of a track", "experiments", "benchmark"),
     "results": Command("a Markdown table of runs beside reference figures", "experiments", "results_app"),
     "prepare": Command("from raw tables to a described, checked dataset folder", "prepare", "app"),
@@ -54,9 +60,7 @@ def main() -> None:
     elif name in COMMANDS:
         run(name, arguments)
     else:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
-        print(f"error: mmtab has no command {name}; {hint}", file=sys.stderr)
+        print(f"error: mmtab has no command {name}; {did_you_mean(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -65,13 +69,37 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
     status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     with friendly():
+        if (needs := COMMANDS[name].needs) is not None and not {"-h", "--help"} & set(arguments):
+            require(needs[0], extra=needs[1])
         command = COMMANDS[name].load()
         if COMMANDS[name].function.endswith("app"):
-            command(args=list(map(_at_home, arguments)), prog_name=f"mmtab {name}")
+            _run_app(command, list(map(_at_home, arguments)), f"mmtab {name}")
         else:
             from mmtab.cli.composed import run_composed
 
             run_composed(name, command, arguments)
+
+
+def _run_app(app: Any, arguments: list[str], name: str) -> None:
+    """A Typer app, of whose usage errors there is one line too."""
+    import typer
+
+    try:
+        status = app(args=arguments, prog_name=name, standalone_mode=False)
+    except typer.TyperException as error:
+        if not arguments:  # then this is the help
+            print(error.format_message())
+            sys.exit(2)
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else name
+        text = " ".join(error.format_message().split()).rstrip(".")
+        other = any(re.match(r"[a-z_]+=", word) for word in arguments)
+        hint = "it takes --NAME VALUE, not NAME=VALUE; " if other else ""
+        print(f"error: {path}: {text}; {hint}{path} --help lists all", file=sys.stderr)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 def _at_home(argument: str) -> str:

@@ -31,6 +31,13 @@ Delimiter = Annotated[str, typer.Option(help="of text files, such as ';'; found 
 Formats = Annotated[list[str] | None, typer.Option("--format", help="COLUMN=FORMAT, such as 'day=day first'")]
 Types = Annotated[list[str] | None, typer.Option("--type", help="COLUMN=TYPE, to overrule a guess; again for more")]
 Method = Literal["auto", "random", "stratified", "grouped", "time", "component"]
+Name = Annotated[str | None, typer.Option(help="of the dataset; the name of the new folder")]
+Task = Annotated[str | None, typer.Option(help="kway, regression or matching; inferred from tables and label")]
+Id = Annotated[str | None, typer.Option(help="the column that identifies a row; inferred, or rows are numbered")]
+Label = Annotated[str | None, typer.Option(help="the column to predict; inferred")]
+How = Annotated[Method, typer.Option(help="how rows are divided; auto: stratified, of pairs component")]
+By = Annotated[str | None, typer.Option(help="the column of the groups, or of the time")]
+Seed = Annotated[int, typer.Option(help="of the split")]
 Fractions = Annotated[tuple[float, float, float], typer.Option(help="of train, valid and test")]
 
 
@@ -38,10 +45,10 @@ Fractions = Annotated[tuple[float, float, float], typer.Option(help="of train, v
 def infer(
     inputs: Inputs,
     output: Output,
-    name: str | None = None,
-    task: str | None = None,
-    id: str | None = None,
-    label: str | None = None,
+    name: Name = None,
+    task: Task = None,
+    id: Id = None,
+    label: Label = None,
     types: Types = None,
     formats: Formats = None,
     encoding: Encoding = "",
@@ -70,13 +77,13 @@ def _by_column(entries: list[str] | None, option: str, what: str) -> dict[str, s
 @app.command()
 def split(
     folder: Folder,
-    method: Method = "auto",
-    by: str | None = None,
+    method: How = "auto",
+    by: By = None,
     fractions: Fractions = (0.7, 0.1, 0.2),
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Divide rows (or pairs) into train, valid and test."""
-    from mmtab.data.splits import SPLITS
+    from mmtab.config.types import SPLITS
     from mmtab.prepare import split
 
     schema = split.split(folder, method=method, by=by, fractions=fractions, seed=seed)
@@ -121,18 +128,18 @@ def describe(
 def everything(
     inputs: Inputs,
     output: Output,
-    name: str | None = None,
-    task: str | None = None,
-    id: str | None = None,
-    label: str | None = None,
+    name: Name = None,
+    task: Task = None,
+    id: Id = None,
+    label: Label = None,
     types: Types = None,
     formats: Formats = None,
     encoding: Encoding = "",
     delimiter: Delimiter = "",
-    method: Method = "auto",
-    by: str | None = None,
+    method: How = "auto",
+    by: By = None,
     fractions: Fractions = (0.7, 0.1, 0.2),
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """infer, split where the tables are not divided yet, describe and check, in one go."""
     infer(inputs, output, name, task, id, label, types, formats, encoding, delimiter)
@@ -152,7 +159,7 @@ def import_(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="the new folder")] = None,
     source: Annotated[Path | None, typer.Option(help="a folder or archive that you have already")] = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Bring a public benchmark into the standard, from its address or from files that you have."""
     from mmtab.prepare.importers import import_dataset, recipes

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mmtab.cli.output import print_metrics
+from mmtab.cli.output import print_line, print_metrics
 from mmtab.config.types import (
     EvaluateConfig,
     Hardware,
@@ -28,6 +28,11 @@ def train(settings: RunConfig) -> None:
     """
     from hydra.core.hydra_config import HydraConfig
 
+    from mmtab.data.dataset import chosen_schema, dataset_folder, summary
+
+    data = dataset_folder(settings.dataset, settings.data_root, Path(settings.cache).expanduser())
+    for line in summary(data, chosen_schema(settings.dataset, data)):
+        print_line(line)
     from mmtab.reports.run_page import report_after
     from mmtab.runs.evaluate import ceiling, evaluate_if_labelled
     from mmtab.runs.train import train as train_run

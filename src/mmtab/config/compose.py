@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import math
 import re
@@ -21,7 +20,7 @@ from mmtab.config.overrides import literal, written
 from mmtab.config.parts import allow_targets
 from mmtab.config.settings import check, walk
 from mmtab.config.types import CONFIGS, RunConfig
-from mmtab.utils.errors import ConfigError
+from mmtab.utils.errors import ConfigError, did_you_mean, first_line
 
 Settings = TypeVar("Settings")
 SETTINGS: dict[str, type] = {
@@ -38,8 +37,11 @@ PATHS_OF_PARTS = {"text.backbone": "path", "image.backbone": "path"}
 
 
 def paths_of(command: str) -> dict[str, str]:
-    """``path`` or ``paths`` by the dotted name of each setting of a command that takes one, or a list of them."""
-    kinds = {name: rule.kind for name, rule, _ in walk(SETTINGS[command]()) if rule.kind}
+    """By the dotted names of a command's settings: ``path`` or ``paths`` where one takes a path, or a list of them,
+    and ``list`` where it takes a list of something else."""
+    kinds = {
+        name: rule.kind or "list" for name, rule, value in walk(SETTINGS[command]()) if rule.kind or type(value) is list
+    }
     return kinds | (PATHS_OF_PARTS if command == "train" else {})
 
 
@@ -60,11 +62,12 @@ def resolve(config: DictConfig, kind: type[Settings]) -> Settings:
     try:  # merged anew, because additions by force (+trainer.misspelt=1) stay in an open configuration unseen
         merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        command = next(name for name, settings in SETTINGS.items() if settings is kind)
+        raise ConfigError(_misfit(error, command)) from error
     try:
         settings: Any = OmegaConf.to_object(merged)
     except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key}: Missing mandatory value") from error
+        raise ConfigError(f"{error.full_key} is not given. Fix: add {error.full_key}=…") from error
     check(settings)
     if isinstance(settings, RunConfig) and "wandb" in settings.logger and settings.wandb.mode == "disabled":
         settings.wandb.mode = "online"
@@ -112,10 +115,13 @@ def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, 
         raise ConfigError(f"{where}: {entry} is no dataset folder, but a file")
     if Path(entry).name != entry or Path(entry).suffix:
         raise ConfigError(f"{where}: there is no {folder}. Fix: correct the path")
-    names = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
-    near = difflib.get_close_matches(entry, names, n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"configs/dataset/ has {', '.join(names)}"
+    hint = did_you_mean(entry, names_in("dataset"))
     raise ConfigError(f"{where}: {entry} is neither a dataset folder nor a name of configs/dataset/; {hint}")
+
+
+def names_in(group: str) -> list[str]:
+    """What configs/GROUP/ has."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 @contextlib.contextmanager
@@ -141,20 +147,52 @@ def compose_run(where: str, place: Sequence[str], overrides: Sequence[str]) -> R
     try:
         return compose(*place, *overrides, "output=unused", "test=false")
     except (HydraException, ConfigError) as error:
-        raise ConfigError(f"{where}: {_reason(error, place)}") from error
+        raise ConfigError(f"{where}: {reason(error, 'train', place)}") from error
 
 
-def _reason(error: Exception, place: Sequence[str]) -> str:
-    """What Hydra means, in one line."""
-    if (missing := re.match(r"Could not override '([^']+)'", str(error))) is None:
-        text = str(error.__cause__ or error).split("Config search path")[0]
-        setting = re.search(r"full_key: ([\w.]+)", text)
-        reason = " ".join(line.strip() for line in text.split("full_key:")[0].splitlines() if line.strip())
-        return f"{setting[1]}: {reason}" if setting else reason
-    known = sorted(set(_names(dataclasses.asdict(compose(*place, "output=unused")))))
-    near = difflib.get_close_matches(missing[1], known, n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else "mmtab train --help lists all"
-    return f"no setting {missing[1]}; {hint}"
+def reason(error: Exception, command: str, place: Sequence[str] = ()) -> str:
+    """What Hydra finds wrong with the overrides of a command, in one line. ``place``: of them those that name the
+    dataset."""
+    from hydra.errors import OverrideParseException
+
+    text, cause = str(error), error.__cause__
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        return _no_setting(unknown[1], command, place)
+    if isinstance(cause, OmegaConfBaseException):
+        return _misfit(cause, command, place)
+    if absent := re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]*)'", text):
+        group, name = absent.groups()
+        if group == "dataset":
+            dataset_place(name, "dataset")  # which says it
+        return f"{group}={name}: configs/{group}/ has no {name}; {did_you_mean(name, names_in(group))}"
+    if isinstance(error, OverrideParseException):
+        name, equals, _ = error.override.partition("=")
+        unread = "it cannot be read. Fix: put the value in quotes, and these in quotes of the shell"
+        return f"{error.override}: {unread if equals and name else 'expected NAME=VALUE'}"
+    if several := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
+        return (
+            f"{several[1]}={several[2]}: one value is expected; several are written [{several[2]}], where it is a list"
+        )
+    return " ".join(text.split("Config search path")[0].split())
+
+
+def _misfit(error: OmegaConfBaseException, command: str, place: Sequence[str] = ()) -> str:
+    """A value of the wrong type, or a setting that there is not."""
+    text, name = first_line(error), error.full_key or "configuration"
+    if re.match(r"Key '.*' (is )?not in ", text):
+        return _no_setting(name, command, place)
+    if wrong := re.match(r"Value '(.*)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", text):
+        kinds = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+        return f"{name}={wrong[1]}: expected {kinds.get(wrong[2], wrong[2])}"
+    return f"{name}: {text}"
+
+
+def _no_setting(name: str, command: str, place: Sequence[str]) -> str:
+    if command == "train":
+        known = set(_names(dataclasses.asdict(compose(*place, "output=unused")))) | {"recipe", "launcher"}
+    else:
+        known = {name for name, _, _ in walk(SETTINGS[command]())}
+    return f"no setting {name}; {did_you_mean(name, known, f'mmtab {command} --help lists all')}"
 
 
 def _names(value: dict[str, Any], prefix: str = "") -> Iterator[str]:

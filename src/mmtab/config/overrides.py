@@ -52,17 +52,21 @@ def split_overrides(argument: str) -> str:
 def literal(argument: str, paths: Mapping[str, str], sweeps: bool = False) -> str:
     """An override as Hydra has to read it so that a path means itself, whatever signs it is made of.
 
-    ``paths``: ``path`` or ``paths`` (a list) by the name of each setting that takes one. A leading ``~`` is the home
-    folder. ``null``, interpolations and what stands in quotes but names no file remain Hydra's, and so do the commas
-    of a multirun (``sweeps``).
+    ``paths``: ``path`` or ``paths`` (a list) by the name of each setting that takes one, and ``list`` for other lists,
+    of which one entry may stand alone, or several without brackets. A leading ``~`` is the home folder. ``null``,
+    interpolations and what stands in quotes but names no file remain Hydra's, and so do the commas of a multirun
+    (``sweeps``).
     """
     match = re.fullmatch(r"(\+{0,2}([\w.]+)=)(.+)", argument, re.DOTALL)
     if match is None or match[2] not in paths or match[3] == "null" or (sweeps and "," in match[3]):
         return argument
-    value, many = match[3], paths[match[2]] == "paths"
-    if many and value[0] == "[" and value[-1] == "]" and not _exists(value):
-        return f"{match[1]}[{','.join(map(_path, _entries(value[1:-1])))}]"
-    return f"{match[1]}[{_path(value)}]" if many else f"{match[1]}{_path(value)}"
+    value, kind = match[3], paths[match[2]]
+    if kind == "path":
+        return f"{match[1]}{_path(value)}"
+    in_brackets = value[0] == "[" and value[-1] == "]" and not _exists(value)
+    if kind == "list":
+        return argument if in_brackets or "${" in value else f"{match[1]}[{value}]"
+    return f"{match[1]}[{','.join(map(_path, _entries(value[1:-1] if in_brackets else value)))}]"
 
 
 def _entries(text: str) -> Iterator[str]:

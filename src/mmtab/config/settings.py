@@ -25,6 +25,7 @@ class Rule:
     above: float | None = None
     below: float | None = None
     kind: str = ""  # path or paths (a list), which command lines take as they are
+    exists: bool = False  # whether there has to be a file or folder of that path when a command begins
 
     @property
     def allowed(self) -> str:
@@ -53,7 +54,7 @@ class Rule:
 
 def setting(default: Any, meaning: str, **rule: Any) -> Any:
     """A field of a settings class. A list or dict is copied for each object, and a class or function is called to make
-    its default; ``rule``: choices, bounds and kind, as ``Rule`` has them."""
+    its default; ``rule``: choices, bounds and so on, as ``Rule`` has them."""
     metadata = {"rule": Rule(meaning, **rule)}
     if callable(default) or isinstance(default, list | dict):
         factory = default if callable(default) else functools.partial(copy.deepcopy, default)

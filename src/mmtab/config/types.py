@@ -24,9 +24,11 @@ CONFIGS = _configs()
 PRECISIONS = {"auto": "", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 PARTS = ("text", "image", "numeric", "categorical", "fusion")  # groups of configs/ that are one leaf each
 TASKS = ("kway", "regression", "matching")
+SPLITS = ("train", "valid", "test")
 SCALES = ("identity", "log", "rank")  # on which a label that is a number may be learned
 STRATEGIES = ("auto", "ddp", "fsdp")
-ACCELERATOR = "what to compute on: auto, cpu, gpu or another name that Lightning has"
+ACCELERATOR = "what to compute on; auto: a GPU where there is one"
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")  # Lightning's names
 DEVICES = "number of devices, which share the rows"
 DATA_ROOT = "folder of the dataset folders"
 CACHE = "folder of computed features and generated datasets"
@@ -100,7 +102,7 @@ class TrainerConfig:
         "number format; auto: bf16 where the hardware computes it natively, else fp32",
         choices=tuple(PRECISIONS),
     )
-    accelerator: str = setting("auto", ACCELERATOR)
+    accelerator: str = setting("auto", ACCELERATOR, choices=ACCELERATORS)
     devices: int | str = setting(1, "devices of a machine, a process each; auto: all", choices=("auto",), at_least=1)
     n_nodes: int = setting(1, "machines", at_least=1)
     strategy: str = setting("auto", "how several processes train: copies (ddp) or shards (fsdp)", choices=STRATEGIES)
@@ -283,36 +285,41 @@ class LocalSettings:
 
 @dataclass
 class EvaluateConfig(LocalSettings):
-    run: str = setting(MISSING, "run folder", kind="path")
-    split: str = setting("test", "split to score: train, valid or test")
-    path: str | None = setting(None, "dataset folder; null: the one that the run was trained on", kind="path")
+    run: str = setting(MISSING, "run folder", kind="path", exists=True)
+    split: str = setting("test", "split to score", choices=SPLITS)
+    path: str | None = setting(
+        None, "dataset folder; null: the one that the run was trained on", kind="path", exists=True
+    )
     report: bool = setting(True, "write the report page too")
     wandb: WandbConfig = setting(WandbConfig, "logging to Weights & Biases, where the run has a run there")
-    accelerator: str = setting("auto", ACCELERATOR)
+    accelerator: str = setting("auto", ACCELERATOR, choices=ACCELERATORS)
     devices: int = setting(1, DEVICES, at_least=1)
 
 
 @dataclass
 class ReportConfig(LocalSettings):
-    run: Any = setting(MISSING, "run folder, or a list of several to compare", kind="paths")
-    split: str | None = setting(None, "split to report; null: test where it was scored, else valid")
+    run: Any = setting(MISSING, "run folder, or a list of several to compare", kind="paths", exists=True)
+    split: str | None = setting(None, "split to report; null: test where it was scored, else valid", choices=SPLITS)
     ablation: bool = setting(True, "score valid again without each column and modality, which takes longest")
     output: str = setting("comparison.html", "page that compares several runs", kind="path")
-    accelerator: str = setting("auto", ACCELERATOR)
+    accelerator: str = setting("auto", ACCELERATOR, choices=ACCELERATORS)
     devices: int = setting(1, DEVICES, at_least=1)
 
 
 @dataclass
 class MatchConfig(LocalSettings):
-    run: str = setting(MISSING, "run folder of a matching model", kind="path")
+    run: str = setting(MISSING, "run folder of a matching model", kind="path", exists=True)
     output: str = setting(MISSING, "table of matches to write, .csv or .parquet", kind="path")
     left: str | None = setting(
-        None, "left table; null, with right and records: the tables of the run's dataset", kind="path"
+        None, "left table; null, with right and records: the tables of the run's dataset", kind="path", exists=True
     )
-    right: str | None = setting(None, "right table", kind="path")
-    records: str | None = setting(None, "one table to deduplicate, instead of left and right", kind="path")
+    right: str | None = setting(None, "right table", kind="path", exists=True)
+    records: str | None = setting(None, "one table to deduplicate, instead of left and right", kind="path", exists=True)
     truth: str | None = setting(
-        None, "table to score against: of pairs, or of entities (id and a column for each relation)", kind="path"
+        None,
+        "table to score against: of pairs, or of entities (id and a column for each relation)",
+        kind="path",
+        exists=True,
     )
     encoding: str | None = setting(None, ENCODING)
     delimiter: str | None = setting(None, DELIMITER, kind="path")
@@ -334,7 +341,7 @@ class MatchConfig(LocalSettings):
     shard: int = setting(4096, "records, or pairs, that are computed and saved at a time", at_least=1)
     n_shown: int = setting(60, "pairs on the page", at_least=0)
     explain: bool = setting(True, "say for each match which columns count for and against it")
-    accelerator: str = setting("auto", ACCELERATOR)
+    accelerator: str = setting("auto", ACCELERATOR, choices=ACCELERATORS)
 
     def check_together(self) -> None:
         if self.records is not None and (self.left or self.right):
@@ -347,15 +354,15 @@ class MatchConfig(LocalSettings):
 
 @dataclass
 class PredictConfig(LocalSettings):
-    run: str = setting(MISSING, "run folder", kind="path")
-    input: str = setting(MISSING, "table of rows; for matching, of pairs (left_id, right_id)", kind="path")
+    run: str = setting(MISSING, "run folder", kind="path", exists=True)
+    input: str = setting(MISSING, "table of rows; for matching, of pairs (left_id, right_id)", kind="path", exists=True)
     output: str = setting(MISSING, "table of predictions to write, .csv or .parquet", kind="path")
-    left: str | None = setting(None, "matching: table of the left records", kind="path")
-    right: str | None = setting(None, "matching: table of the right records", kind="path")
-    records: str | None = setting(None, "matching: table of both", kind="path")
+    left: str | None = setting(None, "matching: table of the left records", kind="path", exists=True)
+    right: str | None = setting(None, "matching: table of the right records", kind="path", exists=True)
+    records: str | None = setting(None, "matching: table of both", kind="path", exists=True)
     encoding: str | None = setting(None, ENCODING)
     delimiter: str | None = setting(None, DELIMITER, kind="path")
-    accelerator: str = setting("auto", ACCELERATOR)
+    accelerator: str = setting("auto", ACCELERATOR, choices=ACCELERATORS)
     devices: int = setting(1, DEVICES, at_least=1)
     coverage: float | None = setting(
         None, "share of the rows to predict, those of the highest confidence; null: all", above=0, at_most=1
@@ -370,9 +377,9 @@ class PredictConfig(LocalSettings):
 
 @dataclass
 class ReproduceConfig(LocalSettings):
-    run: str = setting(MISSING, "run folder", kind="path")
+    run: str = setting(MISSING, "run folder", kind="path", exists=True)
     output: str = setting(MISSING, "new run folder", kind="path")
-    path: str | None = setting(None, "dataset folder, where the data have moved", kind="path")
+    path: str | None = setting(None, "dataset folder, where the data have moved", kind="path", exists=True)
     tolerance: float = setting(0.0, "largest difference of a metric that counts as reproduced", at_least=0)
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
-from mmtab.config.types import CONFIGS, DatasetConfig, GenerateConfig
+from mmtab.config.types import CONFIGS, SPLITS, DatasetConfig, GenerateConfig
 from mmtab.data import files
 from mmtab.data.cells import ImageSource, image_sources
 from mmtab.data.files import table_stems
 from mmtab.data.pictures import open_picture
-from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.schema import METRICS, ColumnType, Schema, TaskKind
 from mmtab.data.table import Table, read_batches
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, DataError
@@ -145,6 +146,43 @@ def find_dataset(name: str | Path, data_root: str | Path | None = None) -> Path:
         raise
 
 
+# --- what training chooses of it -----------------------------------------------------------------------------------
+
+
+def chosen_schema(settings: DatasetConfig, folder: Path) -> Schema:
+    """The schema of a dataset folder with the columns, relations and metric that the settings choose; raises DataError
+    or ConfigError for those that it does not have."""
+    schema = Schema.read(folder)
+    if settings.drop:
+        schema = schema.without(list(settings.drop))
+    schema = schema.choose(settings.relations, settings.ignore)
+    if (metric := settings.metric) is not None:
+        if metric not in METRICS[schema.task]:
+            expected = " or ".join(METRICS[schema.task])
+            raise ConfigError(f"dataset.metric={metric}: expected {expected}, for {schema.name} is {schema.task}")
+        schema = replace(schema, metric=metric)
+    if schema.of_rows and settings.contradictions != "keep":
+        raise ConfigError(f"dataset.contradictions is for matching; {schema.name} is {schema.task}")
+    return schema
+
+
+def summary(folder: Path, schema: Schema) -> Iterator[str]:
+    """Lines that say what is in a dataset: its task, columns by type, rows by table, classes; the cheapest first."""
+    words = {TaskKind.KWAY: "k-way classification", TaskKind.REGRESSION: "regression", TaskKind.MATCHING: "matching"}
+    counts = {kind: len(schema.of_type(kind)) for kind in ColumnType}
+    columns = ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
+    yield f"{schema.name}: {words[schema.task]}, columns: {columns}; {folder}"
+    stems = [stem for stem in table_stems(folder) if (stem in SPLITS) == schema.of_rows]
+    order = {stem: place for place, stem in enumerate(SPLITS)}
+    stems.sort(key=lambda stem: order.get(stem.removeprefix("pairs_"), -1))  # records come first
+    rows = {stem: files.count(files.find(folder, schema.name, stem), schema.name) for stem in stems}
+    text = ", ".join(f"{stem} {n:,}" for stem, n in rows.items())
+    if schema.task is TaskKind.KWAY and schema.label is not None:
+        labels = files.read(files.find(folder, schema.name, "train"), schema.name, [schema.label])
+        text += f"; {pc.count_distinct(labels[schema.label]).as_py():,} classes"
+    yield f"rows: {text}"
+
+
 # --- where it is -----------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +197,9 @@ def dataset_folder(dataset: DatasetConfig, data_root: str, cache: Path) -> Path:
     for folder in places:
         if folder.is_dir():
             return folder
+        if folder.is_file():
+            fix = f"mmtab prepare all {folder} -o FOLDER makes a dataset of a table"
+            raise DataError(dataset.name, f"{folder} is a file, not a dataset folder", fix=fix)
     where = " nor ".join(dict.fromkeys(map(str, places)))
     raise DataError(
         dataset.name, f"no folder {where}", fix="correct dataset.path, or set data_root=FOLDER (or MMTAB_DATA)"

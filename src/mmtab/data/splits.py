@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-SPLITS = ("train", "valid", "test")
 FRACTIONS = {"train": 0.7, "valid": 0.1, "test": 0.2}
 N_STRATA = 10  # quantiles of a number that are divided alike
 

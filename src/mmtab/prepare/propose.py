@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from mmtab.config.types import SPLITS
 from mmtab.data import files, raw
 from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.formats import standard_batch
 from mmtab.data.schema import ColumnType
-from mmtab.data.splits import SPLITS
 from mmtab.data.table import BadCells, Table
 from mmtab.prepare.convert import Conversion, stored_within
 from mmtab.prepare.infer import Proposal, infer

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmtab.config.types import SPLITS
 from mmtab.data import files
 from mmtab.data.cells import first, hashes
 from mmtab.data.pairs import Pairs, read_pairs_file, read_records
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.splits import FRACTIONS, SPLITS, assign, components, strata
+from mmtab.data.splits import FRACTIONS, assign, components, strata
 from mmtab.data.table import read_column
 from mmtab.utils.errors import ConfigError, DataError
 

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmtab.config.types import SPLITS
 from mmtab.data import files
 from mmtab.data.cells import image_sources
 from mmtab.data.pairs import read_pairs, read_records
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.splits import SPLITS
 from mmtab.data.table import Table, read_batches
 from mmtab.prepare.check.alarms import Alarm
 from mmtab.reports import figures

@@ -203,9 +203,13 @@ RULES: dict[str, Rule] = {
 def read_run_file(folder: Path, name: str) -> dict[str, Any]:
     """One of the files of RULES, or another mapping; raises RunError that names the file and the key."""
     if not (folder / name).is_file():
-        unfinished = " (it holds one that was stopped: train again with the same settings to go on)"
-        stopped = unfinished if (folder / LAST).exists() else ""
-        raise RunError(f"{folder} is not a finished run: it has no {name}{stopped}")
+        if not folder.is_dir():
+            raise RunError(f"there is no run {folder}: {'it is a file' if folder.exists() else 'no such folder'}")
+        within = sorted(folder.glob(f"*/{PROVENANCE}"), key=lambda path: path.stat().st_mtime)
+        hint = f" (but it holds runs, the last of them {within[-1].parent})" if within else ""
+        if (folder / LAST).exists():
+            hint = " (it holds one that was stopped: train again with the same settings to go on)"
+        raise RunError(f"{folder} is not a finished run: it has no {name}{hint}")
     return read_plain(verified(folder, name), RULES.get(name, anything))
 
 

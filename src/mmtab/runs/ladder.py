@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from mmtab.config.types import CONFIGS, RunConfig
-from mmtab.data.schema import Schema
+from mmtab.data.dataset import chosen_schema
 from mmtab.runs.folder import deciding, read_facts
 from mmtab.runs.inputs import data_folder
 from mmtab.training.build import columns_of_text
@@ -45,8 +45,8 @@ def climb(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path], di
         shutil.rmtree(steps, ignore_errors=True)
     if not (folder / CHOSEN).exists() or not (steps / _read_choice(config, folder)["chosen"]).is_dir():
         scores = _train_all(config, steps, train)
-        schema = Schema.read(data_folder(config))
-        name = chosen_by(schema.task, config.dataset.metric or schema.metric)
+        schema = chosen_schema(config.dataset, data_folder(config))
+        name = chosen_by(schema.task, schema.metric)
         best = (min if name == "log_loss" else max)(scores, key=lambda recipe: scores[recipe][name])
         write_json(folder / CHOSEN, {"chosen": best, "chosen_by": name, "valid": scores})
     said = _read_choice(config, folder)
@@ -89,9 +89,7 @@ def _train_all(
 
 def _deciding(config: RunConfig) -> dict[str, Any]:
     """What tells the model of one step from that of another: of the text encoder nothing where there is no text."""
-    schema = Schema.read(data_folder(config))
-    if config.dataset.drop:
-        schema = schema.without(list(config.dataset.drop))
+    schema = chosen_schema(config.dataset, data_folder(config))
     return deciding(config if columns_of_text(config, schema) else replace(config, text={}))
 
 

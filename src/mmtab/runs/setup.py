@@ -15,9 +15,10 @@ import pyarrow as pa
 from mmtab.config.compose import settle
 from mmtab.config.types import Hardware, RunConfig
 from mmtab.data import table as tables
+from mmtab.data.dataset import chosen_schema
 from mmtab.data.files import header
 from mmtab.data.pairs import Pairs, read_pairs, read_records
-from mmtab.data.schema import METRICS, ColumnType, Schema
+from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table, has_labels
 from mmtab.features.batches import is_known
@@ -84,17 +85,7 @@ def prepare(config: RunConfig) -> Prepared:
     """Read train and valid, fit on train, build the model, encode."""
     check_settings(config)
     data = data_folder(config)
-    schema = Schema.read(data)
-    if config.dataset.drop:
-        schema = schema.without(list(config.dataset.drop))
-    schema = schema.choose(config.dataset.relations, config.dataset.ignore)
-    if (metric := config.dataset.metric) is not None:
-        if metric not in METRICS[schema.task]:
-            expected = " or ".join(METRICS[schema.task])
-            raise ConfigError(f"dataset.metric={metric}: expected {expected}, for {schema.name} is {schema.task}")
-        schema = replace(schema, metric=metric)
-    if schema.of_rows and config.dataset.contradictions != "keep":
-        raise ConfigError(f"dataset.contradictions is for matching; {schema.name} is {schema.task}")
+    schema = chosen_schema(config.dataset, data)
     stored_in = [path for path in tables.training_files(data, schema)[1:] if not path.stem.startswith("pairs")]
     headers = {path.stem: header(path, schema.name) for path in stored_in}
     schema = schema.with_storage(*headers.values())

@@ -119,6 +119,8 @@ def _violated(key: str, value: object) -> str:
 
 
 def _written(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
     return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 

@@ -1,5 +1,10 @@
 """The errors that reach a user. Scripts print their message alone; a traceback means a bug in mmtab."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class MmtabError(Exception):
     """Something the user can put right. Names and cells come from anywhere: a message stays one line, and no terminal
@@ -75,3 +80,18 @@ def short(value: object, limit: int = 120) -> str:
 def first_line(error: BaseException) -> str:
     """What an error of others says first, or its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A question with the one or two nearest of the known names; where none is near ``otherwise``, or all of them.
+    Dotted names are also near each other by their last parts."""
+
+    def nearness(other: str) -> float:
+        ends = [text.rpartition(".")[2] for text in (name, other)]
+        whole, end = (difflib.SequenceMatcher(None, *texts).ratio() for texts in ((name, other), ends))
+        return max(whole, 0.95 * end)
+
+    names = sorted(known)
+    near = sorted((other for other in names if nearness(other) > 0.6), key=nearness, reverse=True)[:2]
+    near = [other for other in near if nearness(other) > nearness(near[0]) - 0.08]
+    return f"did you mean {' or '.join(near)}?" if near else otherwise or f"expected one of {', '.join(names)}"

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
+from mmtab.config.types import SPLITS
 from mmtab.data import files
 from mmtab.data.pairs import Pairs, read_pairs, read_records
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.spelling import spelling
-from mmtab.data.splits import SPLITS, components
+from mmtab.data.splits import components
 from mmtab.data.table import find_table, read_batches
 from mmtab.prepare.check import alarms
 from mmtab.prepare.check.alarms import N_EXAMPLES, Alarm, Cells, Severity, attempt, counted, mix, percent

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from mmtab.config.types import SPLITS
 from mmtab.data import files
 from mmtab.data.cells import hashes
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.splits import SPLITS
 from mmtab.data.table import Table, find_table, read_batches
 from mmtab.prepare.check import alarms
 from mmtab.prepare.check.alarms import N_EXAMPLES, Alarm, Severity, Usage, mix, name_row

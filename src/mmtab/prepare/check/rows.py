@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mmtab.config.types import SPLITS
 from mmtab.data import files
 from mmtab.data.cells import hashes
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.splits import SPLITS
 from mmtab.data.table import find_table, read_column
 from mmtab.prepare.check.alarms import (
     N_EXAMPLES,

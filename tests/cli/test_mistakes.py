@@ -1,0 +1,140 @@
+"""Mistakes at a terminal end in one line that says how to go on, before anything slow is imported. One process makes
+them all, for each needs but a moment of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_data import write_kway
+
+# What is typed after mmtab (DATA is a dataset folder), what is said, and a library that is not installed.
+MISTAKES: list[tuple[str, str]] = [
+    ("trian", "error: mmtab has no command trian; did you mean train?"),
+    (
+        "train dataset=fashon",
+        "fashon is neither a dataset folder nor a name of configs/dataset/; did you mean fashion?",
+    ),
+    ("train dataset=", "dataset=: expected a name of configs/dataset/, or a dataset folder"),
+    ("train dataset=[fashion,music]", "a run has one dataset. Fix: train -m dataset=fashion,music makes a run of each"),
+    ("train dataset=fashion,music", "one value is expected"),
+    ("train trainer.epochs=3", "no setting trainer.epochs; did you mean trainer.max_epochs?"),
+    ("train +trainer.epochs=3", "no setting trainer.epochs; did you mean trainer.max_epochs?"),
+    ("train lr=0.1", "no setting lr; did you mean trainer.lr?"),
+    ("train recip=auto", "no setting recip; did you mean recipe?"),
+    ("train zzzzzz=1", "no setting zzzzzz; mmtab train --help lists all"),
+    ("train fusion.n_headz=3", "no setting fusion.n_headz; did you mean fusion.n_heads?"),
+    ("train recipe=xyz", "recipe=xyz: configs/recipe/ has no xyz; expected one of auto, frozen, tuned"),
+    ("train fusion=transfomer", "configs/fusion/ has no transfomer; did you mean transformer?"),
+    ("train trainer.lr=-1", "trainer.lr=-1.0: expected at least 0"),
+    ("train trainer.lr=quick", "trainer.lr=quick: expected a number"),
+    ("train seed=a", "seed=a: expected a whole number"),
+    ("train test=maybe", "test=maybe: expected true or false"),
+    ("train trainer.max_minutes=soon", "trainer.max_minutes=soon: expected a number"),
+    ("train trainer.max_minutes=-3", "trainer.max_minutes=-3.0: expected above 0"),
+    ("train trainer.accelerator=gpu", "accelerator=gpu: this machine shows no GPU. Fix: accelerator=auto, or cpu"),
+    ("train trainer.accelerator=gpuu", "trainer.accelerator=gpuu: expected one of auto, cpu, gpu"),
+    ("train seed", "error: seed: expected NAME=VALUE"),
+    ("train --seed=1", "no option --seed=1; settings of train are written seed=VALUE, without dashes"),
+    ("train dataset.drop=it's", "it cannot be read. Fix: put the value in quotes"),
+    ("train dataset=custom", "dataset=custom wants dataset.path=FOLDER"),
+    ("train dataset=custom dataset.path=nowhere", "no folder"),
+    ("train dataset=custom dataset.path=DATA/train.parquet", "is a file, not a dataset folder. Fix: mmtab prepare all"),
+    ("train dataset=DATA/train.parquet", "is no dataset folder, but a file"),
+    ("train dataset=custom dataset.path=.", "no dataset.yaml"),
+    ("train dataset=DATA dataset.drop=colour_", "cannot drop 'colour_'; expected a column type or one of"),
+    ("train dataset=DATA dataset.metric=f1", "dataset.metric=f1: expected accuracy or macro_f1"),
+    ("train dataset=DATA dataset.relations=x", "relations and ignored columns are for matching"),
+    ("evaluate", "error: run is not given. Fix: add run=…"),
+    ("evaluate run=nowhere", "run=nowhere: no such file or folder"),
+    ("evaluate run=DATA/train.parquet", "it is a file"),
+    ("evaluate run=DATA", "is not a finished run: it has no provenance.json"),
+    ("evaluate run=RUNS", "is not a finished run: it has no provenance.json (but it holds runs, the last of them"),
+    ("evaluate run=DATA split=tets", "split=tets: expected one of train, valid, test"),
+    ("predict run=DATA input=no.csv output=out.csv", "is not a finished run|input=no.csv: no such file or folder"),
+    ("report run=DATA,DATA", "is not a finished run"),
+    ("reproduce run=DATA tolerance=-1", "tolerance=-1.0: expected at least 0"),
+    ("match run=DATA output=out.csv", "is not a finished run"),
+    ("sweep output=out", "datasets is not given"),
+    ("sweep datasets=openmojj output=out", "openmojj is neither a dataset folder nor a name"),
+    ("sweep datasets=DATA seeds=a output=out", "expected a whole number"),
+    ("sweep datasets=DATA sampler=grit output=out", "sampler=grit: expected one of"),
+    ("sweep datasets=DATA space=nowhere output=out", "space=nowhere: neither a name of configs/sweep/"),
+    ("sweep datasets=DATA overrides=trainer.epochs=3 output=out", "overrides: no setting trainer.epochs; did you mean"),
+    ("-optuna sweep datasets=DATA output=out", 'error: this needs optuna. Fix: pip install "mmtab[sweep]"'),
+    (
+        "-sparse_dot_topn match run=DATA output=o.csv",
+        'this needs sparse_dot_topn. Fix: pip install "mmtab[matching]"',
+    ),
+    ("benchmark track=kwya output=out", "configs/track/ has no kwya; did you mean kway?"),
+    ("benchmark system=[frozen,majorty] output=out", "system=majorty: configs/system/ has no majorty; did you mean"),
+    ("benchmark seeds=a output=out", "seeds=a: expected a number from 1, or a list of seeds"),
+    ("prepare infre", "error: mmtab prepare: No such command 'infre'. Did you mean 'infer'"),
+    ("prepare infer no.csv -o out", "no file no.csv"),
+    ("prepare infer DATA/train.parquet --labell type -o out", "No such option: --labell (Possible options: --label)"),
+    ("prepare split DATA --method alphabetic", "'alphabetic' is not one of"),
+    ("export DATA", "Missing option '--output'"),
+    ("export run=DATA output=out", "it takes --NAME VALUE, not NAME=VALUE; mmtab export --help lists all"),
+    ("cache clean --older-than soon", "Invalid value for '--older-than'"),
+]
+
+MAKE_ALL = """
+import contextlib, io, json, sys, time
+
+from mmtab.cli import main
+
+for line in sys.stdin:
+    words = line.split()
+    absent = words.pop(0)[1:] if words[0].startswith("-") else ""
+    if absent:
+        sys.modules[absent] = None
+    out, err, status, began = io.StringIO(), io.StringIO(), 0, time.process_time()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        sys.argv = ["mmtab", *words]
+        try:
+            main.main()
+        except SystemExit as ended:
+            status = ended.code
+    if absent:
+        del sys.modules[absent]
+    facts = {"status": status, "out": out.getvalue(), "err": err.getvalue(), "torch": "torch" in sys.modules}
+    print(json.dumps(facts | {"seconds": time.process_time() - began}), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """By what is typed, the status, what is printed, and whether torch was imported."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    write_kway(folder / "data", n=30, images=False)
+    (folder / "runs" / "one").mkdir(parents=True)
+    (folder / "runs" / "one" / "provenance.json").write_text("{}")
+    typed = [line.replace("DATA", "data").replace("RUNS", "runs") for line, _ in MISTAKES]
+    command, text = [sys.executable, "-c", MAKE_ALL], "\n".join(typed)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=folder, timeout=120, check=False)
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == len(MISTAKES), done.stderr[-2000:]
+    assert not (folder / "out").exists()
+    print(
+        "CPU seconds of each, with the imports that those before it have not made yet:",
+        *(f"{result['seconds']:.2f}" for result in results),
+    )
+    return {line: result for (line, _), result in zip(MISTAKES, results, strict=True)}
+
+
+@pytest.mark.parametrize(("line", "message"), MISTAKES, ids=[line for line, _ in MISTAKES])
+def test_a_mistake_is_one_line_before_anything_slow(line: str, message: str, made: dict[str, dict[str, Any]]) -> None:
+    result = made[line]
+    assert result["err"].startswith("error: ") and result["err"].count("\n") == 1, result["err"]
+    assert any(part in result["err"] for part in message.split("|"))
+    assert result["status"] in (1, 2) and not result["torch"]
+
+
+def test_a_command_without_arguments_shows_its_help(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mmtab.cli", "prepare"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 2 and "infer" in done.stdout + done.stderr and "Traceback" not in done.stderr
