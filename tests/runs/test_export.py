@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,11 +17,16 @@ import pytest
 import torch
 import yaml
 from commands import script
+from toy_data import write_kway
 
 import mmtab
+from mmtab.reports.model_card import model_card
+from mmtab.reports.run_page import write_report
 from mmtab.runs.export import model_files
-from mmtab.runs.folder import read_run_file
+from mmtab.runs.folder import read_facts, read_run_file
+from mmtab.runs.train import train
 from mmtab.utils.errors import ConfigError, MmtabError, RunError
+from mmtab.utils.text import markdown_text
 
 
 @pytest.mark.parametrize("fixture", ["kway_run", "numbers_run", "pairs_run"])
@@ -84,10 +90,11 @@ def test_a_run_that_lost_a_file_or_has_one_of_elsewhere(kway_run: tuple[Path, Pa
     (run.folder / "manifest.json").unlink()  # as who changes weights may do
     weights = run.folder / "checkpoints" / "best.ckpt"
     saved = torch.load(weights, weights_only=True)
-    next(reversed(saved["state_dict"].values())).fill_(float("nan"))
-    torch.save(saved, weights)
-    with pytest.raises(MmtabError, match="is not finite"):
-        mmtab.load_run(run.folder).predict(rows)
+    for name in (next(reversed(saved["state_dict"])), "model.base.mean", "model.base.trees.forest.value"):
+        changed = saved["state_dict"] | {name: saved["state_dict"][name] * torch.nan}
+        torch.save(saved | {"state_dict": changed}, weights)
+        with pytest.raises(MmtabError, match=f"{name.removeprefix('model.')} is not finite"):
+            mmtab.load_run(run.folder).predict(rows)
     shutil.rmtree(run.folder)
     run = mmtab.load_run(shutil.copytree(folder, tmp_path / "run"))
     (tmp_path / "secret").touch()
@@ -96,6 +103,29 @@ def test_a_run_that_lost_a_file_or_has_one_of_elsewhere(kway_run: tuple[Path, Pa
         run.export(tmp_path / "export")
     assert not (tmp_path / "export").exists()
     assert not (tmp_path / "other").exists()
+
+
+def test_alarms_of_the_data_are_in_the_card_and_the_report(
+    kway_run: tuple[Path, Path], configure: Callable[..., Any], tmp_path: Path
+) -> None:
+    data, folder = kway_run
+    assert "not checked for leaks" in model_card(folder) and "was not checked" in write_report(folder).read_text()
+    data = write_kway(tmp_path / "data", images=False)
+    rows = pyarrow.parquet.read_table(data / "train.parquet")
+    leaked = rows.set_column(rows.column_names.index("title"), "title", rows["label"])
+    pyarrow.parquet.write_table(leaked, data / "train.parquet")
+    assert script("prepare_data", "check", data).returncode == 0
+    kept = json.loads((data / "alarms.json").read_text())["alarms"]
+    assert kept
+    train(configure(data, "trainer.max_epochs=1"), tmp_path / "run")
+    assert read_facts(tmp_path / "run")["alarms"] == kept
+    card, page = model_card(tmp_path / "run"), write_report(tmp_path / "run").read_text()
+    assert "not checked" not in card + page and "was not checked" not in page
+    for alarm in kept:
+        assert markdown_text(alarm["message"]) in card and alarm["message"] in html.unescape(page)
+    pyarrow.parquet.write_table(rows, data / "train.parquet")  # of which the alarms are not
+    train(configure(data, "trainer.max_epochs=1", f"output={tmp_path / 'other'}"), tmp_path / "other")
+    assert read_facts(tmp_path / "other")["alarms"] is None
 
 
 class Hub(BaseHTTPRequestHandler):

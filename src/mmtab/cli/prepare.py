@@ -11,6 +11,7 @@ mmtab prepare import openmoji -o data/openmoji                a public benchmark
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,7 @@ import typer
 
 from mmtab.cli.output import APP, print_line, print_table
 from mmtab.data import files
-from mmtab.utils.errors import ConfigError
+from mmtab.utils.errors import ConfigError, DataError
 
 ABOUT = "From raw tables to a described, checked dataset folder, step by step."
 app = typer.Typer(no_args_is_help=True, help=ABOUT, **APP)
@@ -109,9 +110,7 @@ def convert(
 @app.command()
 def check(folder: Folder, strict: Annotated[bool, typer.Option(help="severe alarms fail too")] = False) -> None:
     """The dataset standard, and whether a benchmark on it is honest. Exit status 1 where the standard is broken."""
-    from mmtab.prepare.check import check
-
-    _verdict(folder, check(folder), strict)
+    _verdict(folder, _checked(folder), strict)
 
 
 @app.command()
@@ -119,9 +118,7 @@ def describe(
     folder: Folder, output: Annotated[Path | None, typer.Option(help="where to write; the folder itself")] = None
 ) -> None:
     """Write a dataset card, card.md and card.html, with the alarms of check."""
-    from mmtab.prepare.check import check
-
-    _write_card(folder, output or folder, check(folder))
+    _write_card(folder, output or folder, _checked(folder))
 
 
 @app.command(name="all")
@@ -145,9 +142,7 @@ def everything(
     infer(inputs, output, name, task, id, label, types, formats, encoding, delimiter)
     if files.exists(output, "rows") or files.exists(output, "pairs"):
         split(output, method, by, fractions, seed)
-    from mmtab.prepare.check import check
-
-    alarms = check(output)
+    alarms = _checked(output)
     _write_card(output, output, alarms)
     _verdict(output, alarms)
 
@@ -177,6 +172,17 @@ def _write_card(folder: Path, output: Path, alarms: list[Any]) -> None:
 
     for path in write_card(describe(folder, alarms=alarms), output):
         print_line(f"written: {path}")
+
+
+def _checked(folder: Path) -> list[Any]:
+    """The alarms of a folder, which are kept in it where it is a dataset that may be written."""
+    from mmtab.data.checked import keep_alarms
+    from mmtab.prepare.check import check
+
+    alarms = check(folder)
+    with contextlib.suppress(OSError, DataError):
+        keep_alarms(folder, [(str(alarm.severity), alarm.message) for alarm in alarms])
+    return alarms
 
 
 def _verdict(folder: Path, alarms: list[Any], strict: bool = False) -> None:

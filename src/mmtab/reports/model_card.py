@@ -120,6 +120,11 @@ def _data(schema: Schema, facts: dict[str, Any]) -> Iterator[str]:
     if schema.split:
         yield f"division: {markdown_text(json.dumps(schema.split, ensure_ascii=False))}"
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    alarms = facts.get("alarms")
+    if not alarms:
+        yield "checked, without alarms" if alarms == [] else "not checked for leaks (mmtab prepare check)"
+    for alarm in alarms or []:
+        yield markdown_text(f"checked, {alarm['severity']}: {alarm['message']}")
     seconds = float(facts["seconds"]["total"])
     yield f"trained for {seconds:.0f} s on {facts['device']}, seed {facts['seed']} ({versions})"
 

@@ -116,6 +116,7 @@ def _write(
         modalities=_modalities(without) if without else ([], []),
         mistakes=[] if source is None else [(relation, _mistakes(relation, source)) for relation in predictions],
         left_out=facts.get("left_out", {}),
+        alarms=facts.get("alarms"),
         costs=_costs(folder, facts),
         config=yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True),
     )

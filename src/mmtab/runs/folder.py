@@ -14,6 +14,7 @@ import yaml
 from mmtab.config.parts import check_targets, with_current_targets
 from mmtab.config.saved import settings_of
 from mmtab.config.types import SCALES, LocalSettings, RunConfig, WandbConfig
+from mmtab.data.checked import ALARMS_RULE
 from mmtab.data.schema import Schema
 from mmtab.runs.manifest import recording, verified
 from mmtab.training.places import LAST
@@ -45,6 +46,7 @@ FORMAT = 3
 READABLE = (2, 3)  # 2 has the calibration of the task in provenance.json
 CONFIG, SCHEMA, FITTED, TASK, METRICS = "config.yaml", "schema.yaml", "fitted.json", "task.json", "metrics.json"
 PROVENANCE, CURVES = "provenance.json", "metrics.csv"
+GRAPH = "graph.json"  # of an export that has the model as a graph
 # Files as patterns of the manifest: what describes a run before it trains, and what it ends with
 DESCRIPTION = (CONFIG, SCHEMA, FITTED, "text_backbone/*", "cross_backbone/*")
 RESULTS = (TASK, METRICS, CURVES, PROVENANCE, "predictions_valid.parquet", "checkpoints/*.ckpt")
@@ -153,7 +155,7 @@ def _facts(value: Any, where: str) -> None:
             | {"seconds": record(times)},
             {name: number(0, 1 << 16, whole=True) for name in LATER_COUNTS}
             | {"versions": mapping(maybe(text)), "left_out": mapping(text), "git_commit": maybe(line)}
-            | {"base": maybe(mapping(maybe(mapping(_metric))))},
+            | {"base": maybe(mapping(maybe(mapping(_metric)))), "alarms": maybe(ALARMS_RULE)},
         )(value, where)
 
 

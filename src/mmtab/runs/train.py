@@ -20,6 +20,7 @@ import yaml
 
 from mmtab.config.types import RunConfig, TrainerConfig
 from mmtab.data import table as tables
+from mmtab.data.checked import kept_alarms
 from mmtab.runs import provenance
 from mmtab.runs.folder import (
     DESCRIPTION,
@@ -36,6 +37,7 @@ from mmtab.runs.folder import (
     write_config,
     write_task_state,
 )
+from mmtab.runs.inputs import data_folder
 from mmtab.runs.ladder import climb, finished_as
 from mmtab.runs.loggers import check_loggers, loggers_of
 from mmtab.runs.manifest import recording
@@ -123,6 +125,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
             "left_out": task.left_out,
             "base": {"valid": base},
             "data_fingerprint": fingerprint,
+            "alarms": kept_alarms(data_folder(config), fingerprint),
             "n_train": len(prepared.train),
             "seconds": {
                 "prepare": prepare_seconds,

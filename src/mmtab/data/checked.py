@@ -1,0 +1,30 @@
+"""What ``mmtab prepare check`` found in a dataset folder, kept there for the runs that are trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmtab.data.schema import Schema
+from mmtab.data.table import fingerprint, training_files
+from mmtab.utils.atomic import write_json
+from mmtab.utils.plain import Rule, line, listed, read_plain, record, text
+
+ALARMS = "alarms.json"
+ALARMS_RULE: Rule = listed(record({"severity": line, "message": text}))
+
+
+def keep_alarms(folder: Path, alarms: Iterable[tuple[str, str]]) -> None:
+    """``alarms``: severities and messages. Raises OSError where the folder may not be written, DataError where it is no
+    dataset."""
+    of = fingerprint(training_files(folder, Schema.read(folder)))
+    found = [{"severity": severity, "message": message} for severity, message in alarms]
+    write_json(folder / ALARMS, {"data_fingerprint": of, "alarms": found})
+
+
+def kept_alarms(folder: Path, data_fingerprint: str) -> list[dict[str, str]] | None:
+    """Severities and messages; None where the folder was not checked, or its training data has changed since."""
+    if not (folder / ALARMS).is_file():
+        return None
+    kept = read_plain(folder / ALARMS, record({"data_fingerprint": line, "alarms": ALARMS_RULE}))
+    return kept["alarms"] if kept["data_fingerprint"] == data_fingerprint else None
