@@ -141,6 +141,19 @@ def test_threads_and_forked_processes_share_an_open_run(kway_run: tuple[Path, Pa
     process.join(10)
 
 
+def test_text_as_labels_of_regression_is_refused(numbers_run: tuple[Path, Path]) -> None:
+    data, folder = numbers_run
+    run, rows = mmtab.load_run(folder), table_of(data)
+    place = rows.column_names.index("label")
+    words = pa.array(["cheap"] * len(rows))
+    with pytest.raises(DataError, match=r"table test, row 1.* column label.*cheap") as caught:
+        run.evaluate(rows.set_column(place, "label", words), image_root=data)
+    assert "\n" not in str(caught.value)
+    nothing = pa.nulls(len(rows), pa.string())
+    with pytest.raises(DataError, match="no labels"):
+        run.evaluate(rows.set_column(place, "label", nothing), image_root=data)
+
+
 def test_embedded_rows_are_what_the_head_reads(kway_run: tuple[Path, Path], rows: pa.Table) -> None:
     data, folder = kway_run
     run = mmtab.load_run(folder)
@@ -168,12 +181,19 @@ def test_embedded_records_lie_near_their_matches(pairs_run: tuple[Path, Path]) -
 
 
 @pytest.mark.slow
-def test_single_rows_leave_memory_flat(kway_run: tuple[Path, Path], rows: pa.Table) -> None:
+def test_single_rows_leave_memory_flat(
+    kway_run: tuple[Path, Path], rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, folder = kway_run
     predictor = mmtab.load_run(folder).predictor(image_root=data)
     peaks: list[int] = []
-    for _ in range(3):
-        for i in range(100):
+    for name in ("TMPDIR", "MMTAB_CACHE"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    for _ in range(5):
+        for i in range(200):
             predictor(rows.slice(i % len(rows), 1))
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # KiB
-    assert peaks[-1] - peaks[0] < 8 << 10
+    assert peaks[-1] - peaks[0] < 8 << 10, peaks
+    assert below(tmp_path) == {str(tmp_path / name) for name in ("TMPDIR", "MMTAB_CACHE")}

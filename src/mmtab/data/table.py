@@ -92,10 +92,14 @@ def has_labels(folder: Path, schema: Schema, split: str) -> bool:
 
 
 def has_values(path: files.Source, dataset: str, column: str, kind: ColumnType) -> bool:
-    """Whether the table has the column and some cell of it is not missing."""
-    return column in files.header(path, dataset).names and any(
-        canonical(raw[column], kind)[0].null_count < raw.num_rows for raw in files.scan(path, dataset, columns=[column])
-    )
+    """Whether the table has the column and some cell of it is not missing; one that does not fit the kind is not."""
+
+    def has(cells: pa.Array) -> bool:
+        values, bad = canonical(cells, kind)
+        return values.null_count - len(bad) < len(cells)
+
+    named = column in files.header(path, dataset).names
+    return named and any(has(raw[column]) for raw in files.scan(path, dataset, columns=[column]))
 
 
 def training_files(folder: Path, schema: Schema) -> list[Path]:
