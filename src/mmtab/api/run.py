@@ -147,11 +147,14 @@ class Run:
         return like(data, predictions.select(names).rename_columns(spelling(titles).to_pylist()), titles)
 
     @isolated()
-    def export(self, output: Named) -> Path:
-        """Write the files that predict, with a model card, into a new folder, which ``load_run`` opens; returns it."""
+    def export(self, output: Named, format: str = "run") -> Path:
+        """Write the files that predict, with a model card, into a new folder, which ``load_run`` opens; returns it.
+        ``format``: onnx or torch, with the whole model as a graph beside them."""
         from mmtab.reports.model_card import model_card  # as for ``report``
 
-        return export_run(self.folder, Path(output), model_card)
+        if not isinstance(output, str | PurePath):
+            raise ConfigError(f"output={output!r}: expected a path")
+        return export_run(self.folder, Path(output), model_card, format)
 
     def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
         """Export the run to the hub of Hugging Face as ``OWNER/NAME``, from where ``load_run`` reads it; returns the

@@ -8,9 +8,9 @@ distinct pictures, **j** pictures a cell, **g** tokens a picture, **f** features
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Self, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -31,6 +31,41 @@ class _Movable:
 
     def pin_memory(self) -> Self:
         return self._each(lambda tensor: tensor.pin_memory())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, those of a part after the name of the part: ``text_ids``."""
+        found: dict[str, Tensor] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                found[field.name] = value
+            elif isinstance(value, _Movable):
+                found |= {f"{field.name}_{name}": tensor for name, tensor in value.tensors().items()}
+        return found
+
+    def with_tensors(self, tensors: Mapping[str, Tensor], prefix: str = "") -> Self:
+        """The same with other tensors by their names."""
+        values = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value, name = getattr(self, field.name), prefix + field.name
+            if isinstance(value, Tensor):
+                value = tensors[name]
+            elif isinstance(value, _Movable):
+                value = value.with_tensors(tensors, f"{name}_")
+            values[field.name] = value
+        return type(self)(**values)
+
+    @classmethod
+    def dims(cls) -> dict[str, list[str]]:
+        """The shape letters of ``tensors``."""
+        found: dict[str, list[str]] = {}
+        for name, hint in get_type_hints(cls).items():
+            kind = (get_args(hint) or (hint,))[0]  # of an optional one the first
+            if hasattr(kind, "dim_str"):
+                found[name] = kind.dim_str.split()
+            elif isinstance(kind, type) and issubclass(kind, _Movable):
+                found |= {f"{name}_{part}": letters for part, letters in kind.dims().items()}
+        return found
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         values = {}
@@ -79,6 +114,14 @@ class ImageBatch(_Movable):
     index: Int[Tensor, "b c j"]
     pixels: UInt8[Tensor, "m 3 h w"] | None = None
     features: Float[Tensor, "m f"] | None = None
+
+    def of_cells(self, x: Float[Tensor, "m *f"]) -> Float[Tensor, "b c j *f"]:
+        """What ``x`` has of each picture, by cells; 0 where there is none."""
+        places = self.index.clamp(min=0).flatten()
+        # index_select, for the gradient of x[places] is slow on CPU
+        cells = x.index_select(0, places) if x.shape[0] else x.new_zeros(places.shape[0], *x.shape[1:])
+        cells = cells.view(*self.index.shape, *x.shape[1:])
+        return cells * (self.index >= 0).view(*self.index.shape, *[1] * (x.ndim - 1))
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class FeatureCache:
             out = _memory_map(scratch / "features.npy", np.float16, (len(pixels), backbone.d_hidden))
             with self._computing():
                 for rows in self._steps(np.arange(len(pixels)), "image features"):
-                    out[rows] = _half(backbone.encode(torch.from_numpy(pixels[rows]).to(self.device)))
+                    out[rows] = half(backbone.encode(torch.from_numpy(pixels[rows]).to(self.device))).cpu().numpy()
             return {"features": out}
 
         return self.store.arrays("image_features", key, build)["features"]
@@ -69,7 +69,7 @@ class FeatureCache:
             with self._computing():
                 for rows in self._steps(_longest_first(sequences), "text features"):
                     x, has_cell = backbone(sequences.single(rows).to(self.device), len(rows), c)
-                    out[rows], present[rows] = _half(x), has_cell.cpu().numpy()
+                    out[rows], present[rows] = half(x).cpu().numpy(), has_cell.cpu().numpy()
             return {"features": out, "present": present}
 
         arrays = self.store.arrays("text_features", lambda: self._text_key(backbone, sequences), build)
@@ -101,7 +101,7 @@ class FeatureCache:
                     if len(batch.ids):
                         mask = batch.mask.numpy()
                         places = sequences.state_places(rows, offsets, mask.shape[1])
-                        out[places[mask]] = _half(backbone.lower(batch.to(self.device)))[mask]
+                        out[places[mask]] = half(backbone.lower(batch.to(self.device))).cpu().numpy()[mask]
             return {"states": out, "offsets": offsets}
 
         arrays = self.store.arrays("text_states", key, build)
@@ -131,8 +131,9 @@ def _longest_first(sequences: Sequences) -> np.ndarray:
     return np.argsort(-longest, kind="stable")
 
 
-def _half(x: torch.Tensor) -> np.ndarray:
-    return x.float().clamp(-65504, 65504).half().cpu().numpy()
+def half(x: torch.Tensor) -> torch.Tensor:
+    """As it is stored."""
+    return x.float().clamp(-65504, 65504).half()
 
 
 def _memory_map(path: Path | MemoryFile, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -58,36 +58,49 @@ class Target:
         if self.kind == "log":  # later labels may have none
             label = label.clamp(min=self.low_ * math.exp(-LIMIT)).log()
         elif self.kind == "rank":
-            values, quantiles = (knots.to(label.device) for knots in self._tensors)
-            place = torch.searchsorted(values, label).clamp(1, len(values) - 1)
-            low, high = values[place - 1], values[place]
-            share = ((label - low) / (high - low)).clamp(0, 1)
-            label = quantiles[place - 1] + share * (quantiles[place] - quantiles[place - 1])
+            label = _interpolated(label, *self._tensors)
         return (label - self.mean_) / self.spread_
 
     def transform(self, label: np.ndarray) -> np.ndarray:
         """``scaled`` of labels [n] as an array of float64."""
         return self.scaled(torch.from_numpy(label.astype(np.float64))).numpy()
 
+    def labels(self, z: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """What ``scaled`` made -> labels."""
+        z = z * self.spread_ + self.mean_
+        if self.kind == "log":
+            margin = LIMIT * self.spread_
+            return z.clamp(math.log(self.low_) - margin, math.log(self.high_) + margin).exp()
+        return _interpolated(z, *reversed(self._tensors)) if self.kind == "rank" else z
+
     def inverse(self, z: np.ndarray) -> np.ndarray:
         """What ``transform`` made, of any shape -> labels."""
-        scaled = z.astype(np.float64) * self.spread_ + self.mean_
-        if self.kind == "log":
-            low, high = np.log([self.low_, self.high_])
-            return np.exp(scaled.clip(low - LIMIT * self.spread_, high + LIMIT * self.spread_))
-        return np.interp(scaled, self.knots_[1], self.knots_[0]) if self.kind == "rank" else scaled
+        return self.labels(torch.from_numpy(z.astype(np.float64))).numpy()
 
-    def expected(self, z: np.ndarray, errors: np.ndarray) -> np.ndarray:
-        """[n] the mean label of rows whose z is that of a prediction plus an error, for errors [m] that are as likely
+    def expected_labels(self, z: Float[Tensor, " n"], errors: np.ndarray) -> Float[Tensor, " n"]:
+        """The mean label of rows whose z is that of a prediction plus an error, for errors [m] that are as likely
         as each other (Duan, "Smearing Estimate", 1983); of a skewed label it is not the label of the mean z."""
         if self.kind == "identity" or not len(errors):
-            return self.inverse(z)
-        return np.mean([self.inverse(z + error) for error in errors], 0)
+            return self.labels(z)
+        return self.labels(z[:, None] + torch.from_numpy(errors).to(z)).mean(1)
+
+    def expected(self, z: np.ndarray, errors: np.ndarray) -> np.ndarray:
+        """``expected_labels`` of arrays."""
+        parts = torch.from_numpy(z.astype(np.float64)).split(1 << 14)  # for each is held as often as there are errors
+        return torch.cat([self.expected_labels(part, errors) for part in parts]).numpy()
 
     @cached_property
     def _tensors(self) -> tuple[Tensor, Tensor]:
         values, quantiles = (torch.tensor(knots, dtype=torch.float64) for knots in self.knots_)
         return values, quantiles
+
+
+def _interpolated(x: Float[Tensor, "*n"], xs: Float[Tensor, " k"], ys: Float[Tensor, " k"]) -> Float[Tensor, "*n"]:
+    """Between knots, of which ``xs`` ascend; beyond the last ones their values."""
+    xs, ys = xs.to(x.device), ys.to(x.device)
+    place = torch.searchsorted(xs, x).clamp(1, len(xs) - 1)
+    share = ((x - xs[place - 1]) / (xs[place] - xs[place - 1])).clamp(0, 1)
+    return ys[place - 1] + share * (ys[place] - ys[place - 1])
 
 
 def _knots(label: np.ndarray) -> list[list[float]]:

@@ -247,5 +247,5 @@ class _Part(nn.Module):
             return logits + first @ own
         if first is None:
             return logits
-        starts = torch.searchsorted(first.row, torch.arange(len(dense), device=dense.device))
+        starts = torch.searchsorted(first.row, torch.arange(dense.shape[0], device=dense.device))
         return logits + F.embedding_bag(first.id, own, starts, mode="sum", per_sample_weights=first.value)

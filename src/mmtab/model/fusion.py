@@ -60,9 +60,9 @@ class FusionTransformer(nn.Module):
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d"]:
-        x = torch.cat([self.cls.expand(len(tokens.x), -1, -1), tokens.x], 1)
-        mask = None  # without one attention is quicker; asking a GPU would make it wait
-        if tokens.mask.device.type != "cpu" or not tokens.mask.all():
+        x = torch.cat([self.cls.expand(tokens.x.shape[0], -1, -1), tokens.x], 1)
+        mask = None  # without one attention is quicker; asking a GPU would make it wait, and a graph asks nothing
+        if torch.compiler.is_exporting() or tokens.mask.device.type != "cpu" or not tokens.mask.all():
             mask = F.pad(tokens.mask, (1, 0), value=True)[:, None, None, :]
         for block in self.blocks[:-1]:
             x = block(x, mask)

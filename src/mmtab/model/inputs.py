@@ -69,10 +69,9 @@ class RowInputs(nn.Module):
             cells, present = text.frozen_cells(table.text, table.n_rows, self.n_texts)
             parts.append(cells.float().masked_fill(~present[..., None], torch.nan).flatten(1))
         if image is not None and table.image is not None:
-            features, present = image(table.image)[:, image.last_mean], table.image.index >= 0
-            pictures = features.new_zeros(*present.shape, features.shape[1])
-            pictures[present] = features[table.image.index[present]]
-            parts.append((pictures.sum(2) / present.sum(2)[..., None]).flatten(1))  # 0/0 is NaN
+            pictures = table.image.of_cells(image(table.image)[:, image.last_mean])
+            count = (table.image.index >= 0).sum(2)[..., None]
+            parts.append((pictures.sum(2) / count).flatten(1))  # 0/0 is NaN
         return torch.cat(parts, 1)
 
     def inputs(

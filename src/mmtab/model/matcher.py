@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -116,6 +117,7 @@ class Matcher(nn.Module):
         self.owners, self.views = relations.owners, relations.groups()
         reads = torch.tensor([list(read) for read in relations.reads], dtype=torch.bool)
         self.register_buffer("reads", reads, persistent=False)
+        self.read_by_all = np.flatnonzero(reads.all(0)).tolist()
         if towers:
             self.to_vector = nn.Linear(d_model, d_model)
         if self.joint is not None:
@@ -143,9 +145,8 @@ class Matcher(nn.Module):
         if not self.towers:
             return Rows(tokens)
         # The vector reads nothing that some relation ignores, or else blocking would miss its matches.
-        read = self.reads.all(0)
         mask = tokens.mask if hidden is None else tokens.mask & ~hidden
-        summary = self.fusion(Tokens(tokens.x[:, read], mask[:, read]))
+        summary = self.fusion(Tokens(tokens.x[:, self.read_by_all], mask[:, self.read_by_all]))
         return Rows(tokens, summary, F.normalize(self.to_vector(summary).float(), dim=-1))
 
     def vectors(
@@ -205,17 +206,18 @@ class Matcher(nn.Module):
         mask = left.tokens.mask & right.tokens.mask
         if hidden is not None:
             mask = mask & ~hidden
-        further, n = [], len(met)
+        further, n = [], met.shape[0]
         if left.summary is not None and right.summary is not None:
             x = self.meet_rows(symmetric(left.summary, right.summary))[:, None]
             further.append(Tokens(x, torch.ones(n, 1, dtype=torch.bool, device=x.device)))
         if self.cross is not None and cross is not None:
             cells = self.cross(TensorTable(2 * n, text=cross))
-            x = torch.cat(self.cross_norm(cells.x.float()).split(n), 1) + self.cross_place
-            further.append(Tokens(x, torch.cat(cells.mask.split(n), 1)))
+            x, present = self.cross_norm(cells.x.float()), cells.mask
+            x = torch.cat([x[:n], x[n:]], 1) + self.cross_place
+            further.append(Tokens(x, torch.cat([present[:n], present[n:]], 1)))
         logits = met.new_zeros(n, len(self.reads))
         for i, ((reads, _), relations) in enumerate(self.views.items()):
-            places = slice(None) if all(reads) else torch.tensor(reads, device=mask.device)
+            places = slice(None) if all(reads) else np.flatnonzero(reads).tolist()
             tokens = [Tokens(met[:, places], mask[:, places]), *further, *similarity_tokens[i : i + 1]]
             logits[:, relations] = self.joint(self.fusion(Tokens.concat(*tokens)))[:, relations].to(logits.dtype)
         return logits
@@ -223,10 +225,10 @@ class Matcher(nn.Module):
     def _compare(self, features: Float[Tensor, "b f"]) -> tuple[list[Tokens], Float[Tensor, "b r"]]:
         """Tokens for each group of relations that read alike, and the logits."""
         assert self.comparison is not None
-        logits = features.new_zeros(len(features), len(self.reads))
+        logits = features.new_zeros(features.shape[0], len(self.reads))
         tokens = []
         for (_, compares), relations in self.views.items():
-            token, direct = self.comparison(features, torch.tensor(compares, device=features.device))
+            token, direct = self.comparison(features, compares)
             tokens.append(token)
             logits[:, relations] = direct[:, relations].to(logits.dtype)
         return tokens, logits

@@ -42,7 +42,7 @@ class Nearness(nn.Module):
         return (-self._distances(numeric, ids) / self.width).exp()
 
     def _distances(self, numeric: Float[Tensor, "b c"] | None, ids: Int[Tensor, "b c2"]) -> Float[Tensor, "b n"]:
-        distance = torch.zeros(len(ids), self.n_rows, device=ids.device)
+        distance = torch.zeros(ids.shape[0], self.n_rows, device=ids.device)
         if numeric is not None:
             distance = torch.cdist(numeric.nan_to_num(0.0), self.numbers, p=1)
         for column, kept, weight in zip(ids.clamp(max=N_COMMON).T, self.categories.T, self.weights, strict=True):

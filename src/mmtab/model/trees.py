@@ -59,24 +59,29 @@ class Forest(nn.Module):
         self.register_buffer("child", torch.zeros(*shape, 2, dtype=torch.int32))  # of a leaf: itself
         self.register_buffer("value", torch.zeros(shape))
         self.register_buffer("n_trees", torch.zeros(n_outputs, dtype=torch.int64))
+        self._sizes = [0] * n_outputs  # n_trees, of which no forward pass has to ask a tensor
 
     def forward(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b o"]:
         """Sums of the values of leaves; features may be NaN."""
-        return torch.stack([self._sum(features.float(), output) for output in range(len(self.n_trees))], 1)
+        return torch.stack([self._sum(features.float(), output) for output in range(len(self._sizes))], 1)
 
     def _sum(self, x: Float[Tensor, "b f"], output: int) -> Float[Tensor, " b"]:
-        n = int(self.n_trees[output])
+        n = self._sizes[output]
         if not n:
-            return x.new_zeros(len(x))
+            return x.new_zeros(x.shape[0])
         feature, child = self.feature[output, :n].long().flatten(), self.child[output, :n].long().flatten(0, 1)
         threshold, missing_left = self.threshold[output, :n].flatten(), self.missing_left[output, :n].flatten()
         first = torch.arange(n, device=x.device) * self.feature.shape[2]  # of each tree's nodes among those of all
-        node = first.expand(len(x), n)
+        node = first.expand(x.shape[0], n)
         for _ in range(MAX_DEPTH):
             cell = x.gather(1, feature[node])
-            left = torch.where(cell.isnan(), missing_left[node], cell <= threshold[node])
+            left = (cell <= threshold[node]) | (cell.isnan() & missing_left[node])
             node = first + child[node, (~left).long()]
         return self.value[output, :n].flatten()[node].sum(1)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._sizes = self.n_trees.tolist()
 
     def set(self, output: int, fitted: Arrays) -> None:
         """Take the trees of one output: arrays [n, nodes] as those of ``forest_arrays``."""
@@ -85,7 +90,7 @@ class Forest(nn.Module):
             buffer = getattr(self, name)
             buffer[output].zero_()
             buffer[output, :n, :n_nodes] = torch.from_numpy(np.array(fitted[name])).to(buffer)
-        self.n_trees[output] = n
+        self.n_trees[output] = self._sizes[output] = n
 
 
 class BoostedTrees(Forest):

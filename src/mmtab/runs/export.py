@@ -11,16 +11,23 @@ from typing import Any
 import yaml
 
 from mmtab.config.types import LocalSettings, WandbConfig
-from mmtab.runs.folder import CONFIG, DESCRIPTION, METRICS, PROVENANCE, TASK, open_config, read_facts
+from mmtab.runs.folder import CONFIG, DESCRIPTION, GRAPH, METRICS, PROVENANCE, TASK, open_config, read_facts
 from mmtab.runs.manifest import read_manifest, recording, verified, verify_below
 from mmtab.training.places import BEST
-from mmtab.utils.atomic import write_text
+from mmtab.utils.atomic import write_json, write_text
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, RunError
 from mmtab.utils.paths import leads_out
 
 MODEL = (*DESCRIPTION, TASK, METRICS, PROVENANCE, str(BEST))
 CARD = "README.md"
+FORMATS = ("run", "onnx", "torch")
+GRAPH_CARD = f"""
+## Graph
+
+The whole model is also there as a graph, from prepared features to final predictions. `{GRAPH}` says which file that is
+and the names, types and shapes of what it reads; `mmtab.runs.prepared.Preparation` makes that of tables.
+"""
 
 
 def model_files(folder: Path) -> list[str]:
@@ -37,17 +44,20 @@ def model_files(folder: Path) -> list[str]:
     return list(dict.fromkeys([*(path.relative_to(folder).as_posix() for path in paths), *lost]))
 
 
-def export_run(folder: Path, output: Path, card: Callable[[Path], str]) -> Path:
+def export_run(folder: Path, output: Path, card: Callable[[Path], str], format: str = FORMATS[0]) -> Path:
     """Write the new folder ``output``, whole or not at all: the files that predict, byte by byte, but for settings that
-    name folders of this machine, and the model card that ``card`` makes of the run. Raises ConfigError for an output
-    that exists, RunError for a folder that is no finished run or is damaged."""
+    name folders of this machine, and the model card that ``card`` makes of the run; with another of FORMATS also the
+    model as a graph, see graph.py. Raises ConfigError for an output that exists, RunError for a folder that is no
+    finished run or is damaged."""
+    if format not in FORMATS:
+        raise ConfigError(f"format={format}: expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     folder, output = folder.expanduser(), output.expanduser()
     names = model_files(folder)
     if output.exists() or output.is_symlink():
         raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
 
     def write(scratch: Path) -> None:
-        with recording(scratch, *MODEL):
+        with recording(scratch, *MODEL, GRAPH, "model.*"):
             for name in names:
                 (scratch / name).parent.mkdir(parents=True, exist_ok=True)
                 if name != CONFIG:
@@ -57,7 +67,11 @@ def export_run(folder: Path, output: Path, card: Callable[[Path], str]) -> Path:
             config = dataclasses.replace(config, output=".", dataset=dataset, wandb=WandbConfig())
             raw = _without_folders(dataclasses.asdict(config))
             write_text(scratch / CONFIG, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
-        write_text(scratch / CARD, card(folder))
+            if format != "run":
+                from mmtab.runs.graph import write_graph  # which imports torch
+
+                write_json(scratch / GRAPH, _without_folders(write_graph(folder, scratch, format)))
+        write_text(scratch / CARD, card(folder) + ("" if format == "run" else GRAPH_CARD))
 
     try:
         Store.place(output, write)

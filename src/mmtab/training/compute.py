@@ -115,7 +115,7 @@ class Compute:
 
 def silence_libraries() -> None:
     """Silence messages of libraries that a user cannot act on."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "transformers"):
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "transformers", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)

@@ -91,8 +91,14 @@ class RegressionTask(Calibration):
 
     def y_pred(self, predictions: Predictions) -> np.ndarray:
         """[n, 1] float64: the expected label."""
-        errors = np.zeros(0) if self.errors is None else self.errors
-        return self.target.expected(_value(predictions)[:, 0], errors)[:, None]
+        return self.target.expected(_value(predictions)[:, 0], self._likely_errors)[:, None]
+
+    def output(self, scores: NumberScores) -> Float[Tensor, " b"]:
+        return self.target.expected_labels(scores.value.double(), self._likely_errors)
+
+    @property
+    def _likely_errors(self) -> np.ndarray:
+        return np.zeros(0) if self.errors is None else self.errors
 
     def interval(self, predictions: Predictions, level: float | None = None) -> tuple[np.ndarray, np.ndarray] | None:
         """Bounds [n] and [n] within which the share ``level`` of the labels lies; None where they were not fitted.

@@ -60,6 +60,9 @@ class Task(Protocol):
 
     def predict(self, scores: Any, label: Tensor, row: Tensor) -> Predictions: ...
 
+    def output(self, scores: Any) -> Tensor:
+        """Calibrated probabilities, of classes or of a match for each relation, or numbers."""
+
     def no_predictions(self) -> Predictions: ...
 
     def calibrate(self, predictions: Predictions, train: np.ndarray) -> None: ...
@@ -228,6 +231,9 @@ class KWayTask(Calibration):
         parts = [slice(start, start + n) for start in range(0, len(label), n)]
         return gather([self._summary(self._scaled(scores.rows(part).logits), label[part], row[part]) for part in parts])
 
+    def output(self, scores: ClassScores) -> Float[Tensor, "b k"]:
+        return self._scaled(scores.logits).float().softmax(1)
+
     def _scaled(self, logits: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         temperature = float(self.temperatures[0])
         return logits if temperature == 1 else logits.float() / temperature
@@ -359,6 +365,10 @@ class PairTask(Calibration):
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """[n, r] logits -> [n, r] probability of a match."""
         return np.exp(-np.logaddexp(0, -(logits / self.temperatures + self.biases)))  # the sigmoid, without overflow
+
+    def output(self, scores: PairScores) -> Float[Tensor, "b r"]:
+        temperature, bias = (torch.from_numpy(x).float() for x in (self.temperatures, self.biases))
+        return (scores.logits.float() / temperature + bias).sigmoid()
 
     def _name(self, what: str, relation: str) -> str:
         return what if len(self.relations) == 1 else f"{what} of {relation}"

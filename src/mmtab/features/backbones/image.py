@@ -79,7 +79,7 @@ class ImageBackbone(nn.Module):
         if images.features is not None:
             return images.features.float()
         assert images.pixels is not None
-        if len(images.pixels) == 0:
+        if images.pixels.shape[0] == 0:
             return torch.zeros(0, self.d_hidden, device=images.pixels.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.encode(images.pixels)
@@ -107,7 +107,7 @@ class ImageBackbone(nn.Module):
         late = torch.cat([*moments[-2:], final.float().mean((2, 3))], 1)
         early = torch.cat(moments[:-2] or moments[-1:], 1)
         if self.grid == 1:
-            return late, early, early.new_zeros(len(x), 0, 0)
+            return late, early, early.new_zeros(x.shape[0], 0, 0)
         fields = [F.adaptive_avg_pool2d(stage, self.grid).flatten(2).mT for stage in stages[:-2] or stages[-1:]]
         return late, early, torch.cat(fields, 2)
 

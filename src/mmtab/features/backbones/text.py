@@ -128,13 +128,13 @@ class TextBackbone(nn.Module):
         """The vector of each cell, stored or computed, and which cells there are."""
         if text.features is not None and text.present is not None:
             return text.features.float(), text.present
-        if not len(text.ids) and self._always:
+        if text.ids.shape[0] == 0 and self._always:
             x, present = self._cells(None, text, n_rows, n_columns)
             one = torch.zeros(1, 1, dtype=torch.long, device=text.ids.device)
             hidden = self._hidden(TextBatch(one, one == 0, one, one - 1, one[:, :0]))
             return x + 0 * hidden.float().sum(), present
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
-            return self._cells(self._hidden(text) if len(text.ids) else None, text, n_rows, n_columns)
+            return self._cells(self._hidden(text) if text.ids.shape[0] else None, text, n_rows, n_columns)
 
     def frozen_cells(
         self, text: TextBatch, n_rows: int, n_columns: int
@@ -143,20 +143,21 @@ class TextBackbone(nn.Module):
         if self.frozen:
             return self(text, n_rows, n_columns)
         with torch.no_grad():
-            states = text.states if text.states is not None or not len(text.ids) else self.lower(text)
+            states = text.states if text.states is not None or text.ids.shape[0] == 0 else self.lower(text)
             return self._cells(states, text, n_rows, n_columns)
 
     def _cells(
         self, hidden: Float[Tensor, "s l f"] | None, text: TextBatch, n_rows: int, n_columns: int
     ) -> tuple[Float[Tensor, "b c f"], Bool[Tensor, "b c"]]:
         """The mean of the hidden states of each cell, and which cells there are; ``hidden`` None: none."""
-        x = torch.zeros(n_rows * n_columns, self.d_hidden, device=text.ids.device)
-        present = torch.zeros(n_rows * n_columns, dtype=torch.bool, device=text.ids.device)
+        n = n_rows * n_columns
+        x = torch.zeros(n + 1, self.d_hidden, device=text.ids.device)  # the last is for parts that are no cell
+        present = torch.zeros(n + 1, dtype=torch.bool, device=text.ids.device)
         if hidden is not None:
-            parts, has_cell = _mean_of_parts(hidden, text.part, text.slot.shape[1]), text.slot >= 0
-            x = x.index_put((text.slot[has_cell],), parts[has_cell].to(x.dtype))
-            present[text.slot[has_cell]] = True
-        return x.view(n_rows, n_columns, -1), present.view(n_rows, n_columns)
+            slot = torch.where(text.slot < 0, n, text.slot)
+            x = x.index_put((slot,), _mean_of_parts(hidden, text.part, slot.shape[1]).to(x.dtype))
+            present[slot] = True
+        return x[:n].view(n_rows, n_columns, self.d_hidden), present[:n].view(n_rows, n_columns)
 
     def lower(self, text: TextBatch) -> Float[Tensor, "s l f"]:
         """The hidden states that enter the first layer that learns."""
@@ -164,7 +165,8 @@ class TextBackbone(nn.Module):
 
         def stop(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             states.append(args[0] if args else kwargs["hidden_states"])
-            raise _Enough
+            if not torch.compiler.is_exporting():  # of a graph what no output needs is left out anyway
+                raise _Enough
 
         first = _layers(self.net)[-(self.n_tuned_layers or 0)]
         handle = first.register_forward_pre_hook(stop, with_kwargs=True)

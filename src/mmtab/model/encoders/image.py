@@ -36,12 +36,8 @@ class ImageEncoder(nn.Module):
         images = table.image
         assert images is not None
         x = self._tokens(self.backbone(images))  # [m g d]
-        present = images.index >= 0
-        places = images.index.clamp(min=0).flatten()  # index_select, for the gradient of x[places] is slow on CPU
-        cells = x.index_select(0, places) if len(x) else x.new_zeros(len(places), *x.shape[1:])
-        cells = cells.view(*images.index.shape, *x.shape[1:])
-        count = present.sum(2)[..., None, None]
-        x = (cells * present[..., None, None]).sum(2) / count.clamp(min=1)  # [b c g d]
+        count = (images.index >= 0).sum(2)[..., None, None]
+        x = images.of_cells(x).sum(2) / count.clamp(min=1)  # [b c g d]
         x = torch.where(count > 0, x, self.missing.to(x.dtype)).flatten(1, 2)
         return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
 

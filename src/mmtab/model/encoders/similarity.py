@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmtab.features.batches import Tokens
@@ -51,12 +54,13 @@ class SimilarityEncoder(nn.Module):
             nn.Linear(d_hidden, n_relations),
         )
 
-    def forward(self, features: Float[Tensor, "b f"], reads: Bool[Tensor, " g"]) -> tuple[Tokens, Float[Tensor, "b r"]]:
+    def forward(self, features: Float[Tensor, "b f"], reads: Sequence[bool]) -> tuple[Tokens, Float[Tensor, "b r"]]:
         """``reads``: the groups to look at; the others' tokens are absent and their features zero."""
         absent = features.isnan()
         filled = self.embed.fill(features.nan_to_num(0.0)) * ~absent[..., None]
         x = torch.where(absent[..., None], self.missing, self.embed.combine(filled))
         x = self.norm(torch.relu(torch.einsum("bfd,gf->bgd", x, self.member))) + self.column
-        inputs = torch.cat([filled, absent[..., None].to(filled.dtype)], -1) * reads[self.owner][:, None]
-        x = x[:, reads]
+        is_read = torch.tensor(reads, device=x.device)[self.owner]
+        inputs = torch.cat([filled, absent[..., None].to(filled.dtype)], -1) * is_read[:, None]
+        x = x[:, np.flatnonzero(reads).tolist()]
         return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)), self.direct(inputs.flatten(1))

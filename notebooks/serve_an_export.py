@@ -1,0 +1,30 @@
+"""Predicts a table by an export with a graph (``mmtab export RUN -o FOLDER --format onnx``), without what trains it.
+
+python notebooks/serve_an_export.py FOLDER rows.csv
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import onnxruntime
+
+from mmtab.runs.prepared import Preparation
+
+
+def serve(folder: Path, table: Path) -> None:
+    """Print the id of each row with its class and how likely that is, or with its number."""
+    preparation = Preparation.load(folder)
+    graph = onnxruntime.InferenceSession(folder / "model.onnx")
+    for ids, inputs in preparation.rows(table, size=64):
+        (output,) = graph.run(None, inputs)
+        for name, row in zip(ids.column(0).to_pylist(), output, strict=True):
+            if preparation.classes:
+                print(name, preparation.classes[row.argmax()], f"{row.max():.6f}", sep="\t")
+            else:
+                print(name, f"{row:.6f}", sep="\t")
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), Path(sys.argv[2]))

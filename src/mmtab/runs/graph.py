@@ -1,0 +1,209 @@
+"""A run's whole model as one graph, of ``torch.export`` or ONNX: prepared features in, final predictions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from mmtab.config.types import Hardware
+from mmtab.data import files
+from mmtab.data.streams import Stream
+from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone, TextSpec
+from mmtab.features.batches import PairBatch, RowBatch, TensorTable
+from mmtab.features.cache import half
+from mmtab.runs.prepared import Preparation, graph_inputs
+from mmtab.runs.session import Session, open_run
+from mmtab.utils.errors import RunError, first_line
+from mmtab.utils.optional import require
+
+FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
+OUTPUT = "output"
+# Shape letters of any size, from 1 on; in order they are traced with sizes from 3 on.
+FREE = {"b": "rows", "s": "sequences", "l": "tokens", "m": "pictures", "j": "pictures of a cell", "n": "n-grams"}
+MOST_BYTES = 1_900_000_000  # of weights in one file of ONNX, which holds 2 GB
+
+
+class Graph(nn.Module):
+    """A run's model from prepared features to what its task predicts.
+
+    session   the open run
+    template  a batch that has the parts which batches of the run have
+    """
+
+    def __init__(self, session: Session, template: RowBatch | PairBatch) -> None:
+        super().__init__()
+        self.model: Any = session.model
+        self.task, self.template = session.task, template
+        stored = session.backbones if session.config.store_frozen else Backbones()
+        self._networks = stored.text, stored.image  # a tuple: the model has them already
+        self.eval().requires_grad_(False)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        template = self.template
+        table = self._with_features(replace(template.table.with_tensors(inputs), n_rows=inputs["row"].shape[0]))
+        if isinstance(template, RowBatch):
+            return self.task.output(self.model(RowBatch(table, inputs["row"], inputs["row"])))
+        cross = None if template.cross is None else template.cross.with_tensors(inputs, "cross_")
+        left, right = inputs["left"], inputs["right"]
+        labels = template.label.expand(left.shape[0], -1)
+        batch = PairBatch(table, left, right, left, labels, inputs.get("similarity"), cross)
+        return self.task.output(self.model(batch))
+
+    def _with_features(self, table: TensorTable) -> TensorTable:
+        """What frozen networks make of text and pictures is rounded as the cache stores it."""
+        (text, image), batch = self._networks, table.text
+        if isinstance(text, TextBackbone) and batch is not None and text.frozen:
+            features, present = text(batch, table.n_rows, self.model.tokenizer.encoders["text"].n_columns)
+            table = replace(table, text=replace(batch, features=half(features), present=present))
+        elif isinstance(text, TextBackbone) and batch is not None and text.n_frozen_layers:
+            table = replace(table, text=replace(batch, states=half(text.lower(batch))))
+        if isinstance(image, ImageBackbone) and table.image is not None and image.frozen:
+            table = replace(table, image=replace(table.image, features=half(image(table.image)), pixels=None))
+        return table
+
+
+def preparation_of(session: Session) -> Preparation:
+    """What makes the inputs of a run's graph."""
+    of, config = session.backbones, session.config
+    specs = Backbones(of.text_spec, of.image_spec, of.cross_spec)
+    compares = session.fitted.similarity is not None and bool(config.pair_head.compare)
+    return Preparation(session.schema, session.fitted, specs, config.dataset.bad_cells, compares)
+
+
+def write_graph(folder: Path, output: Path, format: str) -> dict[str, Any]:
+    """Write the graph of a run, in float32, into a folder. Returns what GRAPH holds: names, types and shapes of its
+    inputs and of its output, and how text and pictures become inputs. Raises ConfigError where a library is missing,
+    RunError for a model with a part that cannot be traced."""
+    if format == "onnx":
+        require("onnxscript", extra="onnx")
+    session = open_run(folder, Hardware("cpu"))
+    preparation = preparation_of(session)
+    template = _blank(preparation)
+    try:
+        program = exported(session, template)
+        write: Callable[[Any, Path], None] = write_onnx if format == "onnx" else torch.export.save
+        write(program, output / FILES[format])
+    except Exception as error:  # of a part of others anything
+        raise RunError(f"{folder}: this model cannot be traced as a graph ({first_line(error)})") from error
+    return {"file": FILES[format]} | _facts(preparation, template, session)
+
+
+def exported(session: Session, template: RowBatch | PairBatch) -> torch.export.ExportedProgram:
+    """The graph of a run; ``template`` as ``Graph`` has it."""
+    sizes, example, free = dict(zip(FREE, range(3, 9), strict=True)), {}, {}
+    for name, x in graph_inputs(template).items():
+        letters = _letters(template, name)
+        shape = [sizes.get(letter, n) for letter, n in zip(letters, x.shape, strict=True)]
+        example[name] = torch.zeros(shape, dtype=torch.from_numpy(x).dtype)
+        free[name] = {i: torch.export.Dim.DYNAMIC for i, letter in enumerate(letters) if letter in FREE}
+    with torch.no_grad():
+        return torch.export.export(Graph(session, template), (example,), dynamic_shapes=(free,))
+
+
+def _facts(preparation: Preparation, template: RowBatch | PairBatch, session: Session) -> dict[str, Any]:
+    of, schema, pairs = preparation.backbones, preparation.schema, isinstance(template, PairBatch)
+    inputs = {}
+    for name, x in graph_inputs(template).items():
+        shape: list[str | int] = [
+            FREE.get(letter, n) for letter, n in zip(_letters(template, name), x.shape, strict=True)
+        ]
+        if pairs and name.startswith(("left", "right", "similarity", "cross_")):
+            shape[0] = "pairs"
+        inputs[name] = {"dtype": str(x.dtype), "shape": shape}
+    values = preparation.classes or list(schema.relations) or [schema.label or ""]
+    first, number = "pairs" if pairs else "rows", session.fitted.target is not None
+    output = {"dtype": "float64", "shape": [first]} if number else {"dtype": "float32", "shape": [first, len(values)]}
+    return {
+        "inputs": inputs,
+        "outputs": {OUTPUT: output | {"of": values}},
+        "text": _settings(of.text_spec),
+        "cross": _settings(of.cross_spec),
+        "image": None if of.image_spec is None else asdict(of.image_spec),
+        "bad_cells": preparation.bad_cells,
+    }
+
+
+def _settings(spec: TextSpec | None) -> dict[str, Any] | None:
+    """What ``TextSpec.load`` takes."""
+    if spec is None:
+        return None
+    return {
+        "backbone": spec.name,
+        "layout": spec.layout,
+        "max_length": spec.max_length,
+        "also": list(spec.also),
+        "column_prefix": spec.column_prefix,
+    }
+
+
+def _blank(preparation: Preparation) -> RowBatch | PairBatch:
+    """A row without any cells, or a pair of it."""
+    schema, one = preparation.schema, np.zeros(1, np.int64)
+    nothing = pa.table({schema.id: ["0"]} | {column.name: pa.nulls(1, pa.string()) for column in schema.columns})
+    table = next(Stream(files.InMemory("blank", nothing), schema, Path(), labels=False).batches())
+    batches = preparation.row_batches(table) if schema.of_rows else preparation.pair_batches(table, one, one, {})
+    return batches.__getitems__([0])
+
+
+def _letters(template: RowBatch | PairBatch, name: str) -> list[str]:
+    """The shape letters of an input, as batches.py has them."""
+    dims = type(template).dims()
+    return dims.get(f"table_{name}") or dims[name]
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _searchsorted(ascending: Tensor, x: Tensor, **_: Any) -> Tensor:
+    return (ascending < x[..., None]).sum(-1)
+
+
+def _cdist(a: Tensor, b: Tensor, p: float = 2.0, *_: Any) -> Tensor:
+    return torch.linalg.vector_norm(a[:, None] - b, p, -1)
+
+
+def _embedding_bag(
+    weight: Tensor,
+    ids: Tensor,
+    starts: Tensor,
+    scale: bool,
+    mode: int,
+    sparse: bool,
+    weights: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows = weight.index_select(0, ids)
+    rows = rows if weights is None else rows * weights[:, None]
+    bag = (torch.arange(ids.shape[0])[:, None] >= starts).sum(1) - 1
+    sums = torch.zeros(starts.shape[0], rows.shape[1]).scatter_add(0, bag[:, None].expand(rows.shape), rows)
+    return sums, ids, ids, ids
+
+
+# Of what the model calls, that for which ONNX has no operator, or a slow loop.
+REPLACED: dict[Any, Any] = {
+    torch.ops.aten.searchsorted.Tensor: _searchsorted,
+    torch.ops.aten.cdist.default: _cdist,
+    torch.ops.aten.embedding_bag.padding_idx: _embedding_bag,
+}
+
+
+def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Weights of more than MOST_BYTES go into a file beside it."""
+    names = [name.removeprefix("inputs_") for name in program.graph_signature.user_inputs if isinstance(name, str)]
+    n_bytes = sum(x.numel() * x.element_size() for x in program.state_dict.values())
+    torch.onnx.export(
+        program.run_decompositions(REPLACED),
+        f=path,
+        dynamo=True,
+        external_data=n_bytes > MOST_BYTES,
+        verbose=False,
+        input_names=names,
+        output_names=[OUTPUT],
+    )

@@ -1,0 +1,155 @@
+"""Exports with the whole model as a graph: that predicts what the run does, without what trains it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pyarrow.parquet
+import pytest
+import torch
+from commands import SCRIPTS
+
+import mmtab
+from mmtab.data.files import InMemory
+from mmtab.runs.inputs import records_to_match
+from mmtab.runs.prepared import Preparation
+from mmtab.runs.session import open_run
+from mmtab.utils.errors import ConfigError, RunError
+
+Inputs = dict[str, np.ndarray]
+EXAMPLE = Path(__file__).parents[2] / "notebooks" / "serve_an_export.py"
+HEAVY = ("pytorch_lightning", "hydra", "wandb", "optuna", "lightgbm")
+
+
+def predictions(data: Path, folder: Path, image_root: Path) -> np.ndarray:
+    """[n, k] probabilities of classes, [n, r] of matches, or [n] numbers, by the run."""
+    run = mmtab.load_run(folder)
+    pairs = run.schema.task == "matching"
+    tables = {side: pyarrow.parquet.read_table(data / f"{side}.parquet") for side in ("left", "right") if pairs}
+    rows = pyarrow.parquet.read_table(data / f"{'pairs_' if pairs else ''}test.parquet")
+    if run.schema.task == "regression":
+        return run.predict(rows, image_root=image_root)
+    return run.predict_proba(rows, image_root=image_root, **tables).to_pandas().to_numpy()
+
+
+def inputs_of(preparation: Preparation, data: Path, folder: Path, size: int, swapped: bool = False) -> list[Inputs]:
+    """Of the rows or pairs of test, ``size`` at a time. ``swapped``: left is right."""
+    if preparation.schema.of_rows:
+        return [inputs for _, inputs in preparation.rows(data / "test.parquet", size)]
+    sides = {side: data / f"{side}.parquet" for side in ("left", "right")}
+    with tempfile.TemporaryDirectory() as scratch:
+        records = records_to_match(preparation.schema, "error", Path(scratch), **sides)
+    pictures = open_run(folder).encode(records.table).pictures
+    pairs = preparation.pairs(data / "pairs_test.parquet", size, pictures=pictures, **sides)
+    found = [inputs for _, inputs in pairs]
+    return [x | {"left": x["right"], "right": x["left"]} for x in found] if swapped else found
+
+
+def graph_of(folder: Path) -> Callable[[Inputs], np.ndarray]:
+    if (folder / "model.onnx").exists():
+        graph = onnxruntime.InferenceSession(folder / "model.onnx")
+        return lambda inputs: graph.run(None, inputs)[0]
+    module = torch.export.load(folder / "model.pt2").module()
+    return lambda inputs: module({name: torch.from_numpy(x) for name, x in inputs.items()}).numpy()
+
+
+def check(exported: Path, data: Path, folder: Path, sizes: tuple[int, ...]) -> None:
+    """The graph predicts what the run does, in batches of these sizes, and pairs alike from either side."""
+    expected, graph, preparation = predictions(data, folder, data), graph_of(exported), Preparation.load(exported)
+    for size in sizes:
+        batches = inputs_of(preparation, data, folder, size)
+        output = np.concatenate([graph(inputs) for inputs in batches])
+        assert output.shape == expected.shape and len(batches) == -(-len(output) // size)
+        np.testing.assert_allclose(output, expected, atol=1e-4)
+        if not preparation.schema.of_rows:
+            swapped = inputs_of(preparation, data, folder, size, swapped=True)
+            assert np.array_equal(output, np.concatenate([graph(inputs) for inputs in swapped]))
+    facts = json.loads((exported / "graph.json").read_text())["inputs"]
+    assert {name: str(x.dtype) for name, x in batches[0].items()} == {name: of["dtype"] for name, of in facts.items()}
+    for name, x in batches[0].items():
+        shape = facts[name]["shape"]
+        assert len(shape) == x.ndim and all(isinstance(n, str) or n == m for n, m in zip(shape, x.shape, strict=True))
+
+
+def float32(folder: Path, copy: Path) -> Path:
+    """A copy of a run that computes in float32 on any machine, as graphs do."""
+    shutil.copytree(folder, copy)
+    config = (copy / "config.yaml").read_text()
+    assert "precision: auto" in config
+    (copy / "config.yaml").write_text(config.replace("precision: auto", "precision: fp32"))
+    (copy / "manifest.json").unlink()
+    return copy
+
+
+SLOW = pytest.mark.slow
+RUNS = [
+    ("kway_run", "torch"),
+    *(pytest.param(*case, marks=SLOW) for case in (("numbers_run", "torch"), ("pairs_run", "torch"))),
+    *(pytest.param(name, "onnx", marks=SLOW) for name in ("kway_run", "numbers_run", "pairs_run")),
+]
+
+
+@pytest.mark.parametrize(("fixture", "format"), RUNS)
+def test_a_graph_predicts_what_the_run_does(
+    fixture: str, format: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    data, folder = request.getfixturevalue(fixture)
+    folder = float32(folder, tmp_path / "run")
+    command = [sys.executable, SCRIPTS / "export.py", folder, "-o", tmp_path / "export", "--format", format]
+    done = started(command)  # in a process of its own, for annotations are not checked of what is traced
+    assert "written:" in done.stdout
+    exported = tmp_path / "export"
+    check(exported, data, folder, (1, 5))
+    assert "## Graph" in (exported / "README.md").read_text()
+    assert str(tmp_path.parent) not in (exported / "graph.json").read_text(), "folders of this machine"
+    if fixture == "kway_run":
+        nothing = pyarrow.parquet.read_table(data / "test.parquet").slice(0, 2)
+        nothing = pyarrow.table({name: [None, None] for name in nothing.column_names if name not in ("id", "label")})
+        (_, inputs), *_ = Preparation.load(exported).rows(InMemory("rows", nothing))
+        expected = mmtab.load_run(folder).predict_proba(nothing).to_pandas().to_numpy()
+        np.testing.assert_allclose(graph_of(exported)(inputs), expected, atol=1e-4)
+    if (fixture, format) in (("kway_run", "onnx"), ("numbers_run", "onnx")):
+        served(exported, data, folder)
+    if fixture == "pairs_run":
+        with pytest.raises(RunError, match="compares pictures"):
+            next(Preparation.load(exported).pairs(data / "pairs_test.parquet"))
+
+
+def started(command: list[Any]) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def served(exported: Path, data: Path, folder: Path) -> None:
+    """The example prints what the run predicts, and loads nothing that trains."""
+    code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    code += f"assert not [name for name in {HEAVY!r} if name in sys.modules]"
+    command = [sys.executable, "-c", code, EXAMPLE, exported, data / "test.parquet"]
+    done = started(command)
+    said, run = [line.split("\t") for line in done.stdout.splitlines()], mmtab.load_run(folder)
+    expected = run.predict(pyarrow.parquet.read_table(data / "test.parquet"), image_root=data).tolist()
+    if run.schema.task == "kway":
+        assert [name for _, name, _ in said] == expected
+    else:
+        assert [float(number) for _, number in said] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_is_no_format_or_path_is_refused(kway_run: tuple[Path, Path], tmp_path: Path) -> None:
+    run = mmtab.load_run(kway_run[1])
+    with pytest.raises(ConfigError, match="format=zip: expected run, onnx or torch"):
+        run.export(tmp_path / "export", format="zip")
+    output: Any = 3
+    with pytest.raises(ConfigError, match="output=3: expected a path"):
+        run.export(output)
+    with pytest.raises(RunError, match=r"not a finished run: it has no graph\.json"):
+        Preparation.load(kway_run[1])
