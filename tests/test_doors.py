@@ -181,6 +181,7 @@ def test_embedded_records_lie_near_their_matches(pairs_run: tuple[Path, Path]) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_single_rows_leave_memory_flat(
     kway_run: tuple[Path, Path], rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

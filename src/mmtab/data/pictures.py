@@ -112,7 +112,8 @@ def load_pictures(
             steps = progress(_slices(table), -(-len(table) // ROWS_AT_ONCE), "pictures")
             for batch, start in steps:
                 cells, jobs = _new_pictures(batch, start, columns, known)
-                for name, frame in zip(jobs, pool.map(one, jobs.values()), strict=True):
+                frames = (pool.map if len(jobs) > 1 else map)(one, jobs.values())  # of one a thread takes longer
+                for name, frame in zip(jobs, frames, strict=True):
                     known[name] = -1 if frame is None else pixels.n_rows
                     if frame is not None:
                         pixels.append(frame[None])

@@ -41,8 +41,10 @@ class Graph(nn.Module):
         super().__init__()
         self.model: Any = session.model
         self.task, self.template = session.task, template
-        stored = session.backbones if session.config.store_frozen else Backbones()
-        self._networks = stored.text, stored.image  # a tuple: the model has them already
+        of, store = session.backbones, session.config.store_frozen
+        compares = preparation_of(session).compares  # pictures, of which features are then stored anyway
+        # A tuple: the model has them already
+        self._networks = of.text if store else None, of.image if store or compares else None
         self.eval().requires_grad_(False)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
