@@ -335,7 +335,7 @@ TEXT = ColumnType.TEXT
 def text_encoder(backbone: str, n_columns: int = 2, **settings: Any) -> TextEncoder:
     """``settings``: of the spec, and of the network."""
     torch.manual_seed(0)
-    network = {name: settings.pop(name) for name in ("n_tuned_layers", "dropout") if name in settings}
+    network = {name: settings.pop(name) for name in ("n_tuned_layers", "n_depths", "dropout") if name in settings}
     return TextEncoder(n_columns, D, TextBackbone(TextSpec.load(backbone, **settings), **network))
 
 
@@ -462,6 +462,24 @@ def test_the_packaged_minilm_knows_what_sentences_mean(tmp_path: Path) -> None:
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     alike, unlike = unit[0] @ unit[1], max(unit[0] @ unit[2], unit[1] @ unit[2])
     assert alike > 0.6 and unlike < 0.2
+
+
+@pytest.mark.parametrize("n_depths", [2, 9])
+def test_vectors_of_a_frozen_network_are_of_several_layers(n_depths: int, tiny_bert: str, tmp_path: Path) -> None:
+    table, schema = table_of({"name": (TEXT, pa.array(["red table", "oak chair oak", None]))})
+    kinds: dict[str, dict[str, int]] = {"several": {"n_depths": n_depths}, "last": {}}
+    several, last = (text_encoder(tiny_bert, 1, n_tuned_layers=0, **kind) for kind in kinds.values())
+    wide, narrow = (encode(table, schema, encoder, tmp_path).text_features for encoder in (several, last))
+    assert wide is not None and narrow is not None
+    assert wide.shape == (3, 1, 64) and np.array_equal(wide[..., 32:], narrow)  # of a network with two layers
+    batch = encode(table, schema, text_encoder(tiny_bert, 1), tmp_path).rows(np.array([0])).text
+    assert batch is not None
+    with torch.no_grad():
+        net = several.backbone.net
+        middle = net(batch.ids, batch.mask.long(), output_hidden_states=True).hidden_states[1]
+    mean = torch.nn.functional.layer_norm(middle, [32])[0, batch.part[0] == 0].mean(0)
+    assert wide[0, 0, :32] == pytest.approx(mean.numpy(), abs=2e-2)
+    assert text_encoder(tiny_bert, 1, n_tuned_layers=1, n_depths=n_depths).backbone.d_hidden == 32
 
 
 def test_a_backbone_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ def settle(config: RunConfig, task: str, has_text: bool, n_train: int, apart: bo
     if text.get("n_tuned_layers") == "auto":
         heads: dict[str, Any] = {"kway": config.kway_head, "regression": config.regression_head}
         text["n_tuned_layers"] = heads.get(task, config.pair_head).n_tuned_text_layers
+    if "n_depths" in text and text["n_depths"] is None:
+        text["n_depths"] = 1 if task == "matching" else 2
     if apart:
         text["layout"] = "column"
     crossed = task == "matching" and config.pair_head.cross_text

@@ -108,7 +108,8 @@ class FeatureCache:
         return Ragged(arrays["states"], arrays["offsets"])
 
     def _text_key(self, backbone: TextBackbone, sequences: Sequences) -> dict[str, Any]:
-        return {"tokens": sequences.key(), "weights": frozen_digest(backbone.net), "precision": self._precision}
+        weights, width = frozen_digest(backbone.net), backbone.d_hidden
+        return {"tokens": sequences.key(), "weights": weights, "width": width, "precision": self._precision}
 
     def _steps(self, rows: np.ndarray, title: str, size: int = 64) -> Iterable[np.ndarray]:
         return self.progress((rows[i : i + size] for i in range(0, len(rows), size)), -(-len(rows) // size), title)

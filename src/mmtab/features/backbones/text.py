@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -69,13 +70,16 @@ class TextSpec:
 
 
 class TextBackbone(nn.Module):
-    """A Hugging Face encoder, which makes a vector of each cell: the mean of the cell's hidden states.
+    """A Hugging Face encoder, which makes a vector of each cell: the mean of its hidden states, of the last layer and,
+    where all are frozen, of earlier ones too, which know more of words and less of what the text means as a whole.
 
     What frozen layers give is computed once and stored (see cache.py): the cells' vectors, or the hidden states that
     enter the first layer that learns.
 
     spec            how cells become its token sequences
     n_tuned_layers  the top layers that learn; 0 freezes all, None tunes all
+    n_depths        layers, evenly spaced, whose hidden states make the vector where all are frozen: of six layers 2 are
+                    the third and the last; at most all. None: 1
     dropout         of hidden states, in layers that learn
     checkpointing   keep no activations inside the layers and compute them again for the gradient (Chen et al. 2016):
                     less memory, a third more time
@@ -88,6 +92,7 @@ class TextBackbone(nn.Module):
         self,
         spec: TextSpec,
         n_tuned_layers: int | None = None,
+        n_depths: int | None = None,
         dropout: float = 0.1,
         checkpointing: bool = False,
         folder: Path | None = None,
@@ -101,7 +106,10 @@ class TextBackbone(nn.Module):
         limit = getattr(self.net.config, "max_position_embeddings", None) or spec.max_length
         if spec.max_length > limit:
             raise ConfigError(f"text.max_length={spec.max_length}: {spec.name} reads at most {limit} tokens")
-        self.d_hidden = int(self.net.config.hidden_size)
+        n_layers = len(_layers(self.net))
+        n_depths = max(min(n_depths or 1, n_layers), 1) if self.frozen else 1
+        self._depths = [n_layers * depth // n_depths for depth in range(1, n_depths)]  # below the last
+        self.d_hidden = int(self.net.config.hidden_size) * n_depths
         self._takes_sides = getattr(self.net.config, "type_vocab_size", 1) > 1
         self._freeze(n_tuned_layers)
         if checkpointing:
@@ -201,11 +209,20 @@ class TextBackbone(nn.Module):
     def _hidden(self, text: TextBatch) -> Float[Tensor, "s l f"]:
         if text.states is not None and self._top:
             return self._run(self._top[0], text, inputs_embeds=text.states.float())
-        return self._run(self.net, text, input_ids=text.ids)
+        return self._run(self.net, text, self._depths, input_ids=text.ids)
 
-    def _run(self, net: nn.Module, text: TextBatch, **inputs: Tensor) -> Float[Tensor, "s l f"]:
-        sides = {"token_type_ids": text.side} if self._takes_sides else {}
-        return net(attention_mask=text.mask.long(), **inputs, **sides).last_hidden_state
+    def _run(
+        self, net: nn.Module, text: TextBatch, depths: Sequence[int] = (), **inputs: Tensor
+    ) -> Float[Tensor, "s l f"]:
+        """Hidden states at some depths, normalised, as between layers they may be of any size, and of the last one."""
+        options: dict[str, Any] = {"token_type_ids": text.side} if self._takes_sides else {}
+        if depths:
+            options["output_hidden_states"] = True
+        output = net(attention_mask=text.mask.long(), **inputs, **options)
+        last = output.last_hidden_state
+        if not depths:
+            return last
+        return torch.cat([*(F.layer_norm(output.hidden_states[depth], last.shape[-1:]) for depth in depths), last], -1)
 
     def _agrees(self, top: nn.Module) -> bool:
         """Whether the layers that learn, given what enters them, end where the whole network does. An architecture that
