@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from toy_data import draw_picture, write_kway
+from toy_data import draw_picture, write_kway, write_table
 
 from mmtab.data import pictures as images
+from mmtab.data.dataset import Dataset
 from mmtab.data.pictures import Fit, ImageSpec, Pictures, load_pictures
 from mmtab.data.schema import Schema
 from mmtab.data.table import Table, read_split
@@ -28,7 +29,13 @@ SIZE = 16
 def table_of(folder: Path, *cells: Any) -> Table:
     folder.mkdir(exist_ok=True)
     ids = pa.array([f"i{row}" for row in range(len(cells))])
-    return Table("toys", "train", folder, ids, {"photo": pa.array(cells, None if any(cells) else pa.string())})
+    return Table(
+        "toys",
+        "train",
+        folder,
+        ids,
+        {"photo": pa.array(cells, None if cells.count(None) < len(cells) else pa.string())},
+    )
 
 
 def decode(folder: Path, *cells: Any, fit: Fit = "squash", bad_cells: Any = "error", cache: str = "cache") -> Pictures:
@@ -314,3 +321,38 @@ def test_damage_of_any_kind_is_a_data_error(tmp_path: Path, suffix: str) -> None
     for cell in [cell for cell, fine in zip(cells, valid, strict=False) if not fine][:5]:
         with pytest.raises(DataError, match="column photo"):
             decode(tmp_path, cell)
+
+
+# --- names with a semicolon, and pictures of no bytes ----------------------------------------------------------------
+
+
+def test_a_cell_that_is_a_file_is_that_file(tmp_path: Path) -> None:
+    folder = tmp_path / "toys"
+    for i, name in enumerate(("a;b.png", "a.png", "b.png", "; odd ;.png", "deep;er/x.png")):
+        draw_picture(folder / name, i, seed=i)
+    for cell in ("a;b.png", {"bytes": None, "path": "a;b.png"}, ["a;b.png"], str(folder / "a;b.png")):
+        assert np.array_equal(decode(folder, cell).pixels, decode(folder, "a;b.png", cache="other").pixels)
+    found = decode(folder, "a;b.png", "a.png;b.png", "; odd ;.png", "deep;er/x.png", "a.png; a.png")
+    assert found.index[:, 0].tolist() == [[0, -1], [1, 2], [3, -1], [4, -1], [1, 1]]
+    (folder / "dataset.yaml").write_text("{name: toys, task: kway, label: label, columns: {photo: image}}")
+    write_table(folder / "train.csv", {"id": ["1"], "photo": ["a;b.png"], "label": ["x"]})
+    (row,) = Dataset.read(folder)["train"]
+    assert [picture.source.path for picture in row["photo"]] == ["a;b.png"] and row["photo"][0].open().size
+
+
+def test_a_file_that_is_missed_with_others_says_how_names_are_joined(tmp_path: Path) -> None:
+    draw_picture(tmp_path / "toys" / "a.png", 0)
+    with pytest.raises(DataError, match=r"row 1 .*found gone.*Fix: .*the whole cell \('a.png;gone;x.png'\) has to be"):
+        decode(tmp_path / "toys", "a.png;gone;x.png")
+
+
+EMPTY = [b"", {"bytes": b"", "path": None}, {"bytes": b"", "path": ""}, [b""], [{"bytes": b"", "path": None}]]
+
+
+@pytest.mark.parametrize("cell", EMPTY, ids=str)
+def test_a_picture_of_no_bytes_is_damaged(tmp_path: Path, cell: Any) -> None:
+    with pytest.raises(DataError, match=r"row 2 \(id i1\), column photo: not an image; .* found embedded bytes"):
+        decode(tmp_path / "toys", None, cell)
+    assert decode(tmp_path / "toys", None, cell, bad_cells="missing").index.tolist() == [[[-1]], [[-1]]]
+    with pytest.raises(DataError, match="image missing"):  # of no bytes, and a path
+        decode(tmp_path / "toys", {"bytes": b"", "path": "gone.png"})

@@ -471,7 +471,9 @@ def test_images_stored_differently_on_each_side_are_stacked(tmp_path: Path) -> N
     [
         (None, []),
         ("", []),
-        (b"", []),
+        (b"", [(b"", None)]),
+        ({"bytes": b"", "path": None}, [(b"", None)]),
+        ({"bytes": b"", "path": "a.png"}, [(None, "a.png")]),
         ("a.png; b.png ;", [(None, "a.png"), (None, "b.png")]),
         (b"xyz", [(b"xyz", None)]),
         ({"bytes": b"x", "path": "a.png"}, [(b"x", "a.png")]),

@@ -32,7 +32,8 @@ def without_labels(source: Path, target: Path, split: str = "test", copy: bool =
     for table in [path, *tables]:
         for name in set(schema.of_type(ColumnType.IMAGE)) & set(files.header(table, schema.name).names):
             for _, cells in read_column(table, schema.name, name, ColumnType.IMAGE):
-                pictures |= {s.path for cell in cells.to_pylist() for s in image_sources(cell) if s.path and not s.data}
+                sources = (s for cell in cells.to_pylist() for s in image_sources(cell, source))
+                pictures |= {s.path for s in sources if s.path and s.data is None}
     for picture in sorted(pictures):
         file, _ = find_picture(source.resolve(), picture)
         if file is None:

@@ -8,18 +8,22 @@ its columns through ``canonical``.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmtab.data.formats import NUMERIC_DATE, iso
+from mmtab.data.formats import NUMERIC_DATE, iso, parsed_moment
 from mmtab.data.schema import ColumnType
-from mmtab.data.spelling import TEXT, respelt, spelling
+from mmtab.data.spelling import MOMENT, TEXT, ZONE, respelt, spelling
 
 LONGEST = 16 << 20  # bytes of a cell of text: reading more takes minutes and gigabytes
 EXPECTED = {
@@ -36,15 +40,57 @@ def canonical(values: pa.Array, kind: ColumnType, stored: pa.DataType | None = N
     type of the column's values where it is known, which those of another type are taken for."""
     if kind is ColumnType.NUMERIC:
         return _numbers(values)
+    zoned = None if stored is None else has_zone(stored)
     if kind is ColumnType.DATETIME:
-        return _moments(values)
+        return _moments(values, zoned)
     if kind is ColumnType.IMAGE:
         return _images(values)
     if pa.types.is_nested(values.type) or _is_bytes(values.type):
         return pa.nulls(len(values), pa.large_string()), _rows(pc.is_valid(values))
     text = _strings(values, stored)
-    long = pc.greater(pc.binary_length(text), LONGEST)
-    return (pc.if_else(long, pa.scalar(None, TEXT), text), _rows(long)) if pc.any(long).as_py() else (text, [])
+    bad = pc.fill_null(pc.greater(pc.binary_length(text), LONGEST), False)
+    if zoned is not None:
+        bad = pc.or_(bad, _with_other_zone(values, zoned))
+    return (pc.if_else(bad, pa.scalar(None, TEXT), text), _rows(bad)) if pc.any(bad).as_py() else (text, [])
+
+
+def expected_of(kind: ColumnType, stored: pa.DataType | None = None) -> str:
+    """What ``canonical`` takes, in words."""
+    zoned = None if stored is None else has_zone(stored)
+    if zoned is None:
+        return EXPECTED[kind]
+    how = (
+        "with a time zone as train has (pandas: .dt.tz_localize('UTC'))"
+        if zoned
+        else "without a time zone as train has"
+    )
+    return f"{EXPECTED[kind]}, {how}"
+
+
+def has_zone(kind: pa.DataType) -> bool | None:
+    """Whether moments of a type are those of a time zone; None for other types. One without a zone is taken for UTC,
+    so that among moments with zones it would be shifted by hours, and neither is taken for the other."""
+    if pa.types.is_timestamp(kind):
+        return kind.tz is not None
+    return False if pa.types.is_date(kind) else None
+
+
+def moment_type(cells: pa.Array) -> pa.DataType | None:
+    """A type of moments that has a time zone where the first cell of text that is a moment has one; None for none."""
+    for text in cells.drop_null().to_pylist():
+        if (moment := _moment(text)) is not None:
+            return pa.timestamp("us", None if moment.tzinfo is None else "UTC")
+    return None
+
+
+def _with_other_zone(values: pa.Array, zoned: bool) -> pa.Array:
+    """[n] bool: moments, also as text, that have a time zone where they should not, or lack it."""
+    if (own := has_zone(values.type)) is not None:
+        return pc.is_valid(values) if own != zoned else pa.repeat(False, len(values))
+    if not _is_text(values.type):
+        return pa.repeat(False, len(values))
+    zones = pc.match_substring_regex(values, ZONE)
+    return pc.fill_null(pc.and_(pc.match_substring_regex(values, MOMENT), pc.xor(zones, zoned)), False)
 
 
 def _strings(values: pa.Array, stored: pa.DataType | None = None) -> pa.Array:
@@ -67,7 +113,10 @@ def _numbers(values: pa.Array) -> tuple[pa.Array, list[int]]:
         return pa.nulls(len(values), pa.float64()), _rows(pc.is_valid(values))
 
 
-def _moments(values: pa.Array) -> tuple[pa.Array, list[int]]:
+def _moments(values: pa.Array, zoned: bool | None = None) -> tuple[pa.Array, list[int]]:
+    """``zoned``: whether they have to have a time zone; None: all the same."""
+    if zoned is not None and has_zone(values.type) not in (None, zoned):
+        return pa.nulls(len(values), pa.float64()), _rows(pc.is_valid(values))
     if pa.types.is_date(values.type):
         values = pc.cast(values, pa.timestamp("ms"))
     if pa.types.is_timestamp(values.type):
@@ -76,7 +125,7 @@ def _moments(values: pa.Array) -> tuple[pa.Array, list[int]]:
         ticks = pc.cast(pc.cast(values, pa.int64()), pa.float64(), safe=False)
         return pc.divide(ticks, {"s": 1.0, "ms": 1e3, "us": 1e6}[values.type.unit]), []
     if _is_text(values.type):
-        return _parse(values, _parse_moment, None)
+        return _parse(values, partial(_parse_moment, zoned=zoned), None)
     return pa.nulls(len(values), pa.float64()), _rows(pc.is_valid(values))
 
 
@@ -100,38 +149,45 @@ def _images(values: pa.Array) -> tuple[pa.Array, list[int]]:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One picture: embedded bytes, or a path relative to the dataset folder."""
+    """One picture: embedded bytes, or a path relative to the dataset folder. ``joined``: the text that names this
+    picture among others."""
 
     data: bytes | None
     path: str | None
+    joined: str | None = None
 
 
-def image_sources(cell: object) -> list[ImageSource]:
-    """The pictures of one cell, in order; empty for a missing cell."""
+def image_sources(cell: object, root: Path | None = None) -> list[ImageSource]:
+    """The pictures of one cell, in order; empty for a missing cell. Bytes of which there are none are a damaged
+    picture. ``root``: where paths start; a text with ";" that as a whole is a file there is that file."""
     if cell is None:
         return []
     if isinstance(cell, str):
-        return [ImageSource(None, part.strip()) for part in cell.split(";") if part.strip()]
+        parts = [part.strip() for part in cell.split(";") if part.strip()]
+        if ";" not in cell:
+            return [ImageSource(None, part) for part in parts]
+        if root is not None and os.path.isfile(os.path.join(root, cell.strip())):  # noqa: PTH113, PTH118
+            return [ImageSource(None, cell.strip())]
+        return [ImageSource(None, part, cell) for part in parts]
     if isinstance(cell, bytes):
-        return [ImageSource(cell, None)] if cell else []
+        return [ImageSource(cell, None)]
     if isinstance(cell, dict):
-        if cell.get("bytes"):
-            return [ImageSource(cell["bytes"], cell.get("path"))]
-        return image_sources(cell.get("path"))
+        data, path = cell.get("bytes"), cell.get("path")
+        return image_sources(path, root) if data is None or (not data and path) else [ImageSource(data, path)]
     assert isinstance(cell, list), type(cell)
-    return [source for item in cell for source in image_sources(item)]
+    return [source for item in cell for source in image_sources(item, root)]
 
 
 def _as_image_structs(values: pa.Array) -> pa.Array:
     """Any image column as lists of {bytes, path}, so that two sides stored differently can be stacked."""
     kind = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-    return pa.array(
-        [
-            None if cell is None else [{"bytes": s.data, "path": s.path} for s in image_sources(cell)]
-            for cell in values.to_pylist()
-        ],
-        kind,
-    )
+
+    def struct(item: Any) -> dict[str, Any]:
+        return item if isinstance(item, dict) else {"path" if isinstance(item, str) else "bytes": item}
+
+    lists = ([cell] if isinstance(cell, str | bytes | dict) else cell for cell in values.to_pylist())
+    cells = [None if items is None else [struct(item) for item in items if item is not None] for items in lists]
+    return pa.array(cells, kind)
 
 
 def _parse(
@@ -159,18 +215,21 @@ def _parse_number(text: str) -> float | None:
         return None
 
 
-def _parse_moment(text: str) -> float | None:
-    from dateutil import parser
+def _parse_moment(text: str, zoned: bool | None) -> float | None:
+    moment = _moment(text)
+    if moment is None or zoned not in (None, moment.tzinfo is not None):
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
+
+def _moment(text: str) -> datetime | None:
     try:
         try:
-            moment = datetime.fromisoformat(text)
+            return datetime.fromisoformat(text)
         except ValueError:
             if re.match(NUMERIC_DATE, text):  # day or month first? ``data.formats`` knows, for a whole column
                 text = iso(text, "year first") or ""
-            # A fixed default, else dateutil fills absent parts from the clock and a run depends on its day.
-            moment = parser.parse(text, default=datetime(2000, 1, 1))
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            return parsed_moment(text)
     except (ValueError, OverflowError):
         return None
 
@@ -202,6 +261,13 @@ def join(parts: list[pa.Array], kind: pa.DataType | None = None) -> pa.Array:
     if len(parts) == 1:
         return parts[0]
     return pa.concat_arrays(parts) if parts else pa.array([], kind)
+
+
+def rounded(values: np.ndarray, kind: pa.DataType) -> np.ndarray:
+    """[n] float64: the numbers of a floating-point type that are the nearest to values; its largest for larger ones."""
+    dtype = kind.to_pandas_dtype()
+    most = float(np.finfo(dtype).max)
+    return np.clip(values, -most, most).astype(dtype).astype(np.float64)
 
 
 def hashes(values: pa.Array) -> np.ndarray:

@@ -71,7 +71,8 @@ class Rows:
                 row = dict(zip(columns, cells, strict=True))
                 for name in images:
                     if name in row:
-                        row[name] = [Picture(batch, source, i, name) for source in image_sources(row[name])]
+                        sources = image_sources(row[name], batch.folder)
+                        row[name] = [Picture(batch, source, i, name) for source in sources]
                 yield row
 
     def to_arrow(self) -> pa.Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import date, datetime, timedelta, timezone
 from functools import partial
 
 import pyarrow as pa
@@ -104,10 +104,22 @@ def _number_reader(written: str) -> Callable[[str], str | None]:
     return read
 
 
-def iso(text: str, order: str) -> str | None:
-    """A date of three numbers in this order as ISO 8601; None for any other text, and for a day that never was."""
+def parsed_moment(text: str) -> datetime:
+    """Of text in any usual form; what it leaves open is midnight, and the first of January 2000. Raises ValueError for
+    what is no moment, and for a time zone by a name, such as EST, which stands for several."""
     from dateutil import parser
 
+    def zone(name: str | None, offset: int | None) -> timezone | None:
+        if name is not None and offset is None:
+            raise ValueError(f"{name} is no certain time zone")
+        return None if offset is None else timezone(timedelta(seconds=offset))
+
+    # A fixed default, else dateutil fills absent parts from the clock and a run depends on its day.
+    return parser.parse(text, default=datetime(2000, 1, 1), tzinfos=zone)
+
+
+def iso(text: str, order: str) -> str | None:
+    """A date of three numbers in this order as ISO 8601; None for any other text, and for a day that never was."""
     match = re.match(NUMERIC_DATE, text)
     if match is None:
         return None
@@ -123,6 +135,6 @@ def iso(text: str, order: str) -> str | None:
         try:  # dateutil is slow
             return datetime.fromisoformat(f"{day} {match[4].strip()}").isoformat()
         except ValueError:
-            return parser.parse(f"{day} {match[4]}", default=datetime(2000, 1, 1)).isoformat()
+            return parsed_moment(f"{day} {match[4]}").isoformat()
     except (ValueError, OverflowError):
         return None

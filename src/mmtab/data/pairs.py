@@ -148,7 +148,13 @@ def stack_sides(left: Table, right: Table, schema: Schema) -> Records:
         columns[column.name] = join([pa.nulls(len(side), kind) if part is None else part for part, side in sides])
     ids = join([left.ids, right.ids])
     table = Table(
-        schema.name, "left+right", left.folder, ids, columns, n_bad_cells=left.n_bad_cells + right.n_bad_cells
+        schema.name,
+        "left+right",
+        left.folder,
+        ids,
+        columns,
+        n_bad_cells=left.n_bad_cells + right.n_bad_cells,
+        narrow=left.narrow | right.narrow,
     )
     return Records(table, len(left))
 

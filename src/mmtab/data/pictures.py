@@ -77,9 +77,9 @@ def load_pictures(
     root = table.folder.resolve()
     stamps, on_disk = hashlib.blake2b(digest_size=16), dict[str, Path | None]()
     for batch in table.batches():
-        for row, column, path in _paths(batch, columns):
-            if path not in on_disk:
-                file = on_disk[path] = _resolve(root, ImageSource(None, path), batch, row, column, bad_cells)
+        for row, column, source in _paths(batch, columns):
+            if (path := str(source.path)) not in on_disk:
+                file = on_disk[path] = _resolve(root, source, batch, row, column, bad_cells)
                 stat = file.stat() if file is not None else None
                 stamps.update((f"{path}|{stat.st_size}|{stat.st_mtime_ns}\n" if stat else f"{path}|absent\n").encode())
 
@@ -144,7 +144,7 @@ def _new_pictures(
     jobs: dict[object, tuple[Table, ImageSource, int, str]] = {}
     for c, column in enumerate(columns):
         for row, cell in enumerate(batch.columns[column].slice(start, ROWS_AT_ONCE).to_pylist()):
-            for source in image_sources(cell):
+            for source in image_sources(cell, batch.folder):
                 name = source.path if source.data is None else hashlib.blake2b(source.data, digest_size=16).digest()
                 cells.setdefault((row, c), []).append(name)
                 if name not in known and name not in jobs:
@@ -152,16 +152,18 @@ def _new_pictures(
     return cells, jobs
 
 
-def _paths(batch: Table, columns: list[str]) -> Iterator[tuple[int, str, str]]:
-    """Row, column and path of the pictures that are files; cells with the picture itself need not be looked at."""
+def _paths(batch: Table, columns: list[str]) -> Iterator[tuple[int, str, ImageSource]]:
+    """Row and column of the pictures that are files; cells with the picture itself need not be looked at."""
     for column in columns:
         values, rows = batch.columns[column], np.arange(len(batch))
         if pa.types.is_struct(values.type) and "bytes" in values.type.names:
-            rows = np.flatnonzero(np.asarray(pc.is_null(pc.struct_field(values, "bytes"))))
+            length = pc.binary_length(pc.cast(pc.struct_field(values, "bytes"), pa.binary()))
+            rows = np.flatnonzero(np.asarray(pc.equal(pc.fill_null(length, 0), 0)))
         elif pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
             continue
         for row, cell in zip(rows.tolist(), values.take(pa.array(rows)).to_pylist(), strict=True):
-            yield from ((row, column, s.path) for s in image_sources(cell) if s.data is None and s.path is not None)
+            sources = image_sources(cell, batch.folder)
+            yield from ((row, column, s) for s in sources if s.data is None and s.path is not None)
 
 
 def read_picture(
@@ -232,6 +234,8 @@ def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: st
             "add the file, empty the cell, or set dataset.bad_cells=missing",
         ),
     }[problem]
+    if source.joined is not None and problem == "missing":
+        fix += f'; ";" joins pictures: where it is in a name, the whole cell ({source.joined!r}) has to be the path'
     raise table.error(what, row=row, column=column, expected=expected, found=source.path, fix=fix)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from mmtab.data.spelling import keeps_its_type, type_named
+from mmtab.data.spelling import is_narrow, keeps_its_type, type_named
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import DataError
 from mmtab.utils.paths import leads_out
@@ -113,13 +113,16 @@ class Schema:
         return None if named == "string" else type_named(named, self.name, column or "")
 
     def with_storage(self, *headers: pa.Schema) -> Schema:
-        """The schema that knows the types of its ids, classes, categories and text: those of the first table of which
-        the header has one, for in another the same values may be text."""
+        """The schema that knows the types of its ids, classes, categories, text and moments, and of numbers that have
+        fewer digits than float64: those of the first table of which the header has one, for in another the same values
+        may be text."""
         classes = self.label if self.label_type is ColumnType.CATEGORICAL else None
-        names = [self.id, classes, *self.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL)]
+        fits = dict.fromkeys([self.id, classes, *self.of_type(ColumnType.TEXT, ColumnType.CATEGORICAL)], keeps_its_type)
+        fits |= dict.fromkeys(self.of_type(ColumnType.NUMERIC), is_narrow)
+        fits |= dict.fromkeys(self.of_type(ColumnType.DATETIME), pa.types.is_temporal)
         storage = dict(self.storage)
         for field_ in (field_ for header in headers for field_ in header):
-            if field_.name in names and keeps_its_type(field_.type):
+            if field_.name in fits and fits[field_.name](field_.type):
                 storage.setdefault(field_.name, str(field_.type))
         return replace(self, storage=storage)
 

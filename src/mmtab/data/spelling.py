@@ -23,6 +23,7 @@ WHOLE = 9e18  # whole floats below are written as integers, which int64 holds
 FLOAT = r"^-?(0|[1-9]\d*)(\.0+|\.\d*[1-9])?([eE][+-]\d+)?$"
 NUMBER = r"^\s*[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?\s*$"  # in a column that is known to hold numbers
 MOMENT = r"^\d{4}-\d\d-\d\d[ T]\d\d:\d\d"
+ZONE = r"\d(Z|[+-]\d\d(:?\d\d){0,2})\s*$"  # at the end of a MOMENT
 CLOCK = r"^\d\d:\d\d:\d\d(\.\d+)?$"
 DURATION = r"(-?\d+) days(?: \+?(\d\d):(\d\d):(\d\d)(?:\.(\d+))?)?"
 TICKS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # a second
@@ -91,7 +92,7 @@ def respelt(text: pa.Array, kind: pa.DataType | None) -> pa.Array:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         truths = pc.index_in(pc.utf8_lower(text), value_set=pa.array(["false", "true"], TEXT))
         text = _where(pc.cast(truths, TEXT), text)
-        if pa.types.is_float16(kind) or pa.types.is_float32(kind):  # of which text may show more digits than they have
+        if is_narrow(kind):  # of which text may show more digits than they have
             fits = pc.match_substring_regex(text, NUMBER)
             cells = pc.if_else(fits, pc.utf8_trim_whitespace(text), pa.scalar(None, TEXT))
             return _where(_of_floats(pc.cast(pc.cast(cells, pa.float64()), pa.float32())), text)
@@ -220,6 +221,11 @@ def keeps_its_type(kind: pa.DataType) -> bool:
     """Whether values of the type can be had back from their spelling; text needs no way back."""
     of = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_temporal)
     return any(fits(kind) for fits in of) and not pa.types.is_interval(kind)
+
+
+def is_narrow(kind: pa.DataType) -> bool:
+    """Whether it holds numbers with fewer digits than float64."""
+    return bool(pa.types.is_float16(kind) or pa.types.is_float32(kind))
 
 
 def typed(text: pa.Array, *kinds: pa.DataType | None) -> pa.Array:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from mmtab.data.digests import Digest
 from mmtab.data.files import Source
 from mmtab.data.schema import Schema
@@ -18,6 +20,7 @@ class _Facts:
     n_rows: int = 0
     n_bad_cells: int = 0
     digests: dict[str, str] = field(default_factory=dict)
+    narrow: dict[str, pa.DataType] = field(default_factory=dict)
 
 
 class Stream:
@@ -57,6 +60,7 @@ class Stream:
             batches = [*batches, batch] if n_bytes <= self.KEEP else []
             facts.n_rows += len(batch)
             facts.n_bad_cells += batch.n_bad_cells
+            facts.narrow |= batch.narrow
             for name, values in batch.columns.items() if self._facts is None else ():
                 parts = digests.setdefault(name, [Digest()])
                 try:
@@ -81,6 +85,10 @@ class Stream:
     @property
     def n_bad_cells(self) -> int:
         return self._read_facts().n_bad_cells
+
+    @property
+    def narrow(self) -> dict[str, pa.DataType]:
+        return self._read_facts().narrow
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.data import files
-from mmtab.data.cells import EXPECTED, canonical, first, hashes, join
+from mmtab.data.cells import EXPECTED, canonical, expected_of, first, hashes, join, moment_type
 from mmtab.data.digests import digest_of
 from mmtab.data.formats import standard
 from mmtab.data.schema import Column, ColumnType, Schema
+from mmtab.data.spelling import is_narrow
 from mmtab.utils.errors import DataError
 
 BadCells = Literal["error", "missing"]
@@ -33,7 +34,8 @@ def stop(error: DataError) -> None:
 @dataclass(frozen=True)
 class Table:
     """Rows with their features; ``labels`` is None where the file has none. ``first_row``: the place
-    of a batch's first row in its table."""
+    of a batch's first row in its table. ``narrow``: the types of numbers that are stored, here or in train, with fewer
+    digits than float64."""
 
     dataset: str
     name: str
@@ -43,6 +45,7 @@ class Table:
     labels: pa.Array | None = None
     n_bad_cells: int = 0
     first_row: int = 0
+    narrow: dict[str, pa.DataType] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -124,6 +127,21 @@ def fingerprint(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
+def with_storage(schema: Schema, paths: list[Path]) -> Schema:
+    """``Schema.with_storage`` of the headers of tables; of moments that are text, whether they have time zones."""
+    headers = {path: files.header(path, schema.name) for path in paths}
+    schema = schema.with_storage(*headers.values())
+    storage = dict(schema.storage)
+    for name in schema.of_type(ColumnType.DATETIME):
+        for path in (path for path, header in headers.items() if name not in storage and name in header.names):
+            for batch in files.scan(path, schema.name, columns=[name]):
+                kind = moment_type(standard(batch[name], ColumnType.DATETIME, schema.formats.get(name)))
+                if kind is not None:
+                    storage[name] = str(kind)
+                    break
+    return replace(schema, storage=storage)
+
+
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +161,7 @@ def read_table(path: files.Source, schema: Schema, **options: Any) -> Table:
         columns=columns,
         labels=None if labels is None or labels.null_count == len(labels) else labels,
         n_bad_cells=sum(batch.n_bad_cells for batch in batches),
+        narrow={name: kind for batch in batches for name, kind in batch.narrow.items()},
     )
 
 
@@ -242,7 +261,7 @@ def names_in(
     cells = raw[column] if isinstance(raw, pa.RecordBatch) else join(raw[column].chunks, raw[column].type)
     names, bad = canonical(cells, ColumnType.CATEGORICAL, stored)
     if bad:
-        expected, cell = EXPECTED[ColumnType.CATEGORICAL], cells[bad[0]].as_py()
+        expected, cell = expected_of(ColumnType.CATEGORICAL, stored), cells[bad[0]].as_py()
         on_error(table.error("the cell cannot be a name", row=bad[0], column=column, expected=expected, found=cell))
     return names
 
@@ -293,12 +312,17 @@ def _with_columns(
 ) -> Table:
     """The batch with its columns in canonical form. ``faulty``: columns of which a cell was reported; one is enough."""
     values: dict[str, pa.Array] = {}
+    narrow: dict[str, pa.DataType] = {}
     n_bad = 0
     for column in columns:
-        cells, written = raw[column.name], schema.formats.get(column.name)
+        cells, written, stored = raw[column.name], schema.formats.get(column.name), schema.stored(column.name)
+        if column.type is ColumnType.NUMERIC:
+            kinds = [kind for kind in (cells.type, stored) if kind is not None and is_narrow(kind)]
+            if kinds:
+                narrow[column.name] = kinds[0]
         if column.type is ColumnType.DATETIME:  # numbers of a dataset folder are the standard's
             cells = standard(cells, column.type, written)
-        values[column.name], bad = canonical(cells, column.type, schema.stored(column.name))
+        values[column.name], bad = canonical(cells, column.type, stored)
         n_bad += len(bad)
         if bad and bad_cells == "error" and column.name not in faulty:
             faulty.add(column.name)
@@ -307,12 +331,12 @@ def _with_columns(
                     f"{len(bad)} cell(s) are not {column.type}",
                     row=bad[0],
                     column=column.name,
-                    expected=EXPECTED[column.type] + (f", or as in {written!r}" if written else ""),
+                    expected=expected_of(column.type, stored) + (f", or as in {written!r}" if written else ""),
                     found=raw[column.name][bad[0]].as_py(),
                     fix="correct the cells, change the type in dataset.yaml, or set dataset.bad_cells=missing",
                 )
             )
-    return replace(table, columns=values, n_bad_cells=n_bad)
+    return replace(table, columns=values, n_bad_cells=n_bad, narrow=narrow)
 
 
 class UniqueIds:

@@ -203,7 +203,7 @@ def _numbers(
             "n_rows": len(table),
             "columns": [table.digests[name] for name in schema.of_type(*kinds)],
             "fitted": digest_of(json.dumps(fitted, sort_keys=True)),
-        }
+        } | ({"narrow": {name: str(kind) for name, kind in table.narrow.items()}} if table.narrow else {})
 
     def build(scratch: Scratch) -> Arrays:
         n_numeric, n_categorical = len(preprocessor.scalers_), len(preprocessor.coders_)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.config.types import CategoryRules
+from mmtab.data.cells import rounded
 from mmtab.data.pairs import Pairs
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.spelling import places_in
@@ -65,11 +66,14 @@ class QuantileScaler:
             np.quantile(finite, np.linspace(0, 1, min(n_quantiles, len(finite))), method="lower").tolist()
         )
 
-    def transform(self, values: np.ndarray) -> np.ndarray:
-        """[n] float64 -> [n] float32 in [-1, 1]; NaN stays NaN."""
+    def transform(self, values: np.ndarray, narrow: pa.DataType | None = None) -> np.ndarray:
+        """[n] float64 -> [n] float32 in [-1, 1]; NaN stays NaN. ``narrow``: the type of which the values, here or in
+        train, have the digits, and in which they are compared."""
         if not self.quantiles_:
             return np.where(np.isnan(values), np.nan, 0.0).astype(np.float32)
         missing, quantiles = np.isnan(values), np.asarray(self.quantiles_)
+        if narrow is not None:
+            values, quantiles = rounded(values, narrow), rounded(quantiles, narrow)
         if quantiles[0] == quantiles[-1]:  # constant in training
             side = (values > quantiles[0]).astype(np.float32) - (values < quantiles[0])
             return np.where(missing, np.nan, side).astype(np.float32)
@@ -211,7 +215,8 @@ class Preprocessor:
 
     def numeric(self, table: Table, schema: Schema) -> np.ndarray:
         """[n, c_num] float32 in [-1, 1], NaN for missing."""
-        columns = [self.scalers_[name].transform(values) for name, values in numeric_columns(table, schema).items()]
+        numbers, narrow = numeric_columns(table, schema), table.narrow
+        columns = [self.scalers_[name].transform(values, narrow.get(name)) for name, values in numbers.items()]
         return np.stack(columns, 1) if columns else np.zeros((len(table), 0), np.float32)
 
     def categorical(self, table: Table) -> np.ndarray:

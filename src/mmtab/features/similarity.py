@@ -15,6 +15,7 @@ import numpy as np
 from rapidfuzz import fuzz, process
 from rapidfuzz.distance import JaroWinkler
 
+from mmtab.data.cells import rounded
 from mmtab.data.pairs import Pairs
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.table import Table
@@ -80,6 +81,8 @@ class SimilarityFeatures:
                 a, b = values[first], values[second]
                 with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                     gap = np.abs(a - b)
+                    if kind := records.narrow.get(name):  # one of the sides may have fewer digits
+                        gap = np.where(rounded(a, kind) == rounded(b, kind), 0.0, gap)
                     size = np.maximum(np.abs(a), np.abs(b))
                     relative = np.where(gap == 0, 0.0, gap / size)
                 parts.append(np.stack([gap, relative], 1))

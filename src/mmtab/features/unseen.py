@@ -28,8 +28,10 @@ def unseen_columns(
 ) -> dict[str, str]:
     """By column of which the ``share`` of the cells is unlike those of train, what came and what train had. A category
     is unlike where train had it seldom or never; a number where it lies outside the range of train, most of them by
-    more than its width. ``rows``: the rows to look at; default all."""
+    more than its width; and any column that train had is where all cells are missing. ``rows``: the rows to look at;
+    default all."""
     suspects, take = dict[str, str](), slice(None) if rows is None else rows
+    empty = _empty_columns(table, fitted, schema, rows)
     for (name, coder), ids in zip(fitted.coders_.items(), encoded.categorical[take].T, strict=True):
         known = N_SPECIAL_IDS + len(coder.vocabulary_)
         if coder.vocabulary_ and _reaches(share, (ids == UNSEEN) | (ids >= known), ids != MISSING):
@@ -38,10 +40,27 @@ def unseen_columns(
         low, high = scaler.transform(np.array([-np.inf, np.inf]))
         if name in schema.of_type(ColumnType.NUMERIC) and _reaches(share, (x <= low) | (x >= high), ~np.isnan(x)):
             suspects[name] = ""
+    found = dict.fromkeys(empty, "all cells are missing, which train had")
     if not suspects:
-        return {}
+        return found
     first = next(iter(table.batches()))  # for examples, and numbers as they are; of a large table not all
-    return {name: text for name, had in suspects.items() if (text := _compared(first, name, had, fitted, schema))}
+    compared = {name: _compared(first, name, had, fitted, schema) for name, had in suspects.items()}
+    return found | {name: text for name, text in compared.items() if text}
+
+
+def _empty_columns(table: Table | Stream, fitted: Preprocessor, schema: Schema, rows: np.ndarray | None) -> list[str]:
+    """Those with cells in train, and none in as many rows as are enough."""
+    unknown = {name for name, coder in fitted.coders_.items() if not coder.vocabulary_}
+    unknown |= {name.removesuffix(":time") for name, scaler in fitted.scalers_.items() if not scaler.quantiles_}
+    unknown |= {*schema.absent.get(table.name, ())}
+    empty, n_rows = [column.name for column in schema.columns if column.name not in unknown], 0
+    for batch in table.batches() if empty else ():
+        take = slice(None) if rows is None else rows
+        empty = [name for name in empty if not np.asarray(batch.columns[name].is_valid())[take].any()]
+        n_rows += len(batch) if rows is None else len(rows)
+        if not empty:
+            break
+    return empty if n_rows >= ENOUGH else []
 
 
 def unseen_shares(train: EncodedTable, table: EncodedTable) -> np.ndarray:

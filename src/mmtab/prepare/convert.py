@@ -136,7 +136,7 @@ class Conversion:
                 continue
             if self.images == "embed":
                 many = any(
-                    len(image_sources(cell)) > 1
+                    len(image_sources(cell, folder)) > 1
                     for batch in files.scan(path, self.schema.name, columns=[name])
                     for cell in batch[name].to_pylist()
                 )
@@ -203,7 +203,7 @@ class Conversion:
         if bad and self.bad_cells == "error":
             expected, found = EXPECTED[ColumnType.IMAGE], cells[bad[0]].as_py()
             raise table.error("the cell is no picture", row=bad[0], column=name, expected=expected, found=found)
-        return [image_sources(cell) for cell in values.to_pylist()]
+        return [image_sources(cell, table.folder) for cell in values.to_pylist()]
 
     def within(self, table: Table, name: str, cells: pa.Array) -> pa.Array:
         """The cells as ``stored_within`` says, the pictures that they name copied beside them, or into them where they
@@ -213,7 +213,7 @@ class Conversion:
         kind, sources = stored_within(cells.type), self._sources(table, name, cells)
         if not any(sources):
             return pa.nulls(len(cells), kind)
-        if cells.type == kind and all(source.data for pictures in sources for source in pictures):
+        if cells.type == kind and all(source.data is not None for pictures in sources for source in pictures):
             return cells
         return self.embedded(table, name, cells, many=kind != PICTURE)
 

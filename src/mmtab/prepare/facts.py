@@ -195,7 +195,8 @@ class Facts:
         for i in np.flatnonzero(paths)[: MAX_PATHS - self.tally["looked"]]:
             self.tally["looked"] += 1
             self.tally["exists"] += all(
-                find_picture(root.resolve(), str(source.path))[0] is not None for source in image_sources(strings[i])
+                find_picture(root.resolve(), str(source.path))[0] is not None
+                for source in image_sources(strings[i], root)
             )
 
 

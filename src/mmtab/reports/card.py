@@ -95,7 +95,7 @@ class ColumnFacts:
 
     def _add_pictures(self, table: Table) -> None:
         for row, cell in enumerate(table.columns[self.name].to_pylist()):
-            for source in image_sources(cell):
+            for source in image_sources(cell, table.folder):
                 self.n_pictures += 1
                 if self.sizes.total() < MAX_PICTURES:
                     try:

@@ -193,7 +193,7 @@ def _cell(table: Table, row: int, column: Column, value: object, other: object) 
     if value is None:
         return None
     if column.type is ColumnType.IMAGE:
-        n_more = max(len(image_sources(value)) - MAX_PICTURES, 0)
+        n_more = max(len(image_sources(value, table.folder)) - MAX_PICTURES, 0)
         return {"pictures": thumbnails(table, row, column.name, THUMBNAIL), "n_more": n_more}
     if column.type is ColumnType.TEXT:
         return _folded(str(value), None if other is None else str(other))

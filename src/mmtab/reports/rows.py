@@ -60,7 +60,7 @@ def cells_of(schema: Schema, table: Table, row: int) -> list[Cell]:
 def thumbnails(table: Table, row: int, column: str, size: int = THUMBNAIL) -> list[Picture]:
     """The first pictures of a cell, ``size`` pixels wide or high."""
     pictures: list[Picture] = []
-    for source in image_sources(value_of(table, row, column))[:MAX_PICTURES]:
+    for source in image_sources(value_of(table, row, column), table.folder)[:MAX_PICTURES]:
         try:
             picture = open_picture(table, source, row, column)
         except DataError:

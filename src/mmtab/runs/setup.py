@@ -88,7 +88,7 @@ def prepare(config: RunConfig) -> Prepared:
     schema = chosen_schema(config.dataset, data)
     stored_in = [path for path in tables.training_files(data, schema)[1:] if not path.stem.startswith("pairs")]
     headers = {path.stem: header(path, schema.name) for path in stored_in}
-    schema = schema.with_storage(*headers.values())
+    schema = tables.with_storage(schema, stored_in)
     if "left" in headers:
         columns = [column.name for column in schema.columns]
         absent = {side: [name for name in columns if name not in fields.names] for side, fields in headers.items()}

@@ -327,7 +327,7 @@ def _pictures(table: Table, row: int, column: str, cell: object) -> Any:
     import wandb
 
     pictures = []
-    for source in image_sources(cell)[:MAX_PICTURES]:
+    for source in image_sources(cell, table.folder)[:MAX_PICTURES]:
         with contextlib.suppress(DataError):  # the run took it as missing
             picture = open_picture(table, source, row, column)
             picture.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -142,7 +142,8 @@ class Cells:
         ]
 
     def _pictures(self, table: Table, column: str) -> np.ndarray:
-        cells = [[(_name(source), source) for source in image_sources(v)] for v in table.columns[column].to_pylist()]
+        values = table.columns[column].to_pylist()
+        cells = [[(_name(source), source) for source in image_sources(v, table.folder)] for v in values]
         if len(self._known) > KNOWN_PICTURES:
             self._known.clear()
         rows = reversed(list(enumerate(cells)))
