@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import mmtab
-from mmtab.data import raw
+from mmtab.data import objects
 from mmtab.utils.errors import ConfigError, DataError
 
 
@@ -108,7 +108,7 @@ def test_classes_and_splits_of_hugging_face(tmp_path: Path, backbone: Path) -> N
     assert "test" in run.metrics and set(run.predict(splits["test"])) <= set(names)
     dataset = mmtab.Dataset.from_frames(splits, label="label")
     assert dataset.tables == ["test", "train", "valid"]
-    missing = raw.as_table(
+    missing = objects.as_table(
         datasets.Dataset.from_dict(
             {"label": [1, -1]}, features=datasets.Features({"label": splits["train"].features["label"]})
         ),
@@ -126,11 +126,11 @@ def test_what_is_no_table_says_what_is(rows: pa.Table) -> None:
     streamed = datasets.Dataset(pa.table(rows)).to_iterable_dataset()
     for source in (streamed, 3, object(), np.zeros((2, 2)), datasets.DatasetDict()):
         with pytest.raises(DataError, match="a Hugging Face dataset, a dict of columns"):
-            raw.as_table(source, "data", "rows")
+            objects.as_table(source, "data", "rows")
 
 
 def test_hugging_face_is_not_imported() -> None:
-    code = "import sys, pandas as pd, mmtab.data.raw as r; r.as_table(pd.DataFrame({'a': [1]}), 'd', 't')"
+    code = "import sys, pandas as pd, mmtab.data.objects as r; r.as_table(pd.DataFrame({'a': [1]}), 'd', 't')"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print('datasets' in sys.modules)"], capture_output=True, text=True, check=True
     )

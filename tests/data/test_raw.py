@@ -22,7 +22,7 @@ from PIL import Image
 from toy_data import draw_picture
 
 import mmtab
-from mmtab.data import files, raw
+from mmtab.data import files, objects, raw
 from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.schema import ColumnType
 from mmtab.utils.errors import DataError, MmtabError
@@ -190,7 +190,7 @@ def test_folders_of_pictures_are_a_dataset_with_their_classes(tmp_path: Path) ->
     ],
 )
 def test_what_holds_a_table_is_one(table: Any) -> None:
-    assert raw.as_table(table, "toys", "rows").to_pylist() == FRAME.to_dict("records")
+    assert objects.as_table(table, "toys", "rows").to_pylist() == FRAME.to_dict("records")
 
 
 @pytest.mark.parametrize(
@@ -209,15 +209,15 @@ def test_what_holds_a_table_is_one(table: Any) -> None:
 def test_cells_of_any_python_type_are_held_or_named(cells: list[Any], expected: Any) -> None:
     for column in (cells, pd.Series(cells, dtype=object)):
         if isinstance(expected, list):
-            assert raw.as_table({"a": column}, "toys", "rows")["a"].to_pylist() == expected
+            assert objects.as_table({"a": column}, "toys", "rows")["a"].to_pylist() == expected
         else:
             with pytest.raises(DataError, match=expected):
-                raw.as_table({"a": column}, "toys", "rows")
+                objects.as_table({"a": column}, "toys", "rows")
 
 
 def test_pictures_of_pillow_are_cells() -> None:
     for mode in ("1", "L", "P", "RGB", "RGBA", "CMYK", "F", "I;16"):
-        (cell,) = raw.as_table({"a": [Image.new(mode, (3, 2))]}, "toys", "rows")["a"].to_pylist()
+        (cell,) = objects.as_table({"a": [Image.new(mode, (3, 2))]}, "toys", "rows")["a"].to_pylist()
         with Image.open(io.BytesIO(cell)) as image:
             assert image.mode == mode and image.size == (3, 2)
 

@@ -14,6 +14,7 @@ import yaml
 
 import mmtab
 from mmtab.data.cells import canonical
+from mmtab.data.pairs import read_pairs_file, read_records
 from mmtab.data.schema import ColumnType
 from mmtab.features.preprocess import QuantileScaler
 from mmtab.utils.errors import DataError
@@ -150,3 +151,48 @@ def test_a_zone_that_stands_for_several_is_no_time(text: str) -> None:
     assert canonical(pa.array([text]), ColumnType.DATETIME)[1] == [0]
     known = ["18 May 2024 10:00 UTC", "18 May 2024 12:00 +0200", "2024-05-18 10:00Z", "May 18 2024 10:00"]
     assert len(set(canonical(pa.array(known), ColumnType.DATETIME)[0].to_pylist())) == 1
+
+
+# --- names and codes -------------------------------------------------------------------------------------------------
+
+ALIKE = [("a", " a"), ("a", "a "), ("caf\u00e9", "cafe\u0301"), ("a", "\u00a0a\t")]
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_columns_that_look_alike_are_told_apart_or_refused(tmp_path: Path, one: str, other: str) -> None:
+    table = rows()[["a", "kind"]].rename(columns={"a": one})
+    both = table.assign(**{other: 1.0})
+    both.to_csv(tmp_path / "both.csv", index=False)
+    for source in (both, both.to_dict("list"), pa.Table.from_pandas(both), tmp_path / "both.csv"):
+        with pytest.raises(DataError, match=r"differ only in spaces .* composed; found '.*', '.*'\. Fix: rename"):
+            mmtab.Dataset.from_frame(source, label="kind")
+    run = fitted(tmp_path, table)
+    renamed = table.rename(columns={one: other})
+    renamed.to_csv(tmp_path / "renamed.csv", index=False)
+    for source in (renamed, tmp_path / "renamed.csv"):
+        with pytest.raises(DataError, match=r"lacks this column; .*Fix: rename '.*', which only looks like '"):
+            run.predict(source)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_codes_with_zeros_before_stay_apart(tmp_path: Path, suffix: str) -> None:
+    codes = ["7", "007", "07", "7.0"]
+    table = pd.DataFrame({"code": codes * 30, "a": range(120)})
+    table["kind"] = table.code.map(dict(zip(codes, ["x", "y", "z", "x"], strict=True)))
+    left = pd.DataFrame({"id": codes, "a": [1.0, 2.0, 3.0, 4.0]})
+    pairs = pd.DataFrame({"left_id": codes, "right_id": codes, "label": [1, 0, 1, 0]})
+    for name, each in {"rows": table, "left": left, "right": left, "pairs": pairs}.items():
+        path = tmp_path / f"{name}{suffix}"
+        each.to_csv(path, index=False) if suffix == ".csv" else each.to_parquet(path)
+    rows_path = tmp_path / f"rows{suffix}"
+    for dataset in (
+        mmtab.Dataset.from_frame(rows_path, label="kind", types={"code": "categorical"}),
+        mmtab.Dataset.from_frame(rows_path, label="code"),
+    ):
+        cells = [row["code"] for split in ("train", "valid", "test") for row in dataset[split]]
+        assert sorted(cells) == sorted(table.code)
+    sides = {name: str(tmp_path / f"{name}{suffix}") for name in ("left", "right")}
+    made = mmtab.Dataset.from_frames(sides | {"pairs": str(tmp_path / f"pairs{suffix}")}, fractions=(1, 0, 0))
+    records = read_records(made.folder, made.schema)
+    found = read_pairs_file(made.folder / f"pairs_train{suffix}", made.schema, records)
+    assert [records.table.ids[row].as_py() for row in found.left] == found.left_ids.to_pylist()

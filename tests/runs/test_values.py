@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -21,6 +23,7 @@ import pytest
 import yaml
 
 import mmtab
+from mmtab import Dataset
 from mmtab.config.types import MatchConfig
 from mmtab.data import files
 from mmtab.data.spelling import spelling
@@ -60,6 +63,8 @@ LABELS: dict[str, list[Any]] = {
     "time": [time(9, 30), time(23)],
     "text": ["True", "False"],
     "digits": ["007", "7"],
+    "nanoseconds": [pd.Timedelta(1, "ns"), pd.Timedelta(2, "ns")],
+    "integers beyond 64 bits": [2**70, 2**70 + 1],
 }
 
 
@@ -94,6 +99,36 @@ def test_labels_come_back_in_their_type(tmp_path: Path, kind: str) -> None:
     assert scored.score() == run.metrics["test"]["accuracy"]
     rows.to_csv(tmp_path / "labelled.csv", index=False)
     assert run.evaluate(tmp_path / "labelled.csv") == pytest.approx(run.evaluate(rows))
+
+
+UNTYPED: dict[str, tuple[list[Any], str]] = {
+    "periods": ([pd.Period("2024-01"), pd.Period("2024-02")], r"found .*Period\. Fix: .*to_timestamp"),
+    "intervals": ([pd.Interval(0, 1), pd.Interval(1, 2)], r"found .*Interval\. Fix: .*astype\(str\)"),
+    "uuids": ([UUID(int=1), UUID(int=2)], r"found uuid\.UUID\. Fix: "),
+    "paths": ([Path("a"), Path("b")], r"found pathlib\. Fix: "),
+    "bytes": ([b"a", b"b"], r"Fix: "),
+    "enums": (list(Enum("Shade", ["DARK", "LIGHT"])), r"Fix: "),
+    "lists": ([[1], [2]], r"Fix: "),
+    "times of day with a zone": ([time(1, tzinfo=BERLIN), time(2, tzinfo=BERLIN)], r"with a time zone\. Fix: "),
+    "dates and moments": ([date(2024, 1, 1), datetime(2024, 1, 1, 9)], r"mixes kinds.*date, datetime\.datetime\. Fix"),
+    "moments with and without a zone": (
+        [datetime(2024, 1, 1, 9), datetime(2024, 1, 1, 9, tzinfo=BERLIN)],
+        r"mixes kinds .*datetime\.datetime, datetime\.datetime with a time zone\. Fix",
+    ),
+    "truths and numbers": ([1.5, True], r"mixes kinds .*bool, float\. Fix"),
+}
+
+
+@pytest.mark.parametrize("kind", UNTYPED)
+@pytest.mark.parametrize("order", [1, -1])
+def test_labels_that_could_not_come_back_are_refused(tmp_path: Path, kind: str, order: int) -> None:
+    classes, words = UNTYPED[kind]
+    label = pd.Series([classes[::order][i % 2] for i in range(N)], dtype=None if kind == "periods" else object)
+    for table in (frame(kind=label), {"a": [*range(N)], "kind": label.tolist()}):
+        with pytest.raises(DataError, match=rf"column kind: .*{words}"):
+            fitted(tmp_path, table)
+    if kind in ("periods", "intervals", "uuids", "paths"):  # which are categories like others
+        Dataset.from_frame(frame(kind=label, label=[*"xy"] * (N // 2)), label="label")
 
 
 def test_classes_keep_their_order(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mmtab.api.fit import fit
 from mmtab.api.run import Run
-from mmtab.data import raw
+from mmtab.data import objects
 from mmtab.data.spelling import spelling
 from mmtab.runs.export import model_files
 from mmtab.runs.manifest import verified
@@ -149,8 +149,8 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def _table(self, X: Any, fitting: bool) -> tuple[pa.Table, dict[str, str]]:
         """The rows, and types of columns that have no names; where ``fit`` or X has none, columns go by their place."""
-        if (rows := raw.rows_in(X)) is not None:
-            table = raw.as_table(rows, type(self).__name__, "X")
+        if (rows := objects.rows_in(X)) is not None:
+            table = objects.as_table(rows, type(self).__name__, "X")
             validate_data(self, X if hasattr(X, "iloc") else table, reset=fitting, skip_check_array=True)
             if fitting:
                 self._names, self._named = table.column_names, True

@@ -22,7 +22,7 @@ from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
 from mmtab.config.types import CONFIGS, PARTS, LocalSettings
 from mmtab.data import dataset as datasets
-from mmtab.data import raw
+from mmtab.data import objects, raw
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.prepare.frames import from_frames
 from mmtab.runs.evaluate import evaluate_if_labelled
@@ -101,7 +101,7 @@ def fit(
     said |= {"trainer.max_minutes": _minutes(time_limit)}
     settings = _settings({name: value for name, value in said.items() if value is not None} | overrides)
     score_test, test = test is True, None if isinstance(test, bool) else test
-    if (splits := raw.splits_in(train)) is not None:
+    if (splits := objects.splits_in(train)) is not None:
         if not {"train"} <= {*splits} <= {"train", "valid", "test"} or valid is not None or test is not None:
             others = [name for name, frame in (("valid", valid), ("test", test)) if frame is not None]
             found = f"{', '.join(splits)}{' beside ' if others else ''}{', '.join(others)}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmtab.data import files, raw
+from mmtab.data import files, objects, raw
 from mmtab.data.cells import join
 from mmtab.data.csv_files import Dialect
 from mmtab.data.schema import ColumnType
@@ -36,12 +36,13 @@ def in_memory(
         image_root = trained_on.image_root
     wanted = {schema.id, *(column.name for column in schema.columns), *PAIR_IDS}
     wanted |= {schema.label or "", *schema.relations} if labels else set()
+    looks = set(map(files.alike, wanted))  # others that look like one of them are told of where that is missed
     if isinstance(frame, str | Path):
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
-            rows = _read(raw.standard_file(Path(frame), Path(scratch), schema.name, dialect), schema.name, wanted)
+            rows = _read(raw.standard_file(Path(frame), Path(scratch), schema.name, dialect), schema.name, looks)
     else:
-        table = raw.as_table(frame, schema.name, stem, wanted.__contains__)
-        rows = _read(files.InMemory(stem, table), schema.name, wanted)
+        table = objects.as_table(frame, schema.name, stem, lambda name: files.alike(name) in looks)
+        rows = _read(files.InMemory(stem, table), schema.name, looks)
     ids = pa.array([str(i + 1) for i in range(len(rows))], pa.large_string())  # as they will be numbered
     if schema.id in rows.column_names:
         ids = spelling(join(rows[schema.id].chunks, rows[schema.id].type))
@@ -53,8 +54,9 @@ def in_memory(
     return files.InMemory(stem, rows)
 
 
-def _read(source: files.Source, dataset: str, wanted: set[str]) -> pa.Table:
-    return files.read(source, dataset, [name for name in files.header(source, dataset).names if name in wanted])
+def _read(source: files.Source, dataset: str, looks: set[str]) -> pa.Table:
+    names = files.header(source, dataset).names
+    return files.read(source, dataset, [name for name in names if files.alike(name) in looks])
 
 
 def root_of(frame: Any, image_root: str | Path | None) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -243,6 +244,21 @@ def check_names(names: list[str], table: str, dataset: str) -> None:
         raise DataError(
             dataset, "the header names a column twice", table=table, column=twice[0], fix="rename one of them"
         )
+    looks = Counter(map(alike, names))
+    if same := [name for name in names if looks[alike(name)] > 1]:
+        raise DataError(
+            dataset,
+            "the header has columns that differ only in spaces around their names or in how accents are composed",
+            table=table,
+            column=same[0],
+            found=", ".join(map(ascii, same)),
+            fix="rename or drop one of them",
+        )
+
+
+def alike(name: str) -> str:
+    """The same for names of columns that look the same."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def _parquet_schema(path: Path) -> pa.Schema:
@@ -263,8 +279,12 @@ def _scan_parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 def _plain_type(kind: pa.DataType) -> pa.DataType:
     if isinstance(kind, pa.UuidType):
         return pa.string()
+    if isinstance(kind, pa.Bool8Type):
+        return pa.bool_()
     if isinstance(kind, pa.BaseExtensionType):
         return _plain_type(kind.storage_type)
+    if pa.types.is_run_end_encoded(kind):
+        return _plain_type(kind.value_type)
     if pa.types.is_dictionary(kind):
         return _plain_type(kind.value_type)
     if kind == pa.string_view():
@@ -278,8 +298,12 @@ def _plain(values: pa.Array) -> pa.Array:
     """The same cells in the ordinary type, whether they are stored as dictionaries, views or otherwise."""
     if isinstance(values.type, pa.UuidType):
         return pa.array([None if v is None else str(v) for v in values.to_pylist()], pa.string())
+    if isinstance(values.type, pa.Bool8Type):
+        return pc.cast(values.storage, pa.bool_())
     if isinstance(values.type, pa.BaseExtensionType):
         return _plain(values.storage)
+    if pa.types.is_run_end_encoded(values.type):
+        return _plain(pc.run_end_decode(values))
     kind = _plain_type(values.type)
     if pa.types.is_dictionary(values.type):
         return _plain(values.dictionary_decode())

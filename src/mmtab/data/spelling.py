@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, time
 from decimal import Decimal, InvalidOperation
 from functools import partial
 
@@ -26,7 +26,7 @@ MOMENT = r"^\d{4}-\d\d-\d\d[ T]\d\d:\d\d"
 ZONE = r"\d(Z|[+-]\d\d(:?\d\d){0,2})\s*$"  # at the end of a MOMENT
 CLOCK = r"^\d\d:\d\d:\d\d(\.\d+)?$"
 DURATION = r"(-?\d+) days(?: \+?(\d\d):(\d\d):(\d\d)(?:\.(\d+))?)?"
-TICKS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # a second
+TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # a second
 TEXT = pa.large_string()
 
 
@@ -38,7 +38,7 @@ def spelling(values: pa.Array) -> pa.Array:
     if pa.types.is_decimal(kind):
         return _by_distinct(values, _of_decimal)
     if pa.types.is_duration(kind):
-        return _by_distinct(pc.cast(values, pa.duration("us"), safe=False), _of_duration)
+        return _by_distinct(pc.cast(values, pa.int64()), partial(_of_duration, ticks=TICKS[kind.unit]))
     if pa.types.is_timestamp(kind):
         text = pc.cast(pc.cast(values, pa.timestamp(kind.unit)), TEXT)
         return pc.replace_substring_regex(text, r"( 00:00:00)?\.0+$|(\.\d*[1-9])0+$| 00:00:00$", r"\2")
@@ -66,11 +66,14 @@ def _of_decimal(value: Decimal) -> str:
     return f"{value:f}".rstrip("0").rstrip(".") if "." in f"{value:f}" else f"{value:f}"
 
 
-def _of_duration(value: timedelta) -> str:
-    hours, rest = divmod(value.seconds, 3600)
-    fraction = f".{value.microseconds:06}" if value.microseconds else ""
-    sign = "+" if value.days < 0 else ""  # as pandas has it: -1 days +23:00:00 is an hour less than nothing
-    return f"{value.days} days {sign}{hours:02}:{rest // 60:02}:{rest % 60:02}{fraction}"
+def _of_duration(value: int, ticks: int) -> str:
+    """``ticks``: of a second."""
+    days, rest = divmod(value, 86400 * ticks)
+    seconds, part = divmod(rest, ticks)
+    micros, nanos = divmod(part * (10**9 // ticks), 1000)
+    fraction = f".{micros:06}" + (f"{nanos:03}" if nanos else "") if part else ""
+    sign = "+" if days < 0 else ""  # as pandas has it: -1 days +23:00:00 is an hour less than nothing
+    return f"{days} days {sign}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{fraction}"
 
 
 def _by_distinct(values: pa.Array, spell: Callable[..., str]) -> pa.Array:
@@ -186,21 +189,21 @@ def _moment_of(text: str) -> str:
     return spelling(pa.array([moment], pa.timestamp("us")))[0].as_py()
 
 
-def _timedelta(text: str) -> timedelta | None:
+def _nanoseconds(text: str) -> int | None:
     match = re.fullmatch(DURATION, text)
     if match is None:
         return None
     days, hours, minutes, seconds = (int(group or 0) for group in match.groups()[:4])
-    micros = int((match[5] or "")[:6].ljust(6, "0"))
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, microseconds=micros)
+    whole = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    return whole * 10**9 + int((match[5] or "")[:9].ljust(9, "0"))
 
 
-def _duration_of(text: str, ticks: float) -> str:
+def _duration_of(text: str, ticks: int) -> str:
     """As pandas writes it, or as Arrow does: a whole number of ticks, of which a second has so many."""
     if re.fullmatch(r"-?\d+", text):
-        return spelling(pa.array([int(text) * round(1e9 / ticks)], pa.duration("ns")))[0].as_py()
-    value = _timedelta(text)
-    return text if value is None else _of_duration(value)
+        return _of_duration(int(text), ticks)
+    value = _nanoseconds(text)
+    return text if value is None else _of_duration(value, 10**9)
 
 
 def _where(values: pa.Array, otherwise: pa.Array) -> pa.Array:
@@ -235,7 +238,7 @@ def typed(text: pa.Array, *kinds: pa.DataType | None) -> pa.Array:
             continue
         try:
             values = pc.cast(_parsed(text, kind), kind)
-        except (pa.ArrowException, ValueError):
+        except (pa.ArrowException, ValueError, OverflowError):
             continue
         if spelling(values).equals(pc.cast(text, TEXT)):
             return values
@@ -247,7 +250,9 @@ def _parsed(text: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_timestamp(kind):
         return pc.cast(text, pa.timestamp(kind.unit))
     if pa.types.is_duration(kind):
-        return pa.array([None if cell is None else _timedelta(cell) for cell in text.to_pylist()], pa.duration("us"))
+        values = (None if cell is None else _nanoseconds(cell) for cell in text.to_pylist())
+        unit = 10**9 // TICKS[kind.unit]
+        return pa.array([None if value is None else value // unit for value in values], pa.int64())
     if pa.types.is_time(kind):
         return pa.array([None if cell is None else time.fromisoformat(cell) for cell in text.to_pylist()])
     return pc.cast(text, kind)

@@ -262,7 +262,11 @@ def names_in(
     names, bad = canonical(cells, ColumnType.CATEGORICAL, stored)
     if bad:
         expected, cell = expected_of(ColumnType.CATEGORICAL, stored), cells[bad[0]].as_py()
-        on_error(table.error("the cell cannot be a name", row=bad[0], column=column, expected=expected, found=cell))
+        fix = "make it text, a number or a date"
+        error = table.error(
+            "the cell cannot be a name", row=bad[0], column=column, expected=expected, found=cell, fix=fix
+        )
+        on_error(error)
     return names
 
 
@@ -294,6 +298,8 @@ def _report_absent_columns(table: Table, schema: Schema, header: list[str], part
         expected |= {c.name: (f"a {c.type} column, as dataset.yaml says", fix) for c in schema.columns}
     for name, (kind, fix) in expected.items():
         if name not in header:
+            near = next((ascii(other) for other in header if files.alike(other) == files.alike(name)), None)
+            fix = fix if near is None else f"rename {near}, which only looks like {name!a}"
             on_error(
                 table.error(
                     "the file lacks this column", column=name, expected=kind, found=f"columns {header}", fix=fix

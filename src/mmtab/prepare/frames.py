@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmtab.data import raw
+from mmtab.data import objects
 from mmtab.data.csv_files import Dialect
 from mmtab.data.dataset import Dataset
 from mmtab.data.table import BadCells
@@ -53,7 +53,7 @@ def from_frames(
     goes when the process ends. Raises DataError or ConfigError, as ``mmtab.prepare.propose`` and
     ``mmtab.prepare.split`` do.
     """
-    frames = raw.splits_in(frames) or frames
+    frames = objects.splits_in(frames) or frames
     target = Path(folder) if folder is not None else _temporary() / name
     if target.exists():
         raise ConfigError(f"folder {target} exists. Fix: remove it, or name another one")

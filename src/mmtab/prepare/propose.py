@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmtab.config.types import SPLITS
-from mmtab.data import files, raw
+from mmtab.data import files, objects, raw
 from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.formats import standard_batch
 from mmtab.data.schema import ColumnType
@@ -22,7 +22,7 @@ from mmtab.prepare.rules import IGNORE
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
 
-ALIASES = raw.SPLITS | {
+ALIASES = objects.SPLITS | {
     "pairs_val": "pairs_valid",
     "tableA": "left",
     "tableB": "right",
@@ -75,6 +75,8 @@ def propose(
             types = {column: role for column, role in (types or {}).items() if column not in ignored}
         said: dict[str, Any] = {"task": task, "id": id, "label": label, "types": types, "formats": formats}
         proposal = infer(tables, name=name or output.name, image_roots=roots, **said)
+        for stem, source in sources.items() if proposal.schema.label else ():
+            objects.check_label(source, proposal.schema.label, name or output.name, stem)
         order = next((found for path in tables.values() if (found := files.order_of(path, proposal.schema.label))), ())
         schema = replace(proposal.schema, classes=tuple(order))
 
