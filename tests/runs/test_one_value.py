@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 import mmtab
+from mmtab.data import files, objects
 from mmtab.data.cells import canonical
 from mmtab.data.pairs import read_pairs_file, read_records
 from mmtab.data.schema import ColumnType
+from mmtab.data.spelling import typed
 from mmtab.features.preprocess import QuantileScaler
 from mmtab.utils.errors import DataError
 
@@ -196,3 +198,25 @@ def test_codes_with_zeros_before_stay_apart(tmp_path: Path, suffix: str) -> None
     records = read_records(made.folder, made.schema)
     found = read_pairs_file(made.folder / f"pairs_train{suffix}", made.schema, records)
     assert [records.table.ids[row].as_py() for row in found.left] == found.left_ids.to_pylist()
+
+
+FINE: dict[str, Any] = {
+    "durations": pd.Series([pd.Timedelta(1, "ns"), pd.Timedelta(2, "ns")]),
+    "durations as objects": [pd.Timedelta(1, "ns"), pd.Timedelta(1001, "ns")],
+    "moments as objects": [pd.Timestamp(1, unit="ns"), pd.Timestamp(2, unit="ns")],
+    "integers": [2**70, 2**70 + 1],
+    "long durations": pa.array([2**62, 1], pa.duration("s")),
+    "truths of an extension": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([0, 1], pa.int8())),
+    "runs": pa.array(["a", "b"]).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("kind", FINE)
+def test_no_digit_that_tells_values_apart_is_lost(kind: str) -> None:
+    held = files.read(files.InMemory("rows", objects.as_table({"x": FINE[kind]}, "toys", "rows")), "toys")["x"]
+    spelt, bad = canonical(held.chunk(0), ColumnType.CATEGORICAL)
+    assert not bad and spelt.to_pylist()[0] != spelt.to_pylist()[1]
+    if kind != "long durations":  # of which Python has no value
+        assert typed(spelt, held.type).to_pylist() == held.to_pylist()
+    if kind in ("durations", "durations as objects", "moments as objects", "integers"):
+        assert held.to_pylist() == list(FINE[kind])

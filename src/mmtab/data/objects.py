@@ -219,16 +219,17 @@ def _exact(values: Any, column: pa.Array) -> pa.Array:
         raise ValueError("several kinds")
     if zoned and pa.types.is_time(kind):
         raise ValueError("a time of day with a time zone")
-    if pa.types.is_timestamp(kind) and any(getattr(cell, "nanosecond", 0) for cell in values):
-        return pa.array(values, pa.timestamp("ns", kind.tz), from_pandas=True)
+    fine = pa.timestamp("ns", kind.tz) if pa.types.is_timestamp(kind) else pa.duration("ns")
+    if any(getattr(cell, "nanosecond", 0) or getattr(cell, "nanoseconds", 0) for cell in values):  # of pandas
+        return pa.array(values, fine, from_pandas=True)
     return column
 
 
 def check_label(source: Any, column: str, dataset: str, table: str) -> None:
     """Raise DataError for labels in memory that a table holds as text though they are none, such as periods of pandas:
     predictions would be text."""
-    rows = None if isinstance(source, str | Path) else _with_columns(source)
-    key = next((key for key in _keys(rows) if str(key) == column), None) if rows is not None else None
+    rows: Any = [] if isinstance(source, str | Path) else _with_columns(source)
+    key = next((key for key in _keys(rows) if str(key) == column), None)
     if key is None:
         return
     cells = [row.get(key) for row in rows] if isinstance(rows, list) else rows[key]

@@ -84,6 +84,7 @@ class Prepared:
 def prepare(config: RunConfig) -> Prepared:
     """Read train and valid, fit on train, build the model, encode."""
     check_settings(config)
+    _compute(config)  # which tells of devices that there are not
     data = data_folder(config)
     schema = chosen_schema(config.dataset, data)
     stored_in = [path for path in tables.training_files(data, schema)[1:] if not path.stem.startswith("pairs")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +40,19 @@ class Compute:
 
     hardware: Hardware
     precision_setting: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for devices that this machine does not have."""
+        kind, n, n_gpus = self.hardware.accelerator, self.hardware.devices, torch.cuda.device_count()
+        on_gpu = kind in ("gpu", "cuda") or (kind == "auto" and n_gpus > 0)
+        if kind not in ("auto", "cpu", "gpu", "cuda") or (kind == "gpu" and torch.backends.mps.is_available()):
+            return
+        n_there = n_gpus if on_gpu else os.cpu_count() or 1
+        if on_gpu and not n_gpus:
+            raise ConfigError(f"accelerator={kind}: this machine has no GPU that torch can use. Fix: accelerator=cpu")
+        if isinstance(n, int) and n > n_there:
+            there = f"{n_there} {'GPU' if on_gpu else 'CPU core'}{'' if n_there == 1 else 's'}"
+            raise ConfigError(f"devices={n}: this machine has {there}. Fix: devices={n_there}, or devices=auto")
 
     @property
     def device(self) -> torch.device:
