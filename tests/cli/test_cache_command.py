@@ -73,7 +73,7 @@ def test_show(cache: Path) -> None:
     for kind, days, size in (
         ("images 2", 1, "3.0 MB"),
         ("tokens 1", 10, "3.0 MB"),
-        ("catalogue 1", 20, "5.1 kB"),
+        ("catalogue 1", 20, "5.2 kB"),
         ("total 4", 1, "6.0 MB"),
     ):
         when = time.strftime("%Y-%m-%d", time.localtime(time.time() - days * DAY))

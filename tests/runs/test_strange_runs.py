@@ -22,6 +22,7 @@ from mmtab.cli.main import run as command
 from mmtab.config import parts
 from mmtab.config.types import LocalSettings, ReproduceConfig
 from mmtab.features.backbones.pretrained import image_network
+from mmtab.reports.ablation import ablate
 from mmtab.reports.results import collect, markdown
 from mmtab.reports.run_page import read_ablation, write_report
 from mmtab.runs import manifest
@@ -265,13 +266,44 @@ def test_names_of_a_run_are_no_code_of_a_terminal(strange: Callable[..., Path]) 
     assert "\x1b" not in text and "\x07" not in text and "\\<b" in text
 
 
-def test_an_ablation_that_does_not_fit_is_named(strange: Callable[..., Path]) -> None:
+ABLATIONS: list[tuple[tuple[Any, ...], Any, str]] = [
+    (("columns", "size", "modality"), "sound", r"columns\.size\.modality: expected one of .*numeric"),
+    (("columns", "size", "nats"), None, r"columns\.size\.nats: expected a finite number"),
+    (("modalities",), {}, r".*modality: expected one of"),
+    (("missingness", "scores", "text"), [0.5], r"missingness\.scores\.text: expected a score for each share"),
+    (("metric",), "f1\x1b]0;owned", r"metric: expected a line"),
+    (("subsets",), [], r"subsets: expected a mapping"),
+]
+
+
+def test_an_ablation_that_does_not_fit_is_named(strange: Callable[..., Path], kway_run: Run) -> None:
     folder = strange(lambda content: None)
+    whole = ablate(open_run(folder), kway_run[0], n_rows=20)
     (folder / "report").mkdir(exist_ok=True)
-    columns = {"size": {"modality": "sound"}}
-    (folder / "report" / "ablation.json").write_text(json.dumps({"columns": columns, "modalities": {}}))
-    with pytest.raises(RunError, match=r"ablation\.json"):
-        read_ablation(folder)
+    for keys, value, problem in [((), None, ""), *ABLATIONS]:
+        content = json.loads(json.dumps(whole))
+        if keys:
+            at(*keys, value=value)(content)
+        (folder / "report" / "ablation.json").write_text(json.dumps(content))
+        if not keys:
+            assert read_ablation(folder) == content
+            continue
+        with pytest.raises(RunError, match=rf"ablation\.json, {problem}"):
+            read_ablation(folder)
+
+
+@pytest.mark.parametrize("use", ["evaluate", "reproduce", "report", "predict"])
+def test_a_name_of_the_hub_on_the_command_line_says_where_its_folder_is(
+    use: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("a\n1\n")
+    more = {"predict": ["input=rows.csv", "output=out.csv"]}.get(use, [])
+    with pytest.raises(SystemExit):
+        command(use, ["run=alice/model", *more])
+    said = capsys.readouterr().err
+    assert "no run alice/model: no such folder. Fix: " in said and "mmtab.load_run('alice/model').folder" in said
+    assert said.count("\n") == 1
 
 
 # --- what it says is looked at ---------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def build(scratch):
     return {"x": np.full(1000, 3.0)}
 
 (root / f"asks-{os.getpid()}").touch()
-print(Store(root / "cache").arrays("kind", {"a": 1}, build)["x"].sum())
+print(Store(root / "cache").arrays("rows", {"a": 1}, build)["x"].sum())
 """
 
 
@@ -136,7 +136,7 @@ def test_processes_that_want_the_same_entry_build_it_once(tmp_path: Path) -> Non
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=60)[0].strip() for process in running] == ["3000.0", "3000.0"]
     assert len(list(tmp_path.glob("asks-*"))) == 2 and len(list(tmp_path.glob("built-*"))) == 1
-    assert len(list((tmp_path / "cache" / "kind").iterdir())) == 1
+    assert len(list((tmp_path / "cache" / "rows").iterdir())) == 1
 
 
 def test_a_killed_build_is_never_taken_for_an_entry_and_lets_the_next_one_build(tmp_path: Path) -> None:
@@ -145,13 +145,13 @@ def test_a_killed_build_is_never_taken_for_an_entry_and_lets_the_next_one_build(
     while not list(tmp_path.glob("built-*")) and time.monotonic() < until:
         time.sleep(0.01)
     store = Store(tmp_path / "cache")
-    (scratch,) = (store.root / "kind").glob(".building-*")
+    (scratch,) = (store.root / "rows").glob(".building-*")
     age(scratch, 2 * DAY)
     assert store.entries() == store.leftovers() == []  # it lives: its lock is held
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert [left.path.suffix for left in store.leftovers()] == [".lock", ""] and store.leftovers()[1].path == scratch
-    arrays = store.arrays("kind", {"a": 1}, lambda _: {"x": np.ones(2)})
+    arrays = store.arrays("rows", {"a": 1}, lambda _: {"x": np.ones(2)})
     assert arrays["x"].tolist() == [1, 1]
     (left,) = store.leftovers()  # the lock is gone
     assert left.path == scratch and store.remove([left]) == [left] and not scratch.exists()

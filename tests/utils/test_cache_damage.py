@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,3 +201,96 @@ def test_only_what_the_manifest_lists_is_read(tmp_path: Path, another_process: C
     another_process()
     with pytest.warns(UserWarning, match="is no file"):
         assert set(store.arrays("numbers", {"a": 1}, build)) == {"x", "y"}
+
+
+MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "nothing listed": lambda value: value["files"].clear(),
+    "a file less": lambda value: value["files"].pop("y.npy"),
+    "a file of elsewhere": lambda value: value["files"].update({"../z.npy": [1, "0"]}),
+    "another digest": lambda value: value["files"]["x.npy"].reverse(),
+    "without a seal": lambda value: (value.pop("digest"), value["files"].clear()),
+    "no mapping": lambda value: value.update(files=[1]),
+}
+
+
+@pytest.mark.parametrize("change", MANIFESTS)
+def test_a_manifest_that_was_changed_is_not_believed(
+    tmp_path: Path, change: str, another_process: Callable[[], None]
+) -> None:
+    entry = Store(tmp_path).folder("images", {}, build)
+    value = json.loads((entry / MANIFEST).read_text())
+    MANIFESTS[change](value)
+    (entry / MANIFEST).write_text(json.dumps(value))
+    another_process()
+    with pytest.warns(UserWarning, match=rf"the cache entry {entry} is damaged \({MANIFEST} cannot be read\)"):
+        assert set(Store(tmp_path).arrays("images", {}, build)) == {"x", "y"}
+
+
+def test_an_entry_in_the_place_of_another_is_not_believed(tmp_path: Path, another_process: Callable[[], None]) -> None:
+    store = Store(tmp_path)
+    one, other = (store.folder("images", {"a": a}, lambda _, a=a: {"x": X + a}) for a in (1, 2))  # type: ignore[misc]
+    shutil.rmtree(other)
+    shutil.copytree(one, other)
+    another_process()
+    with pytest.warns(UserWarning, match=r"key\.json is that of another entry"):
+        assert store.arrays("images", {"a": 2}, lambda _: {"x": X + 2})["x"][0] == 2
+
+
+@pytest.mark.parametrize("link", ["kind", "entry"])
+def test_a_cache_neither_reads_nor_writes_through_a_link(
+    tmp_path: Path, link: str, another_process: Callable[[], None]
+) -> None:
+    store, victim = Store(tmp_path / "cache"), tmp_path / "victim"
+    entry = store.folder("images", {}, build)
+    path = entry if link == "entry" else entry.parent
+    path.rename(victim)
+    path.symlink_to(victim)
+    before = {file: file.read_bytes() for file in victim.rglob("*") if file.is_file()}
+    another_process()
+    for use in (lambda: store.arrays("images", {}, build), lambda: store.has("images", {})):
+        with pytest.raises(ConfigError, match=rf"{path} is a link to {victim}, .*Fix: remove the link"):
+            use()
+    store.remove([*store.entries(), *store.leftovers()])
+    assert {file: file.read_bytes() for file in victim.rglob("*") if file.is_file()} == before
+    (tmp_path / "link").symlink_to(tmp_path / "cache")  # the cache itself may be one
+    assert Store(tmp_path / "link").arrays("rows", {}, build)["x"].sum() == X.sum()
+
+
+STRANGE = [
+    "images/{entry}/notes.txt",
+    "images/{entry}/deep/notes.txt",
+    "images/0123/.manifest.json",
+    "mine/a/.manifest.json",
+]
+STRANGE += ["mine/.building-house/plan", "mine/.removing-wallpaper/plan", "images/notes.txt", "mine/key.json"]
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_clean_removes_nothing_that_it_did_not_make(
+    tmp_path: Path, strange: str, another_process: Callable[[], None]
+) -> None:
+    store = Store(tmp_path)
+    entries = [store.folder("images", {"a": a}, build) for a in (1, 2)]
+    path = tmp_path / strange.format(entry=entries[0].name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('{"files": {}}' if path.suffix == ".json" else "mine")
+    (tmp_path / "mine").mkdir(exist_ok=True)
+    (tmp_path / "mine" / "thesis").touch()
+    for old in tmp_path.rglob("*"):
+        os.utime(old, (time.time() - 9 * DAY,) * 2)
+    another_process()
+    store.remove([*store.entries(), *store.leftovers()])
+    assert path.is_file() and (tmp_path / "mine" / "thesis").is_file() and not entries[1].exists()
+    assert entries[0].exists() == ("{entry}" in strange)
+
+
+def test_a_damaged_entry_that_holds_other_things_stays(tmp_path: Path, another_process: Callable[[], None]) -> None:
+    entry = Store(tmp_path).folder("images", {}, build)
+    (entry / "notes.txt").write_text("mine")
+    flip(entry / "x.npy")
+    another_process()
+    with pytest.raises(
+        ConfigError, match=r"damaged \(x\.npy has other bytes.* holds other things \(notes\.txt\)\. Fix: "
+    ):
+        Store(tmp_path).arrays("images", {}, build)
+    assert (entry / "notes.txt").read_text() == "mine"

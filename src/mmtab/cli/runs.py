@@ -124,7 +124,7 @@ def reproduce(settings: ReproduceConfig) -> None:
     for difference in result.around:
         print(f"different: {difference.what}: {difference.then} then, {difference.now} now")
     for split, n in result.n_predictions_changed.items():
-        print(f"{split}: {n} predictions changed")
+        print(f"{split}: {f'{n} predictions changed' if n >= 0 else 'the run has no predictions to compare with'}")
     worst = result.worst()
     print("the same to the last digit" if worst == 0 else f"metrics differ by up to {worst:.3g}")
     sys.exit(int(worst > settings.tolerance))

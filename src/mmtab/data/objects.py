@@ -225,7 +225,7 @@ def _exact(values: Any, column: pa.Array) -> pa.Array:
     return column
 
 
-def check_label(source: Any, column: str, dataset: str, table: str) -> None:
+def check_label(source: Any, column: str | None, dataset: str, table: str) -> None:
     """Raise DataError for labels in memory that a table holds as text though they are none, such as periods of pandas:
     predictions would be text."""
     rows: Any = [] if isinstance(source, str | Path) else _with_columns(source)

@@ -6,9 +6,11 @@ tables' cells, a vector a record and the candidates; tokens and picture features
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from mmtab.data.csv_files import Dialect
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.pairs import Records, read_records
 from mmtab.data.pictures import Progress
+from mmtab.data.raw import standard_file
 from mmtab.data.schema import TaskKind
 from mmtab.matching.blocking import Candidates, block, search_vectors
 from mmtab.matching.clustering import METHODS, unique
@@ -69,7 +72,8 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
         seconds.lap("explain")
     matches.report = blocking_report(context, candidates) | {"relations": _relations(matches, methods)}
     if config.truth is not None:
-        matches.report["scores"] = scores_against(Path(config.truth), matches)
+        with _truth(config) as truth:
+            matches.report["scores"] = scores_against(truth, matches)
     matches.report |= _costs(seconds, started)
     matches.write(output)
     shutil.rmtree(context.store.root, ignore_errors=True)
@@ -85,7 +89,8 @@ def find_candidates(config: MatchConfig, progress: Progress = progress_of) -> di
     report = blocking_report(context, candidates)
     if config.truth is not None:
         blocked = BlockedPairs(context.session.schema, context.records, candidates.left, candidates.right)
-        report["scores"] = blocking_against(Path(config.truth), blocked)
+        with _truth(config) as truth:
+            report["scores"] = blocking_against(truth, blocked)
     report |= _costs(seconds, started)
     vectors = search_vectors(encoded) if encoded.shards else np.zeros((0, 1), np.float32)
     write_candidates(output, context.session.schema, context.records, candidates, vectors)
@@ -104,6 +109,9 @@ def _begin(config: MatchConfig, progress: Progress) -> Context:
         check_output(path, given)
     if output.resolve().is_relative_to(Path(config.run).expanduser().resolve()):
         raise ConfigError(f"output={output} lies in the run folder, which is read. Fix: name another folder")
+    if config.truth is not None:
+        with _truth(config) as truth:  # which tells now of one that cannot be read
+            files.header(truth, "truth")
     session = open_run(Path(config.run), Hardware(config.accelerator), config)
     if session.schema.task is not TaskKind.MATCHING:
         raise RunError(f"{config.run} was trained to classify rows; matching wants a run on a matching dataset")
@@ -131,6 +139,17 @@ def _block(context: Context, seconds: _Stopwatch) -> tuple[EncodedRecords, Candi
     candidates = block(context, encoded)
     seconds.lap("block")
     return encoded, candidates
+
+
+@contextlib.contextmanager
+def _truth(config: MatchConfig) -> Iterator[Path]:
+    """The table of what is known, which may be of any form that other tables may have."""
+    with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
+        yield standard_file(Path(str(config.truth)), Path(scratch), "truth", dialect_of(config))
+
+
+def dialect_of(config: MatchConfig) -> Dialect:
+    return Dialect(config.encoding or "", config.delimiter or "")
 
 
 class _Stopwatch:
@@ -218,9 +237,8 @@ def _read(config: MatchConfig, session: Session) -> tuple[Records, list[Path]]:
     """The records, and the files that they come from."""
     paths = {name: Path(getattr(config, name)) for name in ("left", "right", "records") if getattr(config, name)}
     if paths:
-        dialect = Dialect(config.encoding or "", config.delimiter or "")
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
-            options: dict[str, Any] = {"dialect": dialect, **paths}
+            options: dict[str, Any] = {"dialect": dialect_of(config), **paths}
             records = records_to_match(session.schema, session.config.dataset.bad_cells, Path(scratch), **options)
         return records, list(paths.values())
     folder = dataset_folder(session.config.dataset, session.config.data_root, cache_of(session.config))

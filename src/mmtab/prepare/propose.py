@@ -75,7 +75,7 @@ def propose(
             types = {column: role for column, role in (types or {}).items() if column not in ignored}
         said: dict[str, Any] = {"task": task, "id": id, "label": label, "types": types, "formats": formats}
         proposal = infer(tables, name=name or output.name, image_roots=roots, **said)
-        for stem, source in sources.items() if proposal.schema.label else ():
+        for stem, source in sources.items():
             objects.check_label(source, proposal.schema.label, name or output.name, stem)
         order = next((found for path in tables.values() if (found := files.order_of(path, proposal.schema.label))), ())
         schema = replace(proposal.schema, classes=tuple(order))

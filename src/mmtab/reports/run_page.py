@@ -21,7 +21,7 @@ from mmtab.reports.findings import findings
 from mmtab.reports.html import TEMPLATES, data_uri, render
 from mmtab.reports.rows import Cell, cells_of
 from mmtab.reports.slices import Source, slices
-from mmtab.runs.folder import METRICS, PROVENANCE, learning_curves, open_config, read_facts, read_run_file, reading
+from mmtab.runs.folder import ABLATION, METRICS, PROVENANCE, learning_curves, open_config, read_facts, read_run_file
 from mmtab.runs.inputs import cache_of
 from mmtab.runs.manifest import recording
 from mmtab.runs.provenance import REPORT
@@ -35,7 +35,6 @@ from mmtab.utils.errors import MmtabError, RunError
 N_MISTAKES = 12
 MAX_CLASSES = 1000  # of the table of classes
 FOLDER = REPORT.parent
-ABLATION = str(FOLDER / "ablation.json")
 
 
 def write_report(
@@ -147,11 +146,7 @@ def read_ablation(folder: Path) -> dict[str, Any] | None:
     path = folder / ABLATION
     if not path.is_file() or path.stat().st_mtime < (folder / PROVENANCE).stat().st_mtime:
         return None
-    value = read_run_file(folder, ABLATION)
-    with reading(path):
-        for column in value["columns"].values():
-            _ = value["modalities"][column["modality"]]["alone"]
-    return value
+    return read_run_file(folder, ABLATION)
 
 
 def _pictures(

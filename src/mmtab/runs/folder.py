@@ -17,6 +17,7 @@ from mmtab.config.types import SCALES, LocalSettings, RunConfig, WandbConfig
 from mmtab.data.checked import ALARMS_RULE
 from mmtab.data.schema import Schema
 from mmtab.runs.manifest import recording, verified
+from mmtab.runs.provenance import REPORT
 from mmtab.training.places import LAST
 from mmtab.utils.atomic import write_json, write_text
 from mmtab.utils.errors import MmtabError, RunError
@@ -47,6 +48,7 @@ READABLE = (2, 3)  # 2 has the calibration of the task in provenance.json
 CONFIG, SCHEMA, FITTED, TASK, METRICS = "config.yaml", "schema.yaml", "fitted.json", "task.json", "metrics.json"
 PROVENANCE, CURVES = "provenance.json", "metrics.csv"
 GRAPH = "graph.json"  # of an export that has the model as a graph
+ABLATION = str(REPORT.parent / "ablation.json")
 # Files as patterns of the manifest: what describes a run before it trains, and what it ends with
 DESCRIPTION = (CONFIG, SCHEMA, FITTED, "text_backbone/*", "cross_backbone/*")
 RESULTS = (TASK, METRICS, CURVES, PROVENANCE, "predictions_valid.parquet", "checkpoints/*.ckpt")
@@ -159,6 +161,24 @@ def _facts(value: Any, where: str) -> None:
         )(value, where)
 
 
+def _ablation(value: Any, where: str) -> None:
+    score, names = number(nan=True), ("loss", "low", "high", "without")
+    modality = dict.fromkeys([*names, "alone", "shapley", "shapley_low", "shapley_high", "changed"], score)
+    column = dict.fromkeys([*names, "nats"], score) | {"modality": text}
+    rules = dict.fromkeys(["n_rows", "n_rows_of_split"], number(0, whole=True))
+    rules |= {"split": line, "metric": line, "score": score, "nothing": score, "subsets": mapping(score)}
+    rules |= {"modalities": mapping(record(modality | {"columns": texts(), "verdict": text}))}
+    rules |= {"columns": mapping(record(column))}
+    rules |= {"missingness": record({"shares": numbers(0, 1, ascending=True), "scores": mapping(listed(score))})}
+    record(rules)(value, where)
+    for name, of_column in value["columns"].items():
+        if of_column["modality"] not in value["modalities"]:
+            raise Unfit(f"columns.{name}.modality", f"one of {', '.join(value['modalities'])}", of_column["modality"])
+    for name, scores in value["missingness"]["scores"].items():
+        if len(scores) != len(value["missingness"]["shares"]):
+            raise Unfit(f"missingness.scores.{name}", "a score for each share", scores)
+
+
 SCALER, CODER = (
     record({"quantiles_": QUANTILES}),
     record({"vocabulary_": texts(once=True), "n_hash_": number(0, 1 << 24, whole=True)}),
@@ -196,6 +216,7 @@ RULES: dict[str, Rule] = {
     TASK: record({"temperatures": STATE["temperatures"]}, STATE),
     METRICS: mapping(mapping(_metric)),
     PROVENANCE: _facts,
+    ABLATION: _ablation,
 }
 
 
@@ -206,7 +227,10 @@ def read_run_file(folder: Path, name: str) -> dict[str, Any]:
     """One of the files of RULES, or another mapping; raises RunError that names the file and the key."""
     if not (folder / name).is_file():
         if not folder.is_dir():
-            raise RunError(f"there is no run {folder}: {'it is a file' if folder.exists() else 'no such folder'}")
+            problem = f"there is no run {folder}: {'it is a file' if folder.exists() else 'no such folder'}"
+            if len(folder.parts) == 2 and not folder.is_absolute():  # OWNER/NAME
+                problem += f". Fix: name one; mmtab.load_run({str(folder)!r}).folder is that of an export on the hub"
+            raise RunError(problem)
         within = sorted(folder.glob(f"*/{PROVENANCE}"), key=lambda path: path.stat().st_mtime)
         hint = f" (but it holds runs, the last of them {within[-1].parent})" if within else ""
         if (folder / LAST).exists():

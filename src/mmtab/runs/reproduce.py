@@ -98,7 +98,7 @@ def _around(then: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
 
 
 def _n_changed(then: Path, now: Path, split: str) -> int:
-    """Predictions that are not the same; all, where there are not as many."""
+    """Predictions that are not the same; all, where there are not as many; -1 where there are none, as in an export."""
     paths = [predictions_path(folder, split) for folder in (then, now)]
     if not all(path.is_file() for path in paths):
         return -1

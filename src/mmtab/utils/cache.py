@@ -42,10 +42,10 @@ TAGGED = """Signature: 8a477f597d28d172789f06886806bc55
 # This folder is a cache of mmtab, which removes what it used least. See https://bford.info/cachedir/
 """
 KINDS = {"candidates", "catalogue", "downloads", "image_features", "images", "lexical", "ngrams", "numbers", "reasons"}
-KINDS |= {"rows", "scores", "text_features", "text_states", "tokens"}  # which a cache without a tag may hold, empty
+KINDS |= {"base", "base_folds", "rows", "scores", "text_features", "text_states", "tokens", "towers"}  # may be empty
 # What a root may hold before it is tagged: scratch files, and what file systems and desktops put anywhere
 HARMLESS = (WRITING, ".encoding-", ".nfs", ".snapshot", ".DS_Store", "lost+found")
-# Entries without a key and a manifest: downloads, and what versions before manifests generated
+# Entries without key and manifest: downloads, and what earlier versions generated
 NAMES = {"downloads": re.compile("[0-9a-f]{16}"), "catalogue": re.compile(r"\w+-\d+-\d+-[0-9a-f]{8}")}
 
 _used: set[Path] = set()  # entries that this process may still read
@@ -141,8 +141,7 @@ class Store:
     def named(self, kind: str, name: str, write: Callable[[Path], None]) -> Path:
         """The folder ``<kind>/<name>``, which ``write`` fills when it is absent: for what is no set of arrays."""
         self.check()
-        entry = self.root / kind / name
-        _used.add(entry.resolve())
+        entry = self._place(kind, name)
         placed = False
         if not entry.is_dir() or _damage(entry):
             self.claim()
@@ -165,13 +164,26 @@ class Store:
 
     def has(self, kind: str, key: dict[str, Any]) -> bool:
         """Whether the entry is there already and whole; if so, this process does not remove it to make room."""
-        entry = self.root / kind / _name_of(key)
-        _used.add(entry.resolve())
+        entry = self._place(kind, _name_of(key))
         return entry.is_dir() and _damage(entry) is None
+
+    def _place(self, kind: str, name: str) -> Path:
+        """Where an entry lies, or will; raises ConfigError where that is a link, by which it would lie elsewhere."""
+        for path in (self.root / kind, self.root / kind / name):
+            if path.is_symlink():
+                problem = (
+                    f"{path} is a link to {os.path.realpath(path)}, and a cache neither reads nor removes elsewhere"
+                )
+                raise ConfigError(f"{problem}. Fix: remove the link, or let cache= be a link itself")
+        entry = self.root / kind / name
+        _used.add(entry.resolve())
+        return entry
 
     @staticmethod
     def _discard(entry: Path, problem: str) -> None:
         name = f"the cache entry {entry} is damaged ({problem})"
+        if not _is_entry(entry) and (others := manifest.others(entry)):
+            raise ConfigError(f"{name} and holds other things ({', '.join(others[:3])}). Fix: move these out of it")
         try:
             removing = entry.with_name(f".removing-{secrets.token_hex(8)}")
             entry.rename(removing)
@@ -184,8 +196,7 @@ class Store:
 
     def has_room(self, n_bytes: int) -> bool:
         """Whether an entry of this size would leave half of the limit, and half of the free disk, to others."""
-        place = next(folder for folder in (self.root, *self.root.absolute().parents) if folder.is_dir())
-        free = shutil.disk_usage(place).free
+        free = shutil.disk_usage(next(p for p in (self.root, *self.root.absolute().parents) if p.is_dir())).free
         return n_bytes <= (free if self.limit is None else min(free, self.limit)) / 2
 
     @staticmethod
@@ -208,7 +219,8 @@ class Store:
         it was written to within a day.
         """
         entries = []
-        for kind, path in self._paths():
+        ours = {kind.name for kind in _within(self.root) if kind.name in KINDS or any(map(_is_entry, _within(kind)))}
+        for kind, path in ((kind, path) for kind, path in self._paths() if kind in ours):
             if path.name.startswith(".building-"):
                 stem = path.name.removeprefix(".building-").rpartition("-")[0]
                 times = [_mtime(part) for part in (path, *_within(path))]
@@ -231,11 +243,10 @@ class Store:
                 if _is_lock(entry.path):
                     with lock(entry.path, timeout=0):
                         entry.path.unlink()
-                else:
-                    # Renamed first, for removing takes a while and nobody may see half an entry.
+                else:  # renamed first, for removing takes a while and nobody may see half an entry
                     removing = entry.path.with_name(f".removing-{secrets.token_hex(8)}")
                     entry.path.rename(removing)
-                    shutil.rmtree(removing, ignore_errors=True)
+                    removing.unlink() if removing.is_symlink() else shutil.rmtree(removing, ignore_errors=True)
             except (NotImplementedError, OSError):  # another process was first, or it belongs to another user
                 continue
             removed.append(entry)
@@ -298,13 +309,12 @@ def _is_lock(path: Path) -> bool:
 
 
 def _is_entry(path: Path) -> bool:
-    """Whether it was made here: it has a manifest or, made before there were any, a key or a name that it is called
-    by."""
+    """Whether it was made here: it has what its manifest lists or, made before there were any, is called by its key."""
     if path.is_symlink() or not path.is_dir():
         return False
-    if (path / manifest.MANIFEST).is_file():
-        return True
     try:
+        if (others := manifest.others(path)) is not None:
+            return not [name for name in others if not Path(name).name.startswith((*HARMLESS, "._"))]
         return _name_of(json.loads((path / "key.json").read_bytes())) == path.name
     except FileNotFoundError:
         pattern = NAMES.get(path.parent.name)
@@ -343,8 +353,13 @@ def _damage(entry: Path) -> str | None:
     try:
         stamp = _stamp(entry)
         problem = manifest.damage(entry, digests=_intact.get(place) != stamp)
+        if problem is None and _intact.get(place) != stamp and (entry / "key.json").is_file():
+            of_another = _name_of(json.loads((entry / "key.json").read_bytes())) != entry.name
+            problem = "key.json is that of another entry" if of_another else None
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError):
+        problem = "key.json cannot be read"
     if problem is None:
         _intact[place] = stamp
     return problem

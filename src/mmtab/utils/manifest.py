@@ -46,24 +46,45 @@ def compare(folder: Path, files: Any, digests: bool = True) -> str | None:
 def write(folder: Path) -> None:
     """Record every file below ``folder`` in its manifest."""
     files = record(folder, (path for path in _files(folder) if path.name != MANIFEST))
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=0), encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(sealed({"files": files}), indent=0), encoding="utf-8")
 
 
 def damage(folder: Path, digests: bool = True) -> str | None:
     """What is not as the manifest says, as ``compare``. Raises FileNotFoundError where there is no manifest."""
-    text = (folder / MANIFEST).read_bytes()
-    try:
-        return compare(folder, json.loads(text)["files"], digests)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return f"{MANIFEST} cannot be read"
+    files = _listed((folder / MANIFEST).read_bytes())
+    return f"{MANIFEST} cannot be read" if files is None else compare(folder, files, digests)
 
 
 def names(folder: Path) -> set[str]:
-    """Of the files that the manifest lists; without a manifest those that are there."""
+    """Of the files that the manifest lists, none where it is damaged; without a manifest those that are there."""
     try:
-        return set(json.loads((folder / MANIFEST).read_bytes())["files"])
+        return set(_listed((folder / MANIFEST).read_bytes()) or ())
     except FileNotFoundError:
         return {path.name for path in folder.iterdir()}
+
+
+def others(folder: Path) -> list[str] | None:
+    """What lies in a folder and is not in its manifest; None where it has none that can be read."""
+    path = folder / MANIFEST
+    listed = _listed(path.read_bytes()) if path.is_file() else None
+    if listed is None:
+        return None
+    found = (
+        part.relative_to(folder).as_posix() for part in folder.rglob("*") if part.is_symlink() or not part.is_dir()
+    )
+    return [name for name in found if name not in listed and name != MANIFEST]
+
+
+def _listed(text: bytes) -> Files | None:
+    """The files of a manifest, all within the folder; None for what is none, or has other bytes than were written."""
+    try:
+        value = json.loads(text)
+        files = value["files"]
+        inside = all(not Path(name).is_absolute() and ".." not in Path(name).parts for name in files)
+        complete = is_whole(value) and (DIGEST in value or files)
+        return files if isinstance(files, dict) and inside and complete else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:
