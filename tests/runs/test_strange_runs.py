@@ -302,7 +302,7 @@ def test_a_name_of_the_hub_on_the_command_line_says_where_its_folder_is(
     with pytest.raises(SystemExit):
         command(use, ["run=alice/model", *more])
     said = capsys.readouterr().err
-    assert "no run alice/model: no such folder. Fix: " in said and "mmtab.load_run('alice/model').folder" in said
+    assert "run=alice/model: no such file or folder. Fix: " in said and "mmtab.load_run('alice/model').folder" in said
     assert said.count("\n") == 1
 
 

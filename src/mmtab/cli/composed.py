@@ -93,7 +93,9 @@ def check_place(settings: Any) -> None:
     for name, rule, value in walk(settings):
         for path in map(Path, (value if isinstance(value, list) else [value]) if rule.exists and value else []):
             if not path.expanduser().exists():
-                raise ConfigError(f"{name}={path}: no such file or folder")
+                export = f". Fix: name a folder; mmtab.load_run({str(path)!r}).folder is that of an export on the hub"
+                of_hub = name == "run" and len(path.parts) == 2 and not path.is_absolute()  # OWNER/NAME
+                raise ConfigError(f"{name}={path}: no such file or folder{export if of_hub else ''}")
             if name == "run":
                 read_facts(path.expanduser())
     accelerator = getattr(getattr(settings, "trainer", settings), "accelerator", "auto")

@@ -227,10 +227,7 @@ def read_run_file(folder: Path, name: str) -> dict[str, Any]:
     """One of the files of RULES, or another mapping; raises RunError that names the file and the key."""
     if not (folder / name).is_file():
         if not folder.is_dir():
-            problem = f"there is no run {folder}: {'it is a file' if folder.exists() else 'no such folder'}"
-            if len(folder.parts) == 2 and not folder.is_absolute():  # OWNER/NAME
-                problem += f". Fix: name one; mmtab.load_run({str(folder)!r}).folder is that of an export on the hub"
-            raise RunError(problem)
+            raise RunError(f"there is no run {folder}: {'it is a file' if folder.exists() else 'no such folder'}")
         within = sorted(folder.glob(f"*/{PROVENANCE}"), key=lambda path: path.stat().st_mtime)
         hint = f" (but it holds runs, the last of them {within[-1].parent})" if within else ""
         if (folder / LAST).exists():
