@@ -192,6 +192,16 @@ def test_a_damaged_benchmark_has_the_same_numbers_or_says_what_is_damaged(
         assert _numbers(board) == finished[1], done
 
 
+def test_a_result_that_lost_its_digest_is_not_believed(
+    finished: tuple[Path, Any], tables: Path, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(finished[0], tmp_path / "bench"))
+    path = next(output.rglob("result.json"))
+    path.write_text(path.read_text().replace('"digest"', '"digesu"'))
+    with pytest.raises(MmtabError, match=r"result\.json is damaged \(it has other bytes.*Fix: remove "):
+        run_benchmark(config_of(output, tables, {"majority": system(baseline="majority")}))
+
+
 @pytest.mark.slow
 def test_a_failure_is_named_and_the_rest_goes_on(
     tables: Path, rival: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

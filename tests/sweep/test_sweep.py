@@ -10,6 +10,7 @@ import json
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -500,6 +501,28 @@ def test_a_damaged_sweep_has_the_same_numbers_or_says_what_is_damaged(seed: int,
         assert "\n" not in str(error) and done.split()[3].rsplit("/")[-1] in str(error), (done, error)
     else:
         assert bench.trials() == finished.trials(), done
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            "update study_user_attributes set value_json = replace(value_json, '[', '[ 7, ') where key = 'definition'",
+            "Expecting value",
+        ),
+        (
+            "update study_user_attributes set value_json = replace(value_json, 'median', 'Median')",
+            "definition has other bytes",
+        ),
+        ("update trial_intermediate_values set intermediate_value = intermediate_value + 0.25", "other means"),
+    ],
+)
+def test_what_a_sweep_has_noted_is_not_believed_when_it_was_changed(bench: Bench, change: str, says: str) -> None:
+    bench.run(n_trials=3, pruner="median", seeds=[0, 1])
+    with sqlite3.connect(bench.folder / "out" / "study.db") as database:
+        assert database.execute(change).rowcount
+    with pytest.raises(RunError, match=rf"study\.db is damaged \(.*{says}.*Fix: "):
+        bench.run(n_trials=4, pruner="median", seeds=[0, 1])
 
 
 def test_several_objectives(bench: Bench) -> None:

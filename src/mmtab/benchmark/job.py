@@ -168,7 +168,7 @@ def _score(job: Job, folder: Path, predictions: Path, cost: Cost) -> None:
 
 def read_result(folder: Path) -> dict[str, Any]:
     """The result.json of a finished job; raises RunError for one that is damaged."""
-    return manifest.read_sealed(folder / "result.json", _again(folder))
+    return manifest.read_sealed(folder / "result.json", _again(folder), since="files")
 
 
 def check_files(folder: Path, result: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ from mmtab.utils.manifest import DIGEST, is_whole, sealed
 
 HEARTBEAT = 30  # seconds between two signs of life of whoever works on a trial
 STALE = 300  # seconds without one, after which another machine takes the trial
+DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, SQLAlchemyError)  # what it ends in
 TRIES = 8  # to open a database that several machines create at once
 
 
@@ -111,6 +112,9 @@ class Study:
                 drawn, names = trial.user_attrs.get("drawn"), self.plan.config.objectives
                 if drawn and any(drawn["params"].get(name) != value for name, value in trial.params.items()):
                     raise ValueError(f"trial {trial.number} has other settings than were drawn")
+                means = trial.user_attrs.get("pruning", {}).get("means", {})
+                if any(trial.intermediate_values.get(int(step)) != mean for step, mean in means.items()):
+                    raise ValueError(f"trial {trial.number} has other means than were noted")
                 if trial.values and trial.state.is_finished():
                     values = [objective(self.plan, results_of(trial), name) or 0.0 for name in names]
                     if values != list(trial.values):
@@ -118,7 +122,7 @@ class Study:
             for key, value in notes:
                 if isinstance(value, dict) and not is_whole(value):
                     raise ValueError(f"{key} has other bytes than were written")
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, SQLAlchemyError) as error:
+        except DAMAGE as error:
             raise _damaged(self.plan, error) from error
 
     # --- trials ------------------------------------------------------------------------------------------------------
@@ -189,7 +193,8 @@ class Study:
         if decision["step"] != step:
             self.storage.set_trial_intermediate_value(trial_id, step, value)
             prune, system = should_prune(self.plan, self.trials(), number, step, value)
-            decision = {"step": step, "prune": prune, "system": system}
+            means = decision.get("means", {}) | {str(step): value}
+            decision = {"step": step, "prune": prune, "system": system, "means": means}
             self.note(trial_id, "pruning", decision)
         return decision["prune"]
 
@@ -253,11 +258,17 @@ class Study:
         raise AssertionError("not reached")
 
     def _check_definition(self) -> None:
-        begun = bool(self.trials())  # asked first, for whoever begins a sweep defines it before the first trial
-        definition = self.study.user_attrs.get("definition")
+        try:
+            begun = bool(self.trials())  # asked first, for whoever begins a sweep defines it before the first trial
+            definition = self.study.user_attrs.get("definition")
+        except DAMAGE as error:
+            raise _damaged(self.plan, error) from error
         if definition is None and not begun:
-            self.study.set_user_attr("definition", self.plan.definition)
+            self.study.set_user_attr("definition", sealed(self.plan.definition))
             return
+        if definition is not None and not is_whole(definition):
+            raise _damaged(self.plan, "definition has other bytes than were written")
+        definition = definition and {name: value for name, value in definition.items() if name != DIGEST}
         other = ["it has trials of another program"]
         if problems := other if definition is None else differences(definition, self.plan.definition):
             raise ConfigError(
