@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def test_all_that_matching_writes(trained: Path, two_tables: Path, tmp_path: Pat
     assert {name for name, _ in said} <= columns and len({name for name, _ in said}) > 2
     assert all(float(p["spoke_for"].split("; ")[0].rsplit(" ", 1)[1]) > 0 for p in pairs if p["spoke_for"])
     page = (tmp_path / "matches.html").read_text()
-    assert "data:image/jpeg;base64," in page and "matches at random" in page
+    assert "data:image/jpeg;base64," in page and "doubtful pairs" in page
     assert not list(tmp_path.glob("*.parts"))
 
 
@@ -209,6 +209,63 @@ def test_left_and_right_may_change_places(trained: Path, two_tables: Path, tmp_p
     np.testing.assert_allclose([forth[k] for k in shared], [again[k] for k in shared], atol=1e-5)
 
 
+def labels_file(path: Path, result: Any, places: Iterable[int], labels: Iterable[int]) -> str:
+    ids = result.records.table.ids.to_pylist()
+    rows = [(ids[result.left[i]], ids[result.right[i]], label) for i, label in zip(places, labels, strict=True)]
+    columns = zip(("left_id", "right_id", "label"), map(list, zip(*rows, strict=True)), strict=True)
+    return str(write_table(path, dict(columns)))
+
+
+def test_labels_are_taken_as_given_and_learned_from(trained: Path, two_tables: Path, tmp_path: Path) -> None:
+    """Here people call matches what the model is sure are none, and the other way round."""
+    wide: dict[str, Any] = {"k": 3, "explain": False}
+    before = pipeline.match(settings(trained, tmp_path / "m.csv", **wide))
+    ids = before.records.table.ids.to_pylist()
+    same = np.array([ids[a][1:] == ids[b][1:] for a, b in zip(before.left, before.right, strict=True)])
+    few = [*np.flatnonzero(same)[:2], *np.flatnonzero(~same)[:2]]
+    given = labels_file(tmp_path / "few.csv", before, few, (~same[few]).astype(int))
+    after = pipeline.match(settings(trained, tmp_path / "m.csv", labels=given, **wide))
+    told = after.report["relations"]["label"]
+    assert after.together[few, 0].tolist() == (~same[few]).tolist() == after.above_threshold[few, 0].tolist()
+    assert told["n_labels"] == 4 and told["n_labelled_matches"] == 2 and "fewer than 20" in told["not_learned"]
+    assert told["threshold"] == told["threshold_of_run"] == before.thresholds[0]
+    assert np.array_equal(after.probability, before.probability)
+    assert not set(few) & {i for places in after.samples(12).values() for i in places}
+
+    rng = np.random.default_rng(0)
+    many = [*rng.permutation(np.flatnonzero(same))[:40], *rng.permutation(np.flatnonzero(~same))[:40]]
+    given = labels_file(tmp_path / "many.csv", before, many, rng.integers(0, 2, len(many)))
+    shown = write_result(settings(trained, tmp_path / "m.csv", labels=given, clustering="components", **wide))["match"]
+    assert shown["not_learned"] == "" and shown["temperature"] > 2, "labels at random make every score doubtful"
+    page = (tmp_path / "m.html").read_text()
+    assert "log-odds divided by" in page and page.count('"label", 1]') + page.count('"label", 0]') == len(many)
+
+
+def test_a_labelled_pair_that_blocking_left_out_is_scored(trained: Path, two_tables: Path, tmp_path: Path) -> None:
+    truth, wide = str(two_tables / "pairs_test.parquet"), {"k": 1, "explain": False}
+    before = pipeline.match(settings(trained, tmp_path / "m.csv", truth=truth, **wide))
+    missed = next(i for i in range(120) if not ((before.left == 0) & (before.right == 120 + i)).any())
+    given = write_table(tmp_path / "labels.csv", {"left_id": ["l0"], "right_id": [f"r{missed}"], "label": [1]})
+    after = pipeline.match(settings(trained, tmp_path / "m.csv", truth=truth, labels=str(given), **wide))
+    assert len(after.left) == len(before.left) + 1 and after.together[-1, 0]
+    assert after.report["blocking"] == before.report["blocking"]
+    assert after.report["scores"]["blocking_recall"] == before.report["scores"]["blocking_recall"]
+
+
+def test_a_curve_says_what_labels_bring(trained: Path, two_tables: Path, tmp_path: Path) -> None:
+    rows = [(f"l{i}", f"r{(i + shift) % 120}", int(shift == 0)) for shift in (0, 1, 2) for i in range(120)]
+    columns = dict(zip(("left_id", "right_id", "label"), map(list, zip(*rows, strict=True)), strict=True))
+    truth = write_table(tmp_path / "truth.csv", columns)
+    write_result(settings(trained, tmp_path / "m.csv", truth=str(truth), curve=True, k=3, explain=False))
+    report = json.loads((tmp_path / "m.json").read_text())
+    curve = report["label_curve"]["label"]
+    assert curve["labels"][0] == 0
+    assert set(curve["page"][0]) == set(curve["random"][0]) == {report["scores"]["cluster_f1"]}
+    assert len(curve["labels"]) == len(curve["page"]) == len(curve["random"])
+    assert np.mean(curve["page"][-1]) >= np.mean(curve["page"][0]) - 0.02, "toys are nearly all right as they are"
+    assert "labels that this page chooses" in (tmp_path / "m.html").read_text()
+
+
 def test_one_table_is_deduplicated(two_tables: Path, train: Callable[..., Path], tmp_path: Path) -> None:
     data = tmp_path / "one"
     shutil.copytree(two_tables, data)
@@ -308,6 +365,7 @@ def test_elsewhere_without_the_dataset_k_is_its_greatest(
         ({"left": "b.csv"}, "left and right go together"),
         ({"output": "{run}/fitted.csv"}, "lies in the run folder"),
         ({"records": "a.csv", "clustering": "unique"}, "clustering=unique is for two tables"),
+        ({"curve": True}, "curve=true wants truth=TABLE"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str, trained: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -277,3 +278,50 @@ def test_a_browser_shows_filters_and_sorts_it(tmp_path: Path, toys: tuple[Schema
     assert seen["high"] == [listed[1], listed[0], listed[2], listed[3]]
     assert seen["words"] == [listed[2]] and seen["none"] == [] and seen["said"] == "0 of 4"
     assert not seen["broken"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with")
+def test_labels_are_given_by_keys_kept_and_saved(tmp_path: Path, toys: tuple[Schema, list[Table]]) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="no playwright to open the page with")
+    schema, rows = toys
+    odd = 'l,2 "odd"'
+    rows[2] = replace(rows[2], ids=pa.array([odd]))
+    scores = {"duplicate": 0.5, "variant": 0.5}
+    shown = [
+        pair(rows[i], rows[10 + i], scores=scores, thresholds=scores, reasons={}, clusters={}, group="doubtful")
+        for i in range(5)
+    ]
+    given = [("l7", "r8", "variant", 0)]
+    write_page(tmp_path / "page.html", schema, shown, "toys", [], given=given, key="records")
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(accept_downloads=True).new_page()
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.goto((tmp_path / "page.html").as_uri())
+        for key in ("1", "0", " ", "1"):  # of the first, second and, since the third is skipped, the fourth
+            page.keyboard.press(key)
+        said = page.locator("output.labelled").text_content()
+        assert said == "3 of 5 labelled, 4 in all"
+        page.reload()
+        page.select_option("select[name=relation]", "1")
+        assert "0 of 5 labelled" in (page.locator("output.labelled").text_content() or "")
+        page.locator("article").nth(2).get_by_role("button", name="not").click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="save labels.csv").click()
+        download.value.save_as(tmp_path / "labels.csv")
+        assert download.value.suggested_filename == "labels.csv" and not complaints
+        page.fill("input[name=words]", "1")  # which a search box takes for itself
+        page.keyboard.press("1")
+        assert "1 of 5 labelled" in (page.locator("output.labelled").text_content() or "")
+        browser.close()
+    with (tmp_path / "labels.csv").open(encoding="utf-8", newline="") as file:
+        saved = [tuple(row.values()) for row in csv.DictReader(file)]
+    assert saved == [
+        ("l7", "r8", "0", "variant"),
+        ("l0", "r0", "1", "duplicate"),
+        ("l1", "r1", "0", "duplicate"),
+        ("l3", "r3", "1", "duplicate"),
+        (odd, "r2", "0", "variant"),
+    ]

@@ -311,16 +311,17 @@ class MatchConfig(LocalSettings):
     run: str = setting(MISSING, "run folder of a matching model", kind="path", exists=True)
     output: str = setting(MISSING, "table of matches to write, .csv or .parquet", kind="path")
     left: str | None = setting(
-        None, "left table; null, with right and records: the tables of the run's dataset", kind="path", exists=True
+        None, "left table; null, with right and records: the run's own tables", kind="path", exists=True
     )
     right: str | None = setting(None, "right table", kind="path", exists=True)
     records: str | None = setting(None, "one table to deduplicate, instead of left and right", kind="path", exists=True)
     truth: str | None = setting(
-        None,
-        "table to score against: of pairs, or of entities (id and a column for each relation)",
-        kind="path",
-        exists=True,
+        None, "pairs, or entities (id, a column for each relation), to score by", kind="path", exists=True
     )
+    labels: str | None = setting(
+        None, "pairs labelled on the page: taken as given, and learned from", kind="path", exists=True
+    )
+    curve: bool = setting(False, "with truth: show on the page how much F1 labels would bring, by their number")
     encoding: str | None = setting(None, ENCODING)
     delimiter: str | None = setting(None, DELIMITER, kind="path")
     k: int | None = setting(None, "candidates of a record; null: the fewest that reach recall", at_least=1)
@@ -350,6 +351,8 @@ class MatchConfig(LocalSettings):
             raise ConfigError("clustering=unique is for two tables; records is one")
         if (self.left is None) != (self.right is None):
             raise ConfigError("left and right go together; for one table give records=TABLE")
+        if self.curve and self.truth is None:
+            raise ConfigError("curve=true wants truth=TABLE, which says what the labels would be")
 
 
 @dataclass

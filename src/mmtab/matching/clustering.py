@@ -2,7 +2,9 @@
 
 A pair model judges two records at a time, and its calls need not agree: a = b and b = c, but not a = c.
 ``components`` believes every link. ``correlation`` weighs the links of a component against each other. ``unique`` gives
-a record of two tables one partner at most.
+a record of two tables one partner at most. To all of them, ``known`` [n_pairs] says of which pairs the answer is known:
+1 a match, 0 none, -1 unknown. Known matches share a cluster and known non-matches do not, as long as they do not
+contradict each other.
 """
 
 from __future__ import annotations
@@ -20,20 +22,32 @@ from mmtab.data import splits
 ABSENT = 0.5  # see correlation()
 LIMIT = 10.0  # log-odds; a score that has saturated (float32's sigmoid is 1 from 17 on) must not outvote all others
 ROUNDS = 10  # of _settle at most; it mostly comes to rest sooner
+CERTAIN = 1e6  # log-odds of what is known
 EPSILON = 1e-9  # what a move must gain, so that rounding does not send a record back and forth
 
 
 def components(
-    n_records: int, left: np.ndarray, right: np.ndarray, probability: np.ndarray, threshold: float
+    n_records: int,
+    left: np.ndarray,
+    right: np.ndarray,
+    probability: np.ndarray,
+    threshold: float,
+    known: np.ndarray | None = None,
 ) -> np.ndarray:
     """[n_records] int64 cluster numbers: what pairs of at least ``threshold`` connect. The control.
 
     ``left``, ``right`` [n_pairs] are record numbers, ``probability`` [n_pairs] is the pair model's. Clusters are
-    numbered by their first record.
+    numbered by their first record. Where a known non-match is connected, ``correlation`` says how the component falls
+    apart.
     """
-    left, right, probability = _checked(n_records, left, right, probability, threshold)
+    given = left, right, probability, threshold
+    left, right, probability = _checked(n_records, *given, known)
     link = probability >= threshold
-    return renumber(splits.components(n_records, left[link], right[link]))
+    labels = splits.components(n_records, left[link], right[link])
+    parted = np.unique(labels[left[(probability == 0) & (labels[left] == labels[right])]])
+    if len(parted):
+        labels = np.where(np.isin(labels, parted), n_records + correlation(n_records, *given, known=known), labels)
+    return renumber(labels)
 
 
 def correlation(
@@ -43,6 +57,7 @@ def correlation(
     probability: np.ndarray,
     threshold: float,
     absent: float = ABSENT,
+    known: np.ndarray | None = None,
 ) -> np.ndarray:
     """[n_records] int64 cluster numbers: correlation clustering (Bansal, Blum and Chawla 2004).
 
@@ -58,7 +73,7 @@ def correlation(
     threshold 0.5 a record then joins a pair by one link of 0.63 or more, and two groups of three join by one of 0.983.
     Raise it where blocking finds nearly all matches and entities are small.
     """
-    left, right, probability = _checked(n_records, left, right, probability, threshold)
+    left, right, probability = _checked(n_records, left, right, probability, threshold, known)
     if not 0 < absent < np.inf:
         raise ValueError(f"absent is {absent}; it takes a number above 0")
     link = probability >= threshold
@@ -70,6 +85,7 @@ def correlation(
     inside = np.flatnonzero((whole[left] == whole[right]) & (left != right) & doubtful[left])
     left, right, probability = _distinct(left[inside], right[inside], probability[inside])
     weight = np.clip(logit(probability) - logit(threshold), -LIMIT, LIMIT)
+    weight = np.where(np.isin(probability, (0, 1)), CERTAIN * np.sign(weight), weight)
     # and so is one in which every pair is a link
     links = np.bincount(whole[left], weight >= 0, minlength=len(size))
     doubtful &= (links < size * (size - 1) / 2)[whole]
@@ -85,15 +101,23 @@ def correlation(
 
 
 def unique(
-    n_records: int, n_left: int, left: np.ndarray, right: np.ndarray, probability: np.ndarray, threshold: float
+    n_records: int,
+    n_left: int,
+    left: np.ndarray,
+    right: np.ndarray,
+    probability: np.ndarray,
+    threshold: float,
+    known: np.ndarray | None = None,
 ) -> np.ndarray:
     """[n_records] int64 cluster numbers, of one record or of one on each side: those links that together weigh most,
     logit(probability) - logit(threshold), where each record has one at most (an assignment, Jonker and Volgenant 1987).
 
     Records below ``n_left`` are on the left. Raises ValueError for a pair within one side.
     """
-    left, right, probability = _checked(n_records, left, right, probability, threshold)
-    link = probability >= threshold
+    left, right, probability = _checked(n_records, left, right, probability, threshold, known)
+    link, is_match = probability >= threshold, probability == 1
+    taken = np.concatenate([left[is_match], right[is_match]])  # of which the one partner is known
+    link &= is_match | ~(np.isin(left, taken) | np.isin(right, taken))
     low, high, probability = _distinct(left[link], right[link], probability[link])
     if bad := np.flatnonzero((low >= n_left) | (high < n_left)).tolist():
         raise ValueError(f"records {low[bad[0]]} and {high[bad[0]]} are on one side")
@@ -167,9 +191,15 @@ def _share(hits: int, of: int, other: int) -> float:
 
 
 def _checked(
-    n_records: int, left: np.ndarray, right: np.ndarray, probability: np.ndarray, threshold: float
+    n_records: int,
+    left: np.ndarray,
+    right: np.ndarray,
+    probability: np.ndarray,
+    threshold: float,
+    known: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs as int64, int64 and float64; ValueError for what cannot be clustered."""
+    """The pairs as int64, int64 and float64, of which only those that are ``known`` have the probability 0 or 1;
+    ValueError for what cannot be clustered."""
     if not 0 < threshold < 1:
         raise ValueError(f"the threshold is {threshold}; it takes a probability between 0 and 1")
     if not left.shape == right.shape == probability.shape or left.ndim != 1:
@@ -183,7 +213,10 @@ def _checked(
             raise ValueError(f"{name}[{bad[0]}] is {side[bad[0]]}, but there are {n_records} records, numbered from 0")
     if bad := np.flatnonzero(~((probability >= 0) & (probability <= 1))).tolist():  # NaN too
         raise ValueError(f"probability[{bad[0]}] is {probability[bad[0]]}; expected a number from 0 to 1")
-    return left.astype(np.int64), right.astype(np.int64), probability.astype(np.float64)
+    probability = np.clip(probability.astype(np.float64), np.finfo(float).tiny, 1 - np.finfo(float).epsneg)
+    if known is not None:
+        probability = np.where(known >= 0, known, probability)
+    return left.astype(np.int64), right.astype(np.int64), probability
 
 
 def _distinct(

@@ -28,9 +28,10 @@ from mmtab.data.pictures import Progress
 from mmtab.data.raw import standard_file
 from mmtab.data.schema import TaskKind
 from mmtab.matching.blocking import Candidates, block, search_vectors
-from mmtab.matching.clustering import METHODS, unique
 from mmtab.matching.encoding import Context, EncodedRecords, encode_records, take_rows
 from mmtab.matching.explain import explain, explained_columns
+from mmtab.matching.labels import PairLabels, find_pairs, read_labels
+from mmtab.matching.learning import changes, clustered, label_curve, with_labels
 from mmtab.matching.result import Matches, paths_beside, write_candidates
 from mmtab.matching.scoring import score
 from mmtab.matching.truth import BlockedPairs, blocking_against, scores_against
@@ -49,20 +50,36 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
     """
     started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
     context = _begin(config, progress)
-    session, records = context.session, context.records
-    methods = _methods(context)  # which may refuse, before anything is computed
+    session, records, labels = context.session, context.records, PairLabels.none()
+    if config.labels is not None:
+        labels = read_labels(Path(config.labels), session.schema, records)
+    methods = _methods(context, labels)  # which may refuse, before anything is computed
     thresholds: np.ndarray = session.task.thresholds  # type: ignore[attr-defined]
     encoded, candidates = _block(context, seconds)
-    left, right = candidates.left, candidates.right
+    n_blocked, n = len(candidates.left), len(records.table)
+    new = find_pairs(candidates.left, candidates.right, labels.left, labels.right, n) < 0
+    ends = np.unique(np.stack([labels.left[new], labels.right[new]], 1), axis=0)
+    left, right = np.append(candidates.left, ends[:, 0]), np.append(candidates.right, ends[:, 1])
     probability = np.zeros((0, len(thresholds)))
     if len(left):
         probability = score(context, encoded, left, right)
         seconds.lap("score")
-    by_relation = zip(methods, probability.T, thresholds, strict=True)
-    clusters = np.stack([clustered(method, records, left, right, p, float(t)) for method, p, t in by_relation])
+    known, columns = labels.known(left, right, n, len(thresholds)), explained_columns(context)
+    unlabelled = Matches(
+        session.schema,
+        records,
+        left,
+        right,
+        probability,
+        np.zeros((len(thresholds), n), np.int64),
+        thresholds,
+        np.full_like(known, -1),
+        n_blocked,
+        columns,
+    )
+    unlabelled = clustered(unlabelled, methods)
+    matches, learned = with_labels(unlabelled, methods, known)
     seconds.lap("cluster")
-    columns = explained_columns(context)
-    matches = Matches(session.schema, records, left, right, probability, clusters, thresholds, columns)
     if config.explain and len(left):
         shown = [place for places in matches.samples(config.n_shown).values() for place in places]
         likely = np.flatnonzero((matches.together | matches.above_threshold).any(1))
@@ -71,9 +88,14 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
         matches.contributions = dict(zip(places.tolist(), contributions, strict=True))
         seconds.lap("explain")
     matches.report = blocking_report(context, candidates) | {"relations": _relations(matches, methods)}
+    if config.labels is not None:
+        for r, of_relation in enumerate(matches.report["relations"].values()):
+            of_relation |= changes(unlabelled, matches, r, learned[r])
     if config.truth is not None:
         with _truth(config) as truth:
             matches.report["scores"] = scores_against(truth, matches)
+            if config.curve:
+                matches.report["label_curve"] = label_curve(truth, matches, methods)
     matches.report |= _costs(seconds, started)
     matches.write(output)
     shutil.rmtree(context.store.root, ignore_errors=True)
@@ -104,7 +126,7 @@ def _begin(config: MatchConfig, progress: Progress) -> Context:
     output = Path(config.output)
     _check(config, output)
     made = (output, *paths_beside(output))
-    given = [Path(table) for table in (config.left, config.right, config.records, config.truth) if table]
+    given = [Path(table) for table in (config.left, config.right, config.records, config.truth, config.labels) if table]
     for path in made:
         check_output(path, given)
     if output.resolve().is_relative_to(Path(config.run).expanduser().resolve()):
@@ -167,26 +189,21 @@ class _Stopwatch:
         self.laps[stage], self._start = now - self._start, now
 
 
-def _methods(context: Context) -> list[str]:
+def _methods(context: Context, labels: PairLabels) -> list[str]:
     """How each relation is clustered."""
     chosen, session = context.config.clustering, context.session
     if chosen == "unique" and context.records.n_left is None:
         raise ConfigError("clustering=unique is for two tables, and the run's dataset has one")
+    names = session.schema.relations
+    doubled = [name for r, name in enumerate(names) if not labels.one_partner(r)]
+    if chosen == "unique" and doubled:
+        raise ConfigError(
+            f"labels={context.config.labels} gives a record two partners ({doubled[0]}); clustering=unique forbids that"
+        )
     if chosen != "auto":
-        return [chosen] * len(session.schema.relations)
+        return [chosen] * len(names)
     single = session.fitted.one_to_one if context.records.n_left is not None else ()
-    return ["unique" if name in single else "correlation" for name in session.schema.relations]
-
-
-def clustered(
-    method: str, records: Records, left: np.ndarray, right: np.ndarray, probability: np.ndarray, threshold: float
-) -> np.ndarray:
-    """[n_records] cluster numbers by a method of ``matching.clustering``."""
-    n = len(records.table)
-    if method == "unique":
-        assert records.n_left is not None
-        return unique(n, records.n_left, left, right, probability, threshold)
-    return METHODS[method](n, left, right, probability, threshold)
+    return ["unique" if name in single and name not in doubled else "correlation" for name in names]
 
 
 def blocking_report(context: Context, candidates: Candidates) -> dict[str, Any]:

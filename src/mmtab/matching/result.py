@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import logit
 
 from mmtab.data import files
 from mmtab.data.pairs import Records
@@ -15,8 +16,11 @@ from mmtab.data.schema import Schema
 from mmtab.data.spelling import typed
 from mmtab.matching.blocking import Candidates
 from mmtab.matching.explain import contributions_text
+from mmtab.matching.labels import worth_labelling
 from mmtab.runs.predictions import free_name, relation_suffixes
 from mmtab.utils.atomic import write_json
+
+DOUBTFUL = "doubtful pairs, whose labels say most"
 
 
 def clusters_path(output: Path) -> Path:
@@ -61,6 +65,8 @@ class Matches:
     probability: [n, r] of each candidate, by relation
     clusters: [r, n_records] the cluster of each record
     thresholds: [r] probabilities from which on a pair counts as a match
+    known: [n, r] 1 and 0 of pairs that a person labelled, -1 of others
+    n_blocked: so many of the candidates come from blocking; the others were labelled
     columns: what ``contributions`` are given for
     contributions: place among the candidates -> [r, columns] log-odds
     report: counts, blocking, seconds, memory and, given truth, scores
@@ -73,6 +79,8 @@ class Matches:
     probability: np.ndarray
     clusters: np.ndarray
     thresholds: np.ndarray
+    known: np.ndarray
+    n_blocked: int
     columns: list[str]
     contributions: dict[int, np.ndarray] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
@@ -84,34 +92,36 @@ class Matches:
 
     @property
     def above_threshold(self) -> np.ndarray:
-        """[n, r] bool: candidates that score as matches."""
-        return self.probability >= self.thresholds
+        """[n, r] bool: candidates that score as matches, or are known to be some."""
+        return np.where(self.known >= 0, self.known == 1, self.probability >= self.thresholds)
+
+    def worth_labelling(self, relation: int, n: int, seed: int = 0, among: np.ndarray | None = None) -> list[int]:
+        """Up to n candidates without a label whose labels say most; ``among`` [n_candidates] bool: of which."""
+        p, t = self.probability[:, relation].clip(1e-15, 1 - 1e-15), self.thresholds[relation]
+        open_ = self.known[:, relation] < 0 if among is None else among
+        margin = np.where(open_, logit(p) - logit(t), np.nan)
+        pairs = self.left, self.right
+        return worth_labelling(pairs, margin, self.clusters[relation], n, np.random.default_rng(seed))
 
     def samples(self, n: int, seed: int = 0) -> dict[str, list[int]]:
         """Candidates worth a person's look, by group, ``n`` in all where there are enough; each stands in one group."""
-        rng, groups = np.random.default_rng(seed), dict[str, list[int]]()
-        above, margin = self.above_threshold, (self.probability - self.thresholds).T
-        below_lists, doubtful_lists, parted_lists = [], [], []
-        for r, of_relation in enumerate(margin):
-            below, matching = np.flatnonzero(~above[:, r]), np.flatnonzero(above[:, r])
-            below_lists.append(below[np.argsort(-of_relation[below])])
-            doubtful_lists.append(matching[np.argsort(of_relation[matching])])
-            parted_lists.append(np.flatnonzero(above[:, r] & ~self.together[:, r]))
-        agreed = np.flatnonzero((self.together & above).any(1))
+        relations, above = range(self.known.shape[1]), self.above_threshold
+        agreed, few = np.flatnonzero((self.together & above & (self.known < 0)).any(1)), n // 8
         candidates = {
-            "just below the threshold": below_lists,
-            "doubtful matches": doubtful_lists,
-            "scored as a match, parted by clustering": parted_lists,
-            "matches at random": [rng.permutation(agreed)],
+            DOUBTFUL: (n - 2 * few, [self.worth_labelling(r, n, seed) for r in relations]),
+            "scored as a match, parted by clustering": (
+                few,
+                [np.flatnonzero(above[:, r] & ~self.together[:, r]).tolist() for r in relations],
+            ),
+            "matches at random": (few, [np.random.default_rng(seed).permutation(agreed).tolist()]),
         }
-        taken: set[int] = set()
-        for group, lists in candidates.items():
-            room = n // len(candidates)
+        taken, groups = set[int](), dict[str, list[int]]()
+        for group, (room, lists) in candidates.items():
             for places in lists:
-                free = [int(place) for place in places[: 4 * room] if int(place) not in taken]
-                groups.setdefault(group, []).extend(free[: room // len(lists)])
-                taken.update(groups[group])
-        return {group: groups[group] for group in reversed(candidates) if groups[group]}
+                free = [place for place in places if place not in taken][: room // len(lists)]
+                groups.setdefault(group, []).extend(free)
+                taken.update(free)
+        return {group: places for group, places in groups.items() if places}
 
     def write(self, output: Path) -> None:
         """Write ``output`` (pairs above a threshold or in one cluster), ``<output>_clusters`` (records) and the report,

@@ -14,6 +14,7 @@ from mmtab.data.pairs import Records, read_pairs_file
 from mmtab.data.schema import LABEL, Schema
 from mmtab.data.spelling import places_in, spelling
 from mmtab.matching.clustering import evaluate
+from mmtab.matching.labels import find_pairs
 from mmtab.matching.result import Matches
 from mmtab.training.metrics import pair_metrics
 from mmtab.utils.errors import RunError
@@ -22,11 +23,38 @@ from mmtab.utils.errors import RunError
 def scores_against(path: Path, matches: Matches) -> dict[str, float]:
     """Of labelled pairs: recall of blocking, F1 of scores and of clusters; of entities: recall of blocking and the
     scores of clusters. Keys begin with the relation where there are several. Raises RunError for another table."""
-    blocked = BlockedPairs(matches.schema, matches.records, matches.left, matches.right)
+    n = matches.n_blocked
+    blocked = BlockedPairs(matches.schema, matches.records, matches.left[:n], matches.right[:n])
     names = files.header(path, matches.schema.name).names
     if "left_id" in names:
         return _against_pairs(path, matches, blocked)
     return _against_entities(path, matches, blocked)
+
+
+def labels_by(path: Path, matches: Matches) -> np.ndarray:
+    """[n, r] int8: what truth says of the candidates, 1, 0 or -1 where it is silent."""
+    schema, n = matches.schema, len(matches.records.table)
+    labels = np.full((len(matches.left), len(schema.relations)), -1, np.int8)
+    names = list(schema.relations)
+    if "left_id" in files.header(path, schema.name).names:
+        pairs = read_pairs_file(path, schema, matches.records)
+        place = find_pairs(matches.left, matches.right, pairs.left, pairs.right, n)
+        for name, label in pairs.relations.items():
+            labels[place[place >= 0], names.index(name)] = np.asarray(label)[place >= 0]
+        return labels
+    blocked = BlockedPairs(schema, matches.records, matches.left, matches.right)
+    for name, entities in _read_entities(path, blocked).items():
+        left, right = entities[matches.left], entities[matches.right]
+        labels[:, names.index(name)] = np.where((left >= 0) & (right >= 0), left == right, -1)
+    return labels
+
+
+def f1_against(path: Path, matches: Matches) -> np.ndarray:
+    """[r] F1 of pairs in one cluster, NaN of a relation that truth does not tell."""
+    scores = scores_against(path, matches)
+    of_entities = any(name.endswith("pair_f1") for name in scores)
+    key = "pair_f1" if of_entities else "cluster_f1"
+    return np.array([scores.get(f"{_prefix(name)}{key}", np.nan) for name in matches.schema.relations])
 
 
 def blocking_against(path: Path, blocked: BlockedPairs) -> dict[str, float]:
@@ -51,13 +79,7 @@ class BlockedPairs:
 
     def find(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """[m]: the place of each pair among the candidates, -1 where it is none."""
-        n = len(self.records.table)
-        candidates, pairs = _keys(self.left, self.right, n), _keys(left, right, n)
-        if not len(candidates):
-            return np.full(len(pairs), -1)
-        order = np.argsort(candidates)
-        place = order[np.minimum(np.searchsorted(candidates, pairs, sorter=order), len(candidates) - 1)]
-        return np.where(candidates[place] == pairs, place, -1)
+        return find_pairs(self.left, self.right, left, right, len(self.records.table))
 
     def recall_of_entities(self, entities: np.ndarray) -> float:
         """The share of the true pairs (across the sides, where there are two) that are candidates.
@@ -77,18 +99,19 @@ class BlockedPairs:
 def _against_pairs(path: Path, matches: Matches, blocked: BlockedPairs) -> dict[str, float]:
     schema = matches.schema
     pairs = read_pairs_file(path, schema, matches.records)
-    place = blocked.find(pairs.left, pairs.right)
+    place = find_pairs(matches.left, matches.right, pairs.left, pairs.right, len(matches.records.table))
+    found = blocked.find(pairs.left, pairs.right) >= 0
     scores: dict[str, float] = {}
     for r, name in enumerate(schema.relations):
         if name not in pairs.relations:
             continue
         label, prefix = np.asarray(pairs.relations[name]), _prefix(name)
-        score = np.where(place >= 0, matches.probability[place, r] if len(matches.left) else 0.0, 0.0)
+        above = np.where(place >= 0, matches.above_threshold[place, r] if len(matches.left) else 0.0, 0.0)
         clusters = matches.clusters[r]
         together = (clusters[pairs.left] == clusters[pairs.right]).astype(float)
-        scores[f"{prefix}blocking_recall"] = _recall(place >= 0, label)
-        for kind, value, threshold in (("score", score, matches.thresholds[r]), ("cluster", together, 0.5)):
-            metrics = pair_metrics(label, value >= threshold, value)
+        scores[f"{prefix}blocking_recall"] = _recall(found, label)
+        for kind, y_pred in (("score", above), ("cluster", together)):
+            metrics = pair_metrics(label, y_pred.astype(bool))
             scores |= {f"{prefix}{kind}_{m}": metrics[m] for m in ("f1", "precision", "recall")}
     return scores
 
@@ -132,8 +155,3 @@ def _recall(found: np.ndarray, label: np.ndarray) -> float:
 
 def _prefix(relation: str) -> str:
     return "" if relation == LABEL else f"{relation}/"
-
-
-def _keys(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
-    """[n_pairs] int64: one number a pair, whatever the order of its records."""
-    return np.minimum(left, right) * n + np.maximum(left, right)

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from mmtab.reports.svg import FAINT, INK, canvas
 from mmtab.runs.scored import ScoredPredictions
 from mmtab.runs.scored_numbers import ScoredNumbers
 from mmtab.utils.text import one_line, short
 
-BLUE, ORANGE, GREEN, GREY, INK = "#1f6fb5", "#c05a12", "#26804a", "#8b8f96", "#222222"
+BLUE, ORANGE, GREEN, GREY = "#1f6fb5", "#c05a12", "#26804a", "#8b8f96"
 COLOURS = (BLUE, ORANGE, GREEN, "#8a4fb0", "#b01f4f", "#5d6066")
 SMALL = "#3b6ea5"
 WIDE, TALL = 5.4, 3.4  # inches
@@ -249,6 +250,25 @@ def missingness(ablation: Mapping[str, Any]) -> Any:
     axes.set(xlabel="share of rows that lack it", ylabel=f"{ablation['split']} {ablation['metric']}", xlim=(0, 1))
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=10)
+    return figure
+
+
+def label_curve(curve: Mapping[str, Any]) -> Any:
+    """F1 by the number of labels, chosen by the page and at random: mean and range over seeds."""
+    figure = canvas(WIDE, 2.6, layout="constrained")
+    axes = figure.subplots()
+    for who, colour, title in (("random", FAINT, "labels at random"), ("page", INK, "labels that this page chooses")):
+        f1 = np.array(curve[who])
+        axes.fill_between(curve["labels"], f1.min(1), f1.max(1), color=colour, alpha=0.15, linewidth=0)
+        axes.plot(curve["labels"], f1.mean(1), "o-", color=colour, markersize=4, label=title)
+    axes.patch.set_visible(False)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(FAINT)
+    axes.tick_params(color=FAINT, labelcolor=INK, labelsize=10)
+    axes.set_xlabel("labels", color=INK)
+    axes.set_ylabel("F1", color=INK)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=10, loc="lower right")
     return figure
 
 

@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from mmtab.config.types import MatchConfig
 from mmtab.data.cells import image_sources
+from mmtab.data.digests import digest_of
 from mmtab.data.pictures import Progress
 from mmtab.data.schema import LABEL, Column, ColumnType, Schema
 from mmtab.data.table import Table
 from mmtab.matching.explain import column_title
 from mmtab.matching.pipeline import find_candidates, match
 from mmtab.matching.result import Matches
+from mmtab.reports.figures import label_curve
 from mmtab.reports.html import TEMPLATES, render
 from mmtab.reports.rows import MAX_PICTURES, as_text, one_row, thumbnails, value_of
+from mmtab.reports.svg import svg
 from mmtab.runs.session import progress_of
 from mmtab.utils.atomic import write_text
 from mmtab.utils.text import short
@@ -46,11 +50,20 @@ class ShownPair:
 
 
 def write_page(
-    path: Path, schema: Schema, pairs: Sequence[ShownPair], title: str, facts: Sequence[tuple[str, str]]
+    path: Path,
+    schema: Schema,
+    pairs: Sequence[ShownPair],
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    given: Sequence[tuple[str, str, str, int]] = (),
+    key: str = "",
+    charts: Sequence[Markup] = (),
 ) -> None:
     """Write one HTML page that needs no other file and no network, at once or not at all.
 
-    ``facts`` stand in a table above the pairs. Groups keep the order in which they first come.
+    ``facts`` and ``charts`` stand above the pairs. Groups keep the order in which they first come. ``given``: the pairs
+    labelled before (left id, right id, relation, label), which the page saves with the new ones; ``key``: says with the
+    relations which labels of those that the browser keeps are of this page.
     """
     relations = list(dict.fromkeys(relation for pair in pairs for relation in pair.scores))
     # One scale for the whole page, which a few extreme columns do not flatten
@@ -69,6 +82,9 @@ def write_page(
         nameless=relations == [LABEL],
         names=names,
         id=schema.id,
+        given=given,
+        key=[key or title, *relations],
+        charts=charts,
     )
     write_text(path, page)
 
@@ -91,12 +107,36 @@ def write_result(config: MatchConfig, progress: Progress = progress_of) -> dict[
         for name in relations
     }
     facts = _facts(report, relations, scores)
-    write_page(output.with_suffix(".html"), result.schema, pairs, f"Matches: {output.name}", facts)
+    write_page(
+        output.with_suffix(".html"),
+        result.schema,
+        pairs,
+        f"Matches: {output.name}",
+        facts,
+        given=_labelled(result),
+        key=digest_of(result.records.table.ids),
+        charts=_curves(report),
+    )
     columns: dict[str, dict[str, Any]] = {}
     for name in relations:
         columns["match" if name == LABEL else name] = scores[name] | report["relations"][name]
     columns["whole"] = _whole(report)
     return columns
+
+
+def _labelled(result: Matches) -> list[tuple[str, str, str, int]]:
+    ids, relations = result.records.table.ids, list(result.schema.relations)
+    places = zip(*np.nonzero(result.known >= 0), strict=True)
+    return [
+        (str(ids[result.left[i]]), str(ids[result.right[i]]), relations[r], int(result.known[i, r])) for i, r in places
+    ]
+
+
+def _curves(report: Mapping[str, Any]) -> list[Markup]:
+    curves = report.get("label_curve", {})
+    return [
+        svg(label_curve(curve), f"curve{i}", f"{name}: F1 by labels") for i, (name, curve) in enumerate(curves.items())
+    ]
 
 
 def _whole(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,6 +157,8 @@ def _facts(
         several = f"{counts['n_clusters_of_several']:,} clusters of several ({counts['clustering']})"
         text = f"{counts['n_matches']:,} in {several}"
         facts.append(("matches" if len(relations) == 1 else f"matches, {name}", text))
+        if "n_labels" in counts:
+            facts.append((f"labels, {name}" if len(relations) > 1 else "labels", _learned(counts)))
     facts.append(("seconds", ", ".join(f"{stage} {value:.0f}" for stage, value in report["seconds"].items())))
     for name in relations:
         shown = {key: value for key, value in scores[name].items() if key.endswith(("f1", "blocking_recall"))}
@@ -124,6 +166,17 @@ def _facts(
             text = ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in shown.items())
             facts.append((f"scores, {name}", text))
     return facts
+
+
+def _learned(counts: Mapping[str, Any]) -> str:
+    """What labels changed of a relation."""
+    given = f"{counts['n_labels']:,}, {counts['n_labelled_matches']:,} of them matches"
+    changed = f"{counts['n_changed']:,} candidates joined or parted"
+    if counts["not_learned"]:
+        return f"{given}: taken as given, but nothing was learned ({counts['not_learned']}); {changed}"
+    moved = f"threshold {counts['threshold_of_run']:.3f} to {counts['threshold']:.3f}"
+    scale = f"log-odds divided by {counts['temperature']:.2f}, {counts['bias']:+.2f} added"
+    return f"{given}; {moved}; {scale}; {changed}"
 
 
 def _shown(result: Matches, place: int, group: str) -> ShownPair:

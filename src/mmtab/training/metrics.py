@@ -109,25 +109,26 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int =
     return (gaps * (n / n.sum())).sum().item()
 
 
-def too_few(label: np.ndarray, train: np.ndarray | None = None) -> str:
+def too_few(label: np.ndarray, train: np.ndarray | None = None, of: str = "valid") -> str:
     """Why nothing should be fitted on rows of valid with these labels, or nothing: they are a handful, of one class, or
-    lack a class that is so common among the labels of ``train`` that as many rows drawn at random would have it."""
+    lack a class that is so common among the labels of ``train`` that as many rows drawn at random would have it.
+    ``of`` names the rows."""
     if len(label) < MIN_ROWS:
-        return f"valid has {len(label)} labelled rows, fewer than {MIN_ROWS}"
+        return f"{of} has {len(label)} labelled rows, fewer than {MIN_ROWS}"
     present = np.unique(label)
     if len(present) == 1:
-        return f"all {len(label)} rows of valid have one label"
+        return f"all {len(label)} rows of {of} have one label"
     classes, counts = np.unique(label if train is None else train[train >= 0], return_counts=True)
     chance = len(classes) * np.exp(-len(label) * counts / counts.sum())  # of any class (Bonferroni)
     n_lacking = int((~np.isin(classes, present) & (chance < LACKS)).sum())
-    return f"valid lacks {n_lacking} of {len(classes)} classes" if n_lacking else ""
+    return f"{of} lacks {n_lacking} of {len(classes)} classes" if n_lacking else ""
 
 
-def too_few_matches(label: np.ndarray) -> str:
+def too_few_matches(label: np.ndarray, of: str = "valid") -> str:
     """As ``too_few``, of pairs with labels 0 and 1."""
     n = int(label.sum()), int(len(label) - label.sum())
-    few = f"valid has {n[0]} matches and {n[1]} others, of which one is fewer than {MIN_MATCHES}"
-    return too_few(label) or (few if min(n) < MIN_MATCHES else "")
+    few = f"{of} has {n[0]} matches and {n[1]} others, of which one is fewer than {MIN_MATCHES}"
+    return too_few(label, of=of) or (few if min(n) < MIN_MATCHES else "")
 
 
 def too_few_errors(n: int) -> str:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from mmtab.benchmark.scoreboard.formats import KINDS
 from mmtab.benchmark.statistics import Standing, pareto
 from mmtab.benchmark.types import Entry
+from mmtab.reports.svg import FAINT, INK, canvas, svg
 from mmtab.utils.text import one_line, short
 
 MAX_SHOWN = 20  # entries
 
-INK, FAINT = "#010203", "#040506"  # become colours of the page, light or dark
 COLOURS = {kind: f"#0708{9 + i:02x}" for i, kind in enumerate(KINDS)}
 SIZE = 10.0  # points, which are pixels on a screen of 390
 WIDTH = 5.2  # inches
@@ -35,7 +32,7 @@ def ranks_chart(standing: Standing, name: str) -> Markup:
     order = np.argsort(rank, kind="stable")[:n]
     row = {int(i): place for place, i in enumerate(order)}
     height = 0.8 + 0.235 * n
-    figure = _canvas(WIDTH, height)
+    figure = canvas(WIDTH, height)
     axes = figure.add_axes((0.45, 0.05 / height, 0.54, 1 - 0.35 / height))
     joined = [[row[i] for i in group if i in row] for group in standing.groups]
     joined = [rows for rows in joined if len(rows) > 1]
@@ -76,7 +73,7 @@ def pareto_chart(standing: Standing, name: str) -> Markup:
     x, y = seconds[shown], standing.average[shown]
     front = pareto(standing.average, seconds)[shown]
     foot = 0.2 * math.ceil(len(below) / 2)
-    figure = _canvas(WIDTH, 4.1 + foot)
+    figure = canvas(WIDTH, 4.1 + foot)
     axes = figure.add_axes((0.125, (0.48 + foot) / (4.1 + foot), 0.865, 3.57 / (4.1 + foot)))
     axes.set_xscale("log")
     wide, tall = math.log10(x.max() / x.min()) or 1, float(np.ptp(y)) or 0.1
@@ -162,12 +159,6 @@ def _colour(entry: Entry) -> str:
     return COLOURS.get(entry.kind, COLOURS["team"])
 
 
-def _canvas(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # heavy, and only needed here; this class needs no screen
-
-    return Figure(figsize=(width, height), dpi=72)
-
-
 def _tidy(axes: Any, *shown: str) -> None:
     axes.patch.set_visible(False)
     for side, spine in axes.spines.items():
@@ -177,26 +168,4 @@ def _tidy(axes: Any, *shown: str) -> None:
 
 
 def _svg(figure: Any, name: str, about: str) -> Markup:
-    """As part of a page: with its colours and letters, ids that no other chart has, and nothing that changes from run
-    to run."""
-    import matplotlib as mpl
-
-    figure.patch.set_visible(False)
-    sink = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph")  # whose widths are guessed; the browser has them
-        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = sink.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->|<defs>\s*</defs>", "", text, flags=re.S)
-    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', text)
-    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
-    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
-    meanings = {INK: "CanvasText", FAINT: "var(--faint)"} | {COLOURS[kind]: f"var(--{kind})" for kind in KINDS}
-    for colour, meaning in meanings.items():
-        text = text.replace(colour, meaning)
-    view = re.search(r'viewBox="[^"]*"', text)
-    assert view is not None
-    svg = f'<svg class="chart" {view[0]} role="img" aria-label="{escape(about)}">'
-    return Markup(re.sub(r"<svg[^>]*>", svg, text, count=1))
+    return svg(figure, name, about, {COLOURS[kind]: f"var(--{kind})" for kind in KINDS})

@@ -24,3 +24,77 @@ form.addEventListener('input', show);
 form.addEventListener('submit', event => event.preventDefault());
 form.hidden = false;
 show();
+// Labels: by pair and relation, kept by the browser until a page of the same records has other labels to begin with.
+const given = JSON.parse(form.dataset.given), [, ...relations] = JSON.parse(form.dataset.key), several = relations.length > 1;
+const store = `mmtab labels ${form.dataset.key} ${given.length}`, answers = {1: 'match', 0: 'not'};
+const labels = new Map();
+const nameOf = card => JSON.stringify([...JSON.parse(card.dataset.ids), relations[form.elements.relation.value]]);
+for (const [left, right, relation, label] of given) labels.set(JSON.stringify([left, right, relation]), label);
+try { for (const [name, label] of JSON.parse(localStorage.getItem(store) ?? '[]')) labels.set(name, label); } catch {}
+let now = null;
+function paint() {
+  let n = 0;
+  for (const {card} of pairs) {
+    const label = labels.get(nameOf(card));
+    for (const button of card.querySelectorAll('.ask button')) button.ariaPressed = button.value === String(label);
+    card.classList.toggle('labelled', label !== undefined);
+    card.classList.toggle('now', card === now);
+    n += label !== undefined;
+  }
+  form.querySelector('.labelled').value = `${n} of ${pairs.length} labelled` + (labels.size > n ? `, ${labels.size} in all` : '');
+}
+const shown = () => [...document.querySelectorAll('article:not([hidden])')];
+function go(card) {
+  now = card;
+  paint();
+  card?.scrollIntoView({block: 'nearest'});
+}
+function answer(card, label) {
+  if (!card) return;
+  const name = nameOf(card);
+  if (label !== undefined) {
+    if (labels.get(name) === label) labels.delete(name); else labels.set(name, label);
+    try { localStorage.setItem(store, JSON.stringify([...labels])); } catch {}
+  }
+  const cards = shown(), after = cards.slice(cards.indexOf(card) + 1);
+  const open = after.filter(other => !other.classList.contains('labelled'));
+  go(label === undefined ? after[0] ?? card : open[0] ?? card);
+}
+function save() {
+  const cell = value => /[",\r\n]/.test(value) || value === '' ? `"${String(value).replaceAll('"', '""')}"` : value;
+  const head = ['left_id', 'right_id', 'label', ...several ? ['relation'] : []];
+  const lines = [...labels].map(([name, label]) => {
+    const [left, right, relation] = JSON.parse(name);
+    return [left, right, label, ...several ? [relation] : []];
+  });
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([[head, ...lines].map(line => line.map(cell).join(',') + '\n').join('')]));
+  link.download = 'labels.csv';
+  link.click();
+}
+for (const {card} of pairs) {
+  const ask = document.createElement('span');
+  ask.className = 'ask';
+  for (const [value, text] of Object.entries({...answers, ' ': 'skip'})) {
+    const button = Object.assign(document.createElement('button'), {type: 'button', value, textContent: text});
+    button.append(Object.assign(document.createElement('kbd'), {textContent: value === ' ' ? '␣' : value}));
+    ask.append(button);
+  }
+  card.querySelector('h3').append(ask);
+  card.addEventListener('click', event => {
+    const button = event.target.closest('.ask button');
+    if (button) answer(card, button.value === ' ' ? undefined : Number(button.value)); else go(card);
+  });
+}
+document.addEventListener('keydown', event => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('form, summary')) return;
+  if (!['0', '1', ' '].includes(event.key)) return;
+  event.preventDefault();
+  const open = () => shown().find(card => !card.classList.contains('labelled'));
+  answer(now && !now.hidden ? now : open(), event.key === ' ' ? undefined : Number(event.key));
+});
+form.elements.relation.addEventListener('input', paint);
+form.elements.save.addEventListener('click', save);
+paint();
+now = shown().find(card => !card.classList.contains('labelled')) ?? null;
+paint();
