@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
+from PIL import Image
 
 from mmtab.data.cells import ImageSource, hashes, image_sources
 from mmtab.data.pictures import open_picture, read_picture
@@ -21,6 +22,7 @@ from mmtab.utils.errors import DataError
 T = TypeVar("T")
 N_EXAMPLES = 5
 ID_LIKE, ID_LIKE_ROWS = 0.95, 20
+MAX_PRINTS = 100_000  # of a column, 3 KB each
 KNOWN_PICTURES = 1 << 20  # paths whose bytes are remembered, so that this memory stays bounded
 
 
@@ -109,12 +111,27 @@ def mix(parts: Iterable[np.ndarray]) -> np.ndarray:
     return out.view(np.int64)
 
 
-class Cells:
-    """Columns as [n] int64 hashes: equal cells, equal hashes. Opens every picture and notes those at fault."""
+@dataclass(frozen=True)
+class Print:
+    """What a picture of a row looks like. ``content``: equal for equal pictures."""
 
-    def __init__(self, images: bool) -> None:
-        self.images = images
-        self._known: dict[str, int] = {}
+    table: str
+    row: int
+    name: str
+    content: int
+    look: bytes
+
+
+class Cells:
+    """Columns as [n] int64 hashes: equal cells, equal hashes. Opens every picture and notes those at fault.
+
+    ``look`` says what a picture looks like, None where it shows nothing; of each image column that is kept in
+    ``prints``, of MAX_PRINTS pictures at most."""
+
+    def __init__(self, images: bool, look: Callable[[Image.Image], bytes | None] | None = None) -> None:
+        self.images, self.look = images, look
+        self.prints: dict[str, list[Print]] = {}
+        self._known: dict[str, tuple[int, bytes | None]] = {}
         self._faulty: dict[tuple[str, str], tuple[str, list[str], int]] = {}
 
     def hashes(self, table: Table, column: str, kind: ColumnType) -> tuple[np.ndarray, np.ndarray]:
@@ -149,13 +166,15 @@ class Cells:
         rows = reversed(list(enumerate(cells)))
         unknown = {name: (source, row) for row, cell in rows for name, source in cell if name not in self._known}
 
-        def look(where: tuple[ImageSource, int]) -> int | DataError:
+        def look(where: tuple[ImageSource, int]) -> tuple[int, bytes | None] | DataError:
             source, row = where
             if not self.images:
-                return hash(source.data or source.path)
+                return hash(source.data or source.path), None
             try:
-                open_picture(table, source, row, column)
-                return hash(blake2b(read_picture(table, source, row, column) or b"", digest_size=16).digest())
+                picture = open_picture(table, source, row, column)
+                data = read_picture(table, source, row, column) or b""
+                bits = None if self.look is None else self.look(picture)
+                return hash(blake2b(data, digest_size=16).digest()), bits
             except DataError as error:
                 return error
 
@@ -170,7 +189,14 @@ class Cells:
                 if count < N_EXAMPLES:
                     examples = [*examples, name_row(table.name, table.first_row + row, table.ids[row].as_py())]
                 self._faulty[table.name, column] = first, examples, count + 1
-        keys = ([self._known.get(name, hash(name)) for name, _ in cell] for cell in cells)
+        prints = self.prints.setdefault(column, [])
+        for row, cell in enumerate(cells):
+            for name, source in cell:
+                content, look_ = self._known.get(name, (0, None))
+                if look_ is not None and len(prints) < MAX_PRINTS:
+                    where = source.path or f"embedded picture {name[:8]}"
+                    prints.append(Print(table.name, table.first_row + row, where, content, look_))
+        keys = ([self._known.get(name, (hash(name), None))[0] for name, _ in cell] for cell in cells)
         return np.fromiter((hash(tuple(key)) if key else 0 for key in keys), np.int64, len(cells))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from mmtab.config.types import SPLITS
 from mmtab.data import files
@@ -54,9 +56,17 @@ class Split:
 class SplitReader:
     """Reads tables into splits and notes what is wrong with them on the way."""
 
-    def __init__(self, folder: Path, schema: Schema, seed: int, images: bool, collected: list[Alarm]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        schema: Schema,
+        seed: int,
+        images: bool,
+        collected: list[Alarm],
+        look: Callable[[Image.Image], bytes | None] | None = None,
+    ) -> None:
         self.folder, self.schema, self.seed, self.alarms = folder, schema, seed, collected
-        self.cells = alarms.Cells(images)
+        self.cells = alarms.Cells(images, look)
         self.types = {column.name: column.type for column in schema.columns}
         self.classes: dict[Any, int] = {}  # or numbers
         self.near = NearIndex()

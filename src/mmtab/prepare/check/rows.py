@@ -28,6 +28,7 @@ from mmtab.prepare.check.alarms import (
 )
 from mmtab.prepare.check.duplicates import across_splits, near_duplicates, within_splits
 from mmtab.prepare.check.leaks import leaks
+from mmtab.prepare.check.pictures import near_pictures, picture_print
 from mmtab.prepare.check.reader import Finding, Ref, Split, SplitReader
 from mmtab.utils.errors import DataError
 
@@ -46,7 +47,7 @@ def check_rows(folder: Path, schema: Schema, seed: int, images: bool) -> list[Al
         return [Alarm(ERROR, "not_split", message, "rows")]
     needs = "mmtab needs train, valid and test ('mmtab prepare split' divides rows)"
     alarms = [Alarm(ERROR, "missing_table", f"the table {name} is missing: {needs}", name) for name in missing]
-    reader = SplitReader(folder, schema, seed, images, alarms)
+    reader = SplitReader(folder, schema, seed, images, alarms, picture_print)
     # Held-out rows first: they are the index that the rows of train are then looked up in.
     read = {name: reader.read(name) for name in ("test", "valid", "train") if name not in missing}
     splits = {name: split for name in SPLITS if (split := read.get(name)) is not None}
@@ -58,6 +59,7 @@ def check_rows(folder: Path, schema: Schema, seed: int, images: bool) -> list[Al
     findings = [
         *across_splits(splits, types, classes),
         *near_duplicates(splits, reader, classes),
+        *near_pictures(reader.cells.prints, seed),
         *within_splits(splits, types, classes),
         *(_labels(splits, classes) if schema.label_type is ColumnType.CATEGORICAL else _numbers(splits, classes)),
         *leaks(*_in_classes(splits, classes, schema), types, seed),
