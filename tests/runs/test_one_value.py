@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,14 @@ def test_codes_with_zeros_before_stay_apart(tmp_path: Path, suffix: str) -> None
     records = read_records(made.folder, made.schema)
     found = read_pairs_file(made.folder / f"pairs_train{suffix}", made.schema, records)
     assert [records.table.ids[row].as_py() for row in found.left] == found.left_ids.to_pylist()
+
+
+def test_a_number_is_the_same_as_decimal_text_and_float_and_bytes_are_none() -> None:
+    values = [*(np.random.default_rng(0).integers(1, 99, 50) / 7), 1e-7, 123456.0]
+    decimals = pa.array([Decimal(repr(float(value))) for value in values])
+    for column in (decimals, pa.array(map(repr, map(float, values)))):
+        assert canonical(column, ColumnType.NUMERIC) == (pa.array(values, pa.float64()), [])
+    assert canonical(pa.array([b"1", None]), ColumnType.NUMERIC)[1] == [0]
 
 
 FINE: dict[str, Any] = {

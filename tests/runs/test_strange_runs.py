@@ -454,6 +454,31 @@ def test_damage_of_a_stopped_run_is_named_or_harmless(
     assert damage_of_stopped(kway_run, tmp_path, configure, monkeypatch, range(4))["named"]
 
 
+OLDER: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a setting less": lambda config: config["trainer"].pop("keep"),
+    "a part less": lambda config: config.pop("base"),
+    "a setting that is gone": lambda config: config.update(former=1),
+    "another default": lambda config: config["trainer"].update(patience=77),
+}
+
+
+@pytest.mark.parametrize("change", OLDER)
+def test_a_stopped_run_of_an_older_version_goes_on_or_says_what_to_do(
+    kway_run: Run, tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    config = stopped(configure, kway_run[0], tmp_path / "stopped", monkeypatch)
+    (tmp_path / "stopped" / "manifest.json").unlink(missing_ok=True)
+    path = tmp_path / "stopped" / "config.yaml"
+    OLDER[change](content := yaml.safe_load(path.read_text()))
+    path.write_text(yaml.safe_dump(content))
+    try:
+        train(config, tmp_path / "stopped")
+    except RunError as error:
+        assert str(tmp_path / "stopped") in str(error) and "resume=never" in str(error) and "\n" not in str(error), (
+            error
+        )
+
+
 @pytest.mark.slow
 def test_much_damage_of_a_stopped_run_is_named_or_harmless(
     kway_run: Run, tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch

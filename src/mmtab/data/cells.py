@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from mmtab.data.formats import NUMERIC_DATE, iso, parsed_moment
 from mmtab.data.schema import ColumnType
-from mmtab.data.spelling import MOMENT, TEXT, ZONE, respelt, spelling
+from mmtab.data.spelling import MOMENT, TEXT, ZONE, is_narrow, respelt, spelling
 
 LONGEST = 16 << 20  # bytes of a cell of text: reading more takes minutes and gigabytes
 EXPECTED = {
@@ -101,8 +101,10 @@ def _strings(values: pa.Array, stored: pa.DataType | None = None) -> pa.Array:
 
 
 def _numbers(values: pa.Array) -> tuple[pa.Array, list[int]]:
-    if pa.types.is_floating(values.type) and values.type != pa.float64():
-        values = pc.cast(values, pa.string())  # 0.1 stored as float32 means 0.1, as in csv
+    if _is_bytes(values.type):
+        return pa.nulls(len(values), pa.float64()), _rows(pc.is_valid(values))
+    if is_narrow(values.type) or pa.types.is_decimal(values.type):
+        values = pc.cast(values, pa.string())  # 0.1 stored as float32 or decimal means 0.1, as in csv
     if pa.types.is_boolean(values.type):
         values = pc.cast(values, pa.int8())
     if _is_text(values.type):

@@ -208,7 +208,11 @@ def _check_same(config: RunConfig, folder: Path, settled: bool) -> None:
 
 def _with_reduced_batch(config: RunConfig, folder: Path) -> RunConfig:
     """With the batch size of the unfinished run, which may have been halved for lack of memory."""
-    reduced = open_config(folder).trainer
+    try:
+        reduced = open_config(folder).trainer
+    except RunError as error:
+        fix = "give another output=FOLDER, or resume=never to begin anew"
+        raise RunError(f"the unfinished run there is of another version, or damaged: {error}. Fix: {fix}") from error
     while config.trainer.on_oom == "halve" and config.trainer.batch_size > reduced.batch_size:
         config = replace(config, trainer=_halved(config.trainer))
     return config
