@@ -60,6 +60,12 @@ def test_training_ends_when_its_time_is_up(
     assert load_run(tmp_path / "run").metrics["valid"]
 
 
+def test_devices_that_a_machine_lacks_are_refused_before_anything_is_prepared(tmp_path: Path, configure: Any) -> None:
+    config = configure(write_kway(tmp_path / "data"), *QUICK, "trainer.accelerator=cpu", "trainer.devices=4000")
+    with pytest.raises(ConfigError, match=r"^devices=4000: this machine has \d+ CPU cores?\. Fix: devices=\d+, or"):
+        train(config, tmp_path / "run")
+
+
 def test_no_time_leaves_the_base(tmp_path: Path, configure: Any) -> None:
     config = configure(write_kway(tmp_path / "data"), *QUICK, "trainer.max_minutes=0.0001", "base=linear")
     scores = train(config, tmp_path / "run")

@@ -50,7 +50,7 @@ class Compute:
         n_there = n_gpus if on_gpu else os.cpu_count() or 1
         if on_gpu and not n_gpus:
             raise ConfigError(f"accelerator={kind}: this machine has no GPU that torch can use. Fix: accelerator=cpu")
-        if isinstance(n, int) and n > n_there:
+        if isinstance(n, int) and n > max(n_there, 1 if on_gpu else 2):  # two processes try out what several devices do
             there = f"{n_there} {'GPU' if on_gpu else 'CPU core'}{'' if n_there == 1 else 's'}"
             raise ConfigError(f"devices={n}: this machine has {there}. Fix: devices={n_there}, or devices=auto")
 
