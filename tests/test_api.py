@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,3 +163,18 @@ def test_mistakes_are_one_line(tmp_path: Path, small: dict[str, Any]) -> None:
             mmtab.fit(train, output=tmp_path / f"run{number}", **{"label": "label"} | settings)
     with pytest.raises(RunError, match="not a finished run"):
         mmtab.load_run(tmp_path)
+
+
+def test_a_notebook_shows_the_score_and_what_comes_next(kway_run: tuple[Path, Path], tmp_path: Path) -> None:
+    run = mmtab.load_run(kway_run[1])
+    html = run._repr_html_()
+    score = run.metrics["test"]["accuracy"]
+    assert f"<b>accuracy on test: {score:.3f}</b> (95 % interval " in html and ", 20 rows)" in html
+    low, high = map(float, re.search(r"interval (\S+) to (\S+),", html).groups())  # type: ignore[union-attr]
+    assert low < score <= high <= 1 and "run.export(&quot;MODEL&quot;)" in html
+    strange = tmp_path / "<script>alert(1)</script>"
+    shutil.copytree(kway_run[1], strange)
+    html = mmtab.load_run(strange)._repr_html_()
+    assert "<script>" not in html and "&lt;script&gt;" in html
+    shutil.rmtree(strange)
+    assert "there is no run" in mmtab.api.Run(strange)._repr_html_()

@@ -46,6 +46,25 @@ def test_no_help_imports_anything_heavy() -> None:
     assert [line.split(" ", 1)[1].rpartition("]")[0] for line in done.stdout.splitlines()] == ["True ["] * len(COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("mmtab tr", "train"),
+        ("mmtab train dataset=fashi", "dataset=fashion"),
+        ("mmtab evaluate spl", "split="),
+        ("mmtab cache cl", ""),
+    ],
+)
+def test_a_shell_completes(
+    line: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    monkeypatch.setattr(sys, "argv", ["mmtab", "-sc", "query=bash"])
+    main.main()
+    assert capsys.readouterr().out.strip() == expected
+
+
 def test_an_unknown_command_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["mmtab", "trian"])
     with pytest.raises(SystemExit, match="2"):

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -27,8 +28,9 @@ from mmtab.runs.export import export_run
 from mmtab.runs.folder import METRICS, open_config, read_facts, read_run_file, read_schema
 from mmtab.runs.inputs import data_folder, standard_table
 from mmtab.runs.predict import NO_OPTIONS, PredictOptions, embed_table, predict_table
+from mmtab.runs.scored import read_scored, scored_splits
 from mmtab.runs.session import SLICE, Session, open_run
-from mmtab.utils.errors import ConfigError, DataError, RunError
+from mmtab.utils.errors import ConfigError, DataError, MmtabError, RunError
 from mmtab.utils.isolation import isolated
 from mmtab.utils.memory import MemoryStore
 
@@ -73,6 +75,30 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """provenance.json: seconds, rows/s, memory, versions, seed."""
         return read_facts(self.folder)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: the score of test, or else of valid, and what may be done next."""
+        from mmtab.reports.findings import standard_error
+        from mmtab.reports.slices import Z
+
+        try:
+            split = scored_splits(self.folder)[0]
+            scored, schema = read_scored(self.folder, split), self.schema
+        except (MmtabError, IndexError) as error:
+            return f"<code>{escape(repr(self))}</code>: {escape(str(error) or 'no split was scored')}"
+        lines = []
+        for one in scored:
+            score, half = one.score(), Z * standard_error(one)
+            bounds = f"{score - half:.3f} to {min(score + half, 1.0):.3f}"
+            name = escape(f"{one.score_name} on {split}{one.of_relation}")
+            lines.append(f"<b>{name}: {score:.3f}</b> (95 % interval {bounds}, {len(one.y_true):,} rows)")
+        lines[:0] = [
+            f"<b>{escape(schema.name)}</b>, {escape(str(schema.task))}, <code>{escape(str(self.folder))}</code>"
+        ]
+        calls = ["run.predict(rows)", "run.report()", 'run.export("MODEL")']
+        if split != "test":
+            calls.insert(0, "run.evaluate()")
+        return "<br>".join([*lines, f"next: {', '.join(f'<code>{escape(call)}</code>' for call in calls)}"])
 
     @isolated()
     def evaluate(

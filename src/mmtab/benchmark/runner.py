@@ -6,17 +6,21 @@ benchmark can grow by a dataset, a system or a seed at any time, and several pro
 
 from __future__ import annotations
 
+import functools
 import sys
-import time
 from pathlib import Path
 
 from mmtab.benchmark.job import Job, is_done, read_result
 from mmtab.benchmark.plan import JOBS, check_systems, find_datasets, plan_jobs, with_members
 from mmtab.benchmark.types import Board, Failure
 from mmtab.config.types import BenchmarkConfig
+from mmtab.data import files
+from mmtab.data.schema import Schema
+from mmtab.data.table import find_table
 from mmtab.utils.locks import is_held
 from mmtab.utils.paths import check_inside
 from mmtab.utils.pool import Pool, Task
+from mmtab.utils.progress import duration, say, under_way
 
 
 def run_benchmark(config: BenchmarkConfig) -> Board:
@@ -25,11 +29,15 @@ def run_benchmark(config: BenchmarkConfig) -> Board:
     output, chosen = Path(config.output), set(config.system)
     config = with_members(config)
     if added := sorted(set(config.system) - chosen):
-        print(f"also run, as members of ensembles: {', '.join(added)}", flush=True)
+        say(f"also run, as members of ensembles: {', '.join(added)}")
     check_systems(config)
-    sources, tracks = find_datasets(config)
+    with under_way("reading the datasets"):
+        sources, tracks = find_datasets(config)
     _adopt_cells(output)
-    failures = Work(config, plan_jobs(config, sources)).run()
+    jobs = plan_jobs(config, sources)
+    n_done = sum(map(is_done, jobs))
+    say(f"{len(jobs):,} jobs: {len(config.system)} systems on {len(sources)} datasets; {n_done:,} are done already")
+    failures = Work(config, jobs).run()
     from mmtab.benchmark.results import collect
     from mmtab.benchmark.scoreboard import markdown, write_scoreboard
     from mmtab.reports.results import refresh
@@ -55,8 +63,8 @@ class Work:
         self.waiting = [folder for folder in jobs if not is_done(folder)]
         self.attempts: dict[Path, int] = {}
         self.failures: dict[Path, str] = {}
-        self.began, self.n_ended = time.monotonic(), 0
-        self.pool = Pool(config.n_jobs, lambda text: print(text, flush=True))
+        self.took: dict[str, tuple[float, int]] = {}  # by system, of what ended: seconds, training rows
+        self.pool = Pool(config.n_jobs, say)
 
     def run(self) -> list[Failure]:
         with self.pool.stoppable():
@@ -83,11 +91,11 @@ class Work:
         folder.mkdir(parents=True, exist_ok=True)
         self.jobs[folder].write(folder)
         command = [sys.executable, "-m", "mmtab.benchmark.job", str(folder)]
-        return Task(command, folder, lambda: is_done(folder), lambda *end: self._ended(folder, *end))
+        title = self.jobs[folder].title
+        return Task(title, command, folder, lambda: is_done(folder), lambda *end: self._ended(folder, *end))
 
     def _fail(self, folder: Path, failure: str) -> None:
         self.failures[folder] = failure
-        self.n_ended += 1
         self.pool.tell(f"{self.jobs[folder].title}  FAILED: {failure}")
 
     def _ended(self, folder: Path, seconds: float, failure: str) -> None:
@@ -100,10 +108,27 @@ class Work:
             else:
                 self._fail(folder, failure)
             return
-        self.n_ended += 1
-        result = read_result(folder)
+        job, result = self.jobs[folder], read_result(folder)
+        before = self.took.get(job.system, (0.0, 0))
+        self.took[job.system] = before[0] + seconds, before[1] + _n_train(job.data)
         done = sum(map(is_done, self.jobs))
-        left = len(self.waiting) + len(self.pool.children)
-        minutes = (time.monotonic() - self.began) / self.n_ended * left / 60
-        progress = f"{done} of {len(self.jobs)}" + (f", about {minutes:.0f} min to go" if left else "")
+        progress = f"{done} of {len(self.jobs)}{self._time_left()}"
         self.pool.tell(f"{title}  {result['metric']} {result['value']:.4f}  {seconds:.0f} s  ({progress})")
+
+    def _time_left(self) -> str:
+        """In words, by what a training row of each system took; or of which systems no job has ended yet."""
+        left = [self.jobs[folder] for folder in self.waiting]
+        left += [self.jobs[child.task.folder] for child in self.pool.children.values()]
+        unknown = sorted({job.system for job in left} - self.took.keys())
+        if not left or unknown:
+            return f"; no time is known yet of {', '.join(unknown)}" if unknown else ""
+        rates = {system: seconds / max(n, 1) for system, (seconds, n) in self.took.items()}
+        seconds = sum(rates[job.system] * _n_train(job.data) for job in left) / self.config.n_jobs
+        return f", about {duration(seconds)} to go"
+
+
+@functools.cache
+def _n_train(data: str) -> int:
+    """Training rows, or pairs, of a dataset folder."""
+    schema = Schema.read(Path(data))
+    return files.count(find_table(Path(data), schema, "train" if schema.of_rows else "pairs_train"), schema.name)

@@ -20,6 +20,7 @@ from mmtab.utils.errors import ConfigError
 from mmtab.utils.exits import friendly
 from mmtab.utils.machine import has_gpu
 from mmtab.utils.processes import follow_parent
+from mmtab.utils.progress import showing
 
 # Of Hydra; a value follows in an argument of its own
 OPTIONS = {"-m", "--multirun", "-c", "--cfg", "--resolve", "-i", "--info", "-p", "--package", "--hydra-help"}
@@ -45,7 +46,8 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
             if isinstance(settings, LocalSettings):
                 trust(settings.trust)
             check_place(settings)
-            command(settings)
+            with showing():
+                command(settings)
         if "torch" in sys.modules:
             from mmtab.utils import distributed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -53,6 +54,8 @@ def main() -> None:
     if name in ("-h", "--help"):
         print("usage: mmtab COMMAND [ARGUMENTS], with --help behind a command for all that it takes\n")
         print("\n".join(f"  {command:10}  {COMMANDS[command].about}" for command in COMMANDS))
+    elif name == "-sc":
+        _complete(arguments)
     elif name == "--version":
         from mmtab import __version__
 
@@ -62,6 +65,22 @@ def main() -> None:
     else:
         print(f"error: mmtab has no command {name}; {did_you_mean(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _complete(arguments: Sequence[str]) -> None:
+    """Tab completion of a shell, which Hydra installs (``install=bash``) and answers (``query=bash``), but for the name
+    of the command."""
+    line = os.environ.get("COMP_LINE", "")
+    program, _, rest = line.partition(" ")
+    name, space, typed = rest.partition(" ")
+    if not any(argument.startswith("query=") for argument in arguments):
+        run("train", ["-sc", *arguments])
+    elif not space:
+        print(" ".join(command for command in COMMANDS if command.startswith(name)))
+    elif name in COMMANDS and not COMMANDS[name].function.endswith("app"):
+        line = f"{program} {typed}"
+        os.environ.update(COMP_LINE=line, COMP_POINT=str(len(line)))
+        run(name, ["-sc", *arguments])
 
 
 def run(name: str, arguments: Sequence[str] | None = None) -> None:

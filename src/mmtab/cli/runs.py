@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from mmtab.cli.output import print_line, print_metrics
+from mmtab.config.overrides import written
 from mmtab.config.types import (
     EvaluateConfig,
     Hardware,
@@ -16,6 +18,7 @@ from mmtab.config.types import (
     ReproduceConfig,
     RunConfig,
 )
+from mmtab.utils.progress import say, under_way
 
 
 def train(settings: RunConfig) -> None:
@@ -30,13 +33,15 @@ def train(settings: RunConfig) -> None:
 
     from mmtab.data.dataset import chosen_schema, dataset_folder, summary
 
-    data = dataset_folder(settings.dataset, settings.data_root, Path(settings.cache).expanduser())
-    for line in summary(data, chosen_schema(settings.dataset, data)):
-        print_line(line)
-    from mmtab.reports.run_page import report_after
-    from mmtab.runs.evaluate import ceiling, evaluate_if_labelled
-    from mmtab.runs.train import train as train_run
-    from mmtab.utils import distributed
+    with under_way(f"reading {settings.dataset.name}"):
+        data = dataset_folder(settings.dataset, settings.data_root, Path(settings.cache).expanduser())
+        for line in summary(data, chosen_schema(settings.dataset, data)):
+            say(line)
+    with under_way("loading torch"):
+        from mmtab.reports.run_page import report_after
+        from mmtab.runs.evaluate import ceiling, evaluate_if_labelled
+        from mmtab.runs.train import train as train_run
+        from mmtab.utils import distributed
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     columns = {"valid": train_run(settings, folder)}
@@ -47,8 +52,23 @@ def train(settings: RunConfig) -> None:
     if ceiling_metrics := ceiling(folder):
         columns["ceiling"] = ceiling_metrics
     print_metrics(f"{settings.dataset.name}, seed {settings.seed}", columns)
-    report = [report_after(folder, local=LocalSettings.of(settings))] if settings.report else []
-    print(*report, f"run folder: {folder}", sep="\n")
+    if settings.report:
+        print(report_after(folder, local=LocalSettings.of(settings)))
+    _print_next(folder)
+
+
+def _print_next(folder: Path) -> None:
+    """What was found out first, and what may be done with the run."""
+    from mmtab.reports.run_page import read_findings
+    from mmtab.runs.folder import read_schema
+
+    for finding in read_findings(folder)[:3]:
+        print_line(f"- {finding.text}" + (f" Try: {finding.tries}" if finding.tries else ""))
+    run, tables = written(str(folder)), "input=ROWS.csv output=predictions.csv"
+    commands = [f"mmtab predict run={run} {tables}", f"mmtab export {shlex.quote(str(folder))} -o MODEL"]
+    if not read_schema(folder).of_rows:
+        commands[0] = f"mmtab match run={run} left=LEFT.csv right=RIGHT.csv output=matches.csv"
+    print_line(f"run folder: {folder}\nnext: {'; '.join(commands)}")
 
 
 def evaluate(settings: EvaluateConfig) -> None:
@@ -95,12 +115,11 @@ def report(settings: ReportConfig) -> None:
     mmtab report run=[FOLDER,FOLDER] output=PAGE.html  side by side, on rows that all of them scored
     """
     from mmtab.reports import run_page, runs_page
-    from mmtab.runs.session import progress_of
 
     folders = [Path(folder) for folder in (settings.run if isinstance(settings.run, list) else [settings.run])]
     hardware = Hardware(settings.accelerator, settings.devices)
     for folder in folders:
-        options: dict[str, Any] = {"ablation": settings.ablation, "hardware": hardware, "progress": progress_of}
+        options: dict[str, Any] = {"ablation": settings.ablation, "hardware": hardware}
         options["local"] = settings
         print(f"written: {run_page.write_report(folder, settings.split, **options)}")
     if len(folders) > 1:

@@ -115,7 +115,9 @@ class TrainerConfig:
         "where memory does not suffice: stop, or halve the batch, accumulate twice as many and start again",
         choices=("stop", "halve"),
     )
-    progress: bool = setting(True, "show a progress bar")
+    progress: bool | None = setting(
+        None, "show how far it is; null: in commands, and in Python on a terminal or in a notebook"
+    )
 
     def check_together(self) -> None:
         if self.on_oom == "halve" and (self.devices != 1 or self.n_nodes > 1):

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +26,13 @@ from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.machine import usable_cores
 from mmtab.utils.npy import Appended, Scratch
 from mmtab.utils.paths import within
+from mmtab.utils.progress import steps
 
 MAX_PIXELS = 64_000_000
 # Readers that only decode: those of others, such as of .eps, start programs
 FORMATS = ("BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP", "AVIF")
 ROWS_AT_ONCE = 256
 Fit = Literal["pad", "squash", "crop"]
-Progress = Callable[[Any, int, str], Iterable[Any]]
-
-
-def no_progress(steps: Any, total: int, title: str) -> Iterable[Any]:
-    return steps
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,6 @@ def load_pictures(
     spec: ImageSpec,
     store: Store,
     bad_cells: BadCells = "error",
-    progress: Progress = no_progress,
 ) -> Pictures:
     """Each distinct picture decoded once, by as many threads as there are cores, and kept in the store.
 
@@ -109,8 +104,7 @@ def load_pictures(
                 return None if image is None else _frame(image, spec).transpose(2, 0, 1)
 
             known: dict[object, int] = {}  # a picture's place, -1 for a bad one
-            steps = progress(_slices(table), -(-len(table) // ROWS_AT_ONCE), "pictures")
-            for batch, start in steps:
+            for batch, start in steps(_slices(table), -(-len(table) // ROWS_AT_ONCE), "reading pictures"):
                 cells, jobs = _new_pictures(batch, start, columns, known)
                 frames = (pool.map if len(jobs) > 1 else map)(one, jobs.values())  # of one a thread takes longer
                 for name, frame in zip(jobs, frames, strict=True):

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from mmtab.data.digests import digest_of
-from mmtab.data.pictures import Pictures, Progress, no_progress
+from mmtab.data.pictures import Pictures
 from mmtab.features.backbones import ImageBackbone, TextBackbone
 from mmtab.features.text import Ragged, Sequences
 from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.machine import to_evaluate
 from mmtab.utils.npy import MemoryFile, Scratch
+from mmtab.utils.progress import steps
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,11 @@ class FeatureCache:
     store     the folder of all features
     autocast  the precision of the networks' forward passes
     device    where networks run
-    progress  what shows how far it is
     """
 
     store: Store
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     device: torch.device | str = "cpu"
-    progress: Progress = no_progress
 
     def images(self, backbone: ImageBackbone, pictures: Pictures) -> np.ndarray:
         """[m, f] float16 features of distinct pictures."""
@@ -112,7 +111,7 @@ class FeatureCache:
         return {"tokens": sequences.key(), "weights": weights, "width": width, "precision": self._precision}
 
     def _steps(self, rows: np.ndarray, title: str, size: int = 64) -> Iterable[np.ndarray]:
-        return self.progress((rows[i : i + size] for i in range(0, len(rows), size)), -(-len(rows) // size), title)
+        return steps((rows[i : i + size] for i in range(0, len(rows), size)), -(-len(rows) // size), title)
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:

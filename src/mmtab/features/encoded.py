@@ -170,12 +170,12 @@ def encode_table(
     numeric, categorical = _numbers(table, schema, preprocessor, cache.store)
     encoded = EncodedTable(len(numeric), numeric, categorical, columns=columns)
     if image_spec is not None:
-        pictures = load_pictures(table, columns["image"], image_spec, cache.store, bad_cells, cache.progress)
+        pictures = load_pictures(table, columns["image"], image_spec, cache.store, bad_cells)
         encoded = replace(encoded, image_index=pictures.index, pixels=pictures.pixels)
         if isinstance(image, ImageBackbone) and image.frozen and (store_frozen or compare_pictures):
             encoded = replace(encoded, image_features=cache.images(image, pictures))
     if text_spec is not None:
-        sequences = tokenize(table, columns["text"], text_spec, cache.store, progress=cache.progress)
+        sequences = tokenize(table, columns["text"], text_spec, cache.store)
         if isinstance(text, TextBackbone) and store_frozen:
             if text.frozen:
                 features, present = cache.texts(text, sequences)

@@ -16,7 +16,6 @@ from tokenizers import Tokenizer
 
 from mmtab.config.types import AugmentConfig
 from mmtab.data.digests import digest_of
-from mmtab.data.pictures import Progress, no_progress
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
@@ -25,6 +24,7 @@ from mmtab.features.batches import TextBatch
 from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.errors import ConfigError
 from mmtab.utils.npy import Appended, Scratch
+from mmtab.utils.progress import steps
 
 CELLS_AT_ONCE = 1 << 14
 SAMPLED_ROWS, COVERED = 1_000, 0.95
@@ -222,7 +222,6 @@ def tokenize(
     *,
     budget: int | None = None,
     joint: bool | None = None,
-    progress: Progress = no_progress,
 ) -> Sequences:
     """Each distinct cell of a batch of rows once, by as many threads as there are cores; cells are stored row by row,
     each cut to the spec's ``max_length``.
@@ -246,7 +245,7 @@ def tokenize(
         with Appended(scratch / "ids.npy", dtype) as ids, Appended(scratch / "offsets.npy", np.int64) as offsets:
             offsets.append(np.zeros(1, np.int64))
             parts = (part for batch in table.batches() for part in _cut(batch, size))
-            for part in progress(parts, -(-len(table) // size), "tokens"):
+            for part in steps(parts, -(-len(table) // size), "tokens"):
                 cells = [_tokens(rust, prefix, part[name]) for prefix, name in zip(prefixes, columns, strict=True)]
                 end, flat = _row_by_row(cells, dtype)
                 offsets.append(ids.n_rows + end)

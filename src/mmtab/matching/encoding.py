@@ -13,13 +13,13 @@ import torch
 
 from mmtab.config.types import MatchConfig
 from mmtab.data.pairs import Records
-from mmtab.data.pictures import Progress
 from mmtab.data.table import Table
 from mmtab.features.batches import Rows, Tokens
 from mmtab.features.text import Sequences, cross_sequences
 from mmtab.model.matcher import Matcher
 from mmtab.runs.session import Session
 from mmtab.utils.cache import Arrays, Store
+from mmtab.utils.progress import steps
 
 BATCH = 512  # pairs, or rows, in one forward pass
 
@@ -37,7 +37,6 @@ class Context:
     store: Store
     config: MatchConfig
     key: str
-    progress: Progress
 
     @property
     def model(self) -> Matcher:
@@ -106,7 +105,7 @@ def encode_records(context: Context) -> EncodedRecords:
         context.store.folder(
             "rows", {"key": context.key, "first": start}, functools.partial(encode_shard, context, start)
         )
-        for start in context.progress(iter(starts), len(starts), "records")
+        for start in steps(starts, len(starts), "encoding records")
     ]
     cross = None
     spec = context.session.backbones.cross_spec
@@ -124,7 +123,7 @@ def encode_shard(context: Context, start: int, _: object) -> Arrays:
     context.store.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".encoding-", dir=context.store.root) as scratch:
         # Pixels and token ids are of no further use
-        encoded = session.encode(table, Store(Path(scratch)), progress=False)
+        encoded = session.encode(table, Store(Path(scratch)))
         parts: dict[str, list[np.ndarray]] = {"tokens": [], "mask": []}
         with session.evaluating():
             for first in range(0, n, BATCH):

@@ -26,7 +26,7 @@ def explain(
     shape = (len(context.session.schema.relations), len(columns))
     compute = functools.partial(_contributions, context, columns)
     width = shape[0] * shape[1]
-    flat = map_shards(context, encoded, (left, right), compute, width, kind="reasons", title="reasons")
+    flat = map_shards(context, encoded, (left, right), compute, width, kind="reasons", title="explaining pairs")
     return flat.reshape(len(left), *shape)
 
 

@@ -24,7 +24,6 @@ from mmtab.data import table as tables
 from mmtab.data.csv_files import Dialect
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.pairs import Records, read_records
-from mmtab.data.pictures import Progress
 from mmtab.data.raw import standard_file
 from mmtab.data.schema import TaskKind
 from mmtab.matching.blocking import Candidates, block, search_vectors
@@ -37,19 +36,19 @@ from mmtab.matching.scoring import score
 from mmtab.matching.truth import BlockedPairs, blocking_against, scores_against
 from mmtab.runs import provenance
 from mmtab.runs.inputs import cache_of, check_output, records_to_match
-from mmtab.runs.session import Session, open_run, progress_of
+from mmtab.runs.session import Session, open_run
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, RunError
 
 
-def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
+def match(config: MatchConfig) -> Matches:
     """Match as configured, and write the files that ``Matches.write`` names.
 
     Raises ConfigError for settings that do not fit, RunError for a run or a truth table of another kind.
     """
     started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
-    context = _begin(config, progress)
+    context = _begin(config)
     session, records, labels = context.session, context.records, PairLabels.none()
     if config.labels is not None:
         labels = read_labels(Path(config.labels), session.schema, records)
@@ -102,11 +101,11 @@ def match(config: MatchConfig, progress: Progress = progress_of) -> Matches:
     return matches
 
 
-def find_candidates(config: MatchConfig, progress: Progress = progress_of) -> dict[str, Any]:
+def find_candidates(config: MatchConfig) -> dict[str, Any]:
     """``match`` until the candidates are found: writes them, the vectors of the records and the report, which it
     returns."""
     started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
-    context = _begin(config, progress)
+    context = _begin(config)
     encoded, candidates = _block(context, seconds)
     report = blocking_report(context, candidates)
     if config.truth is not None:
@@ -121,7 +120,7 @@ def find_candidates(config: MatchConfig, progress: Progress = progress_of) -> di
     return report
 
 
-def _begin(config: MatchConfig, progress: Progress) -> Context:
+def _begin(config: MatchConfig) -> Context:
     """The run and the records, once all settings are found to fit."""
     output = Path(config.output)
     _check(config, output)
@@ -145,7 +144,7 @@ def _begin(config: MatchConfig, progress: Progress) -> Context:
         store.claim()  # it is removed in the end: not what lay there before
     except ConfigError as error:
         raise ConfigError(f"{store.root} cannot hold what is half done. Fix: another output") from error
-    return Context(session, records, store, config, _fingerprint(config, paths), progress)
+    return Context(session, records, store, config, _fingerprint(config, paths))
 
 
 def _block(context: Context, seconds: _Stopwatch) -> tuple[EncodedRecords, Candidates]:

@@ -15,6 +15,7 @@ from mmtab.features.text import without_text
 from mmtab.matching import encoding
 from mmtab.matching.encoding import Context, EncodedRecords, RecordsInMemory, take_rows
 from mmtab.utils.cache import Arrays
+from mmtab.utils.progress import steps
 
 # Encoded records; left and right row numbers [n] and similarity features [n, f] of pairs -> [n, width]
 PairFunction = Callable[[RecordsInMemory, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
@@ -25,7 +26,7 @@ def score(context: Context, encoded: EncodedRecords, left: np.ndarray, right: np
     """[n, r] probabilities of the candidates."""
     n_relations = len(context.session.schema.relations)
     compute = functools.partial(logits_of, context)
-    logits = map_shards(context, encoded, (left, right), compute, n_relations, kind="scores", title="pairs")
+    logits = map_shards(context, encoded, (left, right), compute, n_relations, kind="scores", title="scoring pairs")
     return context.session.task.probabilities(logits.astype(np.float64))
 
 
@@ -50,8 +51,8 @@ def map_shards(
     with ThreadPoolExecutor(1) as pool:
         unfinished = [None if context.store.has(kind, key) else shard for key, shard in zip(keys, shards, strict=True)]
         similarities = _similarities(context, encoded, unfinished, pool)
-        steps = zip(keys, shards, similarities, strict=True)
-        for key, shard, similarity in context.progress(steps, len(shards), title):
+        zipped = zip(keys, shards, similarities, strict=True)
+        for key, shard, similarity in steps(zipped, len(shards), title):
             build = functools.partial(_compute_shard, compute, encoded, shard, similarity)
             results.append(context.store.arrays(kind, key, build)["out"])
     return np.concatenate(results)

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.data.pairs import read_records
-from mmtab.data.pictures import Progress, no_progress
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.features.batches import is_known
 from mmtab.features.loader import PairBatches, RowBatches
@@ -29,6 +28,7 @@ from mmtab.training.metrics import bootstrap
 from mmtab.training.predictions import Predictions
 from mmtab.training.regression import RegressionTask
 from mmtab.training.tasks import PairTask
+from mmtab.utils.progress import steps
 
 MAX_ROWS = 1_000  # scored in each condition; rows or pairs, at random beyond
 SHARES = (0.25, 0.5, 0.75)  # of rows that lose a modality, between none and all
@@ -58,7 +58,6 @@ def ablate(
     *,
     n_rows: int = MAX_ROWS,
     seed: int = 0,
-    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Score a labelled split with every subset of the modalities, without each column, and under growing missingness.
 
@@ -70,7 +69,7 @@ def ablate(
     """
     started = time.perf_counter()
     work, groups = _Work(session, folder, split, n_rows, seed), modalities(session.schema)
-    scores, names = _Scores(work, _conditions(work, groups, seed), progress, seed), list(groups)
+    scores, names = _Scores(work, _conditions(work, groups, seed), seed), list(groups)
     everything, score = _subset(names), scores.score
     curves = {
         name: [
@@ -114,8 +113,8 @@ def _conditions(work: _Work, groups: Mapping[str, list[str]], seed: int) -> dict
 class _Scores:
     """By condition: ``predictions``, ``y_pred`` [n, r], ``score``, and ``draws``, the scores of a paired bootstrap."""
 
-    def __init__(self, work: _Work, conditions: Mapping[str, Removed], progress: Progress, seed: int) -> None:
-        names, task = progress(iter(conditions), len(conditions), "without columns"), work.session.task
+    def __init__(self, work: _Work, conditions: Mapping[str, Removed], seed: int) -> None:
+        names, task = steps(conditions, len(conditions), "scoring without columns"), work.session.task
         self.predictions = {name: work.score(conditions[name]) for name in names}
         y_true, y_pred = work.labels_and_predictions(list(self.predictions.values()))
         plain = "f1" if isinstance(task, PairTask) else "accuracy"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,11 +41,12 @@ def findings(
     slices: Sequence[Mapping[str, Any]],
     ablation: Mapping[str, Any] | None,
     base: Mapping[str, float] | None = None,
+    valid_error: float = 0.0,
 ) -> Iterator[Finding]:
-    """The most important first. ``predictions``: one per relation. ``base``: metrics on valid of the base."""
+    """The most important first. ``predictions``: one per relation. ``base``: metrics on valid of the base;
+    ``valid_error``: the standard error of the score there."""
     schema = predictions[0].schema
-    for relation in predictions:
-        yield _learnt(relation, schema.ceiling if len(predictions) == 1 else None)
+    yield from _learning(predictions, curves, config, valid_error)
     if predictions[0].split == "test" and isinstance(predictions[0], ScoredPredictions):
         yield from _splits(metrics, schema.metric, len(predictions[0].y_true))
     if base is not None:
@@ -54,7 +55,6 @@ def findings(
         scores = f"{name} {base[name]:.3f} and {title} {base[loss]:.4g}"
         fused = f"{valid[name]:.3f} and {valid[loss]:.4g}"
         yield Finding(PLAIN, f"On valid the base alone has {scores}; with fusion the model has {fused}.")
-    yield from _curves(curves, schema.metric, config)
     if ablation is not None:
         yield from _modalities(ablation)
         yield from _columns(ablation)
@@ -70,26 +70,57 @@ def findings(
             yield Finding(WARNING, f"It is worse on rows with {part['slice']}: {scores} ({part['rows']} rows).")
 
 
-def _learnt(predictions: Scored, ceiling: float | None) -> Finding:
-    checks = "check labels and columns with prepare_data.py check, and look at the learning curve"
-    tries = f"{checks}; a higher trainer.lr, or more epochs"
+def standard_error(predictions: Scored) -> float:
+    """Of the score: of accuracy as of a share of the rows, of F1 as of a share of the matches, of R² by rows."""
     if isinstance(predictions, ScoredNumbers):
-        good, text = numbers.learnt(predictions)
-        return Finding(GOOD, f"It learnt: {text}") if good else Finding(WARNING, f"It learnt nothing: {text}", tries)
-    y_true = predictions.y_true
-    if predictions.threshold is None:
-        chance, baseline = float(np.bincount(y_true).max() / len(y_true)), "always predicting the commonest class"
+        return predictions.standard_error(np.ones(len(predictions.y_true), bool))
+    n = len(predictions.y_true) if predictions.threshold is None else int((predictions.y_true == 1).sum())
+    return _error_of_share(float(np.nan_to_num(predictions.score())), n)
+
+
+def _error_of_share(share: float, n: int) -> float:
+    near = (share * n + 1) / (n + 2)  # which is not 0 where all of few rows are right, or none
+    return float(np.sqrt(near * (1 - near) / max(n, 1)))
+
+
+def _learning(
+    predictions: Sequence[Scored], curves: Sequence[Mapping[str, float]], config: RunConfig, valid_error: float
+) -> Iterator[Finding]:
+    """Whether it learnt, and whether too little, too much or well: one judgement, with one piece of advice."""
+    schema = predictions[0].schema
+    scores = [_against_chance(one, schema.ceiling if len(predictions) == 1 else None) for one in predictions]
+    learnt = any(is_learnt for is_learnt, _ in scores)
+    fit, advice = _fit(curves, schema.metric, config, valid_error)
+    if not learnt and not advice.startswith("more"):
+        checks = "check labels and columns with mmtab prepare check"
+        advice = f"{checks}; a higher trainer.lr (={config.trainer.lr:g})"
+    for i, (is_learnt, text) in enumerate(scores):
+        yield Finding(GOOD if is_learnt else WARNING, text, "" if learnt or i else advice)
+    if fit is not None:
+        yield replace(fit, tries=advice if learnt else "")
+
+
+def _against_chance(predictions: Scored, ceiling: float | None) -> tuple[bool, str]:
+    """Whether the score is beyond what needs no model by more than noise, and a sentence."""
+    n = len(predictions.y_true)
+    if isinstance(predictions, ScoredNumbers):
+        chance, noise, text = 0.0, Z * standard_error(predictions), numbers.scores(predictions)
     else:
-        share = float((y_true == 1).mean())
-        chance, baseline = 2 * share / (1 + share), "calling every pair a match"
-    score = predictions.score()
-    error = float(np.sqrt(max(chance * (1 - chance), 1e-9) / len(y_true)))
-    relation = f" for {predictions.relation}" if predictions.relation else ""
-    text = f"{predictions.split} {predictions.score_name}{relation} is {score:.3f}; {baseline} gives {chance:.3f}"
-    text += "." if ceiling is None else f", and the best that can be reached is {ceiling:.3f}."
-    if score > chance + Z * error:
-        return Finding(GOOD, f"It learnt: {text}")
-    return Finding(WARNING, f"It learnt nothing: {text}", tries)
+        y_true, relation = predictions.y_true, f" for {predictions.relation}" if predictions.relation else ""
+        if predictions.threshold is None:
+            chance, baseline = float(np.bincount(y_true).max() / n), "always predicting the commonest class"
+        else:
+            n, share = int((y_true == 1).sum()), float((y_true == 1).mean())
+            chance, baseline = 2 * share / (1 + share), "calling every pair a match"
+        noise = Z * _error_of_share(chance, n)
+        text = f"{predictions.split} {predictions.score_name}{relation} is {predictions.score():.3f}; {baseline} gives"
+        text += f" {chance:.3f}" + ("." if ceiling is None else f", and the best that can be reached is {ceiling:.3f}.")
+    if predictions.score() > chance + noise:
+        return True, f"It learnt: {text}"
+    if predictions.score() > chance:
+        what = "rows" if predictions.relation is None and getattr(predictions, "threshold", None) is None else "matches"
+        return False, f"It may have learnt little: {text} With {n:,} {what} such a difference may be chance."
+    return False, f"It learnt nothing: {text}"
 
 
 def _splits(metrics: Mapping[str, Mapping[str, float]], metric: str, n_test: int) -> Iterator[Finding]:
@@ -101,20 +132,36 @@ def _splits(metrics: Mapping[str, Mapping[str, float]], metric: str, n_test: int
     yield Finding(WARNING, f"{text}: {why}.", "prepare_data.py check compares the splits")
 
 
-def _curves(curves: Sequence[Mapping[str, float]], metric: str, config: RunConfig) -> Iterator[Finding]:
+def _fit(
+    curves: Sequence[Mapping[str, float]], metric: str, config: RunConfig, error: float
+) -> tuple[Finding | None, str]:
+    """What the curves of valid say of the training, and what follows. Changes of the score within its standard error
+    count as none."""
     rows = [row for row in curves if f"valid/{metric}" in row]
     if len(rows) < 2:
-        return
+        return None, ""
     loss, title = ("valid/log_loss", "log-loss") if "valid/log_loss" in rows[0] else ("valid/rmse", "RMSE")
     values, losses = ([row.get(name, np.nan) for row in rows] for name in (f"valid/{metric}", loss))
-    best, n, lowest = int(np.argmax(values)), len(rows), int(np.nanargmin(losses))
-    if best == n - 1 and values[best] - values[-2] > 0.002:
-        yield Finding(WARNING, f"valid {metric} still rose in the last epoch ({n}).", f"trainer.max_epochs={2 * n}")
-    if losses[-1] > RISEN * losses[lowest]:
-        fell = f"valid {title} fell to {losses[lowest]:.3f} in epoch {lowest + 1} and rose to {losses[-1]:.3f}"
-        text = f"It overfits: {fell}, while {metric} was best in epoch {best + 1}."
+    best, n, lowest = int(np.nanargmax(values)), len(rows), int(np.nanargmin(losses))
+    before = n - 1 - max(1, n // 4)
+    rises, falls = values[-1] - values[before] > error, values[best] - values[-1] > error
+    more = f"more epochs, trainer.max_epochs={2 * n}"
+    if config.trainer.max_minutes is not None:
+        more = f"more time, trainer.max_minutes={2 * config.trainer.max_minutes:g}"
+    risen = losses[-1] > RISEN * losses[lowest]
+    fell = f"valid {title} fell to {losses[lowest]:.3f} in epoch {lowest + 1} and rose to {losses[-1]:.3f}"
+    if risen and falls:
+        text = f"It overfits: {fell}; {metric} was {values[best]:.3f} in epoch {best + 1}, whose weights are kept, and"
         lr, decay = f"trainer.lr={config.trainer.lr / 2:g}", f"trainer.weight_decay={config.trainer.weight_decay * 3:g}"
-        yield Finding(WARNING, text, f"fewer epochs, {lr}, {decay}, or fusion=mean")
+        return Finding(WARNING, f"{text} {values[-1]:.3f} at the end."), f"{lr}, {decay}, or fusion=mean"
+    if rises:
+        text = f"It could learn longer: valid {metric} still rose, from {values[before]:.3f} in epoch {before + 1} to"
+        return Finding(WARNING, f"{text} {values[-1]:.3f} in the last, {n}."), more
+    text = (
+        f"It learnt long enough: valid {metric} was best in epoch {best + 1} of {n} ({values[best]:.3f}), and changed"
+    )
+    text += f" at the end by less than its standard error ({error:.3f})."
+    return Finding(PLAIN if risen else GOOD, text + (f" But {fell}: it grew too sure." if risen else "")), ""
 
 
 def _modalities(ablation: Mapping[str, Any]) -> Iterator[Finding]:

@@ -14,7 +14,6 @@ from markupsafe import Markup
 from mmtab.config.types import MatchConfig
 from mmtab.data.cells import image_sources
 from mmtab.data.digests import digest_of
-from mmtab.data.pictures import Progress
 from mmtab.data.schema import LABEL, Column, ColumnType, Schema
 from mmtab.data.table import Table
 from mmtab.matching.explain import column_title
@@ -24,7 +23,6 @@ from mmtab.reports.figures import label_curve
 from mmtab.reports.html import TEMPLATES, render
 from mmtab.reports.rows import MAX_PICTURES, as_text, one_row, thumbnails, value_of
 from mmtab.reports.svg import svg
-from mmtab.runs.session import progress_of
 from mmtab.utils.atomic import write_text
 from mmtab.utils.text import short
 
@@ -89,12 +87,12 @@ def write_page(
     write_text(path, page)
 
 
-def write_result(config: MatchConfig, progress: Progress = progress_of) -> dict[str, dict[str, Any]]:
+def write_result(config: MatchConfig) -> dict[str, dict[str, Any]]:
     """Match as configured and write the page beside the output; returns figures to print, by relation."""
     if config.stop == "blocking":
-        report = find_candidates(config, progress)
+        report = find_candidates(config)
         return {"blocking": _whole(report) | report.get("scores", {})}
-    result, output = match(config, progress), Path(config.output)
+    result, output = match(config), Path(config.output)
     report, relations = result.report, list(result.schema.relations)
     samples = result.samples(config.n_shown)
     pairs = [_shown(result, place, group) for group, places in samples.items() for place in places]

@@ -13,11 +13,10 @@ import yaml
 
 from mmtab.config.types import Hardware, LocalSettings, RunConfig
 from mmtab.data.dataset import dataset_folder
-from mmtab.data.pictures import Progress, no_progress
 from mmtab.data.schema import Schema
 from mmtab.reports import figures, numbers
 from mmtab.reports.ablation import ablate, ranking
-from mmtab.reports.findings import findings
+from mmtab.reports.findings import Finding, findings, standard_error
 from mmtab.reports.html import TEMPLATES, data_uri, render
 from mmtab.reports.rows import Cell, cells_of
 from mmtab.reports.slices import Source, slices
@@ -31,10 +30,12 @@ from mmtab.runs.session import open_run
 from mmtab.utils import distributed
 from mmtab.utils.atomic import replacing, write_json, write_text
 from mmtab.utils.errors import MmtabError, RunError
+from mmtab.utils.progress import under_way
 
 N_MISTAKES = 12
 MAX_CLASSES = 1000  # of the table of classes
 FOLDER = REPORT.parent
+FINDINGS = str(FOLDER / "findings.json")
 
 
 def write_report(
@@ -45,7 +46,6 @@ def write_report(
     data: Path | None = None,
     hardware: Hardware | None = None,
     local: LocalSettings | None = None,
-    progress: Progress = no_progress,
 ) -> Path:
     """Write FOLDER/report/report.html of a finished run and return its path.
 
@@ -55,7 +55,6 @@ def write_report(
               does without its rows
     hardware: on which the ablation predicts
     local:    where this machine has datasets and the cache; default as the environment says
-    progress: of the ablation
 
     Raises RunError for a folder that is no finished run, or a split that was not scored.
     """
@@ -74,7 +73,7 @@ def write_report(
     without = read_ablation(folder)
     if without is None and ablation and source is not None:
         assert data is not None
-        without = ablate(open_run(folder, hardware, local), data, progress=progress)
+        without = ablate(open_run(folder, hardware, local), data)
         with recording(folder, ABLATION):
             write_json(folder / ABLATION, without)
     return _write(folder, facts, config, predictions, source, parts, problem, without)
@@ -94,7 +93,9 @@ def _write(
     schema, split, output = predictions[0].schema, predictions[0].split, folder / FOLDER
     metrics, curves = read_run_file(folder, METRICS), learning_curves(folder)
     base = (facts.get("base") or {}).get("valid")  # of runs of before there is none
-    conclusions = list(findings(config, predictions, metrics, curves, parts, without, base))
+    of_valid = read_scored(folder, "valid") if "valid" in scored_splits(folder) else predictions
+    error = float(np.mean([standard_error(relation) for relation in of_valid]))
+    conclusions = list(findings(config, predictions, metrics, curves, parts, without, base, error))
     pictures = _pictures(predictions, schema, curves, facts, without)
     for name, (_, png) in pictures.items():
         with replacing(output / f"{name}.png") as scratch:
@@ -119,7 +120,7 @@ def _write(
         costs=_costs(folder, facts),
         config=yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True),
     )
-    write_json(output / "findings.json", {"split": split, "findings": [asdict(finding) for finding in conclusions]})
+    write_json(folder / FINDINGS, {"split": split, "findings": [asdict(finding) for finding in conclusions]})
     write_text(folder / REPORT, page)  # last: it tells that the report is whole
     return folder / REPORT
 
@@ -136,9 +137,17 @@ def report_after(
     if distributed.rank()[1] > 1:
         return f"report: mmtab report run={folder}"
     try:
-        return f"report: {write_report(folder, split, data=data, hardware=hardware, local=local)}"
+        with under_way("report"):
+            return f"report: {write_report(folder, split, data=data, hardware=hardware, local=local)}"
     except (MmtabError, OSError) as error:
         return f"no report: {error}"
+
+
+def read_findings(folder: Path) -> list[Finding]:
+    """Those of the report of a run, the most important first; none without a report."""
+    if not (folder / FINDINGS).is_file():
+        return []
+    return [Finding(**finding) for finding in read_run_file(folder, FINDINGS)["findings"]]
 
 
 def read_ablation(folder: Path) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from mmtab.training.tasks import chosen_by
 from mmtab.utils.atomic import write_json
 from mmtab.utils.errors import ConfigError, RunError, TrainingError
 from mmtab.utils.plain import mapping, number, read_plain, record, text
+from mmtab.utils.progress import say
 
 STEPS, CHOSEN = "steps", "ladder.json"
 MARGIN = 1.5  # times the preparation of the last step: what that of the next may take
@@ -53,7 +54,7 @@ def climb(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path], di
     _move(steps / said["chosen"], folder)
     shutil.rmtree(steps, ignore_errors=True)
     shown = ", ".join(f"{recipe} {values[said['chosen_by']]:.4f}" for recipe, values in said["valid"].items())
-    print(f"kept recipe {said['chosen']} (valid {said['chosen_by']}: {shown})", flush=True)
+    say(f"kept recipe {said['chosen']} (valid {said['chosen_by']}: {shown})")
     return said["valid"][said["chosen"]]
 
 
@@ -72,11 +73,11 @@ def _train_all(
         if limit is not None:
             left = limit - (time.perf_counter() - started) / 60
             if scores and left < max(LEAST_SHARE * limit, preparation):
-                print(f"no time is left for {', '.join(config.ladder[place:])}", flush=True)
+                say(f"no time is left for {', '.join(config.ladder[place:])}")
                 break
             share = FIRST_SHARE if place + 1 < len(config.ladder) else 1.0
             step = replace(step, trainer=replace(step.trainer, max_minutes=max(left * share, 1e-3)))
-        print(f"recipe {recipe}", flush=True)
+        say(f"recipe {recipe}")
         try:
             scores[recipe] = train(step, steps / recipe)
             preparation = MARGIN * read_facts(steps / recipe)["seconds"]["prepare"] / 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from mmtab.config.types import Hardware, LocalSettings, RunConfig
 from mmtab.data import files
 from mmtab.data import table as tables
 from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
-from mmtab.data.pictures import no_progress
 from mmtab.data.schema import Schema
 from mmtab.data.spelling import typed
 from mmtab.data.streams import Stream
@@ -60,6 +59,7 @@ from mmtab.utils import distributed
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import RunError
 from mmtab.utils.machine import prepare_process
+from mmtab.utils.progress import steps
 
 Batches = RowBatches | PairBatches
 SLICE = 1024  # rows in memory at a time, with all features
@@ -103,16 +103,15 @@ class Session:
     def rows(self) -> RowEncoder:
         return RowEncoder(self.model, self.compute, self.config.trainer.eval_batch_size)
 
-    def encode(self, table: Table | Stream, store: Store | None = None, progress: bool = True) -> EncodedTable:
+    def encode(self, table: Table | Stream, store: Store | None = None) -> EncodedTable:
         """All that is computed once for a table, and kept in ``store`` (default: the cache)."""
         self._warn_of_bad_cells(table)
-        show = progress_of if progress and self.config.trainer.progress else no_progress
         return encode_table(
             table,
             self.schema,
             self.fitted.preprocessor,
             self.backbones,
-            FeatureCache(store or store_of(self.config), self.compute.autocast, self.compute.device, show),
+            FeatureCache(store or store_of(self.config), self.compute.autocast, self.compute.device),
             bad_cells=self.config.dataset.bad_cells,  # type: ignore[arg-type]
             store_frozen=self.config.store_frozen,
             compare_pictures=self.fitted.similarity is not None and bool(self.config.pair_head.compare),
@@ -127,7 +126,7 @@ class Session:
 
     def encode_new(self, table: Table | Stream, store: Store | None = None) -> EncodedTable:
         """``encode`` of rows that came after training, with a warning of columns that are unlike those of train."""
-        encoded = self.encode(table, store, progress=store is None)
+        encoded = self.encode(table, store)
         warn_of_unseen(table, encoded, self.fitted, self.schema)
         return encoded
 
@@ -150,7 +149,7 @@ class Session:
         parts: list[tuple[np.ndarray, np.ndarray]] = []
         for batch in table.batches():
             for start in range(0, len(batch), SLICE):
-                encoded = self.encode(batch.slice(start, SLICE), store, progress=False)
+                encoded = self.encode(batch.slice(start, SLICE), store)
                 parts.append((encoded.numeric, encoded.categorical))
                 yield encoded
         numeric, categorical = (np.concatenate(columns) for columns in zip(*parts, strict=True))
@@ -212,7 +211,9 @@ class Session:
         if not self.compute.needs_trainer:
             torch.use_deterministic_algorithms(True, warn_only=True)  # as a trainer does
             with self.evaluating():
-                parts = [self._predictions(batches.__getitems__(rows)) for rows in LengthBatches(batches, size, False)]
+                chunks = LengthBatches(batches, size, False)
+                of_chunks = steps(chunks, len(chunks), "predictions")
+                parts = [self._predictions(batches.__getitems__(rows)) for rows in of_chunks]
             return gather(parts), time.perf_counter() - start
         trainer = self.compute.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
         module = Module(self.model, self.task, self.config.trainer)
@@ -331,10 +332,3 @@ def open_run(folder: Path, hardware: Hardware | None = None, local: LocalSetting
     return Session(
         config, schema, fitted, model, backbones, task, Compute(hardware or Hardware(), config.trainer.precision)
     )
-
-
-def progress_of(steps: Iterable[Any], total: int, title: str) -> Iterable[Any]:
-    """A bar that goes when it is done."""
-    from rich.progress import track
-
-    return track(steps, title, total=total, transient=True) if total > 1 else steps

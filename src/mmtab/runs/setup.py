@@ -39,6 +39,7 @@ from mmtab.training.mining import HardNegativeMiner
 from mmtab.training.tasks import PairTask
 from mmtab.training.towers import fit_towers
 from mmtab.utils.errors import ConfigError, DataError
+from mmtab.utils.progress import under_way
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def prepare_rows(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     if model.base is not None:
         whole = RowBatches(encoded, train_labels)
         batches = whole.in_order(), valid_batches.in_order()
-        base, best = model.base.fit(*batches, shares, solvers, config.seed, store_of(config))
+        with under_way("fitting the base"):
+            base, best = model.base.fit(*batches, shares, solvers, config.seed, store_of(config))
         if best:
             fitted = replace(fitted, target=solvers[best].target)
             session = replace(session, task=build_task(config, schema, fitted))
@@ -175,10 +177,12 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     encoded, similarities = session.encode(records.table), None
     if isinstance(model, Matcher) and model.search is not None:
         ends = train_pairs.matches, valid_pairs.matches
-        fit_towers(model.search, encoded, records.n_left, *ends, config.seed, store_of(config))
+        with under_way("fitting the search towers"):
+            fit_towers(model.search, encoded, records.n_left, *ends, config.seed, store_of(config))
     if config.pair_head.compare:
         assert fitted.similarity is not None
-        features = fitted.similarity(records.table, train_pairs.left, train_pairs.right, encoded.pictures)
+        with under_way("comparing pairs"):
+            features = fitted.similarity(records.table, train_pairs.left, train_pairs.right, encoded.pictures)
         fitted = fitted.with_scalers(features)
         session, similarities = replace(session, fitted=fitted), fitted.scale(features)
     valid_rows = np.unique(np.concatenate([valid_pairs.left, valid_pairs.right]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import shutil
 import time
 import warnings
@@ -54,6 +55,7 @@ from mmtab.utils.atomic import write_json, write_text
 from mmtab.utils.errors import RunError, TrainingError
 from mmtab.utils.locks import alone_in
 from mmtab.utils.machine import prepare_process, usable_cores
+from mmtab.utils.progress import asked, say, under_way
 
 
 def train(config: RunConfig, folder: Path) -> dict[str, float]:
@@ -63,7 +65,8 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
     of a finished one the metrics are returned. Raises RunError where the folder holds another run, or another process
     writes to it, and Stopped when a signal stopped it.
     """
-    with alone_in(folder) if distributed.is_first() else contextlib.nullcontext():
+    alone = alone_in(folder) if distributed.is_first() else contextlib.nullcontext()
+    with alone, asked(config.trainer.progress):
         if provenance.is_finished(folder):
             return _finished_metrics(finished_as(config, folder, open_config(folder)), folder)
         if config.ladder:
@@ -95,7 +98,8 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.trainer.n_threads or usable_cores())
     check_loggers(config)
-    prepared = prepare(config)
+    with under_way("preparing"):
+        prepared = prepare(config)
     session, task = prepared.session, prepared.session.task
     fingerprint = tables.fingerprint(prepared.files)
     prepare_seconds = time.perf_counter() - started
@@ -108,6 +112,8 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     # Before training, after which the weights may lie in parts on several processes
     base = session.base_metrics(prepared.valid)
     loggers, limit = loggers_of(session.config, folder), config.trainer.max_minutes
+    if distributed.is_first():
+        say(_plan(session, len(prepared.train)))
     left = None if limit is None else max(0.0, 60 * limit - (time.perf_counter() - started))
     settings = replace(prepared.fit_settings, seconds=left)
     module, trainer, checkpoints = fit(settings, folder, fingerprint, loggers)
@@ -143,9 +149,24 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
             write_json(folder / PROVENANCE, _training_facts(session, trainer, checkpoints) | facts)
             checkpoints.clean()
         for what, why in task.left_out.items():
-            print(f"{what} not fitted: {why}", flush=True)
+            say(f"{what} not fitted: {why}")
         log_results(session.config, folder, "valid")
     return distributed.of_first(metrics)  # nobody opens the folder before it is complete
+
+
+def _plan(session: Session, n_train: int) -> str:
+    """What training is about to do, in a line."""
+    settings, compute = session.config.trainer, session.compute
+    sizes = [(p.numel(), p.requires_grad) for p in session.model.parameters()]
+    learned, total = sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes)
+    what = "rows" if session.schema.of_rows else "pairs"
+    n_steps = math.ceil(n_train / settings.batch_size / settings.accumulate)
+    text = f"training: {learned:,} of {total:,} parameters learn from {n_train:,} {what}, "
+    text += f"at most {settings.max_epochs} epochs of {n_steps:,} steps"
+    if settings.max_minutes is not None:
+        text += f" and {settings.max_minutes:g} min in all"
+    place = f"{compute.device}, {torch.get_num_threads()} threads" if compute.device.type == "cpu" else compute.device
+    return f"{text}, on {place}, {compute.precision}"
 
 
 def _training_facts(session: Session, trainer: pl.Trainer, checkpoints: Checkpoints) -> dict[str, Any]:

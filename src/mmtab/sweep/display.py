@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from statistics import mean
 
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from mmtab.sweep.plan import Plan
 from mmtab.sweep.space import Value
 from mmtab.sweep.study import objective, results_of
+from mmtab.utils.progress import Stage, duration, say
 
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 N_ROWS = 12  # of the table: all trials that are on their way, and as many of the best as there is room for
@@ -23,22 +22,22 @@ INTERVAL = 0.5  # seconds
 
 
 class Display:
-    """``tell`` prints a line, ``show`` updates the table where ``live`` has begun; the latter may be called often."""
+    """``tell`` prints a line, ``show`` updates ``stage``; it may be called often."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.console = Console(highlight=False, markup=False, emoji=False)
-        self.live = Live(console=self.console, auto_refresh=False, transient=True)  # nothing where it is no terminal
+        self.stage = Stage(plan.output.name)
         self._last = 0.0
 
     def tell(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True)
+        say(text)
 
     def show(self, trials: Callable[[], Sequence[FrozenTrial]], busy: Mapping[int, set[str]]) -> None:
         """``trials`` is called when it is time; ``busy``: the names of the runs on their way, by trial."""
-        if self.console.is_terminal and time.monotonic() - self._last > INTERVAL:
+        if time.monotonic() - self._last > INTERVAL:
             self._last = time.monotonic()
-            self.live.update(progress(self.plan, trials(), busy), refresh=True)
+            known = trials()
+            self.stage.note, self.stage.picture = left_text(self.plan, known), progress(self.plan, known, busy)
 
 
 def progress(plan: Plan, trials: Sequence[FrozenTrial], busy: Mapping[int, set[str]]) -> Group:
@@ -60,13 +59,16 @@ def progress(plan: Plan, trials: Sequence[FrozenTrial], busy: Mapping[int, set[s
             "" if score is None else f"{score:.4f}",
             STATES.get(trial.state) or ", ".join(sorted(busy.get(number, set()))) or "waiting",
         )
-    n_left, seconds = runs_left(plan, trials)
-    total = plan.n_trials * len(plan.runs)
-    remaining = "unknown" if seconds is None else str(timedelta(seconds=round(seconds)))
-    line = Table.grid(padding=(0, 1))
-    bar = ProgressBar(total=total, completed=total - n_left, width=40)
-    line.add_row(bar, f"{total - n_left} of {total} runs, time to go: {remaining}")
+    total, line = plan.n_trials * len(plan.runs), Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=total, completed=total - runs_left(plan, trials)[0], width=40)
+    line.add_row(bar, left_text(plan, trials))
     return Group(table, line)
+
+
+def left_text(plan: Plan, trials: Sequence[FrozenTrial]) -> str:
+    (n_left, seconds), total = runs_left(plan, trials), plan.n_trials * len(plan.runs)
+    left = "unknown" if seconds is None else duration(seconds)
+    return f"{total - n_left} of {total} runs, time to go: {left}"
 
 
 def runs_left(plan: Plan, trials: Sequence[FrozenTrial]) -> tuple[int, float | None]:

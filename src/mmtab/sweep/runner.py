@@ -32,6 +32,7 @@ from mmtab.utils.errors import MmtabError, RunError
 from mmtab.utils.locks import lock
 from mmtab.utils.paths import check_inside
 from mmtab.utils.pool import PAUSE, Pool, Task
+from mmtab.utils.progress import say, under_way
 
 TRAIN = [sys.executable, "-m", "mmtab.cli", "train"]
 EVALUATE = [sys.executable, "-m", "mmtab.cli", "evaluate"]
@@ -220,7 +221,8 @@ class Runner:
                 self._release(trial)
 
         command = [*self.train, *self.plan.arguments(trial.number, run, folder, trial.params)]
-        return Task(command, folder, lambda: self._is_done(folder), ended)
+        title = f"trial {trial.number}  {run.dataset} seed {run.seed}"
+        return Task(title, command, folder, lambda: self._is_done(folder), ended)
 
     def _is_done(self, folder: Path) -> bool:
         """Whether a run has all that it was asked for: a report too, where the overrides say so."""
@@ -283,7 +285,8 @@ class Runner:
                 self.unscored.append(f"trial {number}, {run.name}, {what}: {failure}")
 
         command = [*self.evaluate, *arguments]
-        return Task(command, folder, lambda: _metrics_on_test(folder) is not None and has_report(folder), ended)
+        title = f"trial {number}  {run.dataset} seed {run.seed}  scoring test"
+        return Task(title, command, folder, lambda: _metrics_on_test(folder) is not None and has_report(folder), ended)
 
 
 def run_sweep(config: SweepConfig, train: list[str] = TRAIN, evaluate: list[str] = EVALUATE) -> str:
@@ -292,10 +295,11 @@ def run_sweep(config: SweepConfig, train: list[str] = TRAIN, evaluate: list[str]
     ``train`` and ``evaluate`` replace the commands that train a run and score it on test. Raises ConfigError for
     settings that do not fit, before any run starts, and RunError if every trial failed or the storage did."""
     plan = read_plan(config)
+    say(f"{plan.n_trials} trials of {len(plan.runs)} runs: {', '.join(run.name for run in plan.runs[:8])}")
     display = Display(plan)
     runner = Runner(plan, train, evaluate, display)
     try:
-        with display.live:
+        with under_way(display.stage):
             runner.run()
     except StorageInternalError as error:
         reason = str(error.__cause__ or error).splitlines()[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +16,33 @@ from pytorch_lightning.loggers import Logger
 
 from mmtab.utils import distributed
 from mmtab.utils.atomic import write_text
+from mmtab.utils.progress import Stage, say
 
 WRITE_EVERY = 5.0  # seconds between two writes of metrics.csv
 
 
 class EpochLines(Callback):
-    """One line an epoch, which also reads well in a log file."""
+    """One line an epoch, and meanwhile how far training is."""
 
     def __init__(self, metric: str) -> None:
-        self.metric = metric
+        self.metric, self.stage = metric, Stage("training")
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.stage.begin(trainer.global_step)
         self.started = time.perf_counter()  # of a run that resumes within an epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.stage.title = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, step"
         self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.stage.done, self.stage.total = trainer.global_step, module.n_steps
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.stage.note = "scoring valid"
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.stage.note = ""
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -42,7 +53,7 @@ class EpochLines(Callback):
             f"valid {self.metric}": values.get(f"valid/{self.metric}"),
         }
         text = "  ".join(f"{name} {float(value):.4f}" for name, value in shown.items() if value is not None)
-        print(f"epoch {trainer.current_epoch + 1:>3}  {text}  {time.perf_counter() - self.started:.1f} s", flush=True)
+        say(f"epoch {trainer.current_epoch + 1:>3}  {text}  {time.perf_counter() - self.started:.1f} s")
 
 
 class TimeLimit(Callback):
@@ -75,7 +86,7 @@ class TimeLimit(Callback):
     @rank_zero_only
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         if self.is_up:
-            print(f"the time is up after {trainer.global_step} of {self.planned} steps", flush=True)
+            say(f"the time is up after {trainer.global_step} of {self.planned} steps")
 
     def state_dict(self) -> dict[str, Any]:
         return {"elapsed": self.elapsed}
@@ -104,15 +115,6 @@ class BeforeValidation(Callback):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.function()
-
-
-def progress_bar(progress: bool) -> list[Callback]:
-    """A rich bar, on a terminal."""
-    if not progress or not sys.stdout.isatty():
-        return []
-    from pytorch_lightning.callbacks import RichProgressBar
-
-    return [RichProgressBar(leave=False)]
 
 
 class MetricsLogger(Logger):

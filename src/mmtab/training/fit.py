@@ -16,13 +16,14 @@ from torch import nn
 from mmtab.config.types import TrainerConfig
 from mmtab.features.loader import PairBatches, RowBatches, loader
 from mmtab.model.row_model import RowModel
-from mmtab.training.callbacks import BeforeValidation, EpochLines, EveryEpochs, MetricsFile, TimeLimit, progress_bar
+from mmtab.training.callbacks import BeforeValidation, EpochLines, EveryEpochs, MetricsFile, TimeLimit
 from mmtab.training.checkpoints import AtomicIO, Checkpoints, find_last
 from mmtab.training.compute import Compute
 from mmtab.training.mining import HardNegativeMiner, RowEncoder
 from mmtab.training.module import BadLoss, Module
 from mmtab.training.tasks import Task
 from mmtab.utils.errors import TrainingError
+from mmtab.utils.progress import under_way
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def fit(
         seconds=options.checkpoint_seconds,
     )
     has_base = isinstance(model, RowModel) and model.base is not None  # then it is one to choose before training too
-    bar = progress_bar(options.progress)
+    lines = EpochLines(settings.task.metric)
     if options.compile:
         model.compile(dynamic=True)
     trainer = settings.compute.trainer(
@@ -91,14 +92,15 @@ def fit(
         num_sanity_val_steps=-1 if has_base else 0,
         log_every_n_steps=max(1, len(settings.train) // options.batch_size // 10),
         logger=[metrics, *loggers],
-        callbacks=[*_callbacks(settings, checkpoints), *bar],
-        enable_progress_bar=bool(bar),
+        callbacks=_callbacks(settings, checkpoints, lines),
+        enable_progress_bar=False,
         plugins=[AtomicIO()],
     )
     last = find_last(folder, fingerprint) if settings.resume else None
     valid_loader = loader(settings.valid, options.eval_batch_size, shuffle=False)
     try:
-        trainer.fit(module, train_loader, valid_loader, ckpt_path=last, weights_only=True)
+        with under_way(lines.stage):
+            trainer.fit(module, train_loader, valid_loader, ckpt_path=last, weights_only=True)
     except BadLoss as error:
         ids = ", ".join(settings.ids_of(error.rows))
         raise TrainingError(
@@ -114,13 +116,13 @@ def fit(
     return module, trainer, checkpoints
 
 
-def _callbacks(settings: FitSettings, checkpoints: Checkpoints) -> list[Callback]:
+def _callbacks(settings: FitSettings, checkpoints: Checkpoints, lines: EpochLines) -> list[Callback]:
     options = settings.trainer
     callbacks: list[Callback] = [
         EarlyStopping(
             checkpoints.monitor, patience=options.patience or 3, mode="min" if checkpoints.sign < 0 else "max"
         ),
-        EpochLines(settings.task.metric),
+        lines,
         checkpoints,
     ]
     if settings.seconds is not None:

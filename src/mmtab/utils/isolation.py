@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from mmtab.utils.progress import unseen
+
 _computing = threading.RLock()  # generators, flags and filters belong to the process, not to a thread
 _forked = False
 
@@ -32,13 +34,15 @@ if hasattr(os, "register_at_fork"):
 @contextlib.contextmanager
 def isolated() -> Iterator[None]:
     """Afterwards random states, flags of torch, filters of warnings, levels of loggers, environment variables and
-    signal handlers are what they were before. One thread at a time is within: a second one waits, for all of these
-    belong to the process. A forked process computes in one thread. Also a decorator."""
+    signal handlers are what they were before, and nothing was printed unless somebody looks. One thread at a time is
+    within: a second one waits, for all of these belong to the process. A forked process computes in one thread.
+    Also a decorator."""
     import torch
 
     with _computing, contextlib.ExitStack() as stack:
         for restore in (_random(torch), _flags(torch), _environment(), _levels(), _handlers()):
             stack.callback(restore)
+        stack.enter_context(unseen())
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(np.errstate(all="warn", under="ignore"))  # numpy's own defaults
         stack.enter_context(torch.inference_mode(False))

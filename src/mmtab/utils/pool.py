@@ -15,6 +15,7 @@ from mmtab.utils.errors import Stopped
 from mmtab.utils.locks import is_held
 from mmtab.utils.machine import usable_cores
 from mmtab.utils.processes import WITH_PARENT, last_error
+from mmtab.utils.progress import Stage, under_way
 
 TICK = 0.02  # seconds between two looks at the children
 PAUSE = 1.0  # seconds until a process with nothing to do looks again for work that another one left
@@ -25,6 +26,7 @@ PATIENCE = 120.0  # seconds in which the child of a killed process notices that 
 class Task:
     """A command to run in a folder."""
 
+    title: str
     command: list[str]
     folder: Path  # gets the command's output, at the end of log.txt
     done: Callable[[], bool]  # whether the folder holds the result
@@ -102,6 +104,10 @@ class Pool:
 
     def drive(self, next_task: Callable[[], Task | None], is_over: Callable[[], bool] = lambda: True) -> None:
         """Keep the children at work until ``next_task`` has no more and ``is_over``. Raises Stopped after a signal."""
+        with under_way("jobs") as stage:
+            self._drive(next_task, is_over, stage)
+
+    def _drive(self, next_task: Callable[[], Task | None], is_over: Callable[[], bool], stage: Stage) -> None:
         while True:
             for place, child in list(self.children.items()):
                 if (code := child.poll()) is not None:
@@ -111,7 +117,9 @@ class Pool:
                 task = None if self.signals else next_task()
                 if task is None:
                     break
+                self.tell(f"{task.title}  begins")
                 self.children[place] = Child(task, environment(place, self.n_jobs, self.gpus))
+            stage.note = ", ".join(child.task.title for child in self.children.values())
             self.check()
             if not self.children and is_over():
                 return
