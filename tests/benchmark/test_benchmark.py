@@ -25,7 +25,7 @@ from mmtab.benchmark.ensemble import average
 from mmtab.benchmark.handout import without_labels
 from mmtab.benchmark.plan import applies, check_system, check_systems, find_datasets, plan_jobs, seeds_of, with_members
 from mmtab.benchmark.results import read_results
-from mmtab.benchmark.runner import run_benchmark
+from mmtab.benchmark.runner import Work, _n_train, run_benchmark
 from mmtab.benchmark.scoring import CheckedPredictions, metrics, read_predictions, write_predictions
 from mmtab.benchmark.truth import Truth
 from mmtab.benchmark.types import Board
@@ -34,6 +34,7 @@ from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig, TrackConf
 from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.utils.errors import ConfigError, DataError, MmtabError
+from mmtab.utils.progress import duration
 
 SCRIPT = CONFIGS.parent / "scripts" / "benchmark.py"
 # A rival: a program that knows nothing of mmtab. It answers with its favourite class, or with a sleep before that.
@@ -370,6 +371,21 @@ def test_settings_and_datasets_that_fit_nothing(tables: Path, tmp_path: Path) ->
     )
     with pytest.raises(ConfigError, match="no labelled test split"):
         run_benchmark(config)
+
+
+def test_the_time_to_go_is_by_system_and_size(tables: Path, tmp_path: Path) -> None:
+    systems = {"quick": system(baseline="majority"), "slow": system(baseline="majority")}
+    config = config_of(tmp_path / "bench", tables, systems, seeds=2)
+    work = Work(config, plan_jobs(config, find_datasets(config)[0]))
+    assert work._time_left() == "; no time is known yet of quick, slow"
+    n = {job.data: _n_train(job.data) for job in work.jobs.values()}
+    work.took["quick"] = 1.0, 100
+    assert work._time_left() == "; no time is known yet of slow"
+    work.took["slow"] = 6000.0, 100
+    rows = sum(n[job.data] for job in work.jobs.values()) / 2
+    assert work._time_left() == f", about {duration(rows * 60.01)} to go"
+    work.waiting.clear()
+    assert work._time_left() == ""
 
 
 def test_which_datasets_a_system_is_for(tables: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_child_waits_for_the_lock_of_its_folder(tmp_path: Path) -> None:
 
     done = tmp_path / "done"
     command = [sys.executable, "-S", "-c", f"open({str(done)!r}, 'w')"]
-    task = Task(command, tmp_path, done.exists, lambda seconds, failure: None)
+    task = Task("job", command, tmp_path, done.exists, lambda seconds, failure: None)
     with FileLock(tmp_path / ".lock"):
         child = Child(task, environment(0, 1, []))
         time.sleep(0.2)

@@ -53,7 +53,7 @@ def test_a_log_gets_a_line_at_least_every_thirty_seconds(
             gaps.append(clock.now - last)
             last, text = clock.now, said
     assert len(gaps) == 7 and max(gaps) <= 30
-    assert text == "preparing, 2 min 50 s; text features 17 of 40, 2 min 50 s, about 3 min 50 s to go\n"
+    assert text == "preparing, 3 min; text features 17 of 40, 3 min, about 4 min to go\n"
     display.end(inner)
     display.end(outer)
     clock.now += 1000
