@@ -4,6 +4,7 @@ them all, for each needs but a moment of it."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -114,8 +115,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     (folder / "runs" / "one").mkdir(parents=True)
     (folder / "runs" / "one" / "provenance.json").write_text("{}")
     typed = [line.replace("DATA", "data").replace("RUNS", "runs") for line, _ in MISTAKES]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # also where there is a GPU
     command, text = [sys.executable, "-c", MAKE_ALL], "\n".join(typed)
-    done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=folder, timeout=120, check=False)
+    done = subprocess.run(
+        command, input=text, capture_output=True, text=True, cwd=folder, timeout=120, check=False, env=environment
+    )
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) == len(MISTAKES), done.stderr[-2000:]
     assert not (folder / "out").exists()
