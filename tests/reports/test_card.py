@@ -46,6 +46,8 @@ def test_the_page_stands_alone_and_shows_pictures(tmp_path: Path, write: object)
     seen = Seen(text)
     sources = [attributes["src"] or "" for tag, attributes in seen.tags if tag == "img"]
     assert all(source.startswith("data:image/") for source in sources) and any("jpeg" in s for s in sources)
+    charts = re.findall(r"<svg.*?</svg>", text, re.S)
+    assert len(charts) >= 3 and all("aria-label" in chart for chart in charts)
     assert not {"script", "link", "iframe"} & {tag for tag, _ in seen.tags}
     assert all(attributes.get("alt") for tag, attributes in seen.tags if tag == "img")
     assert ("a match" in seen.text and "no match" in seen.text) or "kind 0" in seen.text
@@ -90,3 +92,11 @@ def test_a_test_split_without_labels_is_described(tmp_path: Path) -> None:
     files.write_table(folder / "test.parquet", table.drop_columns(["label"]))
     card = describe(folder)
     assert "test" in card.rows and "test" not in card.labels and "train" in card.labels
+
+
+def test_charts_have_the_letters_of_every_script(tmp_path: Path) -> None:
+    folder = toy_data.write_kway(tmp_path / "toys", images=False)
+    for row in range(12):
+        toy_data.change_cell(folder / "train.parquet", row, "colour", ("漢字の名前", "العربية", "हिन्दी $5$")[row % 3])
+    charts = re.findall(r"<svg.*?</svg>", page(describe(folder, alarms=[])), re.S)
+    assert any(all(name in chart for name in ("漢字の名前", "العربية", "हिन्दी $5$")) for chart in charts)

@@ -19,9 +19,11 @@ from toy_data import write_kway, write_pairs
 import mmtab
 from mmtab.data.synthetic import Channel, Recipe, ceilings, write_catalogue
 from mmtab.data.table import Table, read_split
+from mmtab.reports import figures
 from mmtab.reports.ablation import _shapley, _Work, ablate, ranking
 from mmtab.reports.run_page import report_after, write_report
 from mmtab.reports.runs_page import write_comparison
+from mmtab.reports.svg import svg
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.scored import read_scored, scored_splits
 from mmtab.runs.session import open_run
@@ -155,7 +157,7 @@ def test_pairs_lose_their_comparison_too(tmp_path: Path, configure: Callable[...
     work = _Work(session, data, "valid", 1000, 0)
     probability = work.score(work.everywhere(column.name for column in session.schema.columns)).probability
     assert probability is not None and len(np.unique(probability.round(6))) == 1  # without any cell all pairs are alike
-    assert {"precision by recall", "reliability diagram"} <= {str(img["alt"]) for img in page.having("img")}
+    assert {"precision by recall", "reliability diagram"} <= {str(svg["aria-label"]) for svg in page.having("svg")}
 
 
 def test_the_page_of_a_run(kway: tuple[Path, Path]) -> None:
@@ -170,6 +172,11 @@ def test_the_page_of_a_run(kway: tuple[Path, Path]) -> None:
         assert heading in page.text
     assert "Threshold not fitted: valid has <7> rows" in page.text
     assert all(str(img["src"]).startswith("data:image/") for img in page.having("img"))
+    assert "95 % interval" in page.text and "the commonest class for all, test" in page.text
+    charts = [str(svg["aria-label"]) for svg in page.having("svg")]
+    assert {"losses and score by epoch", "reliability diagram"} <= set(charts) and "#000000" not in text
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)), "each chart has ids of its own"
     assert "http" not in {str(a.get("href", ""))[:4] for a in page.having("a")}
     for name in ("learning", "confusion", "reliability", "risk_coverage", "modalities", "columns", "missingness"):
         assert (path.parent / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -200,6 +207,21 @@ def test_several_runs_are_compared(kway: tuple[Path, Path], configure: Callable[
         write_comparison([folder, other], tmp_path / "both.html", "test")
     with pytest.raises(RunError, match="named twice"):
         write_comparison([folder, folder], tmp_path / "both.html")
+
+
+def test_a_confusion_matrix_shows_the_classes_that_are_confused(kway: tuple[Path, Path]) -> None:
+    """Of 48 classes three are mistaken for each other, and one for a fourth."""
+    y_true = np.repeat(np.arange(48), 20)
+    y_pred = y_true.copy()
+    y_pred[np.flatnonzero((y_true < 3) & (np.arange(len(y_true)) % 2 == 0))] = 1
+    y_pred[-1] = 30
+    names = [f"class {i}" for i in range(46)] + ["漢字", "$x_1$"]
+    confused = replace(read_scored(kway[1], "test")[0], y_true=y_true, y_pred=y_pred, classes=names)
+    shown = svg(figures.confusion(confused), "chart", "confusion")
+    drawn = [i for i, name in enumerate(names) if f">{name}<" in shown]
+    assert {0, 1, 2, 30, 47} <= set(drawn) and len(drawn) == figures.FEW_CLASSES
+    few = replace(confused, y_true=y_true % 4, y_pred=y_pred % 4, classes=["漢字", "a", "b", "c"])
+    assert all(f">{name}<" in svg(figures.confusion(few), "chart", "") for name in few.classes), "of few classes all"
 
 
 def test_no_report_is_no_failure_of_the_run(tmp_path: Path) -> None:

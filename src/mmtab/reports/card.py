@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 
 from mmtab.config.types import SPLITS
 from mmtab.data import files
@@ -21,8 +22,9 @@ from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.table import Table, read_batches
 from mmtab.prepare.check.alarms import Alarm
 from mmtab.reports import figures
-from mmtab.reports.html import TEMPLATES, data_uri, render
-from mmtab.reports.rows import Cell, Picture, cells_of
+from mmtab.reports.html import TEMPLATES, render
+from mmtab.reports.rows import Cell, cells_of
+from mmtab.reports.svg import svg
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import DataError
 from mmtab.utils.text import markdown_table, markdown_text, short
@@ -268,27 +270,27 @@ def _about(facts: DatasetFacts) -> list[tuple[str, str]]:
     return [(key, value) for key, value in entries.items() if value]
 
 
-def _plots(facts: DatasetFacts) -> list[Picture]:
-    """Small plots, each with what it shows in words."""
+def _plots(facts: DatasetFacts) -> list[tuple[str, Markup]]:
+    """Small charts, each with what it shows in words."""
     plots = {}
     labels = facts.all_labels
     if labels and facts.has_numbers:
-        plots["labels"] = figures.small_histogram("labels", str(facts.schema.label), _numbers(labels))
+        plots["labels"] = figures.small_histogram(str(facts.schema.label), _numbers(labels))
     elif labels:
         top = labels.most_common(MAX_BARS)
         rest = labels.total() - sum(n for _, n in top)
         bars = top + ([(f"{len(labels) - MAX_BARS} others", rest)] if rest else [])
-        plots["labels"] = figures.small_bars("rows by label", bars)
+        plots["rows by label"] = figures.small_bars(bars)
     shares = [(column.name, 100 * column.share_missing) for column in facts.columns]
     if any(share for _, share in shares):
         shown = sorted(shares, key=lambda item: -item[1])[:MAX_BARS]
-        plots["missing cells by column, in percent"] = figures.small_bars("% missing", shown)
+        plots["missing cells by column, in percent"] = figures.small_bars(shown)
     for column in facts.columns[:MAX_PLOTS]:
         if column.type in (ColumnType.NUMERIC, ColumnType.TEXT) and len(np.unique(column.numbers)) > 1:
             unit = "characters" if column.type is ColumnType.TEXT else "value"
-            figure = figures.small_histogram(column.name, unit, column.numbers)
+            figure = figures.small_histogram(unit, column.numbers)
             plots[f"distribution of {column.name} ({unit})"] = figure
         elif column.type is ColumnType.CATEGORICAL and column.counts:
-            figure = figures.small_bars(column.name, column.counts.most_common(8))
+            figure = figures.small_bars(column.counts.most_common(8))
             plots[f"commonest values of {column.name}"] = figure
-    return [(about, data_uri(figures.png(figure, 80), "png")) for about, figure in plots.items()]
+    return [(about, svg(figure, f"chart{i}", about)) for i, (about, figure) in enumerate(plots.items())]

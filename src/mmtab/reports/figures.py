@@ -1,4 +1,4 @@
-"""The pictures of a run's report, each as PNG. They are drawn dark on white, for pages of either colour scheme."""
+"""The charts of runs and datasets: as parts of pages (``reports.svg``), and as PNG, dark on white."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from mmtab.reports.svg import FAINT, INK, canvas
+from mmtab.reports.svg import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, RED, canvas
 from mmtab.runs.scored import ScoredPredictions
 from mmtab.runs.scored_numbers import ScoredNumbers
 from mmtab.utils.text import one_line, short
 
-BLUE, ORANGE, GREEN, GREY = "#1f6fb5", "#c05a12", "#26804a", "#8b8f96"
-COLOURS = (BLUE, ORANGE, GREEN, "#8a4fb0", "#b01f4f", "#5d6066")
-SMALL = "#3b6ea5"
-WIDE, TALL = 5.4, 3.4  # inches
-MAX_CLASSES = 60  # of a confusion matrix
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, FAINT)
+WIDE, TALL, SMALL = 5.4, 3.4, (4.4, 2.8)  # inches
+MAX_CLASSES, FEW_CLASSES = 24, 12  # of a confusion matrix; up to FEW_CLASSES, those without mistakes too
+MOST = 0.9  # of the mistakes, that the classes shown make
+MAX_POINTS = 2000  # that are drawn one by one
 
 
 def png(figure: Any, dpi: int = 144) -> bytes:
@@ -28,14 +28,14 @@ def png(figure: Any, dpi: int = 144) -> bytes:
 
 
 def _axes(width: float = WIDE, height: float = TALL, n: int = 1) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # heavy, and only needed here; this class needs no screen
-
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = canvas(width, height, layout="constrained")
     axes = figure.subplots(1, n)
     for panel in np.atleast_1d(axes):
-        for side in ("top", "right"):
-            panel.spines[side].set_visible(False)
-        panel.tick_params(labelsize=10, color=GREY, labelcolor=INK)
+        panel.patch.set_visible(False)
+        for side, spine in panel.spines.items():
+            spine.set_visible(side in ("bottom", "left"))
+            spine.set_color(FAINT)
+        panel.tick_params(labelsize=10, color=FAINT, labelcolor=INK)
     return figure, axes
 
 
@@ -56,7 +56,7 @@ def learning(rows: Sequence[Mapping[str, float]], metric: str, n_trained: int) -
     epochs = [row["epoch"] + 1 for row in by_epoch]
     valid_losses = {"valid/log_loss": "valid log-loss", "valid/rmse": "valid RMSE"}
     losses = [(name, text, ORANGE) for name, text in valid_losses.items() if any(name in row for row in by_epoch)]
-    for name, label, colour in (("train/loss_epoch", "train loss", GREY), *losses):
+    for name, label, colour in (("train/loss_epoch", "train loss", FAINT), *losses):
         values = [row.get(name, np.nan) for row in by_epoch]
         left.plot(epochs, values, "o-", color=colour, label=label, markersize=3.5)
     left.set_ylim(bottom=0)
@@ -75,28 +75,31 @@ def learning(rows: Sequence[Mapping[str, float]], metric: str, n_trained: int) -
 
 
 def confusion(predictions: ScoredPredictions) -> Any:
-    """Shares of each label's rows, classes that are mistaken for each other side by side (average linkage); beyond
-    MAX_CLASSES those with the most mistakes."""
+    """Shares of each label's rows, classes that are mistaken for each other side by side (average linkage); of many
+    classes those that most mistakes are made with."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
     counts, classes = _confused_classes(predictions)
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    k = len(classes)
-    cell = 0.21 if k > 12 else 0.42
-    names = [_name(predictions.classes[i], 24) for i in classes]
-    room = 0.085 * max(map(len, names)) + 0.5
+    share = counts / np.maximum(np.bincount(predictions.y_true, minlength=len(predictions.classes))[classes, None], 1)
+    k, names = len(classes), [_name(predictions.classes[i], 24) for i in classes]
+    room = 0.085 * max(map(len, names), default=0) + 0.5
+    cell = 0.3 if k > FEW_CLASSES else 0.42
     figure, axes = _axes(max(3.2, k * cell + room + 0.6), max(3.0, k * cell + room))
-    axes.imshow(np.where(counts > 0, np.sqrt(share), np.nan), cmap="Blues", vmin=0, vmax=1.15, aspect="equal")
-    size = 7.5 if k > 12 else 9.5
-    axes.set_xticks(range(k), names, rotation=90, fontsize=size)
-    axes.set_yticks(range(k), names, fontsize=size)
-    axes.set_xticks(np.arange(k + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(k + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="#0001", linewidth=0.5)
-    axes.tick_params(which="both", length=0)
-    for i, j in np.argwhere(counts > 0):
-        colour = "white" if share[i, j] > 0.45 else INK if i == j else "#8c2d04"
-        text = str(counts[i, j]) if counts[i, j] < 1000 or k <= 12 else f"{counts[i, j] / 1000:.0f}k"
-        axes.text(j, i, text, ha="center", va="center", fontsize=size - 1.5, color=colour)
-    axes.set(xlabel="prediction", ylabel="label")
+    full = np.argwhere(counts > 0)
+    squares = PatchCollection([Rectangle((j - 0.5, i - 0.5), 1, 1) for i, j in full], facecolor=BLUE, linewidth=0)
+    squares.set_alpha([0.9 * float(share[i, j]) ** 0.5 for i, j in full])
+    axes.add_collection(squares)
+    n = len(np.union1d(predictions.y_true, predictions.y_pred))
+    what = "prediction" if k == n else f"prediction; {k} of {n} classes, which most mistakes are of"
+    axes.set(xlabel=what, ylabel="label", xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5), aspect="equal")
+    axes.set_xticks(range(k), names, rotation=90)
+    axes.set_yticks(range(k), names)
+    axes.tick_params(length=0)
+    for i, j in full:
+        colour = "white" if share[i, j] > 0.45 else INK if i == j else ORANGE
+        text = str(counts[i, j]) if counts[i, j] < 1000 else f"{counts[i, j] / 1000:.0f}k"
+        axes.text(j, i, text, ha="center", va="center", fontsize=9, color=colour)
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure
@@ -108,11 +111,13 @@ def _confused_classes(predictions: ScoredPredictions) -> tuple[np.ndarray, np.nd
     from scipy.spatial.distance import squareform
 
     classes = np.union1d(predictions.y_true, predictions.y_pred)
-    if len(classes) > MAX_CLASSES:
+    if len(classes) > FEW_CLASSES:
         wrong = ~predictions.correct
         mistaken = np.concatenate([predictions.y_true[wrong], predictions.y_pred[wrong]])
         n_mistakes = np.bincount(mistaken, minlength=len(predictions.classes))
-        classes = np.sort(np.argsort(-n_mistakes, kind="stable")[:MAX_CLASSES])
+        worst = np.argsort(-n_mistakes, kind="stable")
+        n_shown = int(np.searchsorted(np.cumsum(n_mistakes[worst]), MOST * n_mistakes.sum())) + 1
+        classes = np.sort(worst[: min(max(n_shown, FEW_CLASSES), MAX_CLASSES)])
     y_true, y_pred = predictions.y_true, predictions.y_pred
     shown, counts = np.isin(y_true, classes) & np.isin(y_pred, classes), np.zeros((len(classes),) * 2, np.int64)
     np.add.at(counts, tuple(np.searchsorted(classes, y[shown]) for y in (y_true, y_pred)), 1)
@@ -125,13 +130,18 @@ def _confused_classes(predictions: ScoredPredictions) -> tuple[np.ndarray, np.nd
     return counts[np.ix_(order, order)], classes[order]
 
 
+def _shade(n: int) -> dict[str, Any]:
+    """How n points of a scatter are drawn."""
+    return {"s": 9, "color": BLUE, "alpha": max(0.15, min(0.7, 200 / n)), "linewidths": 0, "rasterized": n > MAX_POINTS}
+
+
 def predicted(predictions: ScoredNumbers) -> Any:
     """Predictions by label; where all were right they would lie on the line."""
     figure, axes = _axes(WIDE, 4.2)
     y_true, y_pred = predictions.y_true, predictions.y_pred
     ends = [min(y_true.min(), y_pred.min()), max(y_true.max(), y_pred.max())]
-    axes.plot(ends, ends, color=GREY, linewidth=1, linestyle=":")
-    axes.scatter(y_true, y_pred, s=9, color=BLUE, alpha=max(0.15, min(0.7, 200 / len(y_true))), linewidths=0)
+    axes.plot(ends, ends, color=FAINT, linewidth=1, linestyle=":")
+    axes.scatter(y_true, y_pred, **_shade(len(y_true)))
     axes.set(xlabel="label", ylabel="prediction")
     return figure
 
@@ -140,8 +150,8 @@ def residuals(predictions: ScoredNumbers) -> Any:
     """Label less prediction: by prediction, with the mean of each tenth, and how often each size occurs."""
     figure, (left, right) = _axes(8.2, 3.2, 2)
     error, order = -predictions.error, np.argsort(predictions.y_pred, kind="stable")
-    left.axhline(0, color=GREY, linewidth=1, linestyle=":")
-    left.scatter(predictions.y_pred, error, s=9, color=BLUE, alpha=max(0.15, min(0.7, 200 / len(error))), linewidths=0)
+    left.axhline(0, color=FAINT, linewidth=1, linestyle=":")
+    left.scatter(predictions.y_pred, error, **_shade(len(error)))
     tenths = [part for part in np.array_split(order, 10) if len(part)]
     means = [(predictions.y_pred[part].mean(), error[part].mean()) for part in tenths]
     left.plot(*zip(*means, strict=True), "o-", color=ORANGE, markersize=4, label="mean of a tenth of the rows")
@@ -166,7 +176,7 @@ def precision_recall(predictions: ScoredPredictions) -> Any:
         hits = (match & label).sum()
         at_threshold = f"threshold {predictions.threshold:.3g}: F1 {predictions.score():.3f}"
         axes.plot(hits / label.sum(), hits / max(match.sum(), 1), "o", color=ORANGE, markersize=8, label=at_threshold)
-        axes.axhline(label.mean(), color=GREY, linestyle=":", label=f"chance {label.mean():.3f}")
+        axes.axhline(label.mean(), color=FAINT, linestyle=":", label=f"chance {label.mean():.3f}")
         axes.legend(frameon=False, fontsize=10, loc="lower left")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
     return figure
@@ -175,7 +185,7 @@ def precision_recall(predictions: ScoredPredictions) -> Any:
 def reliability(predictions: ScoredPredictions) -> Any:
     """Before and after calibration; circles grow with the rows they stand for."""
     figure, axes = _axes(WIDE, 3.9)
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
     ways = [(True, BLUE, "as predicted")]
     if predictions.temperature != 1 and predictions.probability is not None:
         ways = [(False, ORANGE, "before"), (True, BLUE, f"after {predictions.scaling}")]
@@ -216,7 +226,7 @@ def by_modality(ablation: Mapping[str, Any], order: Sequence[str]) -> Any:
         axes.plot(without, i, "o", color=BLUE, markersize=8, label="without it" if not i else None)
         axes.plot(alone, i, "D", color=ORANGE, markersize=6, label="alone" if not i else None)
     axes.axvline(ablation["score"], color=GREEN, label="all", linewidth=1.5)
-    axes.axvline(ablation["nothing"], color=GREY, linestyle=":", label="nothing")
+    axes.axvline(ablation["nothing"], color=FAINT, linestyle=":", label="nothing")
     axes.set_yticks(range(len(order)), list(reversed(order)), fontsize=11)
     axes.set(xlabel=f"{ablation['split']} {ablation['metric']}", ylim=(-0.6, len(order) - 0.4))
     _legend_above(figure, axes, 4)
@@ -232,7 +242,7 @@ def by_column(ablation: Mapping[str, Any], limit: int = 30) -> Any:
         colour = colours[values["modality"]]
         axes.plot([values["low"], values["high"]], [i, i], color=colour, linewidth=2)
         axes.plot(values["loss"], i, "o", color=colour, markersize=6)
-    axes.axvline(0, color=GREY, linewidth=1)
+    axes.axvline(0, color=FAINT, linewidth=1)
     axes.set_yticks(range(len(columns)), [_name(name) for name, _ in columns], fontsize=10)
     for kind in dict.fromkeys(values["modality"] for _, values in columns):
         axes.plot([], [], "o-", color=colours[kind], label=kind)
@@ -255,20 +265,13 @@ def missingness(ablation: Mapping[str, Any]) -> Any:
 
 def label_curve(curve: Mapping[str, Any]) -> Any:
     """F1 by the number of labels, chosen by the page and at random: mean and range over seeds."""
-    figure = canvas(WIDE, 2.6, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _axes(WIDE, 2.6)
     for who, colour, title in (("random", FAINT, "labels at random"), ("page", INK, "labels that this page chooses")):
         f1 = np.array(curve[who])
         axes.fill_between(curve["labels"], f1.min(1), f1.max(1), color=colour, alpha=0.15, linewidth=0)
         axes.plot(curve["labels"], f1.mean(1), "o-", color=colour, markersize=4, label=title)
-    axes.patch.set_visible(False)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(FAINT)
-    axes.tick_params(color=FAINT, labelcolor=INK, labelsize=10)
-    axes.set_xlabel("labels", color=INK)
-    axes.set_ylabel("F1", color=INK)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=10, loc="lower right")
+    axes.set(xlabel="labels", ylabel="F1")
+    axes.legend(frameon=False, fontsize=10, loc="lower right")
     return figure
 
 
@@ -296,7 +299,7 @@ def many_modalities(ablations: Mapping[str, Mapping[str, Any]]) -> Any:
             m, y = ablation["modalities"][name], i + 0.35 - 0.7 * (r + 0.5) / len(ablations)
             axes.plot([m["shapley_low"], m["shapley_high"]], [y, y], color=colour, linewidth=2)
             axes.plot(m["shapley"], y, "o", color=colour, markersize=5.5, label=None if i else _name(run))
-    axes.axvline(0, color=GREY, linewidth=1)
+    axes.axvline(0, color=FAINT, linewidth=1)
     axes.set_yticks(range(len(names)), list(reversed(names)), fontsize=11)
     axes.set(xlabel="contribution to the score (Shapley value)", ylim=(-0.6, len(names) - 0.4))
     _legend_above(figure, axes, 2)
@@ -306,38 +309,21 @@ def many_modalities(ablations: Mapping[str, Mapping[str, Any]]) -> Any:
 # --- small ones, for the card of a dataset ---------------------------------------------------------------------------
 
 
-def small_bars(title: str, bars: Sequence[tuple[str, float]]) -> Any:
-    figure, axes = _small(title)
-    axes.barh(range(len(bars)), [n for _, n in bars], color=SMALL)
-    axes.set_yticks(range(len(bars)), [_ascii(name) for name, _ in bars], fontsize=6)
+def small_bars(bars: Sequence[tuple[str, float]]) -> Any:
+    figure, axes = _axes(*SMALL)
+    axes.barh(range(len(bars)), [n for _, n in bars], color=BLUE)
+    axes.set_yticks(range(len(bars)), [_name(name, 22) for name, _ in bars])
     axes.invert_yaxis()
-    axes.tick_params(axis="x", labelsize=6)
     return figure
 
 
-def small_histogram(title: str, unit: str, numbers: np.ndarray) -> Any:
+def small_histogram(unit: str, numbers: np.ndarray) -> Any:
     """Without the half percent at either end, of which a few would leave one bar."""
-    figure, axes = _small(title)
+    figure, axes = _axes(*SMALL)
     low, high = np.quantile(numbers, [0.005, 0.995])
     inside = numbers[(numbers >= low) & (numbers <= high)]
     if not np.isfinite(high - low) or high - low <= abs(high) * 1e-12:
         inside = np.sign(numbers)
-    axes.hist(inside, bins=30, color=SMALL)
-    axes.tick_params(labelsize=6)
-    axes.set_xlabel(unit, fontsize=6)
+    axes.hist(inside, bins=30, color=BLUE)
+    axes.set_xlabel(_name(unit))
     return figure
-
-
-def _small(title: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.4, 2.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(_ascii(title, 40), fontsize=8)
-    return figure, axes
-
-
-def _ascii(text: str, limit: int = 22) -> str:
-    """Matplotlib would read $…$ as formulas, and has no glyphs for all of Unicode."""
-    plain = "".join(c if c.isprintable() and ord(c) < 0x250 else "·" for c in text)
-    return short(plain, limit).replace("$", r"\$")

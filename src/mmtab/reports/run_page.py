@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from markupsafe import Markup
 
 from mmtab.config.types import Hardware, LocalSettings, RunConfig
 from mmtab.data.dataset import dataset_folder
@@ -17,9 +18,10 @@ from mmtab.data.schema import Schema
 from mmtab.reports import figures, numbers
 from mmtab.reports.ablation import ablate, ranking
 from mmtab.reports.findings import Finding, findings, standard_error
-from mmtab.reports.html import TEMPLATES, data_uri, render
+from mmtab.reports.html import TEMPLATES, render
 from mmtab.reports.rows import Cell, cells_of
 from mmtab.reports.slices import Source, slices
+from mmtab.reports.svg import svg
 from mmtab.runs.folder import ABLATION, METRICS, PROVENANCE, learning_curves, open_config, read_facts, read_run_file
 from mmtab.runs.inputs import cache_of
 from mmtab.runs.manifest import recording
@@ -27,6 +29,7 @@ from mmtab.runs.provenance import REPORT
 from mmtab.runs.scored import Scored, ScoredPredictions, read_scored, scored_splits
 from mmtab.runs.scored_numbers import ScoredNumbers
 from mmtab.runs.session import open_run
+from mmtab.training.metrics import bootstrap, class_metrics, number_metrics, pair_metrics
 from mmtab.utils import distributed
 from mmtab.utils.atomic import replacing, write_json, write_text
 from mmtab.utils.errors import MmtabError, RunError
@@ -96,10 +99,11 @@ def _write(
     of_valid = read_scored(folder, "valid") if "valid" in scored_splits(folder) else predictions
     error = float(np.mean([standard_error(relation) for relation in of_valid]))
     conclusions = list(findings(config, predictions, metrics, curves, parts, without, base, error))
-    pictures = _pictures(predictions, schema, curves, facts, without)
-    for name, (_, png) in pictures.items():
+    pictures = dict[str, tuple[str, Markup]]()
+    for i, (name, (about, figure)) in enumerate(_charts(predictions, schema, curves, facts, without).items()):
         with replacing(output / f"{name}.png") as scratch:
-            scratch.write_bytes(png)
+            scratch.write_bytes(figures.png(figure))
+        pictures[name] = about, svg(figure, f"chart{i}", about)
     page = render(
         TEMPLATES / "run.html.jinja",
         title=f"Report: {schema.name}",
@@ -109,7 +113,8 @@ def _write(
         problem=problem,
         findings=conclusions,
         scores=_scores(metrics, schema),
-        pictures={name: (about, data_uri(png, "png")) for name, (about, png) in pictures.items()},
+        headlines=[_headline(relation, metrics, base) for relation in predictions],
+        pictures=pictures,
         classes=[_classes(r) for r in predictions if isinstance(r, ScoredPredictions) and r.threshold is None],
         slices=_slices(parts),
         ablation=without,
@@ -158,14 +163,14 @@ def read_ablation(folder: Path) -> dict[str, Any] | None:
     return read_run_file(folder, ABLATION)
 
 
-def _pictures(
+def _charts(
     predictions: Sequence[Scored],
     schema: Schema,
     curves: Sequence[Mapping[str, float]],
     facts: Mapping[str, Any],
     without: Mapping[str, Any] | None,
-) -> dict[str, tuple[str, bytes]]:
-    """By name what a picture shows, in words, and PNG."""
+) -> dict[str, tuple[str, Any]]:
+    """By name what a chart shows, in words, and its figure."""
     drawn: dict[str, tuple[str, Any]] = {}
     if any(f"valid/{schema.metric}" in row for row in curves):
         drawn["learning"] = "losses and score by epoch", figures.learning(curves, schema.metric, facts["n_epochs"])
@@ -188,7 +193,36 @@ def _pictures(
         drawn["modalities"] = "score with and without each modality", figures.by_modality(without, ranking(without))
         drawn["columns"] = "what is lost without each column", figures.by_column(without)
         drawn["missingness"] = "score by share of missing cells", figures.missingness(without)
-    return {name: (about, figures.png(figure)) for name, (about, figure) in drawn.items()}
+    return drawn
+
+
+def _headline(
+    predictions: Scored, metrics: Mapping[str, Mapping[str, Any]], base: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """The score that ranks, with its 95 % interval over rows drawn with replacement, and what it has to beat: ``bars``
+    are names and scores."""
+    y_true, split, metric = predictions.y_true, predictions.split, predictions.schema.metric
+    measure: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    if isinstance(predictions, ScoredNumbers):
+        measure, guess, guessing = number_metrics, np.full(len(y_true), y_true.mean()), "the mean for all"
+    elif predictions.threshold is None:
+        commonest = np.bincount(y_true).argmax()
+        measure, guess, guessing = class_metrics, np.full(len(y_true), commonest), "the commonest class for all"
+    else:
+        measure, guess, guessing = pair_metrics, np.ones(len(y_true), np.int64), "every pair a match"
+    relation = getattr(predictions, "relation", None) or ""
+    key = f"{relation}/{metric}" if relation else metric
+    scores = {
+        f"this model, {split}": metrics.get(split, {}).get(key, measure(y_true, predictions.y_pred).get(metric)),
+        "this model, valid": metrics.get("valid", {}).get(key),
+        "its base alone, valid": (base or {}).get(key),
+        f"{guessing}, {split}": measure(y_true, guess).get(metric),
+    }
+    bars = [(name, score) for name, score in scores.items() if isinstance(score, float)]
+    n_classes = len(getattr(predictions, "classes", ()))
+    draws = bootstrap(y_true[:, None], predictions.y_pred[None, :, None], metric, n_classes)
+    low, high = (None, None) if draws is None else np.quantile(draws[:, 0], (0.025, 0.975)).tolist()
+    return {"metric": metric, "relation": relation, "score": bars[0][1], "low": low, "high": high, "bars": bars}
 
 
 def _scores(metrics: Mapping[str, Mapping[str, Any]], schema: Schema) -> tuple[list[str], list[list[str]]]:

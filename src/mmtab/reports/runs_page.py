@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from mmtab.config.types import LocalSettings
 from mmtab.reports import figures
-from mmtab.reports.html import TEMPLATES, data_uri, render
-from mmtab.reports.rows import Picture
+from mmtab.reports.html import TEMPLATES, render
 from mmtab.reports.run_page import interval, read_ablation
+from mmtab.reports.svg import svg
 from mmtab.runs.folder import METRICS, flat, learning_curves, open_config, read_facts, read_run_file
 from mmtab.runs.scored import Scored, ScoredPredictions, read_scored, scored_splits
 from mmtab.training.metrics import bootstrap
@@ -69,7 +70,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
     raise RunError(f"the same run is named twice: {', '.join(map(str, folders))}")
 
 
-def _pictures(runs: Mapping[str, Path], predictions: Predictions, metric: str) -> list[Picture]:
+def _pictures(runs: Mapping[str, Path], predictions: Predictions, metric: str) -> list[tuple[str, Markup]]:
     drawn = {}
     curves = {name: learning_curves(folder) for name, folder in runs.items()}
     if any(curves.values()):
@@ -81,7 +82,7 @@ def _pictures(runs: Mapping[str, Path], predictions: Predictions, metric: str) -
     ablations = {name: ablation for name, folder in runs.items() if (ablation := read_ablation(folder))}
     if ablations:
         drawn["what each modality contributes"] = figures.many_modalities(ablations)
-    return [(about, data_uri(figures.png(figure), "png")) for about, figure in drawn.items()]
+    return [(about, svg(figure, f"chart{i}", about)) for i, (about, figure) in enumerate(drawn.items())]
 
 
 def _scores(

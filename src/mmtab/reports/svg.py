@@ -10,7 +10,12 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-INK, FAINT = "#010203", "#040506"  # become the page's
+INK, FAINT = "#010203", "#040506"  # become the page's, as these do
+BLUE, ORANGE, GREEN, PURPLE, RED = "#1f6fb5", "#c05a12", "#26804a", "#8a4fb0", "#b01f4f"
+MEANINGS = {INK: "CanvasText", "#000000": "CanvasText", FAINT: "var(--faint)"} | {
+    colour: f"var(--{name})"
+    for colour, name in ((BLUE, "blue"), (ORANGE, "orange"), (GREEN, "green"), (PURPLE, "purple"), (RED, "red"))
+}
 
 
 def canvas(width: float, height: float, **layout: Any) -> Any:
@@ -37,9 +42,10 @@ def svg(figure: Any, name: str, about: str, colours: Mapping[str, str] | None = 
     text = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
-    for colour, meaning in {INK: "CanvasText", FAINT: "var(--faint)", **(colours or {})}.items():
+    for colour, meaning in (MEANINGS | dict(colours or {})).items():
         text = text.replace(colour, meaning)
-    view = re.search(r'viewBox="[^"]*"', text)
+    view = re.search(r'viewBox="0 0 ([\d.]+) [^"]*"', text)
     assert view is not None
-    element = f'<svg class="chart" {view[0]} role="img" aria-label="{escape(about)}">'
+    size = f'{view[0]} style="--width:{view[1]}px"'  # for styles that keep it from shrinking
+    element = f'<svg class="chart" {size} role="img" aria-label="{escape(about)}">'
     return Markup(re.sub(r"<svg[^>]*>", element, text, count=1))

@@ -26,7 +26,7 @@ form.hidden = false;
 show();
 // Labels: by pair and relation, kept by the browser until a page of the same records has other labels to begin with.
 const given = JSON.parse(form.dataset.given), [, ...relations] = JSON.parse(form.dataset.key), several = relations.length > 1;
-const store = `mmtab labels ${form.dataset.key} ${given.length}`, answers = {1: 'match', 0: 'not'};
+const store = `mmtab labels ${form.dataset.key} ${given.length}`, answers = [['1', 'match'], ['0', 'not'], [' ', 'skip']];
 const labels = new Map();
 const nameOf = card => JSON.stringify([...JSON.parse(card.dataset.ids), relations[form.elements.relation.value]]);
 for (const [left, right, relation, label] of given) labels.set(JSON.stringify([left, right, relation]), label);
@@ -75,7 +75,7 @@ function save() {
 for (const {card} of pairs) {
   const ask = document.createElement('span');
   ask.className = 'ask';
-  for (const [value, text] of Object.entries({...answers, ' ': 'skip'})) {
+  for (const [value, text] of answers) {
     const button = Object.assign(document.createElement('button'), {type: 'button', value, textContent: text});
     button.append(Object.assign(document.createElement('kbd'), {textContent: value === ' ' ? '␣' : value}));
     ask.append(button);
