@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
-from toy_data import write_pairs
+from toy_data import write_pairs, write_table
 
 from mmtab.data.pairs import Records, read_records
 from mmtab.data.schema import Schema
@@ -42,6 +42,31 @@ def test_labels_are_read(tmp_path: Path, toys: tuple[Schema, Records]) -> None:
     assert known[:, 0].tolist() == [1, 0, -1, 1]
     assert labels.one_partner(0)
     assert not read_labels(file_of(tmp_path, "l1,r1,1", "l1,r2,1"), *toys).one_partner(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.csv", "left_id;right_id;label\nl1;r1;1\nl1;r2;0\n".encode("utf-8-sig")),  # as a spreadsheet saves it
+        ("labels.txt", "left_id\tright_id\tlabel\nl1\tr1\tTRUE\nl1\tr2\tFALSE\n".encode("utf-16")),
+        ("labels.jsonl", b'{"left_id":"l1","right_id":"r1","label":1.0}\n{"left_id":"l1","right_id":"r2","label":0}\n'),
+    ],
+)
+def test_labels_may_be_any_table(name: str, content: bytes, tmp_path: Path, toys: tuple[Schema, Records]) -> None:
+    (tmp_path / name).write_bytes(content)
+    labels = read_labels(tmp_path / name, *toys)
+    assert (labels.left.tolist(), labels.right.tolist(), labels.label.tolist()) == ([1, 1], [11, 12], [1, 0])
+
+
+@pytest.mark.parametrize("relation", [b"\xff", ["label"], None])
+def test_cells_that_name_no_relation_are_one_line(
+    relation: object, tmp_path: Path, toys: tuple[Schema, Records]
+) -> None:
+    cells = {"left_id": ["l1"], "right_id": ["r1"], "label": [1], "relation": [relation]}
+    path = write_table(tmp_path / "labels.parquet", cells)
+    with pytest.raises(RunError, match=r"labels.parquet: .*row 1, column relation: ") as error:
+        read_labels(path, *toys)
+    assert "\n" not in str(error.value)
 
 
 def test_labels_of_several_relations_name_theirs(tmp_path: Path, toys: tuple[Schema, Records]) -> None:

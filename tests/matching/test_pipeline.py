@@ -288,6 +288,14 @@ def test_one_table_is_deduplicated(two_tables: Path, train: Callable[..., Path],
     assert scores["blocking_recall"] > 0.5 and scores["bcubed_f1"] > 0.6
     assert {row["table"] for row in read_rows(tmp_path / "m_clusters.csv")} == {"records"}
 
+    missed = next(i for i in range(1, 240) if not ((result.left == 0) & (result.right == i)).any())
+    ids = result.records.table.ids.to_pylist()
+    both_ways = {"left_id": [ids[0], ids[missed]], "right_id": [ids[missed], ids[0]], "label": [1, 1]}
+    labels = str(write_table(tmp_path / "labels.csv", both_ways))
+    told = pipeline.match(settings(trained, tmp_path / "m.csv", labels=labels, explain=False))
+    assert len(told.left) == len(result.left) + 1 and (told.left < told.right).all(), "one pair, in the order of rows"
+    assert told.known[-1].tolist() == [1] and told.together[-1, 0]
+
 
 def two_relations(source: Path, target: Path) -> Path:
     """The toys with a second label: alike, whatever the size and the title."""
@@ -366,6 +374,7 @@ def test_elsewhere_without_the_dataset_k_is_its_greatest(
         ({"output": "{run}/fitted.csv"}, "lies in the run folder"),
         ({"records": "a.csv", "clustering": "unique"}, "clustering=unique is for two tables"),
         ({"curve": True}, "curve=true wants truth=TABLE"),
+        ({"labels": "a.csv", "stop": "blocking"}, "stop=blocking uses no labels"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str, trained: Path, tmp_path: Path) -> None:

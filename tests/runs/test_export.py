@@ -126,6 +126,10 @@ def test_alarms_of_the_data_are_in_the_card_and_the_report(
     pyarrow.parquet.write_table(rows, data / "train.parquet")  # of which the alarms are not
     train(configure(data, "trainer.max_epochs=1", f"output={tmp_path / 'other'}"), tmp_path / "other")
     assert read_facts(tmp_path / "other")["alarms"] is None
+    (data / "alarms.json").write_text('{"data_fingerprint": ')
+    with pytest.raises(RunError, match=r"alarms.json is damaged.*Fix: mmtab prepare check .*data, or remove the file"):
+        train(configure(data, "trainer.max_epochs=1", f"output={tmp_path / 'third'}"), tmp_path / "third")
+    assert not (tmp_path / "third" / "checkpoints").exists(), "it says so before it trains"
 
 
 class Hub(BaseHTTPRequestHandler):

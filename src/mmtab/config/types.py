@@ -355,6 +355,8 @@ class MatchConfig(LocalSettings):
             raise ConfigError("left and right go together; for one table give records=TABLE")
         if self.curve and self.truth is None:
             raise ConfigError("curve=true wants truth=TABLE, which says what the labels would be")
+        if self.stop == "blocking" and (self.labels is not None or self.curve):
+            raise ConfigError("stop=blocking uses no labels. Fix: leave out labels and curve, or stop")
 
 
 @dataclass

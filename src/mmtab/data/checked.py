@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.data.table import fingerprint, training_files
 from mmtab.utils.atomic import write_json
+from mmtab.utils.errors import RunError
 from mmtab.utils.plain import Rule, line, listed, read_plain, record, text
 
 ALARMS = "alarms.json"
@@ -23,8 +25,13 @@ def keep_alarms(folder: Path, alarms: Iterable[tuple[str, str]]) -> None:
 
 
 def kept_alarms(folder: Path, data_fingerprint: str) -> list[dict[str, str]] | None:
-    """Severities and messages; None where the folder was not checked, or its training data has changed since."""
+    """Severities and messages; None where the folder was not checked, or its training data has changed since. Raises
+    RunError for a damaged file, DataError for a link out of the folder."""
     if not (folder / ALARMS).is_file():
         return None
-    kept = read_plain(folder / ALARMS, record({"data_fingerprint": line, "alarms": ALARMS_RULE}))
+    files.check_links(folder, [folder / ALARMS], folder.name)
+    try:
+        kept = read_plain(folder / ALARMS, record({"data_fingerprint": line, "alarms": ALARMS_RULE}))
+    except RunError as error:
+        raise RunError(f"{error}. Fix: mmtab prepare check {folder}, or remove the file") from error
     return kept["alarms"] if kept["data_fingerprint"] == data_fingerprint else None

@@ -148,7 +148,8 @@ def _text(path: Path, scratch: Path, dataset: str, dialect: Dialect, notes: list
                     out.write(block.encode())
             path, encoding = plain, "utf-8"
     except (UnicodeError, LookupError) as error:
-        raise _uncertain(dataset, stem, "encoding", "cp1252", f"the file is not {dialect.encoding}") from error
+        encoding = dialect.encoding or "UTF-8, and no other encoding is certain"
+        raise _uncertain(dataset, stem, "encoding", "cp1252", f"the file is not {encoding}") from error
     except (OSError, EOFError, zlib.error) as error:
         problem = f"{path.name} is not a readable {suffix[1:]} file ({error})"
         raise DataError(dataset, problem, table=stem, fix="write or copy it again") from error

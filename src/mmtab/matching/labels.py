@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from mmtab.data import files, splits
+from mmtab.data.cells import first
+from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.pairs import Pairs, Records, read_pairs_file
+from mmtab.data.raw import standard_file
 from mmtab.data.schema import LABEL, Schema
+from mmtab.data.table import Table, names_in
 from mmtab.training.metrics import too_few_matches
 from mmtab.utils.errors import DataError, RunError
 
@@ -48,12 +54,14 @@ class PairLabels:
         return all(len(np.unique(side)) == len(side) for side in matches.T)
 
 
-def read_labels(path: Path, schema: Schema, records: Records) -> PairLabels:
-    """A table of left_id, right_id and label, with several relations also relation. Raises RunError, which names the
-    file and the row, for unknown ids and for labels that contradict each other."""
+def read_labels(path: Path, schema: Schema, records: Records, dialect: Dialect = FOUND_OUT) -> PairLabels:
+    """A table of any form with left_id, right_id and label, with several relations also relation. Raises RunError,
+    which names the file and the row, for unknown ids and for labels that contradict each other."""
     try:
-        pairs = read_pairs_file(path, replace(schema, relations={LABEL: ()}), records)
-        relation = _relations(path, schema, len(pairs))
+        with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
+            table = standard_file(path, Path(scratch), schema.name, dialect)
+            pairs = read_pairs_file(table, replace(schema, relations={LABEL: ()}), records)
+            relation = _relations(table, schema, len(pairs))
     except DataError as error:
         raise RunError(f"labels={path}: {error}") from error
     if pairs.labels is None:
@@ -74,12 +82,14 @@ def _relations(path: Path, schema: Schema, n: int) -> np.ndarray:
         if len(names) > 1:
             raise DataError(schema.name, "the file lacks this column", column=RELATION, expected=f"one of {names}")
         return np.zeros(n, np.int64)
-    given = pc.fill_null(files.read(path, schema.name, [RELATION])[RELATION].cast("string"), "").to_pylist()
-    unknown = next((row for row, name in enumerate(given) if name not in names), None)
-    if unknown is not None:
-        problem, found = "no relation of the run", given[unknown]
-        raise DataError(schema.name, problem, row=unknown + 1, column=RELATION, expected=f"one of {names}", found=found)
-    return np.array([names.index(name) for name in given], np.int64)
+    table = Table(schema.name, path.stem, path.parent, pa.nulls(n, pa.string()), {})
+    given = names_in(table, files.read(path, schema.name, [RELATION]), RELATION)
+    place = pc.index_in(given, value_set=pa.array(names, given.type))
+    if place.null_count:
+        row = first(pc.is_null(place))
+        problem, found = "no relation of the run", given[row].as_py()
+        raise table.error(problem, row=row, column=RELATION, expected=f"one of {names}", found=found)
+    return np.asarray(place).astype(np.int64)
 
 
 def _check_consistent(path: Path, pairs: Pairs, labels: PairLabels, relation: int, n_records: int) -> None:

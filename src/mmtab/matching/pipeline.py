@@ -51,13 +51,13 @@ def match(config: MatchConfig) -> Matches:
     context = _begin(config)
     session, records, labels = context.session, context.records, PairLabels.none()
     if config.labels is not None:
-        labels = read_labels(Path(config.labels), session.schema, records)
+        labels = read_labels(Path(config.labels), session.schema, records, dialect_of(config))
     methods = _methods(context, labels)  # which may refuse, before anything is computed
     thresholds: np.ndarray = session.task.thresholds  # type: ignore[attr-defined]
     encoded, candidates = _block(context, seconds)
     n_blocked, n = len(candidates.left), len(records.table)
     new = find_pairs(candidates.left, candidates.right, labels.left, labels.right, n) < 0
-    ends = np.unique(np.stack([labels.left[new], labels.right[new]], 1), axis=0)
+    ends = np.unique(np.sort(np.stack([labels.left[new], labels.right[new]], 1)), axis=0)  # of one table, in any order
     left, right = np.append(candidates.left, ends[:, 0]), np.append(candidates.right, ends[:, 1])
     probability = np.zeros((0, len(thresholds)))
     if len(left):

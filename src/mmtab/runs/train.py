@@ -102,6 +102,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
         prepared = prepare(config)
     session, task = prepared.session, prepared.session.task
     fingerprint = tables.fingerprint(prepared.files)
+    alarms = kept_alarms(data_folder(config), fingerprint)  # now: training must not be lost to a damaged file
     prepare_seconds = time.perf_counter() - started
     if _resumes(config, folder):
         _check_same(session.config, folder, settled=True)
@@ -131,7 +132,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
             "left_out": task.left_out,
             "base": {"valid": base},
             "data_fingerprint": fingerprint,
-            "alarms": kept_alarms(data_folder(config), fingerprint),
+            "alarms": alarms,
             "n_train": len(prepared.train),
             "seconds": {
                 "prepare": prepare_seconds,

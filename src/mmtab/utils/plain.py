@@ -46,6 +46,8 @@ def read_plain(path: Path, rule: Rule) -> dict[str, Any]:
             raise ValueError(f"it has more than {MAX_BYTES[path.suffix] >> 20} MiB")
         content = path.read_text(encoding="utf-8")
         value = yaml.load(content, _PlainLoader) if path.suffix == ".yaml" else json.loads(content)
+        if "\\ud" in content.lower():  # half a character, which no file could be written with
+            json.dumps(value, ensure_ascii=False, default=str).encode()
     except (ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({(str(error).splitlines() or ['it is empty'])[0]})") from error
     try:
