@@ -102,6 +102,16 @@ def test_flat_pictures_and_one_for_all_rows_are_no_copies(tmp_path: Path) -> Non
     assert picture_print(white) is None is picture_print(nearly) and picture_print(logo)
 
 
+def test_signs_that_look_alike_are_no_copies(tmp_path: Path) -> None:
+    def sign(x: int) -> Image.Image:
+        picture = Image.new("RGB", (120, 120), "white")
+        ImageDraw.Draw(picture).rectangle((20 + x, 30, 80 + x, 90), "darkblue")
+        return compressed(picture)
+
+    splits = {name: [sign(3 * i + k) for i in range(8)] for k, name in enumerate(("train", "valid", "test"))}
+    assert not alarms(dataset(tmp_path / "toys", splits))
+
+
 def test_many_pictures_are_compared_with_many() -> None:
     """Each held-out picture is another's copy, but for little; and none is taken for the copy of yet another."""
     looks = [picture_print(photo(i)) for i in range(400)]

@@ -16,6 +16,7 @@ from mmtab.prepare.check.reader import Finding, Ref
 SIDE, BITS = 64, 256  # pixels that are hashed, and bits of a hash
 SMALL, N_BLOCKS = 32, 4  # pixels of a thumbnail, and the blocks in a row that it is compared by
 FLAT = 6.0  # standard deviation of grey, 0 to 255, below which a picture shows nothing to compare
+SIGN = 0.04  # share of the variance that two colours leave, up to which it is a sign on a ground: many look alike
 REPEATED = 5  # rows of a table with one picture, beyond which it stands for none: a logo, "no photo"
 N_NEIGHBOURS, NEAR_BITS = 4, 80  # pictures of train that are looked at, if no more bits differ; by chance 128 do
 CUTS = (0.0, 0.015, 0.03, 0.045)  # of each edge, that may be missing
@@ -27,15 +28,24 @@ GRADES = (0.10, Severity.SEVERE), (0.01, Severity.WARNING), (0.0, Severity.NOTE)
 
 def picture_print(picture: Image.Image) -> bytes | None:
     """A perceptual hash, BITS bits of the low frequencies of grey (pHash, Zauner 2010), and a thumbnail in colour,
-    [SMALL, SMALL, 3] uint8; None of a picture that is flat."""
+    [SMALL, SMALL, 3] uint8; None of a picture that is flat, or a sign of one colour on a ground."""
     colour = picture.convert("RGB")
     grey = np.asarray(colour.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
     if grey.std() < FLAT:
         return None
     low = dctn(grey, norm="ortho")[:16, :16].ravel()
-    return (
-        np.packbits(low > np.median(low[1:])).tobytes() + colour.resize((SMALL, SMALL), Image.Resampling.BOX).tobytes()
-    )
+    small = colour.resize((SMALL, SMALL), Image.Resampling.BOX)
+    if _unexplained(np.asarray(small, np.float32).reshape(-1, 3)) <= SIGN:
+        return None
+    return np.packbits(low > np.median(low[1:])).tobytes() + small.tobytes()
+
+
+def _unexplained(pixels: np.ndarray) -> float:
+    """The share of the variance of pixels [n, 3] that is left when light and dark ones have a colour each."""
+    grey = pixels.mean(1)
+    light = grey > (grey.min() + grey.max()) / 2
+    left = sum(np.square(part - part.mean(0)).sum() for part in (pixels[light], pixels[~light]) if len(part))
+    return float(left / max(np.square(pixels - pixels.mean(0)).sum(), 1))
 
 
 def near_pictures(prints: Mapping[str, Sequence[Print]], seed: int) -> Iterator[Finding]:
