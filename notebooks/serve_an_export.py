@@ -11,11 +11,14 @@ from pathlib import Path
 import onnxruntime
 
 from mmtab.runs.prepared import Preparation
+from mmtab.utils.errors import MmtabError, RunError
 
 
 def serve(folder: Path, table: Path) -> None:
     """Print the id of each row with its class and how likely that is, or with its number."""
     preparation = Preparation.load(folder)
+    if not (folder / "model.onnx").is_file():
+        raise RunError(f"{folder} has no model.onnx. Fix: mmtab export RUN -o FOLDER --format onnx")
     graph = onnxruntime.InferenceSession(folder / "model.onnx")
     for ids, inputs in preparation.rows(table, size=64):
         (output,) = graph.run(None, inputs)
@@ -27,4 +30,9 @@ def serve(folder: Path, table: Path) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), Path(sys.argv[2]))
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    try:
+        serve(Path(sys.argv[1]), Path(sys.argv[2]))
+    except MmtabError as error:
+        sys.exit(f"error: {error}")

@@ -20,6 +20,7 @@ from commands import SCRIPTS
 
 import mmtab
 from mmtab.data.files import InMemory
+from mmtab.runs.graph import write_torch
 from mmtab.runs.inputs import records_to_match
 from mmtab.runs.prepared import Preparation
 from mmtab.runs.session import open_run
@@ -142,6 +143,41 @@ def served(exported: Path, data: Path, folder: Path) -> None:
         assert [name for _, name, _ in said] == expected
     else:
         assert [float(number) for _, number in said] == pytest.approx(expected, abs=1e-4)
+
+
+class Views(torch.nn.Module):
+    """As models of one column have them: parts of other tensors, some of which are empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        whole = torch.arange(6)
+        self.register_buffer("empty", whole[1:1])
+        self.register_buffer("part", whole[2:5])
+        self.weight = torch.nn.Parameter(torch.arange(8.0)[4:7])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.part * self.weight + self.get_buffer("empty").sum()
+
+
+def test_models_with_views_of_tensors_are_written(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    model, x = Views(), torch.tensor([1.0, 2.0, 3.0])
+    write_torch(torch.export.export(model, (x,)), tmp_path / "model.pt2")
+    assert not [warning for warning in recwarn if "complete tensor" in str(warning.message)]
+    assert torch.equal(torch.export.load(tmp_path / "model.pt2").module()(x), model(x))
+
+
+def test_the_example_ends_in_one_line(kway_run: tuple[Path, Path], tmp_path: Path) -> None:
+    data, folder = kway_run
+    shutil.copytree(folder, tmp_path / "export")
+    facts = {"inputs": {}, "text": None, "cross": None, "image": None, "bad_cells": "error"}
+    (tmp_path / "export" / "graph.json").write_text(json.dumps(facts))
+    for given, said in (((folder,), "rows.csv"), ((tmp_path / "export", data / "test.parquet"), "has no model.onnx")):
+        done = subprocess.run([sys.executable, EXAMPLE, *given], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    (tmp_path / "export" / "graph.json").rename(tmp_path / "elsewhere.json")
+    (tmp_path / "export" / "graph.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(RunError, match=r"graph.json.*link"):
+        Preparation.load(tmp_path / "export")
 
 
 def test_what_is_no_format_or_path_is_refused(kway_run: tuple[Path, Path], tmp_path: Path) -> None:

@@ -175,3 +175,9 @@ def test_a_terminal_shows_bars_and_is_left_clean(tmp_path: Path, backbone: Path)
     assert "loading torch, " in text, "which takes long enough to be shown"
     assert "\x1b[?25l" in text and text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is back"
     assert "Traceback" not in text and "next: mmtab predict" in text
+
+
+def test_a_process_without_output_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)  # as Python has it where a shell closed it (>&-)
+    with showing(), under_way("waiting"):
+        say("unheard")

@@ -27,6 +27,7 @@ GRAPH_CARD = f"""
 
 The whole model is also there as a graph, from prepared features to final predictions. `{GRAPH}` says which file that is
 and the names, types and shapes of what it reads; `mmtab.runs.prepared.Preparation` makes that of tables.
+To load a `model.pt2` may run code that is in it; a `model.onnx` holds none.
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def write_graph(folder: Path, output: Path, format: str) -> dict[str, Any]:
     template = _blank(preparation)
     try:
         program = exported(session, template)
-        write: Callable[[Any, Path], None] = write_onnx if format == "onnx" else torch.export.save
+        write = write_onnx if format == "onnx" else write_torch
         write(program, output / FILES[format])
     except Exception as error:  # of a part of others anything
         raise RunError(f"{folder}: this model cannot be traced as a graph ({first_line(error)})") from error
@@ -186,6 +185,16 @@ def _embedding_bag(
     bag = (torch.arange(ids.shape[0])[:, None] >= starts).sum(1) - 1
     sums = torch.zeros(starts.shape[0], rows.shape[1]).scatter_add(0, bag[:, None].expand(rows.shape), rows)
     return sums, ids, ids, ids
+
+
+def write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Views of other tensors become tensors of their own: torch cannot write an empty one, and warns of others."""
+    for tensors in (program.state_dict, program.constants):
+        for name, x in tensors.items():
+            if isinstance(x, Tensor) and x.untyped_storage().nbytes() != x.nbytes:
+                own = x.detach().clone()
+                tensors[name] = nn.Parameter(own, x.requires_grad) if isinstance(x, nn.Parameter) else own
+    torch.export.save(program, path)
 
 
 # Of what the model calls, that for which ONNX has no operator, or a slow loop.

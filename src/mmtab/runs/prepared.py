@@ -29,6 +29,7 @@ from mmtab.runs.folder import FITTED, GRAPH, read_run_file, read_schema, reading
 from mmtab.runs.inputs import pair_ids, picture_root, records_to_match, standard_table
 from mmtab.utils.errors import RunError
 from mmtab.utils.memory import MemoryStore
+from mmtab.utils.paths import check_run_links
 
 Prepared = tuple[pa.Table, dict[str, np.ndarray]]  # ids, and by name what a graph reads
 EMPTY = {"part": -1, "slot": -1, "index": -1, "mask": True}  # what a sequence or picture has that no cell points at
@@ -69,6 +70,7 @@ class Preparation:
     @staticmethod
     def load(folder: Path) -> Preparation:
         """Of an export with a graph. Raises RunError for a folder that is none, or is damaged."""
+        check_run_links(folder)
         schema, facts = read_schema(folder), read_run_file(folder, GRAPH)
         with reading(folder / FITTED):
             fitted = Fitted.from_dict(read_run_file(folder, FITTED), schema)

@@ -226,7 +226,7 @@ def _kind() -> str:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if type(shell).__name__ == "ZMQInteractiveShell":
         return "notebook"
-    return "terminal" if sys.stdout.isatty() else "log"
+    return "terminal" if sys.stdout is not None and sys.stdout.isatty() else "log"  # None: it was closed
 
 
 def _is_first() -> bool:
