@@ -17,6 +17,7 @@ from commands import SCRIPTS, script
 from toy_data import write_kway, write_pairs
 
 from mmtab.config.compose import compose
+from mmtab.config.types import LocalSettings
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.predict import predict
 from mmtab.runs.scored import read_scored
@@ -175,6 +176,26 @@ def test_pairs_are_predicted_from_tables(tmp_path: Path, pairs_run: tuple[Path, 
         predict(folder, pairs, tmp_path / "x.csv", **tables, cost=-1)
 
 
+def test_pictures_lie_where_image_root_says_and_bad_cells_may_be_missing(
+    kway_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, run = kway_run
+    rows = pa.parquet.read_table(data / "test.parquet")
+    pa.parquet.write_table(rows, tmp_path / "rows.parquet")
+    predict(run, tmp_path / "rows.parquet", tmp_path / "out.parquet", image_root=data)
+    stored = pa.parquet.read_table(run / "predictions_test.parquet")
+    found = pa.parquet.read_table(tmp_path / "out.parquet")
+    assert found["prediction"].to_pylist() == stored["prediction"].to_pylist()
+    with pytest.raises(DataError, match="give image_root, empty the cell, or set dataset"):
+        predict(run, tmp_path / "rows.parquet", tmp_path / "no.parquet")
+    with pytest.warns(UserWarning, match="pictures are absent or damaged"):
+        predict(run, tmp_path / "rows.parquet", tmp_path / "few.parquet", local=LocalSettings(bad_cells="missing"))
+    without = rows.set_column(rows.column_names.index("photo"), "photo", pa.nulls(len(rows), pa.string()))
+    pa.parquet.write_table(without, tmp_path / "without.parquet")
+    predict(run, tmp_path / "without.parquet", tmp_path / "none.parquet")
+    assert pa.parquet.read_table(tmp_path / "few.parquet").equals(pa.parquet.read_table(tmp_path / "none.parquet"))
+
+
 @pytest.mark.parametrize("run", ["kway_run", "pairs_run"])
 def test_predictions_below_the_confidence_of_a_coverage_are_left_out(
     tmp_path: Path, run: str, request: pytest.FixtureRequest
@@ -198,7 +219,7 @@ def test_predictions_below_the_confidence_of_a_coverage_are_left_out(
 
 def test_bad_runs_are_named(tmp_path: Path, configure, kway_run: tuple[Path, Path]) -> None:
     data, trained = kway_run
-    with pytest.raises(RunError, match="not a finished run"):
+    with pytest.raises(RunError, match=r"there is no run .*: no such folder"):
         evaluate(tmp_path / "nothing")
     folder = shutil.copytree(trained, tmp_path / "run")
     with pytest.raises(RunError, match="already holds a finished run with other settings"):

@@ -111,7 +111,8 @@ def test_a_library_is_quiet_unless_asked(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "asked for\n"
     with showing(), asked(False), under_way("hidden"):  # of a command
         say("lines stay")
-        assert progress._display is None
+        display = progress._display
+        assert display is not None and not display.stages
     assert capsys.readouterr().out == "lines stay\n"
     assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
 
@@ -181,3 +182,43 @@ def test_a_process_without_output_shows_nothing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("sys.stdout", None)  # as Python has it where a shell closed it (>&-)
     with showing(), under_way("waiting"):
         say("unheard")
+
+
+def test_threads_that_overlap_share_one_display_which_ends_with_the_last() -> None:
+    first_ends, second_began, seen = threading.Event(), threading.Event(), list[bool]()
+
+    def first() -> None:
+        with showing():
+            second_began.wait(10)
+        first_ends.set()
+
+    def second() -> None:
+        with showing(), under_way("long"):
+            second_began.set()
+            first_ends.wait(10)
+            seen.append(progress._display is not None)
+
+    threads = [threading.Thread(target=target) for target in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [True] and progress._display is None
+    with showing():
+        assert progress._display is not None
+    assert progress._display is None
+
+
+@pytest.mark.parametrize("end", ["| head -1", ">&-"])
+def test_a_command_goes_on_when_nobody_reads_what_it_says(end: str, tmp_path: Path) -> None:
+    code = "import sys; sys.argv=['mmtab','zzz']\n"
+    code += "from mmtab.utils.progress import say\nimport mmtab.cli.main as m\n"
+    code += "m.COMMANDS = {}\n"
+    code += "import contextlib\nwith contextlib.suppress(SystemExit): m.main()\n"
+    code += "for i in range(20000): say(f'line {i} of many')\n"
+    code += f"open({str(tmp_path / 'done')!r}, 'w').close()\n"
+    (tmp_path / "code.py").write_text(code)
+    command = f"{sys.executable} {tmp_path / 'code.py'} {end}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (tmp_path / "done").is_file(), done.stderr
+    assert "Traceback" not in done.stderr

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmtab.config.types import LocalSettings, SystemConfig
+from mmtab.config.ranking import SystemConfig
+from mmtab.config.types import LocalSettings
 from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.runs import provenance

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from mmtab.benchmark.job import Job, dropped_types, fill_in, is_done, read_result
 from mmtab.config.compose import compose_run, dataset_place, names_in
 from mmtab.config.overrides import written
+from mmtab.config.ranking import BenchmarkConfig, SystemConfig
 from mmtab.config.settings import check
-from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig
+from mmtab.config.types import CONFIGS
 from mmtab.data import table
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.schema import Schema

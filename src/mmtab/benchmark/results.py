@@ -15,7 +15,8 @@ import yaml
 from mmtab.benchmark.job import check_files, read_labels_and_predictions, read_result
 from mmtab.benchmark.plan import JOBS, Source
 from mmtab.benchmark.types import Board, Entry, Failure, RankedDataset, Score
-from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig
+from mmtab.config.ranking import BenchmarkConfig, SystemConfig
+from mmtab.config.types import CONFIGS
 from mmtab.data import files, table
 from mmtab.utils import manifest
 from mmtab.utils.atomic import write_json

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmtab.benchmark.job import Job, is_done, read_result
 from mmtab.benchmark.plan import JOBS, check_systems, find_datasets, plan_jobs, with_members
 from mmtab.benchmark.types import Board, Failure
-from mmtab.config.types import BenchmarkConfig
+from mmtab.config.ranking import BenchmarkConfig
 from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.data.table import find_table

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mmtab.config.compose import SETTINGS, dataset_place, paths_of, reason, register, resolve, without_hydra
-from mmtab.config.overrides import literal, split_overrides
+from mmtab.config.overrides import literal, split_overrides, written
 from mmtab.config.parts import trust
 from mmtab.config.settings import walk
 from mmtab.config.types import CONFIGS, LocalSettings
@@ -77,7 +77,10 @@ def _with_folder(argument: str) -> Sequence[str]:
     if name == "dataset" and entry[0] == "[":
         raise ConfigError(f"{argument}: a run has one dataset. Fix: train -m dataset={entry[1:-1]} makes a run of each")
     is_path = name == "dataset" and (os.sep in entry or Path(entry).exists())
-    return dataset_place(entry, "dataset")[1] if is_path else [argument]
+    if not is_path:
+        return [argument]
+    folder, overrides = dataset_place(entry, "dataset")
+    return [*overrides, f"dataset.name={written(folder)}"]
 
 
 def _check_options(arguments: Sequence[str], command: str) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from mmtab.cli.output import APP, print_metrics
-from mmtab.config.types import BenchmarkConfig, MatchConfig, SweepConfig
+from mmtab.config.ranking import BenchmarkConfig
+from mmtab.config.types import MatchConfig, SweepConfig
 
 results_app = typer.Typer(**APP)
 

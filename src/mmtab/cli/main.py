@@ -50,6 +50,8 @@ COMMANDS = {
 
 def main() -> None:
     """``mmtab COMMAND ARGUMENTS``."""
+    if sys.stdout is None:  # it was closed
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print("usage: mmtab COMMAND [ARGUMENTS], with --help behind a command for all that it takes\n")

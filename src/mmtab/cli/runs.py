@@ -103,6 +103,7 @@ def predict(settings: PredictConfig) -> None:
     options: dict[str, Any] = {name: Path(table) for name, table in tables.items() if table}
     options |= {"coverage": settings.coverage, "cost": settings.cost, "interval": settings.interval}
     options |= {"hardware": Hardware(settings.accelerator, settings.devices), "local": settings}
+    options["image_root"] = None if settings.image_root is None else Path(settings.image_root)
     options["dialect"] = Dialect(settings.encoding or "", settings.delimiter or "")
     n_rows = predict_run(*places, **options)
     print(f"{n_rows} predictions written to {settings.output}")

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,11 +16,11 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from mmtab.config import types
+from mmtab.config import ranking, types
 from mmtab.config.overrides import literal, written
 from mmtab.config.parts import allow_targets
 from mmtab.config.settings import check, walk
-from mmtab.config.types import CONFIGS, RunConfig
+from mmtab.config.types import CONFIGS, LocalSettings, RunConfig
 from mmtab.utils.errors import ConfigError, did_you_mean, first_line
 
 Settings = TypeVar("Settings")
@@ -31,7 +32,7 @@ SETTINGS: dict[str, type] = {
     "reproduce": types.ReproduceConfig,
     "report": types.ReportConfig,
     "sweep": types.SweepConfig,
-    "benchmark": types.BenchmarkConfig,
+    "benchmark": ranking.BenchmarkConfig,
 }  # by command, each composed from configs/COMMAND.yaml
 PATHS_OF_PARTS = {"text.backbone": "path", "image.backbone": "path"}
 
@@ -110,13 +111,15 @@ def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, 
     """The name of a dataset among the runs, and the overrides of train.py that say it."""
     if (CONFIGS / "dataset" / f"{entry}.yaml").is_file():
         return entry, (f"dataset={entry}",)
-    folder = Path(entry).expanduser().resolve()
+    folder, in_root = Path(entry).expanduser().resolve(), Path(LocalSettings().data_root).expanduser() / entry
+    if not folder.exists() and os.sep in entry and in_root.is_dir():
+        folder = in_root.resolve()
     if folder.is_dir():
         return folder.name, ("dataset=custom", f"dataset.path={written(str(folder))}")
     if folder.exists():
         raise ConfigError(f"{where}: {entry} is no dataset folder, but a file")
     if Path(entry).name != entry or Path(entry).suffix:
-        raise ConfigError(f"{where}: there is no {folder}. Fix: correct the path")
+        raise ConfigError(f"{where}: there is no {folder}, nor {in_root} (MMTAB_DATA). Fix: correct the path")
     hint = did_you_mean(entry, names_in("dataset"))
     raise ConfigError(f"{where}: {entry} is neither a dataset folder nor a name of configs/dataset/; {hint}")
 

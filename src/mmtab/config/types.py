@@ -27,6 +27,7 @@ TASKS = ("kway", "regression", "matching")
 SPLITS = ("train", "valid", "test")
 SCALES = ("identity", "log", "rank")  # on which a label that is a number may be learned
 STRATEGIES = ("auto", "ddp", "fsdp")
+BAD_CELLS = "cells that do not fit the type of their column: stop, or count, report and treat them as missing"
 ACCELERATOR = "what to compute on; auto: a GPU where there is one"
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")  # Lightning's names
 DEVICES = "number of devices, which share the rows"
@@ -54,11 +55,7 @@ class DatasetConfig:
     )
     generate: GenerateConfig | None = setting(None, "generate the shipped catalogue instead of reading a folder")
     drop: list[str] = setting([], "columns, or types of columns, to leave out")
-    bad_cells: str = setting(
-        "error",
-        "cells that do not fit the type of their column: stop, or count, report and treat them as missing",
-        choices=("error", "missing"),
-    )
+    bad_cells: str = setting("error", BAD_CELLS, choices=("error", "missing"))
     image_root: str | None = setting(
         None, "folder where picture paths of tables given to Run.predict start, set by mmtab.fit", kind="path"
     )
@@ -279,6 +276,7 @@ class LocalSettings:
     trust: list[str] = setting(
         [], "modules whose code the run may use, such as those of encoders that are not of mmtab"
     )
+    bad_cells: str | None = setting(None, BAD_CELLS + "; null: as in training", choices=("error", "missing"))
 
     @staticmethod
     def of(config: RunConfig) -> LocalSettings:
@@ -309,14 +307,24 @@ class ReportConfig(LocalSettings):
 
 
 @dataclass
-class MatchConfig(LocalSettings):
-    run: str = setting(MISSING, "run folder of a matching model", kind="path", exists=True)
-    output: str = setting(MISSING, "table of matches to write, .csv or .parquet", kind="path")
-    left: str | None = setting(
-        None, "left table; null, with right and records: the run's own tables", kind="path", exists=True
+class NewTables(LocalSettings):
+    run: str = setting(MISSING, "run folder", kind="path", exists=True)
+    output: str = setting(MISSING, "table to write, .csv or .parquet", kind="path")
+    left: str | None = setting(None, "matching: table of the left records", kind="path", exists=True)
+    right: str | None = setting(None, "matching: table of the right records", kind="path", exists=True)
+    records: str | None = setting(None, "matching: one table, instead of left and right", kind="path", exists=True)
+    image_root: str | None = setting(
+        None, "folder where paths of pictures start; null: that of the table", kind="path", exists=True
     )
-    right: str | None = setting(None, "right table", kind="path", exists=True)
-    records: str | None = setting(None, "one table to deduplicate, instead of left and right", kind="path", exists=True)
+    encoding: str | None = setting(None, ENCODING)
+    delimiter: str | None = setting(None, DELIMITER, kind="path")
+    accelerator: str = setting("auto", ACCELERATOR, choices=ACCELERATORS)
+
+
+@dataclass
+class MatchConfig(NewTables):
+    """Without tables: on those of the run's own dataset."""
+
     truth: str | None = setting(
         None, "pairs, or entities (id, a column for each relation), to score by", kind="path", exists=True
     )
@@ -324,8 +332,6 @@ class MatchConfig(LocalSettings):
         None, "pairs labelled on the page: taken as given, and learned from", kind="path", exists=True
     )
     curve: bool = setting(False, "with truth: show on the page how much F1 labels would bring, by their number")
-    encoding: str | None = setting(None, ENCODING)
-    delimiter: str | None = setting(None, DELIMITER, kind="path")
     k: int | None = setting(None, "candidates of a record; null: the fewest that reach recall", at_least=1)
     recall: float = setting(0.99, "share of the valid matches that blocking has to retrieve", above=0, at_most=1)
     max_k: int = setting(200, "largest k to try", at_least=1)
@@ -344,7 +350,6 @@ class MatchConfig(LocalSettings):
     shard: int = setting(4096, "records, or pairs, that are computed and saved at a time", at_least=1)
     n_shown: int = setting(60, "pairs on the page", at_least=0)
     explain: bool = setting(True, "say for each match which columns count for and against it")
-    accelerator: str = setting("auto", ACCELERATOR, choices=ACCELERATORS)
 
     def check_together(self) -> None:
         if self.records is not None and (self.left or self.right):
@@ -360,16 +365,8 @@ class MatchConfig(LocalSettings):
 
 
 @dataclass
-class PredictConfig(LocalSettings):
-    run: str = setting(MISSING, "run folder", kind="path", exists=True)
+class PredictConfig(NewTables):
     input: str = setting(MISSING, "table of rows; for matching, of pairs (left_id, right_id)", kind="path", exists=True)
-    output: str = setting(MISSING, "table of predictions to write, .csv or .parquet", kind="path")
-    left: str | None = setting(None, "matching: table of the left records", kind="path", exists=True)
-    right: str | None = setting(None, "matching: table of the right records", kind="path", exists=True)
-    records: str | None = setting(None, "matching: table of both", kind="path", exists=True)
-    encoding: str | None = setting(None, ENCODING)
-    delimiter: str | None = setting(None, DELIMITER, kind="path")
-    accelerator: str = setting("auto", ACCELERATOR, choices=ACCELERATORS)
     devices: int = setting(1, DEVICES, at_least=1)
     coverage: float | None = setting(
         None, "share of the rows to predict, those of the highest confidence; null: all", above=0, at_most=1
@@ -418,47 +415,3 @@ class SweepConfig:
     weights: str = setting("all", "trials whose checkpoints are kept", choices=("all", "best"))
     storage: str | None = setting(None, "database URL, for several machines; null: study.db in output")
     study: str | None = setting(None, "name of the sweep in the database; null: the name of output")
-
-
-@dataclass
-class TrackConfig:
-    title: str = setting(MISSING, "title on the scoreboard")
-    datasets: list[str] = setting(
-        MISSING, "names of configs/dataset/, or dataset folders; ranked by their average", kind="paths"
-    )
-
-
-@dataclass
-class SystemConfig:
-    """Something that is ranked. One of ``train``, ``baseline``, ``command`` and ``members`` says what it is."""
-
-    title: str = setting(MISSING, "title on the scoreboard")
-    about: str = setting("", "what it does, in a sentence")
-    kind: str = setting("control", "kind of the system", choices=("mmtab", "control", "rival"))
-    tasks: list[str] = setting(list(TASKS), "tasks it can do", choices=TASKS)
-    keep: list[str] = setting([], "column types it gets to see; empty: all. Datasets without one of them are left out")
-    needs: list[str] = setting([], "column types without which a dataset is left out")
-    deterministic: bool = setting(False, "the same for every seed, so that one is enough")
-    train: list[str] | None = setting(None, "settings of train")
-    baseline: str | None = setting(None, "name of benchmark/baselines/")
-    command: list[str] | None = setting(None, "program and its arguments")
-    members: list[str] | None = setting(None, "systems that make up an ensemble")
-
-
-@dataclass
-class BenchmarkConfig:
-    output: str = setting(MISSING, "folder of the benchmark", kind="path")
-    track: dict[str, TrackConfig] = setting({}, "the tracks; track=NAME takes them from configs/track/")
-    system: dict[str, SystemConfig] = setting({}, "the systems; system=[NAME,NAME] takes them from configs/system/")
-    seeds: Any = setting(1, "number of seeds, or a list of them")
-    overrides: list[str] = setting([], "settings of train, for every mmtab system")
-    n_jobs: int = setting(1, "jobs at a time, which share cores and GPUs", at_least=1)
-    retries: int = setting(1, "retries of a job that failed, in this call", at_least=0)
-    weights: str = setting("none", "whether mmtab's runs keep their checkpoints", choices=("all", "none"))
-    refresh: str | None = setting(
-        None,
-        "Markdown file to put the ranking into, between the marks <!-- scoreboard --> and <!-- /scoreboard -->",
-        kind="path",
-    )
-    data_root: str = setting("data", DATA_ROOT, kind="path")
-    cache: str = setting("~/.cache/mmtab", CACHE, kind="path")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +21,7 @@ from mmtab.data.pictures import open_picture
 from mmtab.data.schema import METRICS, ColumnType, Schema, TaskKind
 from mmtab.data.table import Table, read_batches
 from mmtab.utils.cache import Store
-from mmtab.utils.errors import ConfigError, DataError
+from mmtab.utils.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Picture:
     """A picture of a cell, not opened yet."""
 
-    table: Table
+    table: Table = field(repr=False)
     source: ImageSource
     row: int
     column: str
@@ -112,6 +112,9 @@ class Dataset:
         return table_stems(self.folder)
 
     def __getitem__(self, table: str) -> Rows:
+        if table not in self.tables:
+            hint = did_you_mean(table, self.tables)
+            raise DataError(self.schema.name, f"no table {table}; {hint}")
         return Rows(files.find(self.folder, self.schema.name, table), self.folder, self.schema)
 
     def to_pandas(self) -> dict[str, pd.DataFrame]:

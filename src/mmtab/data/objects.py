@@ -206,7 +206,7 @@ def _arrow(values: Any) -> pa.Array | pa.ChunkedArray:
     return pa.array([None if absent else str(v) for v, absent in zip(own, own.isna(), strict=True)], pa.string())
 
 
-def _exact(values: Any, column: pa.Array) -> pa.Array:
+def _exact(values: Any, column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """What Arrow made of objects, if nothing is lost that tells them apart: a date beside moments would cut these, a
     zone that only some have would shift the others, True would be 1. Raises ValueError otherwise."""
     kind = column.type

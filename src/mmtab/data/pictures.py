@@ -83,7 +83,7 @@ def load_pictures(
             "columns": [table.digests[name] for name in columns],
             "folder": str(root) if on_disk else "",
             "stamps": stamps.hexdigest(),
-            "spec": [spec.size, spec.fit, spec.crop_pct, spec.interpolation, bad_cells],
+            "spec": [spec.size, spec.fit, spec.crop_pct, spec.interpolation, bad_cells, "n_bad"],
         }
 
     def build(scratch: Scratch) -> Arrays:
@@ -118,9 +118,12 @@ def load_pictures(
                 parts.append(part)
         width = max((part.shape[2] for part in parts), default=0) or 1
         wide = [np.pad(part, ((0, 0), (0, 0), (0, width - part.shape[2])), constant_values=-1) for part in parts]
-        return {"index": np.concatenate(wide)}
+        return {"index": np.concatenate(wide), "n_bad": np.array(list(known.values()).count(-1))}
 
     arrays = store.arrays("images", key, build)
+    if n_bad := int(arrays["n_bad"]):
+        message = f"table {table.name}, columns {', '.join(columns)}: {n_bad} pictures are absent or damaged"
+        warnings.warn(f"{message}; they are taken as missing", stacklevel=2)
     return Pictures(arrays["index"], arrays["pixels"], key)
 
 
@@ -225,7 +228,7 @@ def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: st
         "missing": (
             "image missing",
             f"a file under {table.folder}",
-            "add the file, empty the cell, or set dataset.bad_cells=missing",
+            "add the file, give image_root, empty the cell, or set dataset.bad_cells=missing (of a run: bad_cells)",
         ),
     }[problem]
     if source.joined is not None and problem == "missing":
@@ -260,7 +263,7 @@ def _read(
         column=column,
         expected=f"a readable picture ({', '.join(_formats())})",
         found=name,
-        fix="replace the file, empty the cell, or set dataset.bad_cells=missing",
+        fix="replace the file, empty the cell, or set dataset.bad_cells=missing (of a run: bad_cells)",
     )
 
 

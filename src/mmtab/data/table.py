@@ -339,7 +339,8 @@ def _with_columns(
                     column=column.name,
                     expected=expected_of(column.type, stored) + (f", or as in {written!r}" if written else ""),
                     found=raw[column.name][bad[0]].as_py(),
-                    fix="correct the cells, change the type in dataset.yaml, or set dataset.bad_cells=missing",
+                    fix="correct the cells, change the type in dataset.yaml, or set dataset.bad_cells=missing "
+                    "(of a run: bad_cells)",
                 )
             )
     return replace(table, columns=values, n_bad_cells=n_bad, narrow=narrow)

@@ -110,7 +110,7 @@ def infer(
         if kind is TaskKind.REGRESSION:
             target = replace(target, why=target.why.replace(" classes", " different numbers"))
         guesses[target.name] = target
-        if target.confidence < 0.8:
+        if label is None:
             notes.append(f"the label is a guess: {target.name!r}. Say label=COLUMN if it is another")
     for guess in guesses.values():
         notes += _warnings(facts[guess.name], guess) if guess.name in facts else []

@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import yaml
 
 from mmtab.config.types import CONFIGS
-from mmtab.runs.folder import CONFIG, METRICS, read_facts, read_run_file, read_schema, reading
+from mmtab.runs.export import CARD
+from mmtab.runs.folder import APART, CONFIG, METRICS, flat, read_facts, read_run_file, read_schema, reading, without
 from mmtab.runs.manifest import verified
 from mmtab.runs.predictions import predictions_path
 from mmtab.utils.errors import RunError
 from mmtab.utils.text import markdown_table, markdown_text
 
 CEILING = "ceiling of its modalities"
-
+N_NAMED = 3  # settings at most by which a row is told from another
 
 COSTS = {"minutes": ".1f", "train rows/s": ".0f", "predict rows/s": ".0f", "GiB": ".1f"}  # how a mean is written
 
 
 @dataclass
 class Row:
-    """All runs of one dataset with the same columns: their scores, and figures as COSTS names them. ``ceiling``: the
-    best reachable score, where it is known."""
+    """All runs of one dataset with the same settings but for seeds: their scores, and figures as COSTS names them.
+
+    settings  those that the numbers hang on
+    ceiling   the best reachable score, where it is known
+    differs   the settings by which it is told from other rows of the dataset
+    """
 
     dataset: str
     dropped: str
     metric: str
+    settings: dict[str, Any]
     ceiling: float | None = None
+    differs: str = ""
     scores: list[float] = field(default_factory=list)
     costs: list[tuple[float, ...]] = field(default_factory=list)
 
     def cells(self, references: Mapping[str, float], names: list[str]) -> list[str]:
         """A line of the table; ``names``: columns for ``references``, the figures of others."""
         return [
-            markdown_text(f"{self.dataset} {self.dropped}"),
+            markdown_text(" ".join(filter(None, (self.dataset, self.dropped, self.differs)))),
             markdown_text(self.metric),
             f"**{mean(self.scores):.3f}**" + (f" ± {stdev(self.scores):.3f}" if len(self.scores) > 1 else ""),
             *(f"{references[name]:.3f}" if name in references else "" for name in names),
@@ -55,20 +64,35 @@ def collect(folders: list[Path], split: str) -> dict[str, list[Row]]:
     tasks: dict[str, dict[str, Row]] = defaultdict(dict)
     for path in sorted({p for folder in folders for p in folder.rglob("provenance.json")}):
         metrics = read_run_file(path.parent, METRICS)
-        if split not in metrics or (path.parent / "reproduction.json").exists():  # which repeats another run
+        repeats = (path.parent / "reproduction.json").exists() or (path.parent / CARD).exists()  # or is an export
+        if split not in metrics or repeats:
             continue
         schema, facts, config = read_schema(path.parent), read_facts(path.parent), read_run_file(path.parent, CONFIG)
         verified(path.parent, predictions_path(path.parent, split).name)
         dropped = " ".join(f"− {name}" for name in config["dataset"]["drop"])
-        row = Row(schema.name, dropped, schema.metric, schema.ceiling)
-        row = tasks[schema.task].setdefault(schema.name + dropped, row)
+        settings = without(flat(config), APART | {"seed", "dataset.drop"})
+        row = Row(schema.name, dropped, schema.metric, settings, schema.ceiling)
+        key = json.dumps([schema.name, dropped, settings], sort_keys=True)
+        row = tasks[schema.task].setdefault(key, row)
         with reading(path.parent / METRICS):
             row.scores.append(metrics[split][schema.metric])
         minutes, gib = facts["seconds"]["total"] / 60, facts["peak_memory_mib"] / 1024
         row.costs.append((minutes, facts["train_rows_per_second"], metrics[split]["predict_rows_per_second"], gib))
     if not tasks:
         raise RunError(f"no run with a score on {split!r} below {', '.join(map(str, folders))}")
-    return {task: sorted(rows.values(), key=lambda row: (row.dataset, row.dropped)) for task, rows in tasks.items()}
+    tables = {task: sorted(rows.values(), key=lambda row: (row.dataset, row.dropped)) for task, rows in tasks.items()}
+    for row in (rows := [row for table in tables.values() for row in table]):
+        others = [other for other in rows if (other.dataset, other.dropped) == (row.dataset, row.dropped)]
+        row.differs = _differing(row.settings, [other.settings for other in others])
+    return tables
+
+
+def _differing(settings: dict[str, Any], others: list[dict[str, Any]]) -> str:
+    """The settings that are not the same in all the others, as they are written."""
+    names = dict.fromkeys(name for other in others for name in other)
+    differ = [name for name in names if len({str(other.get(name)) for other in others}) > 1]
+    more = " …" if len(differ) > N_NAMED else ""
+    return " ".join(f"{name}={settings.get(name)}" for name in differ[:N_NAMED]) + more
 
 
 def markdown(tables: dict[str, list[Row]]) -> str:
@@ -83,7 +107,7 @@ def markdown(tables: dict[str, list[Row]]) -> str:
         names = list(dict.fromkeys(name for reference in references for name in reference))
         head = ["dataset", "metric", "mmtab", *names, "runs", *COSTS]
         body = [row.cells(reference, names) for row, reference in zip(rows, references, strict=True)]
-        if not any(row.dropped for row in rows):
+        if not any(row.dropped for row in rows) and max(Counter(row.dataset for row in rows).values()) == 1:
             average = mean(mean(row.scores) for row in rows)
             body.append(["**average**", "", f"**{average:.3f}**", *[""] * (len(head) - 3)])
         parts.append(markdown_table(head, body))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -153,7 +154,7 @@ def _shared_rows(runs: Sequence[Scored]) -> tuple[list[str], np.ndarray]:
 
 def _settings(runs: Mapping[str, Path], local: LocalSettings | None) -> tuple[list[str], list[list[str]]]:
     """A table of the settings that differ."""
-    settings = {name: flat(open_config(folder, local)) for name, folder in runs.items()}
+    settings = {name: flat(dataclasses.asdict(open_config(folder, local))) for name, folder in runs.items()}
     keys = dict.fromkeys(key for values in settings.values() for key in values)
     rows = [[key, *(str(values.get(key, "")) for values in settings.values())] for key in keys]
     shown = [row for row in rows if row[0].split(".")[0] not in HIDDEN_SETTINGS and len(set(row[1:])) > 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mmtab.config.types import Hardware, LocalSettings, RunConfig, WandbConfig
+from mmtab.config.types import SPLITS, Hardware, LocalSettings, RunConfig, WandbConfig
 from mmtab.data import table as tables
 from mmtab.features.batches import is_known
 from mmtab.runs.folder import read_schema, write_metrics
@@ -29,6 +29,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Score a labelled split with the stored threshold; writes its predictions and adds its metrics to the folder.
     ``path``: a dataset folder other than that of the run; ``local`` and ``wandb`` as for ``open_config``."""
+    if split not in SPLITS:
+        raise RunError(f"split={split}: expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
     session = open_run(folder, hardware, local)
     config = replace(session.config, wandb=wandb or WandbConfig())
     data = path or data_folder(config)

@@ -68,6 +68,7 @@ APART = {
     "trainer.checkpoint_seconds",
     "trainer.keep",
     "trainer.on_oom",
+    "dataset.name",
     "dataset.path",
     "dataset.image_root",
 }
@@ -86,14 +87,19 @@ def differences(there: RunConfig, here: RunConfig, settled: bool = True) -> list
 
 def deciding(config: RunConfig, apart: set[str] = APART) -> dict[str, Any]:
     """The settings that the numbers of a run depend on: all but those ``apart`` and their parts."""
+    return without(flat(dataclasses.asdict(config)), apart)
+
+
+def without(settings: dict[str, Any], apart: set[str]) -> dict[str, Any]:
+    """Settings by their dotted names, but those ``apart`` and their parts."""
     return {
         name: value
-        for name, value in flat(config).items()
+        for name, value in settings.items()
         if not any(name == prefix or name.startswith(f"{prefix}.") for prefix in apart)
     }
 
 
-def flat(config: RunConfig) -> dict[str, Any]:
+def flat(config: dict[str, Any]) -> dict[str, Any]:
     """Settings by their dotted names, as on the command line."""
 
     def walk(value: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -103,7 +109,7 @@ def flat(config: RunConfig) -> dict[str, Any]:
         else:
             yield name, value
 
-    return dict(walk(dataclasses.asdict(config), ""))
+    return dict(walk(config, ""))
 
 
 # --- what the files may hold -----------------------------------------------------------------------------------------
@@ -252,16 +258,21 @@ def reading(path: Path) -> Iterator[None]:
 
 def open_config(folder: Path, local: LocalSettings | None = None, wandb: WandbConfig | None = None) -> RunConfig:
     """The configuration of a run, as data: nothing in it is resolved. Where this machine reads and writes is ``local``
-    (default: as the environment says), and ``wandb`` (default: disabled), not what the run says. Raises RunError for a
-    part that is neither of mmtab nor trusted (``config.parts``), and for a link that leads out of the folder."""
+    (default: as the environment says), and ``wandb`` (default: disabled), not what the run says, and also what becomes
+    of bad cells where ``local`` says it. Raises RunError for a part that is neither of mmtab nor trusted
+    (``config.parts``), and for a link that leads out of the folder."""
     check_run_links(folder)
     raw = with_current_targets(read_run_file(folder, CONFIG))
     local = local or LocalSettings()
     with reading(folder / CONFIG):
         config = settings_of(RunConfig, raw)
         check_targets(dataclasses.asdict(config))
+    dataset = config.dataset
+    if local.bad_cells is not None:
+        dataset = dataclasses.replace(dataset, bad_cells=local.bad_cells)
     return dataclasses.replace(
         config,
+        dataset=dataset,
         output=str(folder),
         data_root=local.data_root,
         cache=local.cache,

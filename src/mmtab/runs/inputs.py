@@ -63,16 +63,19 @@ def records_to_match(
     left: files.Source | None = None,
     right: files.Source | None = None,
     records: files.Source | None = None,
+    image_root: Path | None = None,
     dialect: Dialect = FOUND_OUT,
 ) -> Records:
-    """Tables to match: two, or one. Image paths start at the folder of the table that names them."""
+    """Tables to match: two, or one. Image paths start at ``image_root``, or at the folder of the table that names
+    them."""
     paths = {"left": left, "right": right} if records is None else {"records": records}
     given = {name: path for name, path in paths.items() if path is not None}
     if len(given) < len(paths):
         raise RunError("matching wants left=TABLE and right=TABLE, or records=TABLE")
-    roots = {name: picture_root(path) for name, path in given.items()}
+    roots = {name: picture_root(path, image_root) for name, path in given.items()}
     if len(set(roots.values())) > 1 and schema.of_type(ColumnType.IMAGE):
-        raise RunError("left and right must lie in one folder, where the paths of their pictures start")
+        fix = "Fix: image_root=FOLDER, or put both into one folder"
+        raise RunError(f"left and right lie in different folders, so paths of pictures start at none. {fix}")
     sides = []
     for name, path in given.items():
         if isinstance(path, Path):
@@ -82,8 +85,10 @@ def records_to_match(
     return Records(sides[0], None) if records is not None else stack_sides(sides[0], sides[1], schema)
 
 
-def picture_root(table: files.Source) -> Path:
-    """Where the paths of its pictures start."""
+def picture_root(table: files.Source, image_root: Path | None = None) -> Path:
+    """Where the paths of its pictures start; ``image_root``: what the user says."""
+    if image_root is not None:
+        return image_root.expanduser().resolve()
     return table.parent if isinstance(table, files.InMemory) else raw.root_of(table.expanduser().resolve())
 
 

@@ -57,9 +57,10 @@ def predict(
     coverage: float | None = None,
     cost: float | None = None,
     interval: float | None = None,
+    image_root: Path | None = None,
     dialect: Dialect = FOUND_OUT,
 ) -> int:
-    """Predict rows or pairs; returns how many. Image paths start at the folder of the table that names them.
+    """Predict rows or pairs; returns how many.
 
     folder:   a finished run
     input:    table of rows, or of pairs
@@ -69,6 +70,7 @@ def predict(
     records:  of pairs: the one table of all rows, instead of left and right
     local:    the cache; default as the environment says
     coverage: share of rows to predict, those with the highest confidence as measured on valid; None: all
+    image_root: where paths of pictures start; None: at the folder of the table that names them
     dialect:  how text files are written; what is empty is found out
     cost:     of a false match, where a missed one costs 1, sets the threshold; None: that with the best F1 on valid
     interval: share of labels that are to lie within the intervals of numbers; None: 0.9
@@ -80,7 +82,9 @@ def predict(
         raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
     sides = {"left": left, "right": right, "records": records}
     as_text = output.suffix == ".csv"
-    table = predict_table(session, folder, input, sides, options, dialect=dialect, as_text=as_text)
+    table = predict_table(
+        session, folder, input, sides, options, image_root=image_root, dialect=dialect, as_text=as_text
+    )
     if distributed.is_first():
         files.write_table(output, table)
     return len(table)
@@ -93,6 +97,7 @@ def predict_table(
     sides: Mapping[str, files.Source | None],
     options: PredictOptions = NO_OPTIONS,
     *,
+    image_root: Path | None = None,
     dialect: Dialect = FOUND_OUT,
     as_text: bool = False,
     store: Store | None = None,
@@ -102,6 +107,7 @@ def predict_table(
     session: the open run of ``folder``
     input:   table of rows, or of pairs, on disk or in memory
     sides:   of pairs: left and right, or records
+    image_root: where paths of pictures start, of tables on disk
     as_text: as a csv holds it
     store:   keeps features while they are needed; None: the cache, where they stay
     """
@@ -111,13 +117,13 @@ def predict_table(
     with tempfile.TemporaryDirectory(prefix="mmtab-") if _on_disk(input, *sides.values()) else nullcontext("") as place:
         source = standard_table(input, schema, Path(place), dialect)
         if schema.of_rows:
-            root = picture_root(input)
+            root = picture_root(input, image_root)
             table = Stream(source, schema, root, bad_cells, labels=False, allow_empty=True)  # type: ignore[arg-type]
             ids = row_ids(table)
             if len(ids):
                 predictions = _of_rows(session, table, store)
         else:
-            records = records_to_match(schema, bad_cells, Path(place), dialect=dialect, **sides)
+            records = records_to_match(schema, bad_cells, Path(place), image_root=image_root, dialect=dialect, **sides)
             pairs = read_pairs_file(source, schema, records, allow_empty=True)
             ids = pair_ids(pairs)
             if len(ids):

@@ -130,7 +130,7 @@ class Preparation:
         size: int = 256,
         dialect: Dialect = FOUND_OUT,
         pictures: Mapping[str, np.ndarray] | None = None,
-        **sides: files.Source,
+        **sides: Any,
     ) -> Iterator[Prepared]:
         """``size`` pairs at a time. ``sides``: left and right, or records. ``pictures``: by column, features of
         the pictures of all records, for a run that compares them; an open run computes them (``Session.encode``)."""

@@ -94,7 +94,7 @@ class Display:
                 return
             if self.kind == "log" and self.clock() - self.last >= INTERVAL:
                 self.last = self.clock()
-                print("; ".join(stage.line() for stage in self.stages), flush=True)
+                _print("; ".join(stage.line() for stage in self.stages))
             elif self.kind != "log" and self.clock() - self.stages[0].began >= PATIENCE:
                 self._update()
 
@@ -141,23 +141,34 @@ def _bars(stages: list[Stage]) -> Any:
     return Group(*rows)
 
 
+# One display for all threads: it is there while anything is to be shown.
+_lock = threading.Lock()
 _display: Display | None = None
-_quiet = False
+_n_shown = _n_hidden = _n_unsaid = 0  # of ``showing``, of ``showing(False)`` and of ``unseen`` that have not ended
 
 
 def say(text: str) -> None:
     """A line for the user, at once; nothing where the library runs unseen."""
-    if not _quiet:
+    if _n_unsaid and not _n_shown:
+        return
+    _print(text)
+    if (display := _display) is not None:
+        display.last = display.clock()
+
+
+def _print(text: str) -> None:
+    """What reads the output may have ended (``| head``); what is computed must not end with it."""
+    try:
         print(text, flush=True)
-        if _display is not None:
-            _display.last = _display.clock()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # to the end of the process
 
 
 @contextlib.contextmanager
 def under_way(stage: Stage | str) -> Iterator[Stage]:
     """A computation that may take long, by its title where its steps cannot be counted; else whoever does it keeps
     ``done`` and ``total`` up to date."""
-    display, stage = _display, Stage(stage) if isinstance(stage, str) else stage
+    display, stage = None if _n_hidden else _display, Stage(stage) if isinstance(stage, str) else stage
     if display is None:
         yield stage
         return
@@ -179,16 +190,21 @@ def steps(items: Iterable[T], total: int, title: str) -> Iterator[T]:
 @contextlib.contextmanager
 def showing(on: bool = True) -> Iterator[None]:
     """Show what runs within, or with ``on=False`` no more than lines. Of several processes the first one shows."""
-    global _display, _quiet
-    before = _display, _quiet
-    own = Display(_kind()) if on and _display is None and _is_first() else None
-    _display, _quiet = (own or _display) if on else None, _quiet and not on
+    global _display, _n_shown, _n_hidden
+    with _lock:
+        _n_shown, _n_hidden = _n_shown + on, _n_hidden + (not on)
+        if on and _display is None and _is_first():
+            _display = Display(_kind())
     try:
         yield
     finally:
-        if own is not None:
-            own.close()
-        _display, _quiet = before
+        ended = None
+        with _lock:
+            _n_shown, _n_hidden = _n_shown - on, _n_hidden - (not on)
+            if not _n_shown:
+                ended, _display = _display, None
+        if ended is not None:
+            ended.close()
 
 
 def asked(on: bool | None) -> contextlib.AbstractContextManager[None]:
@@ -200,16 +216,18 @@ def asked(on: bool | None) -> contextlib.AbstractContextManager[None]:
 def unseen() -> Iterator[None]:
     """As ``showing`` on a terminal or in a notebook; elsewhere nothing is shown or said within, for the output belongs
     to a program that uses the library."""
-    global _quiet
+    global _n_unsaid
     if _display is not None or _kind() != "log":
         with showing():
             yield
         return
-    before, _quiet = _quiet, True
+    with _lock:
+        _n_unsaid += 1
     try:
         yield
     finally:
-        _quiet = before
+        with _lock:
+            _n_unsaid -= 1
 
 
 def duration(seconds: float) -> str:
@@ -237,8 +255,8 @@ def _is_first() -> bool:
 
 def _after_fork() -> None:
     """The thread is not in the child, which shows nothing."""
-    global _display
-    _display = None
+    global _display, _lock
+    _display, _lock = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
