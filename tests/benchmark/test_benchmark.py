@@ -30,7 +30,8 @@ from mmtab.benchmark.scoring import CheckedPredictions, metrics, read_prediction
 from mmtab.benchmark.truth import Truth
 from mmtab.benchmark.types import Board
 from mmtab.config.compose import compose, register
-from mmtab.config.types import CONFIGS, BenchmarkConfig, SystemConfig, TrackConfig
+from mmtab.config.ranking import BenchmarkConfig, SystemConfig, TrackConfig
+from mmtab.config.types import CONFIGS
 from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.utils.errors import ConfigError, DataError, MmtabError

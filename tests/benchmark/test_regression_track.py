@@ -18,7 +18,7 @@ from mmtab.benchmark.ensemble import average
 from mmtab.benchmark.runner import run_benchmark
 from mmtab.benchmark.scoring import CheckedPredictions, metrics, read_predictions
 from mmtab.benchmark.truth import Truth
-from mmtab.config.types import BenchmarkConfig, SystemConfig, TrackConfig
+from mmtab.config.ranking import BenchmarkConfig, SystemConfig, TrackConfig
 from mmtab.utils.errors import DataError
 
 CONTROLS = [
