@@ -21,7 +21,7 @@ from mmtab.config.compose import compose
 from mmtab.config.types import MatchConfig
 from mmtab.data.pairs import read_pairs, read_records
 from mmtab.data.schema import Schema
-from mmtab.matching import encoding, pipeline
+from mmtab.matching import encoding, pipeline, scoring
 from mmtab.reports.matches import write_result
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.folder import open_config
@@ -172,7 +172,8 @@ def test_a_killed_run_goes_on_where_it_stopped(trained: Path, tmp_path: Path, mo
     encoded = []
     encode = encoding.encode_shard
     monkeypatch.setattr(encoding, "encode_shard", lambda c, n, _: encoded.append((c.key, n)) or encode(c, n, _))
-    for kill in ("records", "pairs", "reasons"):
+    monkeypatch.setattr(encoding, "BATCH", 8)
+    for kill in ("encoding records", "scoring pairs", "explaining pairs"):
 
         def killed(steps: Iterator[Any], total: int, title: str, kill: str = kill) -> Iterator[Any]:
             for i, step in enumerate(steps):
@@ -180,9 +181,10 @@ def test_a_killed_run_goes_on_where_it_stopped(trained: Path, tmp_path: Path, mo
                     raise KeyboardInterrupt
                 yield step
 
-        monkeypatch.setattr(encoding, "BATCH", 8)
-        with pytest.raises(KeyboardInterrupt):
-            pipeline.match(settings(trained, tmp_path / "m.parquet", k=3, shard=4), killed)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(encoding, "steps", killed)
+            patch.setattr(scoring, "steps", killed)
+            pipeline.match(settings(trained, tmp_path / "m.parquet", k=3, shard=4))
         assert not (tmp_path / "m.parquet").exists() and (tmp_path / "m.parquet.parts").is_dir()
     assert {start for _, start in encoded} == set(range(0, 240, 4))
     assert len(encoded) <= len(set(encoded)) + 1  # one was cut short

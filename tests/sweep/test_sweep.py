@@ -708,7 +708,9 @@ def test_a_real_sweep_killed_while_a_run_trains(tmp_path: Path, backbone: Path) 
     assert failure["run"] == "toys-seed0" and failure["error"].startswith("exit status 1: error: "), failure
     before = _times(tmp_path)
     again = begin("whole").communicate(timeout=60)[0]
-    assert again == (tmp_path / "whole" / "summary.md").read_text() + "\n"
+    begins, _, rest = again.partition("\n")
+    assert begins == "2 trials of 2 runs: toys-seed0, twins-seed0"
+    assert rest == (tmp_path / "whole" / "summary.md").read_text() + "\n"
     assert _times(tmp_path) == before
     assert {path.name for path in tmp_path.iterdir()} == {"toys", "twins", "space.yaml", "killed", "whole"}
 
