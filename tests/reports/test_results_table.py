@@ -21,6 +21,7 @@ def test_runs_with_other_settings_have_rows_of_their_own(kway_run: tuple[Path, P
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         config["seed"], config["trainer"]["lr"] = seed, rate
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    (runs / "c" / "README.md").write_text("what I tried")  # a run all the same
     load_run(kway_run[1]).export(runs / "export")  # is a run once more
     (rows,) = collect([runs], "test").values()
     assert [(row.differs, len(row.scores)) for row in rows] == [("trainer.lr=0.001", 2), ("trainer.lr=0.5", 1)]

@@ -99,11 +99,10 @@ def predict(settings: PredictConfig) -> None:
     from mmtab.runs.predict import predict as predict_run
 
     places = [Path(settings.run), Path(settings.input), Path(settings.output)]
-    tables: dict[str, Any] = {"left": settings.left, "right": settings.right, "records": settings.records}
-    options: dict[str, Any] = {name: Path(table) for name, table in tables.items() if table}
+    names = ("left", "right", "records", "image_root")
+    options: dict[str, Any] = {name: Path(path) for name in names if (path := getattr(settings, name))}
     options |= {"coverage": settings.coverage, "cost": settings.cost, "interval": settings.interval}
     options |= {"hardware": Hardware(settings.accelerator, settings.devices), "local": settings}
-    options["image_root"] = None if settings.image_root is None else Path(settings.image_root)
     options["dialect"] = Dialect(settings.encoding or "", settings.delimiter or "")
     n_rows = predict_run(*places, **options)
     print(f"{n_rows} predictions written to {settings.output}")

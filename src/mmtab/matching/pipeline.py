@@ -255,7 +255,7 @@ def _read(config: MatchConfig, session: Session) -> tuple[Records, list[Path]]:
     if paths:
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             options: dict[str, Any] = {"dialect": dialect_of(config), **paths}
-            options["image_root"] = None if config.image_root is None else Path(config.image_root)
+            options |= {"image_root": Path(config.image_root)} if config.image_root else {}
             records = records_to_match(session.schema, session.config.dataset.bad_cells, Path(scratch), **options)
         return records, list(paths.values())
     folder = dataset_folder(session.config.dataset, session.config.data_root, cache_of(session.config))

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from mmtab.config.types import CONFIGS
-from mmtab.runs.export import CARD
+from mmtab.runs.export import is_export
 from mmtab.runs.folder import APART, CONFIG, METRICS, flat, read_facts, read_run_file, read_schema, reading, without
 from mmtab.runs.manifest import verified
 from mmtab.runs.predictions import predictions_path
@@ -64,10 +64,11 @@ def collect(folders: list[Path], split: str) -> dict[str, list[Row]]:
     tasks: dict[str, dict[str, Row]] = defaultdict(dict)
     for path in sorted({p for folder in folders for p in folder.rglob("provenance.json")}):
         metrics = read_run_file(path.parent, METRICS)
-        repeats = (path.parent / "reproduction.json").exists() or (path.parent / CARD).exists()  # or is an export
-        if split not in metrics or repeats:
+        if split not in metrics or (path.parent / "reproduction.json").exists():  # which repeats another run
             continue
         schema, facts, config = read_schema(path.parent), read_facts(path.parent), read_run_file(path.parent, CONFIG)
+        if is_export(path.parent, config):  # of a run
+            continue
         verified(path.parent, predictions_path(path.parent, split).name)
         dropped = " ".join(f"− {name}" for name in config["dataset"]["drop"])
         settings = without(flat(config), APART | {"seed", "dataset.drop"})

@@ -21,6 +21,7 @@ from mmtab.utils.paths import leads_out
 
 MODEL = (*DESCRIPTION, TASK, METRICS, PROVENANCE, str(BEST))
 CARD = "README.md"
+HERE = "."  # an export's setting ``output``
 FORMATS = ("run", "onnx", "torch")
 GRAPH_CARD = f"""
 ## Graph
@@ -45,6 +46,11 @@ def model_files(folder: Path) -> list[str]:
     return list(dict.fromkeys([*(path.relative_to(folder).as_posix() for path in paths), *lost]))
 
 
+def is_export(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether a folder with these settings was written by ``export_run``; a run may have a README of its user's."""
+    return config.get("output") == HERE and (folder / CARD).exists()
+
+
 def export_run(folder: Path, output: Path, card: Callable[[Path], str], format: str = FORMATS[0]) -> Path:
     """Write the new folder ``output``, whole or not at all: the files that predict, byte by byte, but for settings that
     name folders of this machine, and the model card that ``card`` makes of the run; with another of FORMATS also the
@@ -65,7 +71,7 @@ def export_run(folder: Path, output: Path, card: Callable[[Path], str], format: 
                     shutil.copyfile(verified(folder, name), scratch / name)
             config = open_config(folder, LocalSettings("data", "~/.cache/mmtab"))
             dataset = dataclasses.replace(config.dataset, image_root=None)
-            config = dataclasses.replace(config, output=".", dataset=dataset, wandb=WandbConfig())
+            config = dataclasses.replace(config, output=HERE, dataset=dataset, wandb=WandbConfig())
             raw = _without_folders(dataclasses.asdict(config))
             write_text(scratch / CONFIG, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
             if format != "run":
