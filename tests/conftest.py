@@ -127,6 +127,39 @@ def pairs_run(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[.
     return _trained(write_pairs, tmp_path_factory.mktemp("pairs"), small_config)
 
 
+RAY = {  # a busy machine takes long to start it, and tests write to no terminal
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """A cluster on this machine, whose nodes have one CPU each; one for all tests, which run in one process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in RAY.items():
+            patch.setenv(name, value)
+        from ray.cluster_utils import Cluster
+
+        started = Cluster(True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        try:
+            yield started
+        finally:
+            started.shutdown()
+
+
+@pytest.fixture(scope="module")
+def on_ray(ray_cluster: Any) -> Any:
+    """The settings by which commands use the cluster, which has two nodes then."""
+    from mmtab.config.types import EngineConfig
+
+    if not ray_cluster.worker_nodes:
+        ray_cluster.add_node(num_cpus=1)
+    return EngineConfig("ray", ray_cluster.address)
+
+
 def _trained(write: Callable[..., Path], folder: Path, small_config: Callable[..., Any]) -> tuple[Path, Path]:
     from mmtab.runs.evaluate import evaluate
     from mmtab.runs.train import train

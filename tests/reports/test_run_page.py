@@ -136,7 +136,7 @@ def test_a_cell_taken_away_is_a_missing_cell(
         lacking = pa.array(
             [None if lost else cell.as_py() for lost, cell in zip(missing, cells, strict=True)], cells.type
         )
-        read = session.row_batches(replace_column(table, column, lacking))
+        read = session.batches(replace_column(table, column, lacking))
         expected, _ = session.predictions(read)
         predictions, _ = session.predictions(batches.without({column: missing}))
         np.testing.assert_allclose(predictions.probability, expected.probability, atol=2e-3, err_msg=column)

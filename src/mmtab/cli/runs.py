@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmtab.config.types import (
     ReproduceConfig,
     RunConfig,
 )
+from mmtab.utils.engine import running
 from mmtab.utils.progress import say, under_way
 
 
@@ -82,7 +84,8 @@ def evaluate(settings: EvaluateConfig) -> None:
 
     folder, data = Path(settings.run), Path(settings.path) if settings.path else None
     hardware = Hardware(settings.accelerator, settings.devices)
-    metrics = evaluate_run(folder, settings.split, data, hardware, settings, settings.wandb)
+    with running(**asdict(settings.engine)) as engine:
+        metrics = evaluate_run(folder, settings.split, data, hardware, settings, settings.wandb, engine)
     if distributed.is_first():
         print_metrics(settings.run, {settings.split: metrics})
         if settings.report:
@@ -104,7 +107,8 @@ def predict(settings: PredictConfig) -> None:
     options |= {"coverage": settings.coverage, "cost": settings.cost, "interval": settings.interval}
     options |= {"hardware": Hardware(settings.accelerator, settings.devices), "local": settings}
     options["dialect"] = Dialect(settings.encoding or "", settings.delimiter or "")
-    n_rows = predict_run(*places, **options)
+    with running(**asdict(settings.engine)) as engine:
+        n_rows = predict_run(*places, **options, engine=engine)
     print(f"{n_rows} predictions written to {settings.output}")
 
 

@@ -45,6 +45,11 @@ def trust(modules: Iterable[str]) -> None:
         _trusted.add(module)
 
 
+def trusted() -> list[str]:
+    """The modules that ``trust`` was called with."""
+    return sorted(_trusted)
+
+
 def allow_targets(settings: Any) -> None:
     """Allow the targets of settings that the user has composed."""
     _composed.update(current_target(name) for _, name in targets_in(settings) if isinstance(name, str))

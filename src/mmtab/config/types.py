@@ -267,6 +267,31 @@ class RunConfig:
 
 
 @dataclass
+class EngineConfig:
+    name: str = setting(
+        "serial", "where shards and blocks are computed: here, or on a cluster", choices=("serial", "ray")
+    )
+    address: str | None = setting(
+        None,
+        "HOST:PORT of the Ray cluster; auto: the one that this machine is part of; null: RAY_ADDRESS, or else one that "
+        "is started on this machine for the command",
+    )
+    workers: int | None = setting(
+        None, "processes that have the run open; null: as many as the cluster has room for", at_least=1
+    )
+    cpus: float = setting(1.0, "cores of a worker, which computes in as many threads", above=0)
+    gpus: float = setting(0.0, "GPUs of a worker; with 0.5 two share one, and prepare shards in turn", at_least=0)
+
+    def check_together(self) -> None:
+        if self.name == "serial" and self != EngineConfig():
+            raise ConfigError("engine: address, workers, cpus and gpus are settings of engine=ray. Fix: add engine=ray")
+
+    def check_devices(self, devices: int) -> None:
+        if self.name != "serial" and devices != 1:
+            raise ConfigError(f"devices={devices} is for one machine; with engine={self.name} give engine.gpus")
+
+
+@dataclass
 class LocalSettings:
     """What belongs to this machine and whoever opens a run on it. The run itself has no say in it."""
 
@@ -291,9 +316,13 @@ class EvaluateConfig(LocalSettings):
         None, "dataset folder; null: the one that the run was trained on", kind="path", exists=True
     )
     report: bool = setting(True, "write the report page too")
+    engine: EngineConfig = setting(EngineConfig, "where blocks of the split are computed")
     wandb: WandbConfig = setting(WandbConfig, "logging to Weights & Biases, where the run has a run there")
     accelerator: str = setting("auto", ACCELERATOR, choices=ACCELERATORS)
     devices: int = setting(1, DEVICES, at_least=1)
+
+    def check_together(self) -> None:
+        self.engine.check_devices(self.devices)
 
 
 @dataclass
@@ -316,6 +345,7 @@ class NewTables(LocalSettings):
     image_root: str | None = setting(
         None, "folder where paths of pictures start; null: that of the table", kind="path", exists=True
     )
+    engine: EngineConfig = setting(EngineConfig, "where shards of the tables are computed")
     encoding: str | None = setting(None, ENCODING)
     delimiter: str | None = setting(None, DELIMITER, kind="path")
     accelerator: str = setting("auto", ACCELERATOR, choices=ACCELERATORS)
@@ -377,6 +407,9 @@ class PredictConfig(NewTables):
     cost: float | None = setting(
         None, "matching: cost of a false match, of a missed one 1; null: the threshold of the best F1 on valid", above=0
     )
+
+    def check_together(self) -> None:
+        self.engine.check_devices(self.devices)
 
 
 @dataclass

@@ -61,6 +61,17 @@ class Table:
             first_row=self.first_row + start,
         )
 
+    def take(self, rows: np.ndarray) -> Table:
+        """The rows of these numbers, copied; their bad cells count as those of the whole."""
+        indices = pa.array(rows)
+        return replace(
+            self,
+            ids=self.ids.take(indices),
+            columns={name: cells.take(indices) for name, cells in self.columns.items()},
+            labels=None if self.labels is None else self.labels.take(indices),
+            n_bad_cells=0,
+        )
+
     def batches(self) -> Iterator[Table]:
         """Itself, so that what reads a ``Stream`` reads a table too."""
         yield self

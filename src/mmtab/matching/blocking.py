@@ -14,7 +14,7 @@ from mmtab.data.digests import digest_of
 from mmtab.data.pairs import Records, read_pairs, read_records
 from mmtab.data.schema import Schema
 from mmtab.data.table import Table
-from mmtab.matching.encoding import Context, EncodedRecords, encode_records, take_rows
+from mmtab.matching.encoding import Context, EncodedRecords, encode_records
 from mmtab.matching.search import Searcher, Side, word_vectors
 from mmtab.runs.inputs import cache_of
 from mmtab.utils.cache import Arrays
@@ -137,7 +137,7 @@ def _choose_on_valid(context: Context, searcher: Searcher, left_asks: bool) -> N
     left, right = pairs.matches
     rows = np.unique(np.concatenate([left, right]))
     n_left = None if records.n_left is None or searcher.same else int((rows < records.n_left).sum())
-    matched = Records(take_rows(records.table, rows), n_left)
+    matched = Records(records.table.take(rows), n_left)
     valid = replace(context, records=matched, key=digest_of(f"{context.key} valid"))
     side = _side(valid, encode_records(valid))
     queries, partners = np.searchsorted(rows, left), np.searchsorted(rows, right)

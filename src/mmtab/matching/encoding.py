@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.ipc
 import torch
 
 from mmtab.config.types import MatchConfig
+from mmtab.data.digests import digest_of
 from mmtab.data.pairs import Records
 from mmtab.data.table import Table
 from mmtab.features.batches import Rows, Tokens
@@ -19,9 +23,11 @@ from mmtab.features.text import Sequences, cross_sequences
 from mmtab.model.matcher import Matcher
 from mmtab.runs.session import Session
 from mmtab.utils.cache import Arrays, Store
+from mmtab.utils.engine import SERIAL, Engine, Shared, Work
 from mmtab.utils.progress import steps
 
 BATCH = 512  # pairs, or rows, in one forward pass
+CELLS = "cells.arrow"
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,10 @@ class Context:
 
     store: where finished shards lie until the end
     key: digest of the run and the tables, by which shards of other inputs are told apart
+    engine: where shards are computed
+
+    To the workers of an engine it goes as the names of files: of the run, and of the records, which are then written
+    into the store for all of them to map.
     """
 
     session: Session
@@ -37,6 +47,21 @@ class Context:
     store: Store
     config: MatchConfig
     key: str
+    engine: Engine = SERIAL
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        table = self.records.table
+        file = self.store.named("cells", digest_of(self.key), functools.partial(_write_cells, table)) / CELLS
+        parts = (table.take(np.zeros(0, np.int64)), self.records.n_left, self.session, self.config, self.key)
+        return _in_worker, (Shared(self.store.root), file.absolute(), *parts)
+
+    @functools.cached_property
+    def cross(self) -> Sequences | None:
+        """The text of all records as token sequences, for a cross-encoder."""
+        spec = self.session.backbones.cross_spec
+        if spec is None:
+            return None
+        return cross_sequences(self.records.table, self.session.cross_columns, spec, self.store)
 
     @property
     def model(self) -> Matcher:
@@ -50,12 +75,10 @@ class EncodedRecords:
     """What the model makes of each record, as one folder of arrays for each shard of ``size`` records.
 
     Arrays are mapped only while they are read, so that memory does not fill with what was read before.
-    ``cross``: the text of all records as token sequences, for a cross-encoder.
     """
 
     shards: list[Path]
     size: int
-    cross: Sequences | None = None
 
     def has(self, name: str) -> bool:
         return (self.shards[0] / f"{name}.npy").is_file()
@@ -75,10 +98,10 @@ class EncodedRecords:
         assert out is not None
         return out
 
-    def load(self, rows: np.ndarray) -> RecordsInMemory:
-        """``rows``: sorted row numbers."""
+    def load(self, rows: np.ndarray, cross: Sequences | None) -> RecordsInMemory:
+        """``rows``: sorted row numbers; ``cross``: that of the context."""
         names = [name for name in ("tokens", "mask", "summary") if self.has(name)]
-        return RecordsInMemory(rows, {name: self.take(name, rows) for name in names}, self.cross)
+        return RecordsInMemory(rows, {name: self.take(name, rows) for name in names}, cross)
 
 
 @dataclass(frozen=True)
@@ -99,19 +122,18 @@ class RecordsInMemory:
 
 def encode_records(context: Context) -> EncodedRecords:
     """Every record once, a shard at a time; shards that an earlier, killed run has finished are taken up."""
-    table, size = context.records.table, context.config.shard
-    starts = range(0, len(table), size)
-    shards = [
-        context.store.folder(
-            "rows", {"key": context.key, "first": start}, functools.partial(encode_shard, context, start)
-        )
-        for start in steps(starts, len(starts), "encoding records")
-    ]
-    cross = None
-    spec = context.session.backbones.cross_spec
-    if spec is not None:
-        cross = cross_sequences(table, context.session.cross_columns, spec, context.store)
-    return EncodedRecords(shards, size, cross)
+    size = context.config.shard
+    starts = range(0, len(context.records.table), size)
+    shards = context.engine.map(functools.partial(_encoder, context), starts)
+    return EncodedRecords(list(steps(shards, len(starts), "encoding records")), size)
+
+
+def _encoder(context: Context) -> Work[int, Path]:
+    def work(start: int) -> Callable[[], Path]:
+        key, build = {"key": context.key, "first": start}, functools.partial(encode_shard, context, start)
+        return functools.partial(context.store.folder, "rows", key, build)
+
+    return work
 
 
 def encode_shard(context: Context, start: int, _: object) -> Arrays:
@@ -142,7 +164,18 @@ def encode_shard(context: Context, start: int, _: object) -> Arrays:
     return arrays
 
 
-def take_rows(table: Table, rows: np.ndarray) -> Table:
-    indices = pa.array(rows)
-    columns = {name: cells.take(indices) for name, cells in table.columns.items()}
-    return replace(table, ids=table.ids.take(indices), columns=columns)
+def _write_cells(table: Table, scratch: Path) -> None:
+    """All cells as one batch, the ids first, so that whoever maps the file has whole columns without a copy."""
+    arrays, names = [table.ids, *table.columns.values()], [str(i) for i in range(len(table.columns) + 1)]
+    batch = pa.record_batch(arrays, names)
+    with pa.OSFile(str(scratch / CELLS), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _in_worker(
+    root: Path, file: Path, described: Table, n_left: int | None, session: Session, config: MatchConfig, key: str
+) -> Context:
+    """The context in another process, with the cells of ``file``. ``described``: the table without its cells."""
+    ids, *columns = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0).columns
+    table = replace(described, ids=ids, columns=dict(zip(described.columns, columns, strict=True)))
+    return Context(session, Records(table, n_left), Store(root), config, key)

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from mmtab.data.pairs import Records, read_records
 from mmtab.data.raw import standard_file
 from mmtab.data.schema import TaskKind
 from mmtab.matching.blocking import Candidates, block, search_vectors
-from mmtab.matching.encoding import Context, EncodedRecords, encode_records, take_rows
+from mmtab.matching.encoding import Context, EncodedRecords, encode_records
 from mmtab.matching.explain import explain, explained_columns
 from mmtab.matching.labels import PairLabels, find_pairs, read_labels
 from mmtab.matching.learning import changes, clustered, label_curve, with_labels
@@ -39,6 +39,7 @@ from mmtab.runs.inputs import cache_of, check_output, records_to_match
 from mmtab.runs.session import Session, open_run
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
+from mmtab.utils.engine import Engine, running
 from mmtab.utils.errors import ConfigError, RunError
 
 
@@ -47,8 +48,13 @@ def match(config: MatchConfig) -> Matches:
 
     Raises ConfigError for settings that do not fit, RunError for a run or a truth table of another kind.
     """
+    with running(**asdict(config.engine)) as engine:
+        return _match(config, engine)
+
+
+def _match(config: MatchConfig, engine: Engine) -> Matches:
     started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
-    context = _begin(config)
+    context = _begin(config, engine)
     session, records, labels = context.session, context.records, PairLabels.none()
     if config.labels is not None:
         labels = read_labels(Path(config.labels), session.schema, records, dialect_of(config))
@@ -105,8 +111,9 @@ def find_candidates(config: MatchConfig) -> dict[str, Any]:
     """``match`` until the candidates are found: writes them, the vectors of the records and the report, which it
     returns."""
     started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
-    context = _begin(config)
-    encoded, candidates = _block(context, seconds)
+    with running(**asdict(config.engine)) as engine:
+        context = _begin(config, engine)
+        encoded, candidates = _block(context, seconds)
     report = blocking_report(context, candidates)
     if config.truth is not None:
         blocked = BlockedPairs(context.session.schema, context.records, candidates.left, candidates.right)
@@ -120,7 +127,7 @@ def find_candidates(config: MatchConfig) -> dict[str, Any]:
     return report
 
 
-def _begin(config: MatchConfig) -> Context:
+def _begin(config: MatchConfig, engine: Engine) -> Context:
     """The run and the records, once all settings are found to fit."""
     output = Path(config.output)
     _check(config, output)
@@ -144,7 +151,7 @@ def _begin(config: MatchConfig) -> Context:
         store.claim()  # it is removed in the end: not what lay there before
     except ConfigError as error:
         raise ConfigError(f"{store.root} cannot hold what is half done. Fix: another output") from error
-    return Context(session, records, store, config, _fingerprint(config, paths))
+    return Context(session, records, store, config, _fingerprint(config, paths), engine)
 
 
 def _block(context: Context, seconds: _Stopwatch) -> tuple[EncodedRecords, Candidates]:
@@ -154,7 +161,7 @@ def _block(context: Context, seconds: _Stopwatch) -> tuple[EncodedRecords, Candi
     if not n or records.n_left in (0, n):  # a side without records: there is nothing to match
         return EncodedRecords([], context.config.shard), Candidates.none()
     for name, rows in records.sides.items():
-        session.compare_with_train(replace(take_rows(records.table, rows[: context.config.shard]), name=name))
+        session.compare_with_train(replace(records.table.take(rows[: context.config.shard]), name=name))
     encoded = encode_records(context)
     seconds.lap("encode")
     candidates = block(context, encoded)
@@ -267,4 +274,5 @@ def _read(config: MatchConfig, session: Session) -> tuple[Records, list[Path]]:
 def _fingerprint(config: MatchConfig, paths: list[Path]) -> str:
     run = Path(config.run)
     of_run = [run / "checkpoints" / "best.ckpt", run / "fitted.json", run / "config.yaml"]
-    return f"{tables.fingerprint([*of_run, *paths])} {config.shard}"
+    reading = [config.shard, config.encoding, config.delimiter, config.image_root, config.bad_cells]
+    return f"{tables.fingerprint([*of_run, *paths])} {reading}"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,8 +12,9 @@ from mmtab.data.digests import digest_of
 from mmtab.data.schema import ColumnType
 from mmtab.features.text import without_text
 from mmtab.matching import encoding
-from mmtab.matching.encoding import Context, EncodedRecords, RecordsInMemory, take_rows
+from mmtab.matching.encoding import Context, EncodedRecords, RecordsInMemory
 from mmtab.utils.cache import Arrays
+from mmtab.utils.engine import Work
 from mmtab.utils.progress import steps
 
 # Encoded records; left and right row numbers [n] and similarity features [n, f] of pairs -> [n, width]
@@ -40,22 +40,27 @@ def map_shards(
     kind: str,
     title: str,
 ) -> np.ndarray:
-    """[n, width]: ``compute`` on shards of pairs, each kept under ``kind`` once finished.
-
-    The similarity features of the next shard are computed in a thread while the model reads this one.
-    """
+    """[n, width]: ``compute`` on shards of pairs, each kept under ``kind`` once finished."""
     (left, right), size = pairs, 8 * context.config.shard
-    shards = [(left[i : i + size], right[i : i + size]) for i in range(0, len(left), size)]
-    keys = [{"key": context.key, "pairs": digest_of(np.stack(shard))} for shard in shards]
-    results = [np.zeros((0, width), np.float32)]
-    with ThreadPoolExecutor(1) as pool:
-        unfinished = [None if context.store.has(kind, key) else shard for key, shard in zip(keys, shards, strict=True)]
-        similarities = _similarities(context, encoded, unfinished, pool)
-        zipped = zip(keys, shards, similarities, strict=True)
-        for key, shard, similarity in steps(zipped, len(shards), title):
-            build = functools.partial(_compute_shard, compute, encoded, shard, similarity)
-            results.append(context.store.arrays(kind, key, build)["out"])
-    return np.concatenate(results)
+    starts = range(0, len(left), size)
+    shards = ((left[i : i + size], right[i : i + size]) for i in starts)
+    results = context.engine.map(functools.partial(_computer, context, encoded, compute, kind), shards)
+    out = np.zeros((len(left), width), np.float32)
+    for start, result in zip(starts, steps(results, len(starts), title), strict=True):
+        out[start : start + size] = result
+    return out
+
+
+def _computer(context: Context, encoded: EncodedRecords, compute: PairFunction, kind: str) -> Work[Shard, np.ndarray]:
+    """Prepares the similarity features of a shard, which takes no model, unless the shard is finished already."""
+
+    def work(shard: Shard) -> Callable[[], np.ndarray]:
+        key = {"key": context.key, "pairs": digest_of(np.stack(shard))}
+        similarity = None if context.store.has(kind, key) else _similarity(context, encoded, *shard)
+        build = functools.partial(_compute_shard, context, compute, encoded, shard, similarity)
+        return lambda: np.array(context.store.arrays(kind, key, build)["out"])
+
+    return work
 
 
 def logits_of(
@@ -89,26 +94,15 @@ def logits_of(
 
 
 def _compute_shard(
-    compute: PairFunction, encoded: EncodedRecords, shard: Shard, similarity: np.ndarray | None, _: object
+    context: Context,
+    compute: PairFunction,
+    encoded: EncodedRecords,
+    shard: Shard,
+    similarity: np.ndarray | None,
+    _: object,
 ) -> Arrays:
-    records = encoded.load(np.unique(np.concatenate(shard)))
+    records = encoded.load(np.unique(np.concatenate(shard)), context.cross)
     return {"out": compute(records, *shard, similarity)}
-
-
-def _similarities(
-    context: Context, encoded: EncodedRecords, shards: Sequence[Shard | None], pool: ThreadPoolExecutor
-) -> Iterator[np.ndarray | None]:
-    """Similarity features of each shard, always one shard ahead of what is asked for; None for a finished shard."""
-
-    def start(i: int) -> Future[np.ndarray | None] | None:
-        shard = shards[i] if i < len(shards) else None
-        return None if shard is None else pool.submit(_similarity, context, encoded, *shard)
-
-    future = start(0)
-    for i in range(len(shards)):
-        features = None if future is None else future.result()
-        future = start(i + 1)
-        yield features
 
 
 def _similarity(context: Context, encoded: EncodedRecords, left: np.ndarray, right: np.ndarray) -> np.ndarray | None:
@@ -121,5 +115,5 @@ def _similarity(context: Context, encoded: EncodedRecords, left: np.ndarray, rig
         features = encoded.take("pictures", rows)
         columns = context.session.schema.of_type(ColumnType.IMAGE)
         pictures = {name: features[:, c] for c, name in enumerate(columns)}
-    table = take_rows(context.records.table, rows)
+    table = context.records.table.take(rows)
     return context.session.compare(table, places[: len(left)], places[len(left) :], pictures)

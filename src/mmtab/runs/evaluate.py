@@ -8,6 +8,7 @@ from pathlib import Path
 from mmtab.config.types import SPLITS, Hardware, LocalSettings, RunConfig, WandbConfig
 from mmtab.data import table as tables
 from mmtab.features.batches import is_known
+from mmtab.runs.blocks import predict_rows
 from mmtab.runs.folder import read_schema, write_metrics
 from mmtab.runs.inputs import data_folder
 from mmtab.runs.manifest import recording
@@ -15,6 +16,7 @@ from mmtab.runs.predictions import predictions_path
 from mmtab.runs.session import open_run
 from mmtab.runs.wandb import log_results
 from mmtab.utils import distributed
+from mmtab.utils.engine import SERIAL, Engine
 from mmtab.utils.errors import RunError
 from mmtab.utils.locks import alone_in
 
@@ -26,32 +28,35 @@ def evaluate(
     hardware: Hardware | None = None,
     local: LocalSettings | None = None,
     wandb: WandbConfig | None = None,
+    engine: Engine = SERIAL,
 ) -> dict[str, float]:
     """Score a labelled split with the stored threshold; writes its predictions and adds its metrics to the folder.
-    ``path``: a dataset folder other than that of the run; ``local`` and ``wandb`` as for ``open_config``."""
+    ``path``: a dataset folder other than that of the run; ``local`` and ``wandb`` as for ``open_config``; ``engine``:
+    where blocks of the split are computed."""
     if split not in SPLITS:
         raise RunError(f"split={split}: expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
     session = open_run(folder, hardware, local)
     config = replace(session.config, wandb=wandb or WandbConfig())
     data = path or data_folder(config)
-    batches, ids, files = session.load(split, data)
-    if not is_known(batches.labels).all():
+    rows, ids, files = session.read(split, data)
+    labels = session.labels(rows)
+    if not is_known(labels).all():
         raise RunError(
             f"{session.schema.name}, split {split}: it has no labels, so it can be predicted but not scored; "
             "use mmtab predict"
         )
-    predictions, seconds = session.predictions(batches)
+    predictions, seconds = predict_rows(session, rows, engine, labels)
     metrics = session.task.metrics_of(predictions)
     extra = {
-        "n_rows": len(batches),
+        "n_rows": len(labels),
         "data_fingerprint": tables.fingerprint(files),
-        "predict_rows_per_second": len(batches) / max(seconds, 1e-9),
+        "predict_rows_per_second": len(labels) / max(seconds, 1e-9),
     }
     if distributed.is_first():
         with alone_in(folder, wait=600):
             target = predictions_path(folder, split)
             with recording(folder, target.name):
-                session.write_predictions(target, ids, predictions, batches.labels)
+                session.write_predictions(target, ids, predictions, labels)
             write_metrics(folder, split, metrics | extra)
             log_results(config, folder, split, data)
     return metrics

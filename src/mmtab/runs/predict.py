@@ -21,14 +21,16 @@ from mmtab.data.pairs import read_pairs_file, read_side, with_absent_columns
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.loader import RowBatches
+from mmtab.runs.blocks import predict_rows
 from mmtab.runs.folder import read_facts
 from mmtab.runs.inputs import check_output, pair_ids, picture_root, records_to_match, row_ids, standard_table
 from mmtab.runs.session import Session, open_run
-from mmtab.training.predictions import Predictions, gather
+from mmtab.training.predictions import Predictions, stack
 from mmtab.training.regression import RegressionTask
 from mmtab.training.tasks import PairTask
 from mmtab.utils import distributed
 from mmtab.utils.cache import Store
+from mmtab.utils.engine import SERIAL, Engine
 from mmtab.utils.errors import RunError
 
 
@@ -59,6 +61,7 @@ def predict(
     interval: float | None = None,
     image_root: Path | None = None,
     dialect: Dialect = FOUND_OUT,
+    engine: Engine = SERIAL,
 ) -> int:
     """Predict rows or pairs; returns how many.
 
@@ -74,6 +77,7 @@ def predict(
     dialect:  how text files are written; what is empty is found out
     cost:     of a false match, where a missed one costs 1, sets the threshold; None: that with the best F1 on valid
     interval: share of labels that are to lie within the intervals of numbers; None: 0.9
+    engine:   where blocks of the table are computed
     """
     check_output(output, [input, left, right, records])
     session = open_run(folder, hardware, local)
@@ -83,7 +87,7 @@ def predict(
     sides = {"left": left, "right": right, "records": records}
     as_text = output.suffix == ".csv"
     table = predict_table(
-        session, folder, input, sides, options, image_root=image_root, dialect=dialect, as_text=as_text
+        session, folder, input, sides, options, image_root=image_root, dialect=dialect, as_text=as_text, engine=engine
     )
     if distributed.is_first():
         files.write_table(output, table)
@@ -101,6 +105,7 @@ def predict_table(
     dialect: Dialect = FOUND_OUT,
     as_text: bool = False,
     store: Store | None = None,
+    engine: Engine = SERIAL,
 ) -> pa.Table:
     """What a predictions file holds, of a table of rows, or of pairs.
 
@@ -109,7 +114,8 @@ def predict_table(
     sides:   of pairs: left and right, or records
     image_root: where paths of pictures start, of tables on disk
     as_text: as a csv holds it
-    store:   keeps features while they are needed; None: the cache, where they stay
+    store:   keeps features while they are needed, here; None: the cache, where they stay, or the workers of an engine
+    engine:  where blocks of the table are computed
     """
     session, least_confidence = _check(session, folder, options)
     schema, bad_cells = session.schema, session.config.dataset.bad_cells
@@ -121,14 +127,19 @@ def predict_table(
             table = Stream(source, schema, root, bad_cells, labels=False, allow_empty=True)  # type: ignore[arg-type]
             ids = row_ids(table)
             if len(ids):
-                predictions = _of_rows(session, table, store)
+                if store is None:
+                    predictions, _ = predict_rows(session, table, engine, _unknown(session, len(ids)))
+                else:
+                    predictions = _in_slices(session, table, store)
         else:
             records = records_to_match(schema, bad_cells, Path(place), image_root=image_root, dialect=dialect, **sides)
             pairs = read_pairs_file(source, schema, records, allow_empty=True)
             ids = pair_ids(pairs)
             if len(ids):
-                encoded = session.encode_new(records.table, store)
-                predictions = session.predictions(session.pairs(records, encoded, pairs))[0]
+                if store is None:
+                    predictions, _ = predict_rows(session, (records, pairs), engine)
+                else:
+                    predictions, _ = session.predictions(session.batches((records, pairs), store))
     predictions = session.task.no_predictions() if predictions is None else predictions
     return session.predictions_table(ids, predictions, None, least_confidence, options.interval, as_text)
 
@@ -160,15 +171,15 @@ def _on_disk(*tables: files.Source | None) -> bool:
     return any(isinstance(table, Path) for table in tables)
 
 
-def _of_rows(session: Session, table: Stream, store: Store | None) -> Predictions:
-    parts, first = list[Predictions](), 0
+def _in_slices(session: Session, table: Stream, store: Store) -> Predictions:
+    parts = list[Predictions]()
     for encoded in session.encoded_slices(table, store):
-        unknown = np.full(encoded.n_rows, -1 if session.fitted.n_classes else np.nan)
-        labels = unknown.astype(np.int64) if session.fitted.n_classes else unknown
-        part, _ = session.predictions(RowBatches(encoded, labels))
-        parts.append(replace(part, row=part.row + first))
-        first += encoded.n_rows
-    return gather(parts)
+        parts.append(session.predictions(RowBatches(encoded, _unknown(session, encoded.n_rows)))[0])
+    return stack(parts)
+
+
+def _unknown(session: Session, n: int) -> np.ndarray:
+    return np.full(n, -1, np.int64) if session.fitted.n_classes else np.full(n, np.nan)
 
 
 def _check(session: Session, folder: Path, options: PredictOptions) -> tuple[Session, np.ndarray | None]:

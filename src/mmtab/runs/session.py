@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
+from mmtab.config.parts import trust, trusted
 from mmtab.config.types import Hardware, LocalSettings, RunConfig
 from mmtab.data import files
 from mmtab.data import table as tables
@@ -57,11 +59,13 @@ from mmtab.training.predictions import Predictions, gather
 from mmtab.training.tasks import Task
 from mmtab.utils import distributed
 from mmtab.utils.cache import Store
+from mmtab.utils.engine import must_see
 from mmtab.utils.errors import RunError
 from mmtab.utils.machine import prepare_process
 from mmtab.utils.progress import steps
 
 Batches = RowBatches | PairBatches
+Rows = Table | Stream | tuple[Records, Pairs]  # what is scored: rows of a table, or pairs of records
 SLICE = 1024  # rows in memory at a time, with all features
 
 
@@ -86,6 +90,13 @@ class Session:
     task: Task
     compute: Compute
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled it is the name of its folder: whoever unpickles it opens the finished run, with all that this
+        process trusts. Options of one prediction, such as a threshold of its own, stay here."""
+        config = self.config
+        local = (config.data_root, config.cache, config.cache_gb, tuple(trusted()), config.dataset.bad_cells)
+        return _opened_again, (Path(config.output).absolute(), self.compute.hardware, *local)
+
     @property
     def cross_columns(self) -> list[str]:
         """Text columns of which the cross-encoder reads both rows of a pair in one sequence."""
@@ -105,7 +116,7 @@ class Session:
 
     def encode(self, table: Table | Stream, store: Store | None = None) -> EncodedTable:
         """All that is computed once for a table, and kept in ``store`` (default: the cache)."""
-        self._warn_of_bad_cells(table)
+        self.warn_of_bad_cells(table)
         return encode_table(
             table,
             self.schema,
@@ -118,7 +129,7 @@ class Session:
             lexicon=self.fitted.lexicon,
         )
 
-    def _warn_of_bad_cells(self, table: Table | Stream) -> None:
+    def warn_of_bad_cells(self, table: Table | Stream) -> None:
         if table.n_bad_cells:
             warnings.warn(
                 f"{self.schema.name}, table {table.name}: {table.n_bad_cells} bad cells taken as missing", stacklevel=3
@@ -136,16 +147,34 @@ class Session:
         plain = EncodedTable(len(table), fitted.numeric(table, self.schema), fitted.categorical(table))
         warn_of_unseen(table, plain, self.fitted, self.schema)
 
-    def row_batches(self, table: Table | Stream) -> RowBatches:
-        """Batches over a table that came after training, with labels where it has them."""
-        return RowBatches(self.encode_new(table), labels_of(self.fitted, table, self.schema))
+    def batches(
+        self, rows: Rows, store: Store | None = None, labels: np.ndarray | None = None, is_new: bool = True
+    ) -> Batches:
+        """Batches over rows, or pairs, that came after training, with labels where they have them. ``labels``: those of
+        rows, where they are at hand; ``is_new``: warn of columns that are unlike those of train."""
+        encode = self.encode_new if is_new else self.encode
+        if isinstance(rows, tuple):
+            records, pairs = rows
+            return self.pairs(records, encode(records.table, store), pairs)
+        return RowBatches(encode(rows, store), self.labels(rows) if labels is None else labels)
+
+    def labels(self, rows: Rows) -> np.ndarray:
+        """[n] of rows, or [n, r] int64 of pairs; -1 (NaN of numbers) where unknown."""
+        if not isinstance(rows, tuple):
+            return labels_of(self.fitted, rows, self.schema)
+        pairs = rows[1]
+        labels = np.full((len(pairs), len(self.schema.relations)), -1, np.int64)
+        for r, name in enumerate(self.schema.relations):
+            if name in pairs.relations:
+                labels[:, r] = np.asarray(pairs.relations[name])
+        return labels
 
     def encoded_slices(self, table: Table | Stream, store: Store | None = None) -> Iterator[EncodedTable]:
         """``encode_new`` of the table as one; with a ``store``, whose arrays are not kept, ``SLICE`` rows at a time."""
         if store is None:
             yield self.encode_new(table)
             return
-        self._warn_of_bad_cells(table)
+        self.warn_of_bad_cells(table)
         parts: list[tuple[np.ndarray, np.ndarray]] = []
         for batch in table.batches():
             for start in range(0, len(batch), SLICE):
@@ -167,15 +196,12 @@ class Session:
         """Batches over pairs of the records. ``similarities``: their ``compare``, where it is at hand."""
         if similarities is None:
             similarities = self.compare(records.table, pairs.left, pairs.right, encoded.pictures)
-        head, labels = self.config.pair_head, np.full((len(pairs), len(self.schema.relations)), -1)
-        for r, name in enumerate(self.schema.relations):
-            if name in pairs.relations:
-                labels[:, r] = np.asarray(pairs.relations[name])
+        head = self.config.pair_head
         return PairBatches(
             encoded,
             pairs.left,
             pairs.right,
-            labels.astype(np.int64),
+            self.labels((records, pairs)),
             similarities,
             owners=self.fitted.similarity.owners if self.fitted.similarity else (),
             augment=head.augment if training else None,
@@ -192,16 +218,21 @@ class Session:
         return self.fitted.scale(self.fitted.similarity(records, left, right, pictures))
 
     def load(self, split: str, folder: Path) -> tuple[Batches, pa.Table, list[Path]]:
-        """A split of a dataset folder to score: batches, its id columns, and the files read."""
+        """As ``read``, as batches."""
+        rows, ids, paths = self.read(split, folder)
+        return self.batches(rows), ids, paths
+
+    def read(self, split: str, folder: Path) -> tuple[Rows, pa.Table, list[Path]]:
+        """A split of a dataset folder to score: rows or pairs, their id columns, and the files read."""
         bad_cells: Any = self.config.dataset.bad_cells
         if self.schema.of_rows:
             path = tables.find_table(folder, self.schema, split)
             table = Stream(path, self.schema, folder, bad_cells)
-            return self.row_batches(table), row_ids(table), [path]
+            return table, row_ids(table), [path]
         records = read_records(folder, self.schema, bad_cells)
         pairs = read_pairs(folder, self.schema, split, records)
         path = tables.find_table(folder, self.schema, f"pairs_{split}")
-        return self.pairs(records, self.encode_new(records.table), pairs), pair_ids(pairs), [path]
+        return (records, pairs), pair_ids(pairs), [path]
 
     def predictions(self, batches: Batches) -> tuple[Predictions, float]:
         """The predictions of all rows or pairs, in order, and the seconds they took."""
@@ -303,6 +334,15 @@ class Session:
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
         """Forward passes without gradients or dropout, in this run's precision."""
         return self.compute.evaluating(self.model)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened_again(folder: Path, hardware: Hardware, data_root: str, *local: Any) -> Session:
+    """The run, opened once in a worker of an engine."""
+    must_see(folder, folder)
+    cache, cache_gb, modules, bad_cells = local
+    trust(modules)
+    return open_run(folder, hardware, LocalSettings(data_root, cache, cache_gb, list(modules), bad_cells))
 
 
 def open_run(folder: Path, hardware: Hardware | None = None, local: LocalSettings | None = None) -> Session:

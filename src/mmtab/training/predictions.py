@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,15 @@ class Predictions:
     label_probability: np.ndarray | None = None  # [n] float64, NaN where unknown
     rank: np.ndarray | None = None  # [n] int64, -1 where unknown
     value: np.ndarray | None = None  # [n, 2] float64
+
+
+def stack(parts: Iterable[Predictions]) -> Predictions:
+    """The predictions of blocks of rows that follow each other, each with its rows numbered from 0."""
+    numbered, first = list[Predictions](), 0
+    for part in parts:
+        numbered.append(replace(part, row=part.row + first))
+        first += len(part.row)
+    return gather(numbered)
 
 
 def gather(parts: Sequence[Predictions]) -> Predictions:

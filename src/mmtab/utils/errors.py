@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class MmtabError(Exception):
@@ -12,6 +13,17 @@ class MmtabError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is, also where it was made from more than its text."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[MmtabError], args: tuple[Any, ...], parts: dict[str, Any]) -> MmtabError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(parts)
+    return error
 
 
 class ConfigError(MmtabError):
