@@ -97,6 +97,7 @@ def results_of(output: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_system_on_every_dataset(tables: Path, rival: Path, backbone: Path, tmp_path: Path) -> None:
     systems = {
         "majority": system(deterministic=True, baseline="majority"),

@@ -27,7 +27,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("train recip=auto", "no setting recip; did you mean recipe?"),
     ("train zzzzzz=1", "no setting zzzzzz; mmtab train --help lists all"),
     ("train fusion.n_headz=3", "no setting fusion.n_headz; did you mean fusion.n_heads?"),
-    ("train recipe=xyz", "recipe=xyz: configs/recipe/ has no xyz; expected one of auto, frozen, tuned"),
+    ("train recipe=xyz", "recipe=xyz: configs/recipe/ has no xyz; expected one of auto, cross, frozen, tuned"),
     ("train fusion=transfomer", "configs/fusion/ has no transfomer; did you mean transformer?"),
     ("train trainer.lr=-1", "trainer.lr=-1.0: expected at least 0"),
     ("train trainer.lr=quick", "trainer.lr=quick: expected a number"),

@@ -268,6 +268,7 @@ def test_a_curve_says_what_labels_bring(trained: Path, two_tables: Path, tmp_pat
     assert "labels that this page chooses" in (tmp_path / "m.html").read_text()
 
 
+@pytest.mark.slow
 def test_one_table_is_deduplicated(two_tables: Path, train: Callable[..., Path], tmp_path: Path) -> None:
     data = tmp_path / "one"
     shutil.copytree(two_tables, data)

@@ -250,6 +250,7 @@ def test_settings_that_do_not_fit(tmp_path: Path, configure) -> None:
             train(configure(data, *override), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_scripts_from_training_to_prediction(tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Multirun over two seeds, in a process of its own; then evaluate and predict on one of the run folders; wandb
     offline."""

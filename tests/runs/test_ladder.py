@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -108,5 +109,24 @@ def test_a_step_that_fails_is_left_out(tmp_path: Path, configure: Any) -> None:
 
 def test_a_recipe_that_is_none_is_one_line(tmp_path: Path, configure: Any) -> None:
     config = configure(write_kway(tmp_path / "data"), "ladder=[frozen,tunned]")
-    with pytest.raises(ConfigError, match="no recipe tunned; expected some of auto, frozen, tuned"):
+    with pytest.raises(ConfigError, match="no recipe tunned; expected some of auto, cross, frozen, tuned"):
         train(config, tmp_path / "run")
+
+
+def test_pairs_may_climb_to_a_cross_encoder_which_rows_have_none_of(tmp_path: Path, configure: Any) -> None:
+    tried: dict[str, list[str]] = {"kway": [], "pairs": []}
+    for name, write in (("kway", write_kway), ("pairs", write_pairs)):
+
+        def note(step: RunConfig, where: Path, name: str = name) -> dict[str, float]:
+            tried[name].append(where.name)
+            assert step.pair_head.cross_text == (where.name == "cross")
+            if where.name == "cross":
+                assert step.pair_head.cross["n_tuned_layers"] == 2 and step.pair_head.cross["apart"]
+                raise TrainingError("that will do")
+            return train(step, where)
+
+        settings = ["ladder=[frozen,cross]", "dataset.drop=[image]", "trainer.max_epochs=1"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ladder.climb(configure(write(tmp_path / name, n=40), *settings), tmp_path / f"{name}-run", note)
+    assert tried == {"kway": ["frozen"], "pairs": ["frozen", "cross"]}

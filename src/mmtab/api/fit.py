@@ -22,7 +22,7 @@ from mmtab.config.compose import compose_run, dataset_place
 from mmtab.config.overrides import written
 from mmtab.config.types import CONFIGS, PARTS, LocalSettings
 from mmtab.data import dataset as datasets
-from mmtab.data import objects, raw
+from mmtab.data import objects, raw, remote
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.prepare.frames import from_frames
 from mmtab.runs.evaluate import evaluate_if_labelled
@@ -107,6 +107,7 @@ def fit(
             found = f"{', '.join(splits)}{' beside ' if others else ''}{', '.join(others)}"
             raise ConfigError(f"fit: expected a dataset of train, validation and test; found {found}")
         train, valid, test = splits["train"], splits.get("valid"), splits.get("test")
+    train, valid, test, left, right, records = map(remote.fetched, (train, valid, test, left, right, records))
     tables: dict[str, Any] = {}
     train = train.folder if isinstance(train, datasets.Dataset) else train
     named = Path(train).expanduser() if isinstance(train, str | Path) else None

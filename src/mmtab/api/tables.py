@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmtab.data import files, objects, raw
+from mmtab.data import files, objects, raw, remote
 from mmtab.data.cells import join
 from mmtab.data.csv_files import Dialect
 from mmtab.data.schema import ColumnType
@@ -37,6 +37,7 @@ def in_memory(
     wanted = {schema.id, *(column.name for column in schema.columns), *PAIR_IDS}
     wanted |= {schema.label or "", *schema.relations} if labels else set()
     looks = set(map(files.alike, wanted))  # others that look like one of them are told of where that is missed
+    frame = remote.fetched(frame)
     if isinstance(frame, str | Path):
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             rows = _read(raw.standard_file(Path(frame), Path(scratch), schema.name, dialect), schema.name, looks)

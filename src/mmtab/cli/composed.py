@@ -93,11 +93,12 @@ def _check_options(arguments: Sequence[str], command: str) -> None:
 
 def check_place(settings: Any) -> None:
     """Whether there are the files, runs and hardware that the settings name, before anything slow is imported."""
+    from mmtab.data.remote import address_of
     from mmtab.runs.folder import read_facts
 
     for name, rule, value in walk(settings):
         for path in map(Path, (value if isinstance(value, list) else [value]) if rule.exists and value else []):
-            if not path.expanduser().exists():
+            if not path.expanduser().exists() and (name == "run" or address_of(path) is None):
                 export = f". Fix: name a folder; mmtab.load_run({str(path)!r}).folder is that of an export on the hub"
                 of_hub = name == "run" and len(path.parts) == 2 and not path.is_absolute()  # OWNER/NAME
                 raise ConfigError(f"{name}={path}: no such file or folder{export if of_hub else ''}")

@@ -188,9 +188,23 @@ def encode_table(
         encoded = replace(encoded, lexical=lexicon(table, cache.store), columns=columns)
     if cross_spec is not None:
         names = cross_columns(schema, cross_spec.also)
-        sequences = cross_sequences(table, names, cross_spec, cache.store)
-        encoded = replace(encoded, cross=sequences, columns=columns | {"cross": names})
+        cross = encode_cross(table, names, backbones, cache, store_frozen)
+        encoded = replace(encoded, cross=cross, columns=columns | {"cross": names})
     return encoded
+
+
+def encode_cross(
+    table: Table | Stream, columns: list[str], backbones: Backbones, cache: FeatureCache, store_frozen: bool = True
+) -> Sequences | None:
+    """The text that a cross-encoder reads, with what its frozen layers make of each row by itself, where they read rows
+    apart; None without a cross-encoder."""
+    spec, cross = backbones.cross_spec, backbones.cross
+    if spec is None:
+        return None
+    sequences = cross_sequences(table, columns, spec, cache.store)
+    if isinstance(cross, TextBackbone) and cross.side is not None and store_frozen:
+        sequences = replace(sequences, states=cache.lower_layers(cross, sequences))
+    return sequences
 
 
 def _numbers(

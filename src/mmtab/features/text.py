@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,20 +118,51 @@ class Sequences:
         augment: AugmentConfig | None = None,
         rng: np.random.Generator | None = None,
     ) -> TextBatch:
-        """One sequence a pair; the parts of the second row follow those of the first, as do its table rows."""
+        """One sequence a pair; the parts of the second row follow those of the first, as do its table rows. States are
+        those of each row by itself."""
         c, b = self.n_columns, len(first)
-        sides = []
-        for units in (first, second):
+        sides, places = [], []
+        for number, units in enumerate((first, second)):
             length, ids, part = self._read(units)
+            kept = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+            uncut = length
             if augment is not None and rng is not None:
-                length, ids, part = _vary(length, ids, part, c, augment, rng)
-            sides.append((length, ids, part))
-        (n_first, ids_first, part_first), (n_second, ids_second, part_second) = sides
+                length, kept = _vary(length, part, c, augment, rng)
+                ids, part = (np.take_along_axis(x, kept, 1) for x in (ids, part))
+            sides.append((length, ids, part + number * c))
+            places.append((length, kept, uncut))
         slots = np.arange(b)[:, None] * c + np.arange(c)
-        return self._frame(
-            [(n_first, ids_first, part_first), (n_second, ids_second, part_second + c)],
-            np.concatenate([slots, slots + b * c], 1),
-        )
+        text = self._frame(sides, np.concatenate([slots, slots + b * c], 1))
+        if self.states is None:
+            return text
+        states = self._double_states(text, (first, second), places)
+        return replace(text, states=torch.from_numpy(states))
+
+    def _double_states(
+        self,
+        text: TextBatch,
+        units: tuple[np.ndarray, np.ndarray],
+        kept: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    ) -> np.ndarray:
+        """[b, l, f] states of the tokens of pairs, of which ``kept`` says for each side how many there are [b], which
+        of the row's they are [b, n], and how many the row has [b]; 0 for a row without text."""
+        assert self.states is not None
+        side, mask = text.side.numpy(), text.mask.numpy()
+        position, places, there = np.arange(side.shape[1]), np.zeros(side.shape, np.int64), mask.copy()
+        begin = np.ones((len(side), 1), np.int64)
+        for number, (rows, (length, tokens, uncut)) in enumerate(zip(units, kept, strict=True)):
+            start = self.states.offsets[rows][:, None]
+            inner = np.clip(position - begin, 0, max(tokens.shape[1] - 1, 0))
+            of_token = np.take_along_axis(tokens, inner, 1) if tokens.shape[1] else inner
+            end = position >= begin + length[:, None]  # the separator
+            of_row = start + 1 + np.where(end, uncut[:, None], of_token)
+            of_row = np.where(position < begin, start, of_row)  # the first token of all
+            here = mask & (side == number)
+            places[here] = of_row[here]
+            there &= ~(here & (uncut == 0)[:, None])
+            begin = begin + length[:, None] + 1
+        states = self.states.at(places)
+        return np.where(there[..., None], states, np.zeros((), states.dtype))
 
     def ordered(
         self, left: np.ndarray, right: np.ndarray, rng: np.random.Generator | None = None
@@ -181,11 +212,11 @@ class Sequences:
 
 
 def _vary(
-    length: np.ndarray, ids: np.ndarray, part: np.ndarray, c: int, augment: AugmentConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    length: np.ndarray, part: np.ndarray, c: int, augment: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Some sequences lose a span of up to a quarter of their tokens, some have their columns in another order (two of
-    the augmentations of Ditto)."""
-    b, width = ids.shape
+    the augmentations of Ditto): their new lengths, and which tokens come first, second..."""
+    b, width = part.shape
     position = np.arange(width)
     shuffled = rng.random((b, 1)) < augment.column_shuffle
     order = np.where(shuffled, rng.random((b, c)).argsort(1), np.arange(c))
@@ -195,7 +226,7 @@ def _vary(
     lost = (position >= start[:, None]) & (position < (start + cut)[:, None])
     place = np.where(lost | (position >= length[:, None]), c * width + position, place)
     place = place.argsort(1, kind="stable")
-    return length - cut, np.take_along_axis(ids, place, 1), np.take_along_axis(part, place, 1)
+    return length - cut, place
 
 
 def text_columns(schema: Schema, also: tuple[str, ...]) -> list[str]:
@@ -353,4 +384,4 @@ def without_text(text: TextBatch, column: int, n_columns: int) -> TextBatch:
     hidden = (text.part == column) | (text.part == column + n_columns)
     slot = text.slot.clone()
     slot[:, [column, column + n_columns]] = -1
-    return replace(text, mask=text.mask & ~hidden, part=text.part.masked_fill(hidden, -1), slot=slot)
+    return replace(text, mask=text.mask & ~hidden, part=text.part.masked_fill(hidden, -1), slot=slot, states=None)

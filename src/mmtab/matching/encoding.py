@@ -19,7 +19,7 @@ from mmtab.data.digests import digest_of
 from mmtab.data.pairs import Records
 from mmtab.data.table import Table
 from mmtab.features.batches import Rows, Tokens
-from mmtab.features.text import Sequences, cross_sequences
+from mmtab.features.text import Sequences
 from mmtab.model.matcher import Matcher
 from mmtab.runs.session import Session
 from mmtab.utils.cache import Arrays, Store
@@ -58,10 +58,7 @@ class Context:
     @functools.cached_property
     def cross(self) -> Sequences | None:
         """The text of all records as token sequences, for a cross-encoder."""
-        spec = self.session.backbones.cross_spec
-        if spec is None:
-            return None
-        return cross_sequences(self.records.table, self.session.cross_columns, spec, self.store)
+        return self.session.encode_cross(self.records.table, self.store)
 
     @property
     def model(self) -> Matcher:

@@ -25,6 +25,7 @@ from mmtab.data.csv_files import Dialect
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.pairs import Records, read_records
 from mmtab.data.raw import standard_file
+from mmtab.data.remote import fetched
 from mmtab.data.schema import TaskKind
 from mmtab.matching.blocking import Candidates, block, search_vectors
 from mmtab.matching.encoding import Context, EncodedRecords, encode_records
@@ -54,6 +55,7 @@ def match(config: MatchConfig) -> Matches:
 
 def _match(config: MatchConfig, engine: Engine) -> Matches:
     started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
+    config = _with_local_tables(config)
     context = _begin(config, engine)
     session, records, labels = context.session, context.records, PairLabels.none()
     if config.labels is not None:
@@ -111,6 +113,7 @@ def find_candidates(config: MatchConfig) -> dict[str, Any]:
     """``match`` until the candidates are found: writes them, the vectors of the records and the report, which it
     returns."""
     started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
+    config = _with_local_tables(config)
     with running(**asdict(config.engine)) as engine:
         context = _begin(config, engine)
         encoded, candidates = _block(context, seconds)
@@ -125,6 +128,11 @@ def find_candidates(config: MatchConfig) -> dict[str, Any]:
     write_json(output.with_suffix(".json"), report)
     shutil.rmtree(context.store.root, ignore_errors=True)
     return report
+
+
+def _with_local_tables(config: MatchConfig) -> MatchConfig:
+    names = ("left", "right", "records", "truth", "labels")
+    return replace(config, **{name: str(fetched(path)) for name in names if (path := getattr(config, name))})
 
 
 def _begin(config: MatchConfig, engine: Engine) -> Context:

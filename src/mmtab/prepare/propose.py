@@ -14,6 +14,7 @@ from mmtab.config.types import SPLITS
 from mmtab.data import files, objects, raw
 from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.formats import standard_batch
+from mmtab.data.remote import all_fetched, fetched
 from mmtab.data.schema import ColumnType
 from mmtab.data.table import BadCells, Table
 from mmtab.prepare.convert import Conversion, stored_within
@@ -56,7 +57,7 @@ def propose(
     """
     if output.exists():
         raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
-    sources = dict(inputs) if isinstance(inputs, Mapping) else _by_stem(inputs)
+    sources = all_fetched(inputs) if isinstance(inputs, Mapping) else _by_stem([fetched(path) for path in inputs])
     if unknown := sorted(set(map(str, sources)) - STEMS):
         raise ConfigError(f"no table is called {unknown[0]}; expected some of {', '.join(sorted(STEMS))}")
     if isinstance(image_root, Mapping):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import yaml
 
 from mmtab.config.types import CONFIGS, RunConfig
 from mmtab.data.dataset import chosen_schema
-from mmtab.runs.folder import deciding, read_facts
+from mmtab.runs.folder import APART, deciding, read_facts
 from mmtab.runs.inputs import data_folder
 from mmtab.training.build import columns_of_text
 from mmtab.training.tasks import chosen_by
@@ -75,7 +76,8 @@ def _train_all(
             if scores and left < max(LEAST_SHARE * limit, preparation):
                 say(f"no time is left for {', '.join(config.ladder[place:])}")
                 break
-            share = FIRST_SHARE if place + 1 < len(config.ladder) else 1.0
+            others = place + 1 < len(config.ladder) and left * (1 - FIRST_SHARE) >= LEAST_SHARE * limit
+            share = FIRST_SHARE if others else 1.0
             step = replace(step, trainer=replace(step.trainer, max_minutes=max(left * share, 1e-3)))
         say(f"recipe {recipe}")
         try:
@@ -89,9 +91,11 @@ def _train_all(
 
 
 def _deciding(config: RunConfig) -> dict[str, Any]:
-    """What tells the model of one step from that of another: of the text encoder nothing where there is no text."""
+    """What tells the model of one step from that of another: of the text encoder nothing where there is no text, and of
+    the pair model nothing where there are no pairs."""
     schema = chosen_schema(config.dataset, data_folder(config))
-    return deciding(config if columns_of_text(config, schema) else replace(config, text={}))
+    apart = APART | {"pair_head", "search"} if schema.of_rows else APART
+    return deciding(config if columns_of_text(config, schema) else replace(config, text={}), apart)
 
 
 def with_recipe(config: RunConfig, recipe: str) -> RunConfig:
@@ -100,9 +104,17 @@ def with_recipe(config: RunConfig, recipe: str) -> RunConfig:
     if not path.is_file():
         names = sorted(file.stem for file in path.parent.glob("*.yaml"))
         raise ConfigError(f"ladder: no recipe {recipe}; expected some of {', '.join(names)}")
-    parts: Mapping[str, dict[str, Any]] = yaml.safe_load(path.read_text())
-    changed: dict[str, Any] = {name: {**getattr(config, name), **values} for name, values in parts.items()}
-    return replace(config, ladder=[], **changed)
+    changed: RunConfig = _merged(config, yaml.safe_load(path.read_text()))
+    return replace(changed, ladder=[])
+
+
+def _merged(settings: Any, changes: Any) -> Any:
+    """Settings, or a dict of them, with some changed."""
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        return replace(settings, **{name: _merged(getattr(settings, name), value) for name, value in changes.items()})
+    if isinstance(settings, dict) and isinstance(changes, dict):
+        return settings | {name: _merged(settings.get(name), value) for name, value in changes.items()}
+    return changes
 
 
 def finished_as(config: RunConfig, folder: Path, saved: RunConfig) -> RunConfig:

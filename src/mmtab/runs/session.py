@@ -29,10 +29,10 @@ from mmtab.data.table import Table
 from mmtab.features.backbones import Backbones
 from mmtab.features.batches import PairBatch, RowBatch, is_known
 from mmtab.features.cache import FeatureCache
-from mmtab.features.encoded import EncodedTable, encode_table
+from mmtab.features.encoded import EncodedTable, encode_cross, encode_table
 from mmtab.features.loader import LengthBatches, PairBatches, RowBatches, loader
 from mmtab.features.preprocess import Fitted
-from mmtab.features.text import cross_columns
+from mmtab.features.text import Sequences, cross_columns
 from mmtab.features.unseen import warn_of_unseen
 from mmtab.model.matcher import Matcher
 from mmtab.runs.folder import (
@@ -122,12 +122,20 @@ class Session:
             self.schema,
             self.fitted.preprocessor,
             self.backbones,
-            FeatureCache(store or store_of(self.config), self.compute.autocast, self.compute.device),
+            self._cache(store),
             bad_cells=self.config.dataset.bad_cells,  # type: ignore[arg-type]
             store_frozen=self.config.store_frozen,
             compare_pictures=self.fitted.similarity is not None and bool(self.config.pair_head.compare),
             lexicon=self.fitted.lexicon,
         )
+
+    def encode_cross(self, table: Table | Stream, store: Store) -> Sequences | None:
+        """The part of ``encode`` that a cross-encoder reads."""
+        columns, frozen = self.cross_columns, self.config.store_frozen
+        return encode_cross(table, columns, self.backbones, self._cache(store), frozen)
+
+    def _cache(self, store: Store | None) -> FeatureCache:
+        return FeatureCache(store or store_of(self.config), self.compute.autocast, self.compute.device)
 
     def warn_of_bad_cells(self, table: Table | Stream) -> None:
         if table.n_bad_cells:

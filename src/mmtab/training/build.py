@@ -257,15 +257,15 @@ def with_text_length(config: RunConfig, schema: Schema, table: Table | Stream) -
 
 
 def _cross_settings(config: RunConfig) -> dict[str, Any] | None:
-    """Those of the text encoder that reads both rows of a pair, or None. ``n_tuned_layers: null``, which the leaves of
-    pair_head have, says nothing to an encoder that wraps no backbone."""
+    """Those of the text encoder that reads both rows of a pair, or None. ``n_tuned_layers: null`` and ``apart``, which
+    the leaves of pair_head have, say nothing to an encoder that wraps no backbone."""
     if not config.pair_head.cross_text:
         return None
     settings = config.text | config.pair_head.cross
-    if settings.get("n_tuned_layers", 0) is None and TextBackbone not in _readers(
-        resolve_target(settings.get(TARGET), "text"), "text"
-    ):
-        del settings["n_tuned_layers"]
+    if TextBackbone not in _readers(resolve_target(settings.get(TARGET), "text"), "text"):
+        settings.pop("apart", None)
+        if settings.get("n_tuned_layers", 0) is None:
+            del settings["n_tuned_layers"]
     return settings
 
 

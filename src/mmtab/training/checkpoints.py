@@ -303,7 +303,8 @@ def load_weights(model: nn.Module, path: Path, is_whole: bool = False) -> None:
     try:
         load_state(model, {key.removeprefix("model."): value for key, value in saved["state_dict"].items()})
     except (RuntimeError, KeyError, AttributeError) as error:
-        raise RunError(f"{path}: these weights cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{path}: these weights cannot be loaded ({reason})") from error
     weights = {name: x for name, x in model.state_dict().items() if x.is_floating_point()}
     if lost := next((name for name, x in weights.items() if not x.isfinite().all()), None):
         raise RunError(f"{path}: {lost} is not finite; restore it from a copy, or train again")

@@ -83,6 +83,9 @@ class TextBackbone(nn.Module):
     dropout         of hidden states, in layers that learn
     checkpointing   keep no activations inside the layers and compute them again for the gradient (Chen et al. 2016):
                     less memory, a third more time
+    apart           of a pair's sequence the frozen lower layers read each row by itself, so that what they make of it
+                    is computed once a row and not once a pair; the layers that learn read both (DeFormer, Cao et al.
+                    2020; PreTTR, MacAvaney et al. 2020). Not where all layers learn, or none
     folder          a run folder's copy of the architecture, where weights will come from a checkpoint
     """
 
@@ -95,6 +98,7 @@ class TextBackbone(nn.Module):
         n_depths: int | None = None,
         dropout: float = 0.1,
         checkpointing: bool = False,
+        apart: bool = False,
         folder: Path | None = None,
     ) -> None:
         super().__init__()
@@ -123,11 +127,21 @@ class TextBackbone(nn.Module):
             top = _without_lower(self.net, n_tuned_layers)
             if self._agrees(top):
                 self.n_frozen_layers, self._top = len(_layers(self.net)) - n_tuned_layers, (top,)
+        self.side: nn.Embedding | None = None
+        if apart and self._top:  # the lower layers no longer tell the layers that learn which row a token is of
+            self.side = nn.Embedding(2, int(self.net.config.hidden_size))
+            nn.init.normal_(self.side.weight, std=0.1)
         self._always = False
 
     def run_all_layers(self) -> None:
         """In every step, also those below the ones that learn, whatever is stored of them, and also where there is no
-        text: to gather the weights of a layer takes all processes."""
+        text: to gather the weights of a layer takes all processes. Raises ConfigError where those below read rows
+        apart, as they then run by themselves."""
+        if self.side is not None:
+            raise ConfigError(
+                "trainer=fsdp: its processes share the layers of a text network, which pair_head.cross.apart=true cuts "
+                "in two; set pair_head.cross.apart=false, or trainer=ddp"
+            )
         self._top, self._always = (), True
 
     def forward(
@@ -186,6 +200,22 @@ class TextBackbone(nn.Module):
             handle.remove()
         return states[0]
 
+    def _lower_apart(self, text: TextBatch) -> Float[Tensor, "s l f"]:
+        """What ``lower`` makes of each row of a pair by itself, in the places that its tokens have in the pair's
+        sequence; 0 for a row without text. The second row gets a first token, too, which the pair's does not have."""
+        (n, width), second = text.ids.shape, text.side == 1
+        n_first = (~second).long().cumprod(1).sum(1, keepdim=True)  # tokens of the first row, special ones too
+        place = torch.arange(width, device=text.ids.device).expand(n, width)
+        moved = torch.where(place == 0, 0, (n_first + place - 1).clamp(max=width - 1))
+        inside = torch.cat([place < n_first, place <= second.sum(1, keepdim=True)])
+        ids, mask = (torch.cat([x, x.gather(1, moved)]) for x in (text.ids, text.mask))
+        rows = TextBatch(ids, mask & inside, ids * 0, ids * 0 - 1, ids[:, :0])
+        first, other = self.lower(rows).chunk(2)
+        back = (place - n_first + 1).clamp(min=0)
+        states = torch.where(second[..., None], other.gather(1, back[..., None].expand_as(other)), first)
+        empty = torch.stack([~((text.part >= 0) & (text.side == k)).any(1) for k in (0, 1)], 1)
+        return states.masked_fill(empty.gather(1, text.side)[..., None], 0.0)
+
     def train(self, mode: bool = True) -> TextBackbone:
         super().train(mode)
         for module in self.net.modules() if mode else ():  # no dropout in what does not learn
@@ -202,11 +232,14 @@ class TextBackbone(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Also takes weights that were saved before the network stood under ``net``."""
         for name in [name for name in state_dict if name.startswith(prefix)]:
-            if not name.startswith(f"{prefix}net."):
+            if not name.startswith((f"{prefix}net.", f"{prefix}side.")):
                 state_dict[f"{prefix}net.{name.removeprefix(prefix)}"] = state_dict.pop(name)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _hidden(self, text: TextBatch) -> Float[Tensor, "s l f"]:
+        if self.side is not None:
+            states = text.states.float() if text.states is not None else self._lower_apart(text)
+            return self._run(self._top[0], text, inputs_embeds=states + self.side(text.side))
         if text.states is not None and self._top:
             return self._run(self._top[0], text, inputs_embeds=text.states.float())
         return self._run(self.net, text, self._depths, input_ids=text.ids)
