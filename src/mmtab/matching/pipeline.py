@@ -132,7 +132,8 @@ def find_candidates(config: MatchConfig) -> dict[str, Any]:
 
 def _with_local_tables(config: MatchConfig) -> MatchConfig:
     names = ("left", "right", "records", "truth", "labels")
-    return replace(config, **{name: str(fetched(path)) for name in names if (path := getattr(config, name))})
+    local: dict[str, Any] = {name: str(fetched(path)) for name in names if (path := getattr(config, name))}
+    return replace(config, **local)
 
 
 def _begin(config: MatchConfig, engine: Engine) -> Context:
