@@ -121,6 +121,25 @@ def test_a_word_of_many_records_makes_no_neighbours(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("exact", [20_000, 1])
+@pytest.mark.parametrize("same", [False, True])
+def test_three_indexes_find_what_one_finds(exact: int, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "EXACT", exact)
+    rng, weights = np.random.default_rng(5), (0.0, 0.6, 1.0)
+    texts = [f"thing{i % 20} kind{i % 7} n{i % 11} m{i % 13}" for i in range(130)]
+    whole = side(texts, unit(rng, 130))
+    sides = [whole] if same else [whole[np.arange(30)], whole[np.arange(30, 130)]]
+    one, three = Searcher(*sides), Searcher(*sides, shard=len(sides[-1]) // 3 + 1)
+    partners = sides[-1][rng.integers(0, len(sides[-1]), len(sides[0]))]
+    ranks = [searcher.partner_ranks(sides[0], partners, weights, 5) for searcher in (one, three)]
+    assert np.array_equal(*ranks)
+    for weight in weights:
+        (rows, scores), (rows_of_three, scores_of_three) = one.neighbours(5, weight), three.neighbours(4, weight)
+        np.testing.assert_allclose(scores[:, :4], scores_of_three, atol=1e-6)
+        untied = (np.diff(scores, axis=1) < -1e-6).all(1)
+        assert np.array_equal(rows[untied, :4], rows_of_three[untied]) and (untied.sum() > 20 or not weight)
+
+
+@pytest.mark.parametrize("exact", [20_000, 1])
 def test_in_one_table_no_record_is_its_own_neighbour(exact: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "EXACT", exact)
     texts = ["red lamp one", "red lamp one", "blue chair", "blue chair two"]

@@ -365,6 +365,9 @@ class MatchConfig(NewTables):
     k: int | None = setting(None, "candidates of a record; null: the fewest that reach recall", at_least=1)
     recall: float = setting(0.99, "share of the valid matches that blocking has to retrieve", above=0, at_most=1)
     max_k: int = setting(200, "largest k to try", at_least=1)
+    index_shard: int | None = setting(
+        None, "records that blocking indexes at a time, which bounds its memory; null: all in one index", at_least=1
+    )
     max_candidates: int = setting(4_000_000, "candidates in all, which a k that is tried does not exceed", at_least=1)
     stop: str = setting(
         "end",

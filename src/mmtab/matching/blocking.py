@@ -54,13 +54,13 @@ def block(context: Context, encoded: EncodedRecords) -> Candidates:
 
     The smaller side asks: each of its records gets the nearest of the other side.
     """
-    sides, n_left = _side(context, encoded), context.records.n_left
+    sides, n_left, shard = _side(context, encoded), context.records.n_left, context.config.index_shard
     rows = np.arange(len(sides))
     if n_left is None:
-        searcher, query_rows, other_rows, left_asks = Searcher(sides), rows, rows, True
+        searcher, query_rows, other_rows, left_asks = Searcher(sides, None, shard), rows, rows, True
     else:
         query_rows, other_rows = sorted((rows[:n_left], rows[n_left:]), key=len)
-        searcher, left_asks = Searcher(sides[query_rows], sides[other_rows]), int(query_rows[0]) == 0
+        searcher, left_asks = Searcher(sides[query_rows], sides[other_rows], shard), int(query_rows[0]) == 0
     size = _choose_on_valid(context, searcher, left_asks)
 
     def build(_: object) -> Arrays:
@@ -70,7 +70,7 @@ def block(context: Context, encoded: EncodedRecords) -> Candidates:
         order = np.lexsort((right, left))  # so that a shard of pairs needs few shards of records
         return {"left": left[order], "right": right[order], "score": score[order]}
 
-    key = {"key": context.key, "k": size.k, "weight": size.weight}
+    key = {"key": context.key, "k": size.k, "weight": size.weight, "index_shard": shard}
     candidates = context.store.arrays("candidates", key, build)
     return Candidates(size, *(np.array(candidates[name]) for name in ("left", "right", "score")))
 

@@ -73,6 +73,58 @@ class _Scored:
         return np.where(absent, -np.inf, score)
 
 
+class _Shard:
+    """Others that are searched together, from row number ``start`` on: weighted words [n, useful words], vectors
+    [n, d]."""
+
+    def __init__(self, start: int, words: sp.csr_matrix, vectors: np.ndarray) -> None:
+        self.start, self.words, self.vectors = start, words, vectors
+        self.close()
+
+    def close(self) -> None:
+        """Give back the memory of the indexes, which are made again when they are needed."""
+        self._by_word: sp.csr_matrix | None = None
+        self._index: Index | None = None
+
+    @property
+    def by_word(self) -> sp.csr_matrix:
+        if self._by_word is None:
+            self._by_word = self.words.T.tocsr()
+        return self._by_word
+
+    def all(self, words: sp.csr_matrix, vectors: np.ndarray) -> _Scored:
+        """All others, for queries of these words and vectors."""
+        by_words = (words @ self.by_word).toarray()
+        rows = np.broadcast_to(self.start + np.arange(len(self.vectors)), by_words.shape)
+        return _Scored(rows, by_words, vectors @ self.vectors.T)
+
+    def nearest(self, words: sp.csr_matrix, vectors: np.ndarray, m: int) -> _Scored:
+        """The ``m`` nearest by words and by vectors."""
+        rows = self._union(words, vectors, m)
+        query, place = np.nonzero(rows >= 0)
+        by_words, by_vectors = np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.float32)
+        other = rows[query, place]
+        by_words[query, place] = np.asarray(words[query].multiply(self.words[other]).sum(1)).ravel()
+        by_vectors[query, place] = np.einsum("nd,nd->n", vectors[query], self.vectors[other])
+        return _Scored(np.where(rows >= 0, rows + self.start, -1), by_words, by_vectors)
+
+    def _union(self, words: sp.csr_matrix, vectors: np.ndarray, m: int) -> np.ndarray:
+        """[q, 2 m]: the ``m`` nearest by words and by vectors, each once, -1 where there are no more."""
+        sp_matmul_topn = require("sparse_dot_topn", extra="matching").sp_matmul_topn
+
+        if self._index is None:
+            self._index = Index(self.vectors)
+        nearest = sp_matmul_topn(words, self.by_word, top_n=m, sort=True, n_threads=usable_cores())
+        query = np.repeat(np.arange(len(vectors)), np.diff(nearest.indptr))
+        rows = np.full((len(vectors), 2 * m), -1, np.int64)
+        rows[query, np.arange(len(query)) - nearest.indptr[query]] = nearest.indices
+        by_vectors, _ = self._index.search(vectors, m)
+        rows[:, m : m + by_vectors.shape[1]] = by_vectors
+        rows.sort(1)
+        rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1
+        return rows
+
+
 class Searcher:
     """Finds the nearest ``others`` of each query record, or the nearest of its own table where there are no others.
 
@@ -80,9 +132,11 @@ class Searcher:
     vectors. Words are weighted by tf-idf, and count where at most MAX_RECORDS records of a side have them, so that the
     time is linear in the records. Few others are all scored. Of many, those that are near in words or in vectors
     (through ``neighbours.Index``) are: what is far in both cannot have a high score (Fagin, Lotem and Naor 2003).
+
+    ``shard``: the others are indexed so many at a time, and the best of each shard are compared; None: in one index.
     """
 
-    def __init__(self, queries: Side, others: Side | None = None) -> None:
+    def __init__(self, queries: Side, others: Side | None = None, shard: int | None = None) -> None:
         self.queries, self.same = queries, others is None
         self.others = queries if others is None else others
         sides = [queries] if others is None else [queries, others]
@@ -91,12 +145,12 @@ class Searcher:
         self._columns = np.where(useful, useful.cumsum() - 1, -1)
         n_records = sum(map(len, sides))
         self._idf = (np.log((1 + n_records) / (1 + np.sum(counts, 0)[useful])) + 1).astype(np.float32)
-        self._other_words = self._weighted(self.others.words)
-        self._by_word = self._other_words.T.tocsr()
-
-    @functools.cached_property
-    def _index(self) -> Index:
-        return Index(self.others.vectors)
+        words, vectors = self._weighted(self.others.words), self.others.vectors
+        size = shard or max(1, len(vectors))
+        self._shards = [
+            _Shard(start, words[start : start + size], vectors[start : start + size])
+            for start in range(0, len(vectors), size)
+        ]
 
     def neighbours(self, k: int, weight: float) -> tuple[np.ndarray, np.ndarray]:
         """[n, k]: row numbers of the others with the highest scores, the best first, -1 where there are no more; and
@@ -104,12 +158,15 @@ class Searcher:
         nearest = np.full((len(self.queries), k), -1, np.int64)
         scores = np.zeros((len(self.queries), k), np.float32)
         for part, scored in self._scored(self.queries, k + self.same):
-            score = scored.score(weight)
+            score, rows = scored.score(weight), scored.rows
             if self.same:  # a record is its own nearest neighbour
-                score[scored.rows == np.arange(len(self.queries))[part, None]] = -np.inf
+                score[rows == np.arange(len(self.queries))[part, None]] = -np.inf
+            if (nearest[part] >= 0).any():  # in earlier shards
+                rows = np.concatenate([nearest[part], rows], 1)
+                score = np.concatenate([np.where(nearest[part] >= 0, scores[part], -np.inf), score], 1)
             n = min(k, score.shape[1])
             places = np.argpartition(-score, n - 1, 1)[:, :n] if n < score.shape[1] else np.argsort(-score, 1)
-            best, rows = (np.take_along_axis(x, places, 1) for x in (score, scored.rows))
+            best, rows = (np.take_along_axis(x, places, 1) for x in (score, rows))
             order = np.lexsort((rows, -best), axis=1)[:, :k]
             best, rows = (np.take_along_axis(x, order, 1) for x in (best, rows))
             nearest[part, : rows.shape[1]] = np.where(np.isfinite(best), rows, -1)
@@ -133,7 +190,7 @@ class Searcher:
         a, b = self._weighted(queries.words), self._weighted(partners.words)
         words = np.asarray(a.multiply(b).sum(1)).ravel()
         vectors = (queries.vectors * partners.vectors).sum(1)
-        ranks = np.full((len(queries), len(weights)), max_k)
+        ranks = np.zeros((len(queries), len(weights)), np.int64)
         for part, scored in self._scored(queries, max_k + 1):
             for w, weight in enumerate(weights):
                 own = (1 - weight) * words[part] + weight * vectors[part]
@@ -142,44 +199,22 @@ class Searcher:
                     nearer &= scored.rows != query_rows[part, None]
                 # by words alone a partner that shares none is never retrieved
                 found = (words[part] > 0) | (weight > 0)
-                ranks[part, w] = np.where(found, np.minimum(nearer.sum(1), max_k), max_k)
-        return ranks
+                ranks[part, w] += np.where(found, nearer.sum(1), max_k)
+        return np.minimum(ranks, max_k)
 
     def _scored(self, queries: Side, k: int) -> Iterator[tuple[slice, _Scored]]:
-        """Some queries after others, with all that may be among the ``k`` best of each."""
-        words, n = self._weighted(queries.words), len(self.others)
-        is_small = n <= neighbours.EXACT
-        size = max(1, SCORED_AT_ONCE // n) if is_small else max(1, SCORED_AT_ONCE // (256 * k))
-        for start in range(0, len(queries), size):
-            part = slice(start, start + size)
-            vectors = queries.vectors[part]
-            if is_small:
-                by_words = (words[part] @ self._by_word).toarray()
-                rows = np.broadcast_to(np.arange(n), by_words.shape)
-                yield part, _Scored(rows, by_words, vectors @ self.others.vectors.T)
-            else:
-                rows = self._union(words[part], vectors, max(2 * k, 50))
-                query, place = np.nonzero(rows >= 0)
-                by_words, by_vectors = np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.float32)
-                other = rows[query, place]
-                shared = words[start + query].multiply(self._other_words[other])
-                by_words[query, place] = np.asarray(shared.sum(1)).ravel()
-                by_vectors[query, place] = np.einsum("nd,nd->n", vectors[query], self.others.vectors[other])
-                yield part, _Scored(rows, by_words, by_vectors)
-
-    def _union(self, words: sp.csr_matrix, vectors: np.ndarray, m: int) -> np.ndarray:
-        """[q, 2 m]: the ``m`` nearest by words and by vectors, each once, -1 where there are no more."""
-        sp_matmul_topn = require("sparse_dot_topn", extra="matching").sp_matmul_topn
-
-        nearest = sp_matmul_topn(words, self._by_word, top_n=m, sort=True, n_threads=usable_cores())
-        query = np.repeat(np.arange(len(vectors)), np.diff(nearest.indptr))
-        rows = np.full((len(vectors), 2 * m), -1, np.int64)
-        rows[query, np.arange(len(query)) - nearest.indptr[query]] = nearest.indices
-        by_vectors, _ = self._index.search(vectors, m)
-        rows[:, m : m + by_vectors.shape[1]] = by_vectors
-        rows.sort(1)
-        rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1
-        return rows
+        """Of each shard, some queries after others, with all that may be among the ``k`` best of each."""
+        words = self._weighted(queries.words)
+        for shard in self._shards:
+            n = len(shard.vectors)
+            is_small = n <= neighbours.EXACT
+            size = max(1, SCORED_AT_ONCE // n) if is_small else max(1, SCORED_AT_ONCE // (256 * k))
+            for start in range(0, len(queries), size):
+                part = slice(start, start + size)
+                score = shard.all if is_small else functools.partial(shard.nearest, m=max(2 * k, 50))
+                yield part, score(words[part], queries.vectors[part])
+            if len(self._shards) > 1:
+                shard.close()
 
     def _weighted(self, words: sp.csr_matrix) -> sp.csr_matrix:
         """[n, useful words]: tf-idf with rows of length 1."""
