@@ -140,6 +140,35 @@ def test_what_is_refused_is_a_value_error_of_mmtab(tmp_path: Path) -> None:
     assert isinstance(caught.value, MmtabError)
 
 
+FLAGS = [i % 2 == 0 for i in range(40)]
+KINDS = {
+    "boolean": (pd.array(FLAGS, dtype="boolean"), [False, True]),
+    "Int64": (pd.array([2**60 + flag for flag in FLAGS], dtype="Int64"), [2**60, 2**60 + 1]),
+    "int64[pyarrow]": (pd.Series(FLAGS).astype("int64[pyarrow]"), [0, 1]),
+    "category": (pd.Series(FLAGS).astype("category"), [False, True]),
+    "days": (np.array(["2024-01-01", "2025-01-01"], "datetime64[D]")[np.array(FLAGS, int)], None),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_keep_their_type(kind: str) -> None:
+    y, classes = KINDS[kind]
+    model = mmtab.Classifier(recipe="frozen", settings=FAST).fit({"a": [*map(float, FLAGS)]}, y)
+    p = model.predict({"a": [0.0, 1.0]})
+    assert p.dtype == model.classes_.dtype and set(p) <= set(model.classes_)
+    assert classes is None or [*map(type, model.classes_.tolist())] == [*map(type, classes)]
+    assert classes is None or model.classes_.tolist() == classes
+
+
+@pytest.mark.parametrize(
+    "y", [np.array([b"a", b"b"] * 20), np.arange(40).astype("timedelta64[h]")], ids=["S1", "m8[h]"]
+)
+def test_labels_that_no_table_holds(y: Any) -> None:
+    with pytest.raises(ValueError, match=r"y: expected text, numbers or truths; found .* Fix: convert it") as caught:
+        mmtab.Classifier(settings=FAST).fit({"a": [*map(float, FLAGS)]}, y)
+    assert isinstance(caught.value, MmtabError)
+
+
 @pytest.mark.slow
 @parametrize_with_checks([mmtab.Classifier(settings=FAST), mmtab.Regressor(settings=FAST)])
 def test_the_checks_of_scikit_learn(estimator: Any, check: Any) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 from toy_data import write_kway
 
 # What is typed after mmtab (DATA is a dataset folder), what is said, and a library that is not installed.
@@ -130,4 +133,18 @@ def test_mistakes_are_one_line_before_anything_slow(tmp_path: Path) -> None:
 def test_a_command_without_arguments_shows_its_help(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mmtab.cli", "prepare"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
-    assert done.returncode == 2 and "infer" in done.stdout + done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 0 and "infer" in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_warning_is_one_line(kway_run: tuple[Path, Path], tmp_path: Path) -> None:
+    data, folder = kway_run
+    rows = pyarrow.parquet.read_table(data / "test.parquet")
+    rows = rows.set_column(rows.column_names.index("size"), "size", pa.array([1e9] * len(rows)))
+    pyarrow.parquet.write_table(
+        rows.drop_columns("photo").append_column("photo", pa.nulls(len(rows), pa.string())), tmp_path / "rows.parquet"
+    )
+    command = ["predict", f"run={folder}", f"input={tmp_path / 'rows.parquet'}", f"output={tmp_path / 'out.csv'}"]
+    done = subprocess.run([sys.executable, "-m", "mmtab.cli", *command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and re.fullmatch(r"warning: dataset .* unlike .*size.* Fix: .*\n", done.stderr), (
+        done.stderr
+    )

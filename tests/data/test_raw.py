@@ -63,6 +63,7 @@ def rows_of(path: Path, scratch: Path, dialect: Dialect = FOUND_OUT) -> list[dic
         ("a.csv", csv(";", encoding="cp1252")),
         ("a.csv", csv(encoding="utf-16")),
         ("a.csv", csv(";", encoding="utf-16-le")),
+        ("a.csv", csv(";", encoding="utf-32")),
         ("a.csv", written(named(";"))),
         ("a.csv", written(named(";", "\r\n"), "utf-8-sig")),
         ("a.csv", written(named(","), "utf-16")),
@@ -250,3 +251,11 @@ def test_what_holds_none_is_one_line(table: Any) -> None:
     with pytest.raises(MmtabError) as caught:
         mmtab.Dataset.from_frame(table, label="n")
     assert "\n" not in str(caught.value) and "configs/dataset" not in str(caught.value)
+
+
+def test_a_spreadsheet_warns_of_digits_that_it_does_not_keep(tmp_path: Path) -> None:
+    path = tmp_path / "codes.xlsx"
+    pd.DataFrame({"code": [2**61 + i for i in range(3)], "n": [10**14, 2, 3]}).to_excel(path, index=False)
+    with pytest.warns(UserWarning, match=r"codes.xlsx, column code: 23\d{17} has more digits.* Fix: ") as caught:
+        raw.standard_file(path, tmp_path / "scratch", "toys")
+    assert len(caught) == 1

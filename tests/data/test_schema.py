@@ -72,7 +72,13 @@ def test_names_that_yaml_takes_for_something_else_are_text(tmp_path: Path) -> No
         ({"label": {"a": 1}}, ["label", "expected one value"]),
         ({"name": ["a"]}, ["name", "expected one value"]),
         ({"ceilings": 3}, ["ceilings", "expected a mapping"]),
-        ({"ceilings": {"text": "high"}}, ["ceilings", "found {'text': 'high'}"]),
+        ({"ceilings": {"text": "high"}}, ["ceilings.text: expected a finite number from 0 to 1, found high"]),
+        ({"ceilings": {"text": 5.0}}, ["ceilings.text", "from 0 to 1, found 5.0"]),
+        ({"ceilings": {"text": float("nan")}}, ["ceilings.text", "found nan"]),
+        ({"storage": {"size": 5}}, ["storage.size: expected text, found 5"]),
+        ({"formats": {"size": 7}}, ["formats.size: expected text, found 7"]),
+        ({"absent": {"left": "size"}}, ["absent.left: expected a list of texts, found size"]),
+        ({"classes": ["a", "b", "a"]}, ["classes: expected texts that differ"]),
     ],
 )
 def test_slips(tmp_path: Path, changes: dict[Any, Any], parts: list[str]) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from toy_data import write_kway
+from toy_data import write_kway, write_table
 
 from mmtab.config.types import CategoryRules
 from mmtab.data.pairs import read_records
-from mmtab.data.schema import Schema
-from mmtab.data.table import Table, read_split
+from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
+from mmtab.data.table import Table, read_split, read_table
 from mmtab.features.preprocess import (
     MISSING,
     N_SPECIAL_IDS,
@@ -180,6 +180,15 @@ def test_calendar_features() -> None:
     assert columns["made:day_sin"][1] == pytest.approx(1) and columns["made:day_cos"][2] == pytest.approx(-1)
     assert columns["made:year_cos"][0] > 0.999
     assert all((np.abs(v[:3]) <= 1).all() for name, v in columns.items() if name != "made:time")
+
+
+def test_a_column_called_like_a_calendar_feature(tmp_path: Path) -> None:
+    schema = Schema(
+        "toys", TaskKind.KWAY, (Column("when", ColumnType.DATETIME), Column("when:time", ColumnType.NUMERIC)), label="y"
+    )
+    write_table(tmp_path / "train.csv", {"id": ["a"], "when": ["2024-01-01"], "when:time": ["7"], "y": ["x"]})
+    with pytest.raises(DataError, match=r"column when:time: .*made of the moments of when.* Fix: rename"):
+        numeric_columns(read_table(tmp_path / "train.csv", schema), schema)
 
 
 def test_moments_that_cannot_be_read_become_missing(tmp_path: Path) -> None:

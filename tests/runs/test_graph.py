@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -172,6 +175,48 @@ def test_the_example_ends_in_one_line(kway_run: tuple[Path, Path], tmp_path: Pat
     (tmp_path / "export" / "graph.json").symlink_to(tmp_path / "elsewhere.json")
     with pytest.raises(RunError, match=r"graph.json.*link"):
         Preparation.load(tmp_path / "export")
+
+
+FACTS: dict[str, Any] = {
+    "file": "model.pt2",
+    "inputs": {"row": {"dtype": "int64", "shape": ["rows"]}},
+    "text": {"backbone": "b", "layout": "joint", "max_length": 24, "also": [], "column_prefix": "{}: "},
+    "cross": None,
+    "image": {"size": 32, "fit": "squash", "crop_pct": 0.875, "interpolation": "bicubic"},
+    "bad_cells": "error",
+}
+MISFITS: list[tuple[str, Any]] = [
+    ("file", "../model.pt2"),
+    ("inputs", ["row"]),
+    ("inputs.row.shape", [-1]),
+    ("inputs.row.shape", [math.inf]),
+    *(("text.max_length", value) for value in (-1, 10**9, math.nan, "auto")),
+    ("text.layout", "zip"),
+    ("text.column_prefix", 5),
+    ("text.also", "numeric"),
+    *(("image.size", value) for value in (0, 10**9, "32", 32.0)),
+    *(("image.crop_pct", value) for value in (0, math.nan, 1e-9, 5)),
+    ("image.fit", "zip"),
+    ("image.interpolation", "__class__"),
+    ("bad_cells", "whatever"),
+    ("bad_cells", ["error"]),
+]
+
+
+@pytest.mark.parametrize(("where", "value"), MISFITS)
+def test_facts_of_a_graph_that_do_not_fit_are_named(
+    kway_run: tuple[Path, Path], tmp_path: Path, where: str, value: Any
+) -> None:
+    folder = shutil.copytree(kway_run[1], tmp_path / "export")
+    (folder / "graph.json").write_text(json.dumps(FACTS))
+    assert Preparation.load(folder).bad_cells == "error"
+    facts: Any = copy.deepcopy(FACTS)
+    *outer, last = where.split(".")
+    functools.reduce(dict.__getitem__, outer, facts)[last] = value
+    (folder / "graph.json").write_text(json.dumps(facts))
+    with pytest.raises(RunError, match=rf"graph\.json, {where}.*: expected .*, found ") as caught:
+        Preparation.load(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_format_or_path_is_refused(kway_run: tuple[Path, Path], tmp_path: Path) -> None:

@@ -74,6 +74,24 @@ def test_what_training_did_not_read_is_named(
         run.predict(rows, left=rows)
 
 
+@pytest.mark.parametrize("delimiter", ["^", ":", "~"])
+def test_a_delimiter_that_nobody_expects_is_asked_for(
+    run: mmtab.Run, rows: pd.DataFrame, delimiter: str, tmp_path: Path
+) -> None:
+    rows.assign(price=1).to_csv(tmp_path / "rows.csv", index=False, sep=delimiter)
+    with pytest.raises(DataError, match=r"Fix: say what divides the columns, such as delimiter='\^'"):
+        run.predict(tmp_path / "rows.csv")
+
+
+def test_a_frame_is_not_told_to_edit_a_file(run: mmtab.Run, rows: pd.DataFrame) -> None:
+    for name in (column.name for column in run.schema.columns):
+        with pytest.raises(
+            DataError, match=f"column {name}: the file lacks this column; .*, as train has it"
+        ) as caught:
+            run.predict(rows.drop(columns=name))
+        assert "dataset.yaml" not in str(caught.value)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("both", [False, True])
 def test_a_column_of_pairs_is_missed_by_name(

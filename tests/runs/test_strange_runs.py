@@ -106,7 +106,7 @@ def test_a_part_of_others_is_refused_before_anything_is_imported(
     ways: list[Callable[[], object]] = [
         lambda: open_run(folder),
         lambda: evaluate(folder, "test"),
-        lambda: predict(folder, data / "test.parquet", folder / "out.csv"),
+        lambda: predict(folder, data / "test.parquet", folder.parent / "out.csv"),
         lambda: write_report(folder),
         lambda: reproduce(ReproduceConfig(run=str(folder), output="again"), folder / "again"),
         lambda: mmtab.load_run(folder).predict(data / "test.parquet"),

@@ -189,6 +189,23 @@ def test_what_is_hardly_a_label_is_refused_with_its_row(tmp_path: Path, cell: An
     assert "rename" in str(error.value)
 
 
+SPELT_ALIKE = {
+    "a space": ["cup", "cup ", "hat"],
+    "accents": ["caf\u00e9", "cafe\u0301", "hat"],
+    "nothing but a space": [" ", "cup", "hat"],
+    "a null character": ["cu\0p", "hat", "cap"],
+}
+
+
+@pytest.mark.parametrize("kind", SPELT_ALIKE)
+def test_labels_that_look_alike_are_told_before_training(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(
+        DataError, match=r"table train, column kind: labels that differ only .*; found .* Fix: "
+    ) as error:
+        fitted(tmp_path, frame(kind=SPELT_ALIKE[kind] * (N // 3)))
+    assert str(error.value).isascii() and not (tmp_path / "run").exists()
+
+
 KEYS = ["prediction", "label", "p_x_", *map(LONG, ["confidence", "p_x", "probability", "top"])]
 
 

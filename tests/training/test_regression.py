@@ -223,6 +223,13 @@ def test_labels_that_teach_nothing_are_refused(configure: Callable[..., Any], tm
         prepare(configure(data))
 
 
+@pytest.mark.parametrize("unit", [1e-299, 1e-160, 1e154, 1e299])
+def test_labels_that_no_float_can_square_are_refused(tmp_path: Path, unit: float) -> None:
+    rows = {"x": [float(i) for i in range(40)], "y": [(i + 1) * unit for i in range(40)]}
+    with pytest.raises(DataError, match=r"column y: labels that differ by too little or too much.* Fix: give them in"):
+        mmtab.fit(rows, label="y", task="regression", output=tmp_path / "run", trainer={"progress": False})
+
+
 def test_fit_takes_many_different_numbers_for_regression(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 1, 200)

@@ -214,6 +214,18 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return tags
 
 
+def _plain(y: Any) -> Any:
+    """Labels of a type of pandas' own as numpy has them; scikit-learn would make floats of integers and truths."""
+    if not hasattr(y, "isna") or isinstance(y.dtype, np.dtype):
+        return y
+    if getattr(y.dtype, "categories", y).dtype.kind not in "biuf":
+        return y
+    column = objects.from_columns(["y"], [y], "y", "y")["y"]
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return y if column.null_count else column.to_numpy()
+
+
 def _remove(folder: Path, owner: int) -> None:
     if os.getpid() == owner:  # not a forked process, which has a copy of the estimator
         shutil.rmtree(folder, ignore_errors=True)
@@ -226,7 +238,13 @@ class Classifier(ClassifierMixin, _Estimator):
     TASK = "kway"
 
     def _labels(self, y: Any) -> np.ndarray:
-        y = column_or_1d(y, warn=True)
+        y = column_or_1d(_plain(y), warn=True)
+        try:
+            known = y.dtype.kind != "S" and pa.array(y) is not None
+        except pa.ArrowException:
+            known = False
+        if not known:
+            raise InputError(f"y: expected text, numbers or truths; found {y.dtype}. Fix: convert it, as y.astype(str)")
         if y.dtype.kind == "f":
             assert_all_finite(y, input_name="y")
         check_classification_targets(y)
@@ -305,7 +323,7 @@ class Matcher(ClassifierMixin, _Estimator):
         return {name: frame for name, frame in sides.items() if frame is not None}
 
     def _labels(self, y: Any) -> np.ndarray:
-        y, self.classes_ = column_or_1d(y, warn=True), np.array([0, 1])
+        y, self.classes_ = column_or_1d(_plain(y), warn=True), np.array([0, 1])
         if strange := [label for label in y.tolist() if label not in (0, 1)]:
             raise InputError(f"y: expected 1 for a match and 0 for none; found {strange[0]!r}")
         return y.astype(np.int64)

@@ -26,6 +26,7 @@ from mmtab.data import objects, raw, remote
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.prepare.frames import from_frames
 from mmtab.runs.evaluate import evaluate_if_labelled
+from mmtab.runs.folder import check_output
 from mmtab.runs.provenance import is_finished
 from mmtab.runs.train import train as train_run
 from mmtab.training.places import LAST
@@ -133,6 +134,7 @@ def fit(
         raise RunError(f"fit: output={folder}: {error.strerror}. Fix: give another output=FOLDER") from error
     with alone_in(folder) if distributed.is_first() else contextlib.nullcontext():
         if tables:
+            check_output(compose_run("fit", ["dataset=custom"], settings), folder)  # before the tables are written
             roots = {name: root_of(frame, image_root) for name, frame in tables.items()}
             options: dict[str, Any] = {"label": label, "id": id, "types": types, "formats": formats, "task": task}
             options |= {} if fractions is None else {"fractions": fractions}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtab.utils.errors import did_you_mean
-from mmtab.utils.exits import friendly
+from mmtab.utils.exits import friendly, plain_warnings
 from mmtab.utils.optional import require
 
 
@@ -89,7 +89,7 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
     """Run a command; ``arguments`` default to those of this process. Mistakes of the user become one line and an exit
     status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    with friendly():
+    with friendly(), plain_warnings():
         if (needs := COMMANDS[name].needs) is not None and not {"-h", "--help"} & set(arguments):
             require(needs[0], extra=needs[1])
         command = COMMANDS[name].load()
@@ -110,7 +110,7 @@ def _run_app(app: Any, arguments: list[str], name: str) -> None:
     except typer.TyperException as error:
         if not arguments:  # then this is the help
             print(error.format_message())
-            sys.exit(2)
+            sys.exit(0)
         context = getattr(error, "ctx", None)
         path = context.command_path if context else name
         text = " ".join(error.format_message().split()).rstrip(".")

@@ -34,7 +34,10 @@ def train(settings: RunConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from mmtab.data.dataset import chosen_schema, dataset_folder, summary
+    from mmtab.runs.folder import check_output
 
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    check_output(settings, folder)
     with under_way(f"reading {settings.dataset.name}"):
         data = dataset_folder(settings.dataset, settings.data_root, Path(settings.cache).expanduser())
         for line in summary(data, chosen_schema(settings.dataset, data)):
@@ -45,7 +48,6 @@ def train(settings: RunConfig) -> None:
         from mmtab.runs.train import train as train_run
         from mmtab.utils import distributed
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
     columns = {"valid": train_run(settings, folder)}
     if settings.test and (test_metrics := evaluate_if_labelled(folder, "test", settings)) is not None:
         columns["test"] = test_metrics

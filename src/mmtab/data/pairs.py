@@ -138,7 +138,7 @@ def stack_sides(left: Table, right: Table, schema: Schema) -> Records:
     one that both lack."""
     unseen = [c.name for c in schema.columns if not any(c.name in side.columns for side in (left, right))]
     if unseen:
-        fix = "add the column, or take it out of dataset.yaml"
+        fix = "add the column, or leave it out of the dataset"
         raise DataError(schema.name, "the column is in neither left nor right", column=unseen[0], fix=fix)
     columns: dict[str, pa.Array] = {}
     for column in schema.columns:

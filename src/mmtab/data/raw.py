@@ -10,7 +10,9 @@ import codecs
 import csv
 import gzip
 import json
+import math
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ TEXTS = (".csv", ".tsv", ".tab", ".txt")
 FORMATS = (*TEXTS, *(f"{suffix}.gz" for suffix in TEXTS), ".parquet", ".pq", ".jsonl", ".ndjson", ".xlsx")
 PICTURES = {".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+EXACT = 10**15  # numbers below have all their digits in a spreadsheet
 SAMPLE = 1 << 17  # characters from which the delimiter is found out
 
 
@@ -173,6 +176,8 @@ def _encoding(path: Path, zipped: bool, dataset: str) -> str:
     """UTF-8; UTF-16; or cp1252, where accents stand alone among plain letters, as in no other script."""
     with _open(path, zipped) as raw:
         start = raw.read(4)
+        if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+            return "utf-32"
         if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
             return "utf-16"
         if len(start) == 4 and 0 in start:
@@ -254,4 +259,10 @@ def _excel(path: Path, dataset: str) -> pa.Table:
     width = max(i + 1 for row in [header, *rows] for i, cell in enumerate(row) if cell is not None)
     names = ["" if name is None else str(name) for name in (*header, *[None] * width)[:width]]
     columns = list(zip(*((*row, *[None] * width)[:width] for row in rows), strict=True)) or [()] * width
+    for name, cells in zip(names, columns, strict=True):
+        if (
+            long := next((c for c in cells if isinstance(c, int | float) and EXACT <= abs(c) < math.inf), None)
+        ) is not None:
+            problem = f"{path.name}, column {name}: {long:.0f} has more digits than a spreadsheet keeps in a number"
+            warnings.warn(f"{problem}, so the last ones may be others. Fix: codes and ids as text", stacklevel=2)
     return from_columns(names, columns, dataset, stem, mixed=True)

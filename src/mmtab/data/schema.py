@@ -15,6 +15,7 @@ from mmtab.data.spelling import is_narrow, keeps_its_type, type_named
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import DataError
 from mmtab.utils.paths import leads_out
+from mmtab.utils.plain import Unfit, mapping, number, record, text, texts
 
 
 class ColumnType(StrEnum):
@@ -34,6 +35,9 @@ class TaskKind(StrEnum):
 LABEL = "label"  # the column of pairs that says whether they match, unless dataset.yaml names several relations
 
 LARGEST = 1 << 20  # bytes of dataset.yaml: ten thousand columns need half of it
+# Of dataset.yaml and of a run's schema.yaml
+PARTS = {"ceilings": mapping(number(0, 1)), "storage": mapping(text), "formats": mapping(text)}
+PARTS |= {"absent": mapping(texts()), "classes": texts(once=True)}
 # What a dataset may be ranked by, the default first; more is better in all of them.
 METRICS = {
     TaskKind.KWAY: ("accuracy", "macro_f1"),
@@ -237,18 +241,20 @@ class Schema:
         names = [str(column) for column in raw["columns"]]
         if len(set(names)) < len(names):
             raise DataError(name, "dataset.yaml: columns", expected="each name once", found=names)
-        ceilings = raw.get("ceilings") or {}
-        if not isinstance(ceilings, dict) or not all(isinstance(score, int | float) for score in ceilings.values()):
-            raise DataError(name, "dataset.yaml: ceilings", expected="a mapping of modalities: score", found=ceilings)
-        values: dict[str, Any] = {"ceilings": {str(subset): float(score) for subset, score in ceilings.items()}}
-        for key in ("split", "storage", "formats", "absent"):
+        values: dict[str, Any] = {}
+        for key in ("ceilings", "split", "storage", "formats", "absent"):
             if not isinstance(raw.get(key) or {}, dict):
                 raise DataError(name, f"dataset.yaml: {key}", expected="a mapping", found=raw[key])
             values[key] = {str(entry): value for entry, value in (raw.get(key) or {}).items()}
         values["relations"] = _relations(raw.get("relations"), names, name, TaskKind(raw["task"]))
         if not isinstance(raw.get("classes") or [], list | tuple):
             raise DataError(name, "dataset.yaml: classes", expected="a list of labels", found=raw["classes"])
-        values["classes"] = tuple(map(str, raw.get("classes") or ()))
+        values["classes"] = [*map(str, raw.get("classes") or ())]
+        try:
+            record({}, PARTS)(values, "")
+        except Unfit as error:
+            raise DataError(name, f"dataset.yaml: {error}", fix="correct it, or leave it out") from error
+        values["classes"] = tuple(values["classes"])
         converted = {"columns", "task", "ceilings", "split", "storage", "formats", "classes", "absent", "relations"}
         for key in set(raw) - converted:
             if isinstance(raw[key], dict | list):

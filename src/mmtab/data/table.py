@@ -199,7 +199,8 @@ def read_batches(
     types = files.header(path, schema.name)
     header = types.names
     empty = Table(schema.name, path.stem, folder or path.parent, pa.array([], pa.large_string()), {})
-    _report_absent_columns(empty, schema, header, partial, on_error)
+    described = not isinstance(path, files.InMemory) and (path.parent / "dataset.yaml").is_file()
+    _report_absent_columns(empty, schema, header, partial, described, on_error)
     columns = [column for column in schema.columns if column.name in header]
     label = schema.label if labels and schema.of_rows and schema.label in header else None
     names = dict.fromkeys(n for n in (schema.id, *(c.name for c in columns), label) if n is not None and n in header)
@@ -302,13 +303,19 @@ def _labels_in(table: Table, raw: pa.RecordBatch, label: str, schema: Schema, on
     return pc.if_else(pc.is_inf(numbers), pa.scalar(None, pa.float64()), numbers)
 
 
-def _report_absent_columns(table: Table, schema: Schema, header: list[str], partial: bool, on_error: OnError) -> None:
-    expected = {schema.id: ("the id column named in dataset.yaml", "add the column, or correct 'id' in dataset.yaml")}
+def _report_absent_columns(
+    table: Table, schema: Schema, header: list[str], partial: bool, described: bool, on_error: OnError
+) -> None:
+    """``described``: whether the table lies in a dataset folder."""
+    where, or_else = ("dataset.yaml says", ", or correct 'id' in dataset.yaml") if described else ("train has it", "")
+    expected = {schema.id: (f"the id column, as {where}", f"add the column{or_else}")}
     if not partial:
-        fix = "add the column, or take it out of dataset.yaml"
-        expected |= {c.name: (f"a {c.type} column, as dataset.yaml says", fix) for c in schema.columns}
+        fix = "add the column" + (", or take it out of dataset.yaml" if described else "")
+        expected |= {c.name: (f"a {c.type} column, as {where}", fix) for c in schema.columns}
     for name, (kind, fix) in expected.items():
         if name not in header:
+            if len(header) <= 2 and any(name in other for other in header):  # perhaps with an id that was added
+                fix = "say what divides the columns, such as delimiter='^'"
             near = next((ascii(other) for other in header if files.alike(other) == files.alike(name)), None)
             fix = fix if near is None else f"rename {near}, which only looks like {name!a}"
             on_error(
@@ -350,8 +357,8 @@ def _with_columns(
                     column=column.name,
                     expected=expected_of(column.type, stored) + (f", or as in {written!r}" if written else ""),
                     found=raw[column.name][bad[0]].as_py(),
-                    fix="correct the cells, change the type in dataset.yaml, or set dataset.bad_cells=missing "
-                    "(of a run: bad_cells)",
+                    fix="correct the cells, change the type (in dataset.yaml, or types= of fit), or set "
+                    "dataset.bad_cells=missing (of a run: bad_cells)",
                 )
             )
     return replace(table, columns=values, n_bad_cells=n_bad, narrow=narrow)

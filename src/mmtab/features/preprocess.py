@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.config.types import CategoryRules
+from mmtab.data import files
 from mmtab.data.cells import rounded
 from mmtab.data.pairs import Pairs
 from mmtab.data.schema import ColumnType, Schema
@@ -155,6 +156,17 @@ class LabelCoder:
                 expected="at least two",
                 found=sorted(found),
                 fix="check the split, or choose another label",
+            )
+        looks = Counter(files.alike(name) for name in found)
+        if odd := sorted(
+            name for name in found if looks[files.alike(name)] > 1 or not files.alike(name) or "\0" in name
+        ):
+            raise table.error(
+                "labels that differ only in spaces around them or in how accents are composed, or that cannot be seen",
+                column=column,
+                expected="names of classes that look different",
+                found=", ".join(map(ascii, odd[:4])),
+                fix="write each class in one way (pandas: .str.strip().str.normalize('NFC'))",
             )
         return LabelCoder(in_order(found, order))
 
@@ -363,7 +375,11 @@ def numeric_columns(table: Table, schema: Schema) -> dict[str, np.ndarray]:
         if column.type is ColumnType.NUMERIC:
             columns[column.name] = _floats(table.columns[column.name])
         elif column.type is ColumnType.DATETIME:
-            columns |= _calendar(column.name, _floats(table.columns[column.name]))
+            calendar = _calendar(column.name, _floats(table.columns[column.name]))
+            if taken := sorted(calendar.keys() & {*schema.of_type(ColumnType.NUMERIC)}):
+                problem = f"the column is called as what is made of the moments of {column.name}"
+                raise table.error(problem, column=taken[0], fix="rename one of the two columns")
+            columns |= calendar
     return columns
 
 

@@ -36,7 +36,7 @@ from mmtab.matching.result import Matches, paths_beside, write_candidates
 from mmtab.matching.scoring import score
 from mmtab.matching.truth import BlockedPairs, blocking_against, scores_against
 from mmtab.runs import provenance
-from mmtab.runs.inputs import cache_of, check_output, records_to_match
+from mmtab.runs.inputs import cache_of, check_output, check_outside, records_to_match
 from mmtab.runs.session import Session, open_run
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
@@ -144,8 +144,7 @@ def _begin(config: MatchConfig, engine: Engine) -> Context:
     given = [Path(table) for table in (config.left, config.right, config.records, config.truth, config.labels) if table]
     for path in made:
         check_output(path, given)
-    if output.resolve().is_relative_to(Path(config.run).expanduser().resolve()):
-        raise ConfigError(f"output={output} lies in the run folder, which is read. Fix: name another folder")
+    check_outside(output, Path(config.run))
     if config.truth is not None:
         with _truth(config) as truth:  # which tells now of one that cannot be read
             files.header(truth, "truth")

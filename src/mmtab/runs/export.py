@@ -12,6 +12,7 @@ import yaml
 
 from mmtab.config.types import LocalSettings, WandbConfig
 from mmtab.runs.folder import CONFIG, DESCRIPTION, GRAPH, METRICS, PROVENANCE, TASK, open_config, read_facts
+from mmtab.runs.inputs import check_outside
 from mmtab.runs.manifest import read_manifest, recording, verified, verify_below
 from mmtab.training.places import BEST
 from mmtab.utils.atomic import write_json, write_text
@@ -62,6 +63,7 @@ def export_run(folder: Path, output: Path, card: Callable[[Path], str], format: 
     names = model_files(folder)
     if output.exists() or output.is_symlink():
         raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
+    check_outside(output, folder)
 
     def write(scratch: Path) -> None:
         with recording(scratch, *MODEL, GRAPH, "model.*"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,19 @@ from mmtab.config.parts import check_targets, with_current_targets
 from mmtab.config.saved import settings_of
 from mmtab.config.types import SCALES, LocalSettings, RunConfig, WandbConfig
 from mmtab.data.checked import ALARMS_RULE
-from mmtab.data.schema import Schema
-from mmtab.runs.manifest import recording, verified
-from mmtab.runs.provenance import REPORT
+from mmtab.data.schema import PARTS, Schema
+from mmtab.runs.manifest import MANIFEST, recording, verified
+from mmtab.runs.provenance import REPORT, is_finished
 from mmtab.training.places import LAST
 from mmtab.utils.atomic import write_json, write_text
 from mmtab.utils.errors import MmtabError, RunError
-from mmtab.utils.paths import check_run_links
+from mmtab.utils.paths import FOLDERS, check_run_links
 from mmtab.utils.plain import (
     Rule,
     Unfit,
     amounts,
     anything,
+    choice,
     either,
     line,
     listed,
@@ -48,6 +49,7 @@ READABLE = (2, 3)  # 2 has the calibration of the task in provenance.json
 CONFIG, SCHEMA, FITTED, TASK, METRICS = "config.yaml", "schema.yaml", "fitted.json", "task.json", "metrics.json"
 PROVENANCE, CURVES = "provenance.json", "metrics.csv"
 GRAPH = "graph.json"  # of an export that has the model as a graph
+STEPS, CHOSEN = "steps", "ladder.json"  # of a run that is the best of several recipes
 ABLATION = str(REPORT.parent / "ablation.json")
 # Files as patterns of the manifest: what describes a run before it trains, and what it ends with
 DESCRIPTION = (CONFIG, SCHEMA, FITTED, "text_backbone/*", "cross_backbone/*")
@@ -110,6 +112,45 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
             yield name, value
 
     return dict(walk(config, ""))
+
+
+def check_same(config: RunConfig, folder: Path, settled: bool) -> None:
+    """Raise RunError where the run of the folder has other settings; ``settled`` as for ``differences``."""
+    different = differences(open_config(folder), config, settled)
+    if different:
+        finished = is_finished(folder)
+        raise RunError(
+            f"{folder} already holds {'a finished' if finished else 'an unfinished'} run with other settings "
+            f"({'; '.join(different)}); give another output=FOLDER"
+            + ("" if finished else ", or resume=never to begin anew")
+        )
+
+
+def check_output(config: RunConfig, folder: Path) -> None:
+    """Raise RunError, at once, for a folder that cannot get the run: it holds a finished one of other settings, or what
+    no run has written. Of a ladder, whose settings are those of one recipe in the end, training tells."""
+    if is_finished(folder):
+        if not config.ladder:
+            check_same(config, folder, settled=False)
+    else:
+        check_unclaimed(folder, config.ladder)
+
+
+def check_unclaimed(folder: Path, ladder: Sequence[str] = ()) -> None:
+    """Raise RunError for a folder without a run that holds what a run would overwrite or remove. ``ladder``: recipes
+    whose runs may lie in ``steps``."""
+    if any((folder / name).exists() for name in (MANIFEST, CHOSEN)):
+        return
+    with contextlib.suppress(RunError):  # a run that was killed before it had a manifest
+        if (folder / CONFIG).exists() and "trainer" in read_plain(folder / CONFIG, anything):
+            return
+    names = [CONFIG, SCHEMA, FITTED, *RESULTS[:-1], *FOLDERS]
+    found = [name for name in names if (folder / name).exists() or (folder / name).is_symlink()]
+    steps = folder / STEPS
+    found += [f"{STEPS}/{path.name}" for path in (steps.iterdir() if steps.is_dir() else ()) if path.name not in ladder]
+    if found:
+        problem = f"{folder} holds {', '.join(found[:3])}, which no run has written and a run would overwrite"
+        raise RunError(f"{problem}. Fix: give another output=FOLDER")
 
 
 # --- what the files may hold -----------------------------------------------------------------------------------------
@@ -197,12 +238,20 @@ STATE: dict[str, Rule] = {
     "errors": maybe(numbers(ascending=True)),
     "margins": maybe(numbers(0, ascending=True)),
 }
+TENSOR = record({"dtype": line, "shape": listed(either(number(0, whole=True), line))})
+TEXT_OF_GRAPH = record(
+    {"backbone": line, "layout": choice("joint", "column"), "max_length": number(2, 1 << 20, whole=True)}
+    | {"also": texts(), "column_prefix": text}
+)
+IMAGE_OF_GRAPH = record(
+    {"size": number(1, 1 << 11, whole=True), "fit": choice("pad", "squash", "crop"), "crop_pct": number(0.1, 1)}
+    | {"interpolation": choice("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")}
+)
 RULES: dict[str, Rule] = {
     CONFIG: record({"dataset": record({"drop": texts()})}),
     SCHEMA: record(
         {"task": text, "metric": text},
-        {"columns": mapping(text), "ceilings": mapping(number(0, 1)), "storage": mapping(text)}
-        | {"formats": mapping(text), "absent": mapping(texts()), "classes": texts(once=True)},
+        {"columns": mapping(text)} | PARTS,
     ),
     FITTED: record(
         {
@@ -223,6 +272,11 @@ RULES: dict[str, Rule] = {
     METRICS: mapping(mapping(_metric)),
     PROVENANCE: _facts,
     ABLATION: _ablation,
+    GRAPH: record(
+        {"inputs": mapping(TENSOR), "bad_cells": choice("error", "missing")}
+        | {"text": maybe(TEXT_OF_GRAPH), "cross": maybe(TEXT_OF_GRAPH), "image": maybe(IMAGE_OF_GRAPH)},
+        {"file": choice("model.onnx", "model.pt2"), "outputs": mapping(TENSOR)},
+    ),
 }
 
 

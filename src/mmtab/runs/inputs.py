@@ -23,7 +23,7 @@ from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.preprocess import Fitted, numbers_of
 from mmtab.utils.cache import Store
-from mmtab.utils.errors import RunError
+from mmtab.utils.errors import ConfigError, RunError
 
 
 def standard_table(path: files.Source, schema: Schema, scratch: Path, dialect: Dialect = FOUND_OUT) -> files.Source:
@@ -99,6 +99,12 @@ def check_output(output: Path, inputs: Iterable[Path | None]) -> None:
         within = table.resolve() in (output.resolve(), *output.resolve().parents)  # it may be a folder of shards
         if within or (table.exists() and output.exists() and output.samefile(table)):
             raise RunError(f"output={output} would overwrite {table}, which is read. Fix: name another file")
+
+
+def check_outside(output: Path, run: Path) -> None:
+    """Raise ConfigError where writing would change a run that is read."""
+    if output.expanduser().resolve().is_relative_to(run.expanduser().resolve()):
+        raise ConfigError(f"output={output} lies in the run folder, which is read. Fix: name another folder")
 
 
 def labels_of(fitted: Fitted, table: Table | Stream, schema: Schema) -> np.ndarray:

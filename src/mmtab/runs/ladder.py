@@ -16,7 +16,7 @@ import yaml
 
 from mmtab.config.types import CONFIGS, RunConfig
 from mmtab.data.dataset import chosen_schema
-from mmtab.runs.folder import APART, deciding, read_facts
+from mmtab.runs.folder import APART, CHOSEN, STEPS, deciding, read_facts
 from mmtab.runs.inputs import data_folder
 from mmtab.training.build import columns_of_text
 from mmtab.training.tasks import chosen_by
@@ -25,7 +25,6 @@ from mmtab.utils.errors import ConfigError, RunError, TrainingError
 from mmtab.utils.plain import mapping, number, read_plain, record, text
 from mmtab.utils.progress import say
 
-STEPS, CHOSEN = "steps", "ladder.json"
 MARGIN = 1.5  # times the preparation of the last step: what that of the next may take
 FIRST_SHARE, LEAST_SHARE = 0.6, 0.25  # of the time: at most for a step that others follow, at least for one to begin
 

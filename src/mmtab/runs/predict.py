@@ -24,7 +24,15 @@ from mmtab.data.table import Table
 from mmtab.features.loader import RowBatches
 from mmtab.runs.blocks import predict_rows
 from mmtab.runs.folder import read_facts
-from mmtab.runs.inputs import check_output, pair_ids, picture_root, records_to_match, row_ids, standard_table
+from mmtab.runs.inputs import (
+    check_output,
+    check_outside,
+    pair_ids,
+    picture_root,
+    records_to_match,
+    row_ids,
+    standard_table,
+)
 from mmtab.runs.session import Session, open_run
 from mmtab.training.predictions import Predictions, stack
 from mmtab.training.regression import RegressionTask
@@ -82,6 +90,7 @@ def predict(
     """
     input, left, right, records = map(fetched, (input, left, right, records))
     check_output(output, [input, left, right, records])
+    check_outside(output, folder)
     session = open_run(folder, hardware, local)
     options = PredictOptions(coverage, cost, interval)
     if output.suffix not in FORMATS:

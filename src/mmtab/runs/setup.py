@@ -82,6 +82,9 @@ class Prepared:
         )
 
 
+LEAST_SPREAD = 1e-100  # of labels that are numbers
+
+
 def prepare(config: RunConfig) -> Prepared:
     """Read train and valid, fit on train, build the model, encode."""
     check_settings(config)
@@ -151,6 +154,13 @@ def _solvers(config: RunConfig, schema: Schema, fitted: Fitted, label: np.ndarra
     if label.min() == label.max():
         problem, fix = "all labels of train are the same number", "choose another label"
         raise DataError(schema.name, problem, table="train", column=column, found=label[0].item(), fix=fix)
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = np.abs(label - label.mean()).max()
+    if not LEAST_SPREAD < spread < 1 / LEAST_SPREAD:
+        problem = "labels that differ by too little or too much to be squared"
+        expected = f"differences above {LEAST_SPREAD:g} and below {1 / LEAST_SPREAD:g}"
+        found, fix = f"{label.min():g} to {label.max():g}", "give them in another unit"
+        raise DataError(schema.name, problem, table="train", column=column, expected=expected, found=found, fix=fix)
     possible = Target.possible(label)
     if wanted not in ("auto", *possible):
         raise ConfigError(f"regression_head.scale={wanted}: expected labels above 0, found {label.min():g} in train")

@@ -31,7 +31,8 @@ from mmtab.runs.folder import (
     PROVENANCE,
     RESULTS,
     SCHEMA,
-    differences,
+    check_same,
+    check_unclaimed,
     open_config,
     read_facts,
     read_run_file,
@@ -69,11 +70,12 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
     with alone, asked(config.trainer.progress):
         if provenance.is_finished(folder):
             return _finished_metrics(finished_as(config, folder, open_config(folder)), folder)
+        check_unclaimed(folder, config.ladder)
         if config.ladder:
             return climb(config, folder, train)
         if _resumes(config, folder):
             config = _with_reduced_batch(config, folder)
-            _check_same(config, folder, settled=False)
+            check_same(config, folder, settled=False)
         elif distributed.is_first():
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         while True:
@@ -105,7 +107,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     alarms = kept_alarms(data_folder(config), fingerprint)  # now: training must not be lost to a damaged file
     prepare_seconds = time.perf_counter() - started
     if _resumes(config, folder):
-        _check_same(session.config, folder, settled=True)
+        check_same(session.config, folder, settled=True)
     elif distributed.is_first():
         with recording(folder, *DESCRIPTION, *RESULTS):
             _write_description(session, folder)
@@ -205,24 +207,13 @@ def _finished_metrics(config: RunConfig, folder: Path) -> dict[str, float]:
     """Of the finished run that the folder holds."""
     if config.resume == "never":
         raise RunError(f"{folder} already holds a finished run; give another output=FOLDER")
-    _check_same(config, folder, settled=False)
+    check_same(config, folder, settled=False)
     facts = read_facts(folder)
     if distributed.is_first():
         when = f"finished {facts['time']} at commit {facts['git_commit']}"
         warnings.warn(f"{folder} already holds this run, {when}: nothing was trained", stacklevel=3)
         (folder / LAST).unlink(missing_ok=True)  # which a kill right at the end may have left
     return read_run_file(folder, METRICS)["valid"]
-
-
-def _check_same(config: RunConfig, folder: Path, settled: bool) -> None:
-    different = differences(open_config(folder), config, settled)
-    if different:
-        finished = provenance.is_finished(folder)
-        raise RunError(
-            f"{folder} already holds {'a finished' if finished else 'an unfinished'} run with other settings "
-            f"({'; '.join(different)}); give another output=FOLDER"
-            + ("" if finished else ", or resume=never to begin anew")
-        )
 
 
 # --- out of memory ---------------------------------------------------------------------------------------------------

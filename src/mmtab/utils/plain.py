@@ -89,6 +89,16 @@ def number(low: float = -math.inf, high: float = math.inf, *, whole: bool = Fals
     return rule
 
 
+def choice(*allowed: str) -> Rule:
+    """One of some texts."""
+
+    def rule(value: Any, where: str) -> None:
+        if not isinstance(value, str) or value not in allowed:
+            raise Unfit(where, f"one of {', '.join(allowed)}", value)
+
+    return rule
+
+
 def numbers(
     low: float = -math.inf, high: float = math.inf, *, ascending: bool = False, most: int = 1 << 24, whole: bool = False
 ) -> Rule:
