@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +26,8 @@ FIRST, SECOND = np.array([0, 1, 2, 3, 4, 2, 0, 2]), np.array([1, 0, 0, 2, 3, 4, 
 
 
 @pytest.fixture
-def network(backbone: Any) -> TextBackbone:
-    return TextBackbone(TextSpec.load(backbone, max_length=48), n_tuned_layers=1, apart=True).eval()
+def network(backbone: Path) -> TextBackbone:
+    return TextBackbone(TextSpec.load(str(backbone), max_length=48), n_tuned_layers=1, apart=True).eval()
 
 
 @pytest.fixture
