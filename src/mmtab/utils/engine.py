@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mmtab.utils.atomic import write_text
-from mmtab.utils.errors import ConfigError, MmtabError, first_line
+from mmtab.utils.errors import ConfigError, MmtabError, first_line, short
 from mmtab.utils.optional import require
 
 T = TypeVar("T")
@@ -220,7 +220,8 @@ class _Map:
         self.engine.stop(worker)
         self.n_lost += 1
         if self.n_lost > LOSSES * self.engine.n_workers:
-            raise MmtabError(f"{self.n_lost} workers in a row were lost, the last one so: {first_line(error)}")
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()  # after where and which
+            raise MmtabError(f"{self.n_lost} workers in a row were lost, the last one so: {short(reason, 200)}")
         self._begin(self.engine.start())
 
 
