@@ -41,6 +41,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("train trainer.accelerator=gpu", "accelerator=gpu: this machine shows no GPU. Fix: accelerator=auto, or cpu"),
     ("train trainer.accelerator=gpuu", "trainer.accelerator=gpuu: expected one of auto, cpu, gpu"),
     ("train seed", "error: seed: expected NAME=VALUE"),
+    ("evaluate runs/fashion/1", "error: runs/fashion/1: expected NAME=VALUE. Fix: run=runs/fashion/1"),
     ("train --seed=1", "no option --seed=1; settings of train are written seed=VALUE, without dashes"),
     ("train dataset.drop=it's", "it cannot be read. Fix: put the value in quotes"),
     ("train dataset=custom", "dataset=custom wants dataset.path=FOLDER"),
