@@ -25,7 +25,7 @@ from mmtab.utils.errors import ConfigError, MmtabError
 
 # What build.py adds to the settings of a leaf, by the leaf's place.
 ADDED = {
-    "text": {"n_columns"},
+    "text": {"n_columns", "apart"},  # the latter of pair_head.cross
     "image": {"n_columns"},
     "numeric": {"n_columns"},
     "categorical": {"n_ids"},

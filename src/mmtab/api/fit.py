@@ -31,6 +31,7 @@ from mmtab.runs.provenance import is_finished
 from mmtab.runs.train import train as train_run
 from mmtab.training.places import LAST
 from mmtab.utils import distributed
+from mmtab.utils.addresses import check_here
 from mmtab.utils.errors import ConfigError, MmtabError, RunError
 from mmtab.utils.isolation import isolated
 from mmtab.utils.locks import alone_in
@@ -210,6 +211,8 @@ def _check_arguments(task: Any, texts: Mapping[str, Any]) -> None:
     for name, value in texts.items():
         if not isinstance(value, str | PurePath | None):
             raise ConfigError(f"fit: {name}={value!r}: expected text, such as a path")
+        if value is not None:
+            check_here(str(value), f"fit: {name}")
 
 
 def _settings(overrides: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from mmtab.data.table import Table
 from mmtab.prepare.convert import Conversion
 from mmtab.runs.predictions import PAIR_IDS
 from mmtab.runs.session import Session
+from mmtab.utils.addresses import check_here
 
 
 def in_memory(
@@ -37,9 +38,9 @@ def in_memory(
     wanted = {schema.id, *(column.name for column in schema.columns), *PAIR_IDS}
     wanted |= {schema.label or "", *schema.relations} if labels else set()
     looks = set(map(files.alike, wanted))  # others that look like one of them are told of where that is missed
-    frame = remote.fetched(frame)
     if isinstance(frame, str | Path):
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
+            frame = remote.fetched(frame, Path(scratch))
             rows = _read(raw.standard_file(Path(frame), Path(scratch), schema.name, dialect), schema.name, looks)
     else:
         table = objects.as_table(frame, schema.name, stem, lambda name: files.alike(name) in looks)
@@ -63,6 +64,7 @@ def _read(source: files.Source, dataset: str, looks: set[str]) -> pa.Table:
 def root_of(frame: Any, image_root: str | Path | None) -> Path:
     """Where the paths of a table's pictures start, for ``fit`` as for ``Run``."""
     if image_root is not None:
+        check_here(image_root, "image_root")
         return Path(image_root).expanduser().absolute()
     return raw.root_of(frame)
 

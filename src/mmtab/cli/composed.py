@@ -93,16 +93,20 @@ def _check_options(arguments: Sequence[str], command: str) -> None:
 
 def check_place(settings: Any) -> None:
     """Whether there are the files, runs and hardware that the settings name, before anything slow is imported."""
-    from mmtab.data.remote import address_of
     from mmtab.runs.folder import read_facts
+    from mmtab.utils.addresses import address_of, check_here
 
     for name, rule, value in walk(settings):
-        for path in map(Path, (value if isinstance(value, list) else [value]) if rule.exists and value else []):
-            if not path.expanduser().exists() and (name == "run" or address_of(path) is None):
+        texts = (value if isinstance(value, list) else [value]) if rule.kind in ("path", "paths") and value else []
+        for text in filter(None, texts):
+            if not rule.remote:
+                check_here(text, name)
+            path = Path(text)
+            if rule.exists and address_of(path) is None and not path.expanduser().exists():
                 export = f". Fix: name a folder; mmtab.load_run({str(path)!r}).folder is that of an export on the hub"
                 of_hub = name == "run" and len(path.parts) == 2 and not path.is_absolute()  # OWNER/NAME
                 raise ConfigError(f"{name}={path}: no such file or folder{export if of_hub else ''}")
-            if name == "run":
+            if name == "run" and rule.exists:
                 read_facts(path.expanduser())
     accelerator = getattr(getattr(settings, "trainer", settings), "accelerator", "auto")
     if accelerator in ("gpu", "cuda") and not has_gpu():

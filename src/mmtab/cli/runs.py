@@ -101,11 +101,12 @@ def predict(settings: PredictConfig) -> None:
     mmtab predict run=FOLDER input=PAIRS left=TABLE right=TABLE output=PREDICTIONS
     """
     from mmtab.data.csv_files import Dialect
+    from mmtab.data.remote import fetched
     from mmtab.runs.predict import predict as predict_run
 
-    places = [Path(settings.run), Path(settings.input), Path(settings.output)]
+    places = [Path(settings.run), Path(fetched(settings.input)), Path(settings.output)]
     names = ("left", "right", "records", "image_root")
-    options: dict[str, Any] = {name: Path(path) for name in names if (path := getattr(settings, name))}
+    options: dict[str, Any] = {name: Path(fetched(path)) for name in names if (path := getattr(settings, name))}
     options |= {"coverage": settings.coverage, "cost": settings.cost, "interval": settings.interval}
     options |= {"hardware": Hardware(settings.accelerator, settings.devices), "local": settings}
     options["dialect"] = Dialect(settings.encoding or "", settings.delimiter or "")

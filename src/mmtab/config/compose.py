@@ -21,6 +21,7 @@ from mmtab.config.overrides import literal, written
 from mmtab.config.parts import allow_targets
 from mmtab.config.settings import check, walk
 from mmtab.config.types import CONFIGS, LocalSettings, RunConfig
+from mmtab.utils.addresses import check_here
 from mmtab.utils.errors import ConfigError, did_you_mean, first_line
 
 Settings = TypeVar("Settings")
@@ -111,6 +112,7 @@ def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, 
     """The name of a dataset among the runs, and the overrides of train.py that say it."""
     if (CONFIGS / "dataset" / f"{entry}.yaml").is_file():
         return entry, (f"dataset={entry}",)
+    check_here(entry, where)
     folder, in_root = Path(entry).expanduser().resolve(), Path(LocalSettings().data_root).expanduser() / entry
     if not folder.exists() and os.sep in entry and in_root.is_dir():
         folder = in_root.resolve()

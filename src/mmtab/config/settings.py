@@ -26,6 +26,7 @@ class Rule:
     below: float | None = None
     kind: str = ""  # path or paths (a list), which command lines take as they are
     exists: bool = False  # whether there has to be a file or folder of that path when a command begins
+    remote: bool = False  # a table, which may also lie at an address
 
     @property
     def allowed(self) -> str:

@@ -339,9 +339,11 @@ class ReportConfig(LocalSettings):
 class NewTables(LocalSettings):
     run: str = setting(MISSING, "run folder", kind="path", exists=True)
     output: str = setting(MISSING, "table to write, .csv or .parquet", kind="path")
-    left: str | None = setting(None, "matching: table of the left records", kind="path", exists=True)
-    right: str | None = setting(None, "matching: table of the right records", kind="path", exists=True)
-    records: str | None = setting(None, "matching: one table, instead of left and right", kind="path", exists=True)
+    left: str | None = setting(None, "matching: table of the left records", kind="path", exists=True, remote=True)
+    right: str | None = setting(None, "matching: table of the right records", kind="path", exists=True, remote=True)
+    records: str | None = setting(
+        None, "matching: one table, instead of left and right", kind="path", exists=True, remote=True
+    )
     image_root: str | None = setting(
         None, "folder where paths of pictures start; null: that of the table", kind="path", exists=True
     )
@@ -356,10 +358,10 @@ class MatchConfig(NewTables):
     """Without tables: on those of the run's own dataset."""
 
     truth: str | None = setting(
-        None, "pairs, or entities (id, a column for each relation), to score by", kind="path", exists=True
+        None, "pairs, or entities (id, a column for each relation), to score by", kind="path", exists=True, remote=True
     )
     labels: str | None = setting(
-        None, "pairs labelled on the page: taken as given, and learned from", kind="path", exists=True
+        None, "pairs labelled on the page: taken as given, and learned from", kind="path", exists=True, remote=True
     )
     curve: bool = setting(False, "with truth: show on the page how much F1 labels would bring, by their number")
     k: int | None = setting(None, "candidates of a record; null: the fewest that reach recall", at_least=1)
@@ -399,7 +401,9 @@ class MatchConfig(NewTables):
 
 @dataclass
 class PredictConfig(NewTables):
-    input: str = setting(MISSING, "table of rows; for matching, of pairs (left_id, right_id)", kind="path", exists=True)
+    input: str = setting(
+        MISSING, "table of rows; for matching, of pairs (left_id, right_id)", kind="path", exists=True, remote=True
+    )
     devices: int = setting(1, DEVICES, at_least=1)
     coverage: float | None = setting(
         None, "share of the rows to predict, those of the highest confidence; null: all", above=0, at_most=1

@@ -20,6 +20,7 @@ from mmtab.data.files import table_stems
 from mmtab.data.pictures import open_picture
 from mmtab.data.schema import METRICS, ColumnType, Schema, TaskKind
 from mmtab.data.table import Table, read_batches
+from mmtab.utils.addresses import check_here
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, DataError, did_you_mean
 
@@ -128,6 +129,7 @@ def find_dataset(name: str | Path, data_root: str | Path | None = None) -> Path:
     under ``data_root`` (default: MMTAB_DATA, else ``data``). Raises DataError when there is none."""
     if not isinstance(name, str | PurePath):
         raise ConfigError(f"dataset {name!r}: expected a name or a folder")
+    check_here(name, "dataset")
     path = Path(name).expanduser()
     if path.is_file():
         fix = "mmtab.Dataset.from_frame(path, label=…) makes a dataset of a table"
@@ -196,6 +198,7 @@ def dataset_folder(dataset: DatasetConfig, data_root: str, cache: Path) -> Path:
         return _generated(dataset, cache)
     if not dataset.path:
         raise ConfigError("dataset.path is not set: dataset=custom wants dataset.path=FOLDER")
+    check_here(dataset.path, "dataset.path")
     path = Path(dataset.path).expanduser()
     places = [(Path(data_root).expanduser() / path).resolve(), path.resolve()]
     for folder in places:

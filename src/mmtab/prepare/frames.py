@@ -17,6 +17,7 @@ from mmtab.data.dataset import Dataset
 from mmtab.data.table import BadCells
 from mmtab.prepare.propose import propose
 from mmtab.prepare.split import Method, split
+from mmtab.utils.addresses import check_here
 from mmtab.utils.errors import ConfigError, DataError
 
 
@@ -54,6 +55,8 @@ def from_frames(
     ``mmtab.prepare.split`` do.
     """
     frames = objects.splits_in(frames) or frames
+    if folder is not None:
+        check_here(folder, "folder")
     target = Path(folder) if folder is not None else _temporary() / name
     if target.exists():
         raise ConfigError(f"folder {target} exists. Fix: remove it, or name another one")

@@ -20,6 +20,7 @@ from mmtab.data.table import BadCells, Table
 from mmtab.prepare.convert import Conversion, stored_within
 from mmtab.prepare.infer import Proposal, infer
 from mmtab.prepare.rules import IGNORE
+from mmtab.utils.addresses import check_here
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
 
@@ -55,6 +56,7 @@ def propose(
     ``bad_cells="missing"`` left to training. Raises ConfigError for inputs that are no dataset, DataError for what is
     in them.
     """
+    check_here(output, "output")
     if output.exists():
         raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
     sources = all_fetched(inputs) if isinstance(inputs, Mapping) else _by_stem([fetched(path) for path in inputs])

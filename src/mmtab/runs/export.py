@@ -15,6 +15,7 @@ from mmtab.runs.folder import CONFIG, DESCRIPTION, GRAPH, METRICS, PROVENANCE, T
 from mmtab.runs.inputs import check_outside
 from mmtab.runs.manifest import read_manifest, recording, verified, verify_below
 from mmtab.training.places import BEST
+from mmtab.utils.addresses import check_here
 from mmtab.utils.atomic import write_json, write_text
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, RunError
@@ -59,6 +60,7 @@ def export_run(folder: Path, output: Path, card: Callable[[Path], str], format: 
     finished run or is damaged."""
     if format not in FORMATS:
         raise ConfigError(f"format={format}: expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    check_here(output, "output")
     folder, output = folder.expanduser(), output.expanduser()
     names = model_files(folder)
     if output.exists() or output.is_symlink():

@@ -19,6 +19,7 @@ from mmtab.data.schema import PARTS, Schema
 from mmtab.runs.manifest import MANIFEST, recording, verified
 from mmtab.runs.provenance import REPORT, is_finished
 from mmtab.training.places import LAST
+from mmtab.utils.addresses import check_here
 from mmtab.utils.atomic import write_json, write_text
 from mmtab.utils.errors import MmtabError, RunError
 from mmtab.utils.paths import FOLDERS, check_run_links
@@ -352,6 +353,7 @@ def read_schema(folder: Path) -> Schema:
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """provenance.json, of which the format is checked. Raises RunError also for a link that leads out of the folder."""
+    check_here(folder, "run")
     check_run_links(folder)
     facts = read_run_file(folder, PROVENANCE)
     if facts.get("format") not in READABLE:

@@ -18,7 +18,6 @@ from mmtab.data import files
 from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.files import FORMATS
 from mmtab.data.pairs import read_pairs_file, read_side, with_absent_columns
-from mmtab.data.remote import fetched
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.loader import RowBatches
@@ -88,7 +87,6 @@ def predict(
     interval: share of labels that are to lie within the intervals of numbers; None: 0.9
     engine:   where blocks of the table are computed
     """
-    input, left, right, records = map(fetched, (input, left, right, records))
     check_output(output, [input, left, right, records])
     check_outside(output, folder)
     session = open_run(folder, hardware, local)
