@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from mmtab.runs.predict import predict
 from mmtab.runs.setup import prepare
 from mmtab.runs.train import train
 from mmtab.training.metrics import unscaled
-from mmtab.utils.errors import ConfigError, MmtabError, RunError
+from mmtab.utils.errors import ConfigError, DataError, MmtabError, RunError
 
 SMALL = [
     "dataset=custom",
@@ -104,6 +105,18 @@ def test_all_that_matching_writes(trained: Path, two_tables: Path, tmp_path: Pat
     page = (tmp_path / "matches.html").read_text()
     assert "data:image/jpeg;base64," in page and "doubtful pairs" in page
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_bad_cells_that_are_taken_as_missing_are_counted(trained: Path, two_tables: Path, tmp_path: Path) -> None:
+    frame = pd.read_parquet(two_tables / "left.parquet").astype({"size": str})
+    frame.loc[3, "size"] = "big"
+    frame.to_csv(tmp_path / "left.csv", index=False)
+    options = {"left": str(tmp_path / "left.csv"), "right": str(two_tables / "right.parquet"), "k": 2, "explain": False}
+    config = settings(trained, tmp_path / "m.csv", image_root=str(two_tables), stop="blocking", **options)
+    with pytest.raises(DataError, match="size"):
+        pipeline.find_candidates(config)
+    with pytest.warns(UserWarning, match="1 bad cells taken as missing"):
+        pipeline.find_candidates(replace(config, bad_cells="missing"))
 
 
 def test_records_of_one_partner_each_get_one(trained: Path, train: Callable[..., Path], tmp_path: Path) -> None:

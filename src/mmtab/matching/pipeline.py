@@ -168,6 +168,7 @@ def _block(context: Context, seconds: _Stopwatch) -> tuple[EncodedRecords, Candi
     seconds.start()
     if not n or records.n_left in (0, n):  # a side without records: there is nothing to match
         return EncodedRecords([], context.config.shard), Candidates.none()
+    session.warn_of_bad_cells(records.table)
     for name, rows in records.sides.items():
         session.compare_with_train(replace(records.table.take(rows[: context.config.shard]), name=name))
     encoded = encode_records(context)
