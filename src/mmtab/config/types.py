@@ -268,13 +268,10 @@ class RunConfig:
 
 @dataclass
 class EngineConfig:
-    name: str = setting(
-        "serial", "where shards and blocks are computed: here, or on a cluster", choices=("serial", "ray")
-    )
+    name: str = setting("serial", "where it is computed: here, or on a cluster", choices=("serial", "ray"))
     address: str | None = setting(
         None,
-        "HOST:PORT of the Ray cluster; auto: the one that this machine is part of; null: RAY_ADDRESS, or else one that "
-        "is started on this machine for the command",
+        "HOST:PORT of the Ray cluster; auto: that of this machine; null: RAY_ADDRESS, else one is started here",
     )
     workers: int | None = setting(
         None, "processes that have the run open; null: as many as the cluster has room for", at_least=1

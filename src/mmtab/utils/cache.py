@@ -41,7 +41,6 @@ TAG = "CACHEDIR.TAG"
 TAGGED = """Signature: 8a477f597d28d172789f06886806bc55
 # This folder is a cache of mmtab, which removes what it used least. See https://bford.info/cachedir/
 """
-# Of entries, each with a folder that may be empty
 KINDS = {"candidates", "catalogue", "downloads", "image_features", "images", "lexical", "ngrams", "numbers", "reasons"}
 KINDS |= {"base", "base_folds", "cells", "rows", "scores", "text_features", "text_states", "tokens", "towers"}
 # What a root may hold before it is tagged: scratch files, and what file systems and desktops put anywhere
