@@ -294,7 +294,8 @@ def composed(*overrides: str) -> BenchmarkConfig:
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "system").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_system_file_can_be_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MMTAB_AUTOGLUON", sys.executable)
+    for name in ("MMTAB_AUTOGLUON", "MMTAB_SPLINK"):
+        monkeypatch.setenv(name, sys.executable)
     members = [m for s in composed(f"system={path.stem}").system.values() for m in s.members or []]
     config = composed(f"system=[{','.join(dict.fromkeys([path.stem, *members]))}]")
     assert path.stem in config.system or path.stem == "cheap"
