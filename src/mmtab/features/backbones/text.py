@@ -204,13 +204,14 @@ class TextBackbone(nn.Module):
         """What ``lower`` makes of each row of a pair by itself, in the places that its tokens have in the pair's
         sequence; 0 for a row without text. The second row gets a first token, too, which the pair's does not have."""
         (n, width), second = text.ids.shape, text.side == 1
-        n_first = (~second).long().cumprod(1).sum(1, keepdim=True)  # tokens of the first row, special ones too
+        n_first = (second.long().cumsum(1) == 0).sum(1, keepdim=True)  # tokens of the first row; ONNX has no product
         place = torch.arange(width, device=text.ids.device).expand(n, width)
         moved = torch.where(place == 0, 0, (n_first + place - 1).clamp(max=width - 1))
         inside = torch.cat([place < n_first, place <= second.sum(1, keepdim=True)])
         ids, mask = (torch.cat([x, x.gather(1, moved)]) for x in (text.ids, text.mask))
         rows = TextBatch(ids, mask & inside, ids * 0, ids * 0 - 1, ids[:, :0])
-        first, other = self.lower(rows).chunk(2)
+        of_rows = self.lower(rows)
+        first, other = of_rows[:n], of_rows[n:]  # ONNX cannot divide what has any number of rows
         back = (place - n_first + 1).clamp(min=0)
         states = torch.where(second[..., None], other.gather(1, back[..., None].expand_as(other)), first)
         empty = torch.stack([~((text.part >= 0) & (text.side == k)).any(1) for k in (0, 1)], 1)
