@@ -338,9 +338,7 @@ class NewTables(LocalSettings):
     output: str = setting(MISSING, "table to write, .csv or .parquet", kind="path")
     left: str | None = setting(None, "matching: table of the left records", kind="path", exists=True, remote=True)
     right: str | None = setting(None, "matching: table of the right records", kind="path", exists=True, remote=True)
-    records: str | None = setting(
-        None, "matching: one table, instead of left and right", kind="path", exists=True, remote=True
-    )
+    records: str | None = setting(None, "matching: one table of all records", kind="path", exists=True, remote=True)
     image_root: str | None = setting(
         None, "folder where paths of pictures start; null: that of the table", kind="path", exists=True
     )
@@ -357,9 +355,7 @@ class MatchConfig(NewTables):
     truth: str | None = setting(
         None, "pairs, or entities (id, a column for each relation), to score by", kind="path", exists=True, remote=True
     )
-    labels: str | None = setting(
-        None, "pairs labelled on the page: taken as given, and learned from", kind="path", exists=True, remote=True
-    )
+    labels: str | None = setting(None, "labelled pairs, to learn from", kind="path", exists=True, remote=True)
     curve: bool = setting(False, "with truth: show on the page how much F1 labels would bring, by their number")
     k: int | None = setting(None, "candidates of a record; null: the fewest that reach recall", at_least=1)
     recall: float = setting(0.99, "share of the valid matches that blocking has to retrieve", above=0, at_most=1)
