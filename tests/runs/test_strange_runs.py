@@ -123,7 +123,7 @@ def test_a_part_of_others_is_refused_before_anything_is_imported(
     ("name", "arguments"),
     [
         ("evaluate", ["run=RUN"]),
-        ("predict", ["run=RUN", "input=DATA/test.parquet", "output=RUN/out.csv"]),
+        ("predict", ["run=RUN", "input=DATA/test.parquet", "output=RUN/../out.csv"]),
         ("report", ["run=RUN"]),
         ("match", ["run=RUN", "left=DATA/test.parquet", "right=DATA/test.parquet", "output=RUN/../out.csv"]),
         ("reproduce", ["run=RUN", "output=RUN/again"]),
