@@ -26,7 +26,7 @@ from mmtab.data import objects, raw, remote
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.prepare.frames import from_frames
 from mmtab.runs.evaluate import evaluate_if_labelled
-from mmtab.runs.folder import check_output
+from mmtab.runs.folder import check_run_folder
 from mmtab.runs.provenance import is_finished
 from mmtab.runs.train import train as train_run
 from mmtab.training.places import LAST
@@ -125,7 +125,7 @@ def fit(
         ]:
             raise ConfigError(f"fit: {given[0]} goes with a table; {train} is a dataset, whose folder says this")
     else:
-        bad_cells = compose_run("fit", ["dataset=custom"], settings).dataset.bad_cells  # before anything is written
+        asked = compose_run("fit", ["dataset=custom"], settings)  # before anything is written
         records_by_name = {"left": left, "right": right, "records": records}
         sides = {name: frame for name, frame in records_by_name.items() if frame is not None}
         tables = sides | _splits(train, valid, test, task or ("matching" if sides else "rows"), bool(sides))
@@ -135,11 +135,16 @@ def fit(
         raise RunError(f"fit: output={folder}: {error.strerror}. Fix: give another output=FOLDER") from error
     with alone_in(folder) if distributed.is_first() else contextlib.nullcontext():
         if tables:
-            check_output(compose_run("fit", ["dataset=custom"], settings), folder)  # before the tables are written
+            check_run_folder(asked, folder)
             roots = {name: root_of(frame, image_root) for name, frame in tables.items()}
             options: dict[str, Any] = {"label": label, "id": id, "types": types, "formats": formats, "task": task}
             options |= {} if fractions is None else {"fractions": fractions}
-            options |= {"encoding": encoding, "delimiter": delimiter, "image_root": roots, "bad_cells": bad_cells}
+            options |= {
+                "encoding": encoding,
+                "delimiter": delimiter,
+                "image_root": roots,
+                "bad_cells": asked.dataset.bad_cells,
+            }
             data = _data_beside(folder, tables, **options)
             path, name = written(str(data.folder.resolve())), written(data.schema.name)
             place = ["dataset=custom", f"dataset.path={path}", f"dataset.name={name}"]

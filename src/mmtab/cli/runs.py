@@ -34,10 +34,10 @@ def train(settings: RunConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from mmtab.data.dataset import chosen_schema, dataset_folder, summary
-    from mmtab.runs.folder import check_output
+    from mmtab.runs.folder import check_run_folder
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    check_output(settings, folder)
+    check_run_folder(settings, folder)
     with under_way(f"reading {settings.dataset.name}"):
         data = dataset_folder(settings.dataset, settings.data_root, Path(settings.cache).expanduser())
         for line in summary(data, chosen_schema(settings.dataset, data)):

@@ -260,9 +260,8 @@ def _excel(path: Path, dataset: str) -> pa.Table:
     names = ["" if name is None else str(name) for name in (*header, *[None] * width)[:width]]
     columns = list(zip(*((*row, *[None] * width)[:width] for row in rows), strict=True)) or [()] * width
     for name, cells in zip(names, columns, strict=True):
-        if (
-            long := next((c for c in cells if isinstance(c, int | float) and EXACT <= abs(c) < math.inf), None)
-        ) is not None:
+        long = next((c for c in cells if isinstance(c, int | float) and EXACT <= abs(c) < math.inf), None)
+        if long is not None:
             problem = f"{path.name}, column {name}: {long:.0f} has more digits than a spreadsheet keeps in a number"
             warnings.warn(f"{problem}, so the last ones may be others. Fix: codes and ids as text", stacklevel=2)
     return from_columns(names, columns, dataset, stem, mixed=True)

@@ -127,7 +127,7 @@ def check_same(config: RunConfig, folder: Path, settled: bool) -> None:
         )
 
 
-def check_output(config: RunConfig, folder: Path) -> None:
+def check_run_folder(config: RunConfig, folder: Path) -> None:
     """Raise RunError, at once, for a folder that cannot get the run: it holds a finished one of other settings, or what
     no run has written. Of a ladder, whose settings are those of one recipe in the end, training tells."""
     if is_finished(folder):

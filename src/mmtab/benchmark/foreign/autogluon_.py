@@ -22,17 +22,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from shared import best_threshold, in_one_table, read
 
 LABEL = "label of the row"  # its name among the features, of which none is called so
-
-
-def read(folder: Path, stem: str, names: list[str]) -> pd.DataFrame:
-    if (folder / f"{stem}.parquet").exists():
-        return pd.read_parquet(folder / f"{stem}.parquet")
-    if (folder / f"{stem}.csv").exists():
-        return pd.read_csv(folder / f"{stem}.csv", dtype=dict.fromkeys(names, str))
-    parts = sorted((folder / stem).glob("*.parquet"))
-    return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
 
 
 class Data:
@@ -52,7 +44,7 @@ class Data:
             frames = {split: read(folder, split, names) for split in ("train", "valid", "test")}
             self.kinds = {name: kind for name, kind in kinds.items() if name in frames["train"]}
         else:
-            one = not any((folder / f"left{suffix}").exists() for suffix in (".parquet", ".csv", ""))
+            one = in_one_table(folder)
             sides = {
                 side: read(folder, "records" if one else side, names).astype({key: str}) for side in ("left", "right")
             }
@@ -215,14 +207,6 @@ def write(data: Data, split: str, p: pd.DataFrame, threshold: float | None, outp
         out["probability"] = p[1].clip(0, 1).values
         out["prediction"] = (p[1].values >= threshold).astype(int)
     out.to_parquet(output / f"predictions_{split}.parquet", index=False)
-
-
-def best_threshold(label: np.ndarray, p: np.ndarray) -> float:
-    from sklearn.metrics import precision_recall_curve
-
-    precision, recall, thresholds = precision_recall_curve(label, p)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return float(thresholds[int(f1[:-1].argmax())])
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import pandas as pd
 import splink.comparison_level_library as levels
 import splink.comparison_library as library
 import yaml
-from sklearn.metrics import precision_recall_curve
+from shared import best_threshold, in_one_table, read
 from splink import Linker, SettingsCreator, block_on
 from splink.backends.duckdb import DuckDBAPI
 from splink.internals.exceptions import EMTrainingException
@@ -28,12 +28,6 @@ from splink.internals.exceptions import EMTrainingException
 SHARES = (0.9, 0.7, 0.5, 0.3, 0.15)  # of the words of the shorter text
 MAX_PAIRS = 5e5
 RATIOS = (0.99, 0.9, 0.7)  # of the smaller number to the larger one
-
-
-def read(folder: Path, stem: str, ids: list[str]) -> pd.DataFrame:
-    if (folder / f"{stem}.csv").exists():
-        return pd.read_csv(folder / f"{stem}.csv", dtype=dict.fromkeys(ids, str))
-    return pd.read_parquet(folder / (f"{stem}.parquet" if (folder / f"{stem}.parquet").exists() else stem))
 
 
 class Data:
@@ -46,7 +40,7 @@ class Data:
             raise SystemExit("error: only datasets of matching with one relation")
         self.label, ignored = next(iter(relations)), (next(iter(relations.values())) or {}).get("ignore", [])
         key, ids = card.get("id", "id"), [card.get("id", "id"), "left_id", "right_id"]
-        one = not any((folder / f"left{suffix}").exists() for suffix in (".parquet", ".csv", ""))
+        one = in_one_table(folder)
         sides = {side: read(folder, "records" if one else side, ids) for side in ("left", "right")}
         shared = [name for name in card["columns"] if all(name in side for side in sides.values())]
         kinds = {name: card["columns"][name] for name in shared if name not in ignored}
@@ -163,9 +157,7 @@ def main() -> None:
     trained = time.perf_counter()
     p = {split: predict(linker, data, api, split) for split in ("valid", "test")}
     rate = sum(map(len, p.values())) / (time.perf_counter() - trained)
-    precision, recall, thresholds = precision_recall_curve(data.pairs["valid"][data.label], p["valid"])
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    threshold = thresholds[int(f1[:-1].argmax())]
+    threshold = best_threshold(data.pairs["valid"][data.label].to_numpy(), p["valid"])
     for split, scores in p.items():
         out = data.pairs[split][["left_id", "right_id"]].astype(str)
         out = out.assign(probability=scores, prediction=(scores >= threshold).astype(int))
