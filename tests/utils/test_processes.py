@@ -197,23 +197,22 @@ def test_slurm_is_asked_to_queue_a_stopped_run_again(tmp_path: Path, small: list
 
 # --- launchers -------------------------------------------------------------------------------------------------------
 
-NEEDS = {"slurm": "hydra_submitit_launcher", "submitit_local": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}
+LAUNCHERS = {"slurm": "SlurmLauncher", "submitit_local": "LocalLauncher", "ray": "RayLauncher"}
 
 
 def needs(launcher: str) -> None:
-    if importlib.util.find_spec(f"hydra_plugins.{NEEDS[launcher]}") is None:
-        pytest.skip(f"launcher={launcher} needs the package of {NEEDS[launcher]}")
+    if launcher != "ray" and importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
+        pytest.skip(f"launcher={launcher} needs the package hydra-submitit-launcher")
 
 
 def test_every_launcher_is_known_here() -> None:
-    assert {path.stem for path in (CONFIGS / "launcher").glob("*.yaml")} == set(NEEDS)
+    assert {path.stem for path in (CONFIGS / "launcher").glob("*.yaml")} == set(LAUNCHERS)
 
 
-@pytest.mark.parametrize("launcher", NEEDS)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_every_launcher_composes(launcher: str) -> None:
     needs(launcher)
-    output = script("train", f"launcher={launcher}", "--cfg", "hydra")
-    assert {"slurm": "SlurmLauncher", "submitit_local": "LocalLauncher", "ray": "RayLauncher"}[launcher] in output
+    assert LAUNCHERS[launcher] in script("train", f"launcher={launcher}", "--cfg", "hydra")
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "trainer").glob("*.yaml")), ids=lambda path: path.stem)
@@ -223,12 +222,11 @@ def test_every_trainer_composes(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
-def test_a_launcher_completes_a_sweep(tmp_path: Path, small: list[str], launcher: str) -> None:
-    needs(launcher)
+def test_a_launcher_completes_a_sweep(tmp_path: Path, small: list[str]) -> None:
+    needs("submitit_local")
     data = write_kway(tmp_path / "data")
     own = [*small, f"dataset.path={data}", "dataset.drop=[image]"]
-    script("train", "-m", f"launcher={launcher}", *own, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    script("train", "-m", "launcher=submitit_local", *own, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     alone(tmp_path / "alone", *own, "seed=1")
     evaluate(tmp_path / "alone", "test")
     folders = sorted((tmp_path / "sweep").glob("*_seed*"))
