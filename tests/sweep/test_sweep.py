@@ -673,7 +673,7 @@ def test_a_real_sweep_killed_while_a_run_trains(tmp_path: Path, backbone: Path) 
     write_kway(tmp_path / "toys", images=False)
     write_pairs(tmp_path / "twins", images=False)
     (tmp_path / "space.yaml").write_text("d_model: [16, 15]\n")
-    small = "overrides=[trainer.max_epochs=12,trainer.patience=12,dataset.drop=[text],fusion.d_hidden=32]"
+    small = "overrides=[trainer.max_epochs=6,trainer.patience=6,dataset.drop=[text],fusion.d_hidden=32]"
     datasets = f"datasets=[{tmp_path / 'toys'},{tmp_path / 'twins'}]"
 
     def begin(output: str, *more: str) -> subprocess.Popen[str]:
