@@ -31,6 +31,7 @@ from mmtab.utils.errors import ConfigError, RunError
 
 Inputs = dict[str, np.ndarray]
 EXAMPLE = Path(__file__).parents[2] / "notebooks" / "serve_an_export.py"
+KINDS = ("kway", "numbers", "pairs")
 HEAVY = ("pytorch_lightning", "hydra", "wandb", "optuna", "lightgbm")
 
 
@@ -95,9 +96,7 @@ def float32(folder: Path, copy: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fixture", "format"), [("kway_run", "onnx"), ("numbers_run", "onnx"), ("pairs_run", "onnx"), ("pairs_run", "torch")]
-)  # both formats are written from one graph
+@pytest.mark.parametrize(("format", "fixture"), [("onnx", f"{kind}_run") for kind in KINDS] + [("torch", "pairs_run")])
 def test_a_graph_predicts_what_the_run_does(
     fixture: str, format: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
