@@ -12,14 +12,18 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import toy_data
 from pages import Seen
 
+from mmtab.config.types import MatchConfig
 from mmtab.data.pairs import read_records
 from mmtab.data.schema import Schema
 from mmtab.data.table import Table
+from mmtab.matching.pipeline import match
+from mmtab.reports.clusters import ShownCluster, ShownRecord, shown_clusters
 from mmtab.reports.matches import ShownPair, write_page
 from mmtab.reports.rows import one_row
 
@@ -325,3 +329,50 @@ def test_labels_are_given_by_keys_kept_and_saved(tmp_path: Path, toys: tuple[Sch
         ("l3", "r3", "1", "duplicate"),
         (odd, "r2", "0", "variant"),
     ]
+
+
+def test_clusters_are_listed_by_their_weakest_pair(pairs_run: tuple[Path, Path], tmp_path: Path) -> None:
+    matches = match(MatchConfig(run=str(pairs_run[1]), output=str(tmp_path / "m.parquet"), k=3, explain=False))
+    left, right = matches.left, matches.right
+    matches.clusters = np.arange(len(matches.records.table))[None]
+    pairs = [0, int(np.flatnonzero((left != left[0]) & (right != right[0]))[0])]
+    for place, p in zip(pairs, (0.9, 0.6), strict=True):
+        matches.clusters[0, right[place]] = left[place]
+        matches.probability[place] = p
+    found, ids = shown_clusters(matches), matches.records.table.ids
+    assert [cluster.weakest for cluster in found] == [0.6, 0.9]
+    for cluster, place in zip(found, pairs[::-1], strict=True):
+        ends = [str(ids[left[place]]), str(ids[right[place]])]
+        assert [(record.id, record.side) for record in cluster.members] == [*zip(ends, ("left", "right"), strict=True)]
+        assert cluster.outside is None or (cluster.outside[1].id in ends and cluster.outside[0].id not in ends)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with")
+def test_clusters_are_split_and_joined_by_labels(tmp_path: Path, toys: tuple[Schema, list[Table]]) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="no playwright to open the page with")
+
+    def record(id_: str, side: str) -> ShownRecord:
+        return ShownRecord(id_, side, [("title", EVIL)])
+
+    members = [record("1", "left"), record("1", "right"), record("2", "right")]
+    cluster = ShownCluster("label", 5, 3, 0.4, members, (record("7", "left"), members[2], 0.3))
+    write_page(tmp_path / "page.html", toys[0], [], "toys", [], clusters=[cluster])
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(accept_downloads=True).new_page()
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto((tmp_path / "page.html").as_uri())
+        page.locator("summary").click()
+        page.locator("[data-record] input").nth(2).check()
+        page.get_by_role("button", name="split off what is ticked").click()
+        assert page.locator(".cluster output").text_content() == "1 pair labelled apart", (
+            "the two of one table are none"
+        )
+        page.get_by_role("button", name="same as 2").click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="save labels.csv").click()
+        download.value.save_as(tmp_path / "labels.csv")
+        assert not complaints
+        browser.close()
+    assert (tmp_path / "labels.csv").read_text() == "left_id,right_id,label\n1,2,0\n7,2,1\n"

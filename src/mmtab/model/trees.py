@@ -17,6 +17,7 @@ from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.machine import usable_cores
 
 N_LEAVES, MAX_DEPTH, N_TREES, PATIENCE = 15, 8, 300, 20
+AT_ONCE = 100_000  # trees, times rows
 FULL_SKILL = 0.4  # share by which log-loss on valid is lower than that of the share of matches, for the full weight
 MAX_FLOAT = np.finfo(np.float32).max
 # Fewer leaves of fewer features where matches are few; valid decides.
@@ -63,21 +64,27 @@ class Forest(nn.Module):
 
     def forward(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b o"]:
         """Sums of the values of leaves; features may be NaN."""
-        return torch.stack([self._sum(features.float(), output) for output in range(len(self._sizes))], 1)
+        x, n_outputs, n = features.float(), len(self._sizes), max(self._sizes)
+        # Few rows read the trees of many outputs at once, for which calls cost more than sums
+        at_once = 1 if torch.compiler.is_compiling() else max(1, AT_ONCE // max(len(x) * n, 1))
+        parts = [self._sums(x, slice(o, o + at_once)) for o in range(0, n_outputs, at_once)]
+        return torch.cat(parts, 1)
 
-    def _sum(self, x: Float[Tensor, "b f"], output: int) -> Float[Tensor, " b"]:
-        n = self._sizes[output]
+    def _sums(self, x: Float[Tensor, "b f"], outputs: slice) -> Float[Tensor, "b p"]:
+        sizes = self._sizes[outputs]
+        n = max(sizes)
         if not n:
-            return x.new_zeros(x.shape[0])
-        feature, child = self.feature[output, :n].long().flatten(), self.child[output, :n].long().flatten(0, 1)
-        threshold, missing_left = self.threshold[output, :n].flatten(), self.missing_left[output, :n].flatten()
-        first = torch.arange(n, device=x.device) * self.feature.shape[2]  # of each tree's nodes among those of all
-        node = first.expand(x.shape[0], n)
+            return x.new_zeros(x.shape[0], len(sizes))
+        feature, child = self.feature[outputs, :n].long().flatten(), self.child[outputs, :n].long().flatten(0, 2)
+        threshold, missing_left = self.threshold[outputs, :n].flatten(), self.missing_left[outputs, :n].flatten()
+        # Of each tree the first of its nodes among those of all; a tree that is none is a leaf of value 0
+        first = torch.arange(len(sizes) * n, device=x.device) * self.feature.shape[2]
+        node = first.expand(x.shape[0], len(first))
         for _ in range(MAX_DEPTH):
             cell = x.gather(1, feature[node])
             left = (cell <= threshold[node]) | (cell.isnan() & missing_left[node])
             node = first + child[node, (~left).long()]
-        return self.value[output, :n].flatten()[node].sum(1)
+        return self.value[outputs, :n].flatten()[node].unflatten(1, (len(sizes), n)).sum(2)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)

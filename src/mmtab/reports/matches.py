@@ -19,6 +19,7 @@ from mmtab.data.table import Table
 from mmtab.matching.explain import column_title
 from mmtab.matching.pipeline import find_candidates, match
 from mmtab.matching.result import Matches
+from mmtab.reports.clusters import ShownCluster, shown_clusters
 from mmtab.reports.figures import label_curve
 from mmtab.reports.html import TEMPLATES, render
 from mmtab.reports.rows import MAX_PICTURES, as_text, one_row, thumbnails, value_of
@@ -56,14 +57,16 @@ def write_page(
     given: Sequence[tuple[str, str, str, int]] = (),
     key: str = "",
     charts: Sequence[Markup] = (),
+    clusters: Sequence[ShownCluster] = (),
 ) -> None:
     """Write one HTML page that needs no other file and no network, at once or not at all.
 
-    ``facts`` and ``charts`` stand above the pairs. Groups keep the order in which they first come. ``given``: the pairs
-    labelled before (left id, right id, relation, label), which the page saves with the new ones; ``key``: says with the
-    relations which labels of those that the browser keeps are of this page.
+    ``facts`` and ``charts`` stand above the pairs, ``clusters`` below. Groups keep the order in which they first come.
+    ``given``: the pairs labelled before (left id, right id, relation, label), which the page saves with the new ones;
+    ``key``: says with the relations which labels of those that the browser keeps are of this page.
     """
     relations = list(dict.fromkeys(relation for pair in pairs for relation in pair.scores))
+    relations = relations or [*dict.fromkeys(cluster.relation for cluster in clusters)]
     # One scale for the whole page, which a few extreme columns do not flatten
     values = [abs(v) for pair in pairs for reasons in pair.reasons.values() for v in reasons.values() if np.isfinite(v)]
     scale = max(float(np.quantile(values, 0.95)), 0.1) if values else 1.0
@@ -83,6 +86,7 @@ def write_page(
         given=given,
         key=[key or title, *relations],
         charts=charts,
+        clusters=clusters,
     )
     write_text(path, page)
 
@@ -114,6 +118,7 @@ def write_result(config: MatchConfig) -> dict[str, dict[str, Any]]:
         given=_labelled(result),
         key=digest_of(result.records.table.ids),
         charts=_curves(report),
+        clusters=shown_clusters(result) if config.n_shown else (),
     )
     columns: dict[str, dict[str, Any]] = {}
     for name in relations:

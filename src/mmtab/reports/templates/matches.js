@@ -49,12 +49,15 @@ function go(card) {
   paint();
   card?.scrollIntoView({block: 'nearest'});
 }
+function keep() {
+  try { localStorage.setItem(store, JSON.stringify([...labels])); } catch {}
+}
 function answer(card, label) {
   if (!card) return;
   const name = nameOf(card);
   if (label !== undefined) {
     if (labels.get(name) === label) labels.delete(name); else labels.set(name, label);
-    try { localStorage.setItem(store, JSON.stringify([...labels])); } catch {}
+    keep();
   }
   const cards = shown(), after = cards.slice(cards.indexOf(card) + 1);
   const open = after.filter(other => !other.classList.contains('labelled'));
@@ -98,3 +101,34 @@ form.elements.save.addEventListener('click', save);
 paint();
 now = shown().find(card => !card.classList.contains('labelled')) ?? null;
 paint();
+// Clusters: pairs of records, of two tables one of each, are labelled as if they stood on the page.
+const two = pair => pair.some(([, side]) => side !== 'records');
+function label(cluster, pair, value) {
+  if (two(pair) && pair[0][1] === pair[1][1]) return 0;
+  const [left, right] = pair[0][1] === 'right' ? [pair[1], pair[0]] : pair;
+  labels.set(JSON.stringify([left[0], right[0], relations[cluster.dataset.relation]]), value);
+  return 1;
+}
+function told(cluster, n, what) {
+  keep();
+  paint();
+  cluster.querySelector('output').value = `${n} ${n === 1 ? 'pair' : 'pairs'} labelled ${what}`;
+}
+for (const cluster of document.querySelectorAll('.cluster')) {
+  const rows = [...cluster.querySelectorAll('[data-record]')].map(row => ({
+    record: JSON.parse(row.dataset.record), box: row.querySelector('input')}));
+  cluster.querySelector('.split').addEventListener('click', () => {
+    const off = rows.filter(row => row.box.checked), stay = rows.filter(row => !row.box.checked);
+    let n = 0;
+    for (const a of off) for (const b of stay) n += label(cluster, [a.record, b.record], 0);
+    told(cluster, n, 'apart');
+  });
+  cluster.querySelector('.whole').addEventListener('click', () => {
+    let n = 0;
+    rows.forEach((a, i) => { for (const b of rows.slice(i + 1)) n += label(cluster, [a.record, b.record], 1); });
+    told(cluster, n, 'the same');
+  });
+  cluster.querySelector('.join')?.addEventListener('click', event => {
+    told(cluster, label(cluster, JSON.parse(event.target.dataset.pair), 1), 'the same');
+  });
+}
