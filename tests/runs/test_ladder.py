@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_what_a_killed_call_left_is_gone_on_with(tmp_path: Path, configure: Any)
     config, folder = configure(write_kway(tmp_path / "data", n=40), *AUTO), tmp_path / "run"
     trained = list[str]()
 
-    def counting(step: RunConfig, where: Path) -> dict[str, float]:
+    def counting(step: RunConfig, where: Path, _: float) -> dict[str, float]:
         trained.append(where.name)
         if len(trained) == 2:
             raise KeyboardInterrupt
@@ -71,10 +72,10 @@ def test_no_step_begins_without_time_for_it(
     tmp_path: Path, configure: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_kway(tmp_path / "data", n=40)
-    limits = list[float | None]()
+    limits = list[tuple[float | None, float]]()
 
-    def slow(step: RunConfig, where: Path) -> dict[str, float]:
-        limits.append(step.trainer.max_minutes)
+    def slow(step: RunConfig, where: Path, reserve: float) -> dict[str, float]:
+        limits.append((step.trainer.max_minutes, reserve))
         clock[0] += 60 * 0.8 * 10  # 8 of 10 minutes
         return train(step, where)
 
@@ -82,8 +83,18 @@ def test_no_step_begins_without_time_for_it(
     monkeypatch.setattr(ladder.time, "perf_counter", lambda: clock[0])
     config = configure(data, *AUTO, "trainer.max_minutes=10")
     ladder.climb(config, tmp_path / "run", slow)
-    assert limits == [6.0] and "no time is left for tuned" in capsys.readouterr().out
+    assert limits == [(10.0, 4.0)] and "no time is left for tuned" in capsys.readouterr().out
     assert load_run(tmp_path / "run").metrics["valid"]
+
+
+def test_time_is_kept_for_a_next_step_that_could_use_it(
+    tmp_path: Path, configure: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(write_kway(tmp_path / "data", n=40), "dataset.drop=[text,image]", "trainer.max_epochs=1")
+    config = replace(config, trainer=replace(config.trainer, max_minutes=10.0))
+    for reserve, minutes in ((4.0, 6), (1e-6, 10)):  # preparing the next takes longer than a microminute
+        train(config, tmp_path / f"{minutes}", reserve)
+        assert f"and {minutes} min in all" in capsys.readouterr().out
 
 
 def test_a_step_that_is_the_same_model_is_not_trained_twice(tmp_path: Path, configure: Any) -> None:
@@ -97,7 +108,7 @@ def test_a_step_that_is_the_same_model_is_not_trained_twice(tmp_path: Path, conf
 def test_a_step_that_fails_is_left_out(tmp_path: Path, configure: Any) -> None:
     config = configure(write_kway(tmp_path / "data", n=40), *AUTO)
 
-    def failing(step: RunConfig, where: Path) -> dict[str, float]:
+    def failing(step: RunConfig, where: Path, _: float) -> dict[str, float]:
         if where.name == "tuned":
             raise TrainingError("out of memory")
         return train(step, where)
@@ -117,7 +128,7 @@ def test_pairs_may_climb_to_a_cross_encoder_which_rows_have_none_of(tmp_path: Pa
     tried: dict[str, list[str]] = {"kway": [], "pairs": []}
     for name, write in (("kway", write_kway), ("pairs", write_pairs)):
 
-        def note(step: RunConfig, where: Path, name: str = name) -> dict[str, float]:
+        def note(step: RunConfig, where: Path, _: float, name: str = name) -> dict[str, float]:
             tried[name].append(where.name)
             assert step.pair_head.cross_text == (where.name == "cross")
             if where.name == "cross":

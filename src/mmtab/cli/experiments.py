@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mmtab.cli.output import APP, print_metrics
+from mmtab.cli.output import APP, print_metrics, say_first
 from mmtab.config.ranking import BenchmarkConfig
 from mmtab.config.types import MatchConfig, SweepConfig
+from mmtab.utils.progress import under_way
 
 results_app = typer.Typer(**APP)
 
@@ -25,7 +26,10 @@ def match(settings: MatchConfig) -> None:
     MATCHES_clusters (every record in one cluster), a .json of counts and scores, and a .html page. The same command
     resumes what was killed.
     """
-    from mmtab.reports.matches import write_result
+    tables = [path for path in (settings.records, settings.left, settings.right) if path]
+    say_first(f"matching {' and '.join(tables) or 'the tables of the dataset'}", settings.run)
+    with under_way("loading torch"):
+        from mmtab.reports.matches import write_result
 
     print_metrics(f"matches in {settings.output}", write_result(settings))
 

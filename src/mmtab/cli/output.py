@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 APP: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}  # of every typer.Typer
@@ -33,6 +34,15 @@ def print_line(text: str) -> None:
     from rich.console import Console
 
     Console(soft_wrap=True, markup=False, highlight=False).print(text)
+
+
+def say_first(doing: str, run: str) -> None:
+    """What a command is about to do with a run, before anything slow is imported."""
+    from mmtab.runs.folder import read_schema
+    from mmtab.utils.progress import say
+
+    schema = read_schema(Path(run))
+    say(f"{doing} with {run}, of the dataset {schema.name} ({schema.task}, {len(schema.columns)} columns)")
 
 
 def _number(value: Any) -> str:

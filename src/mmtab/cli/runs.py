@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmtab.cli.output import print_line, print_metrics
+from mmtab.cli.output import print_line, print_metrics, say_first
 from mmtab.config.overrides import written
 from mmtab.config.types import (
     EvaluateConfig,
@@ -80,9 +80,11 @@ def evaluate(settings: EvaluateConfig) -> None:
 
     mmtab evaluate run=FOLDER split=test [path=DATASET]   path: where the dataset has moved
     """
-    from mmtab.reports.run_page import report_after
-    from mmtab.runs.evaluate import evaluate as evaluate_run
-    from mmtab.utils import distributed
+    say_first(f"scoring split {settings.split}", settings.run)
+    with under_way("loading torch"):
+        from mmtab.reports.run_page import report_after
+        from mmtab.runs.evaluate import evaluate as evaluate_run
+        from mmtab.utils import distributed
 
     folder, data = Path(settings.run), Path(settings.path) if settings.path else None
     hardware = Hardware(settings.accelerator, settings.devices)
@@ -100,9 +102,11 @@ def predict(settings: PredictConfig) -> None:
     mmtab predict run=FOLDER input=TABLE output=PREDICTIONS
     mmtab predict run=FOLDER input=PAIRS left=TABLE right=TABLE output=PREDICTIONS
     """
-    from mmtab.data.csv_files import Dialect
-    from mmtab.data.remote import fetched
-    from mmtab.runs.predict import predict as predict_run
+    say_first(f"predicting {settings.input}", settings.run)
+    with under_way("loading torch"):
+        from mmtab.data.csv_files import Dialect
+        from mmtab.data.remote import fetched
+        from mmtab.runs.predict import predict as predict_run
 
     places = [Path(settings.run), Path(fetched(settings.input)), Path(settings.output)]
     names = ("left", "right", "records", "image_root")

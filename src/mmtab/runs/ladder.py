@@ -29,7 +29,9 @@ MARGIN = 1.5  # times the preparation of the last step: what that of the next ma
 FIRST_SHARE, LEAST_SHARE = 0.6, 0.25  # of the time: at most for a step that others follow, at least for one to begin
 
 
-def climb(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path], dict[str, float]]) -> dict[str, float]:
+def climb(
+    config: RunConfig, folder: Path, train: Callable[[RunConfig, Path, float], dict[str, float]]
+) -> dict[str, float]:
     """Train the recipes of ``config.ladder`` in ``folder/steps``, each while there is time; the best on
     valid, by what also chooses epochs, becomes the run of ``folder``. Returns its metrics.
 
@@ -59,12 +61,12 @@ def climb(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path], di
 
 
 def _train_all(
-    config: RunConfig, steps: Path, train: Callable[[RunConfig, Path], dict[str, float]]
+    config: RunConfig, steps: Path, train: Callable[[RunConfig, Path, float], dict[str, float]]
 ) -> dict[str, dict[str, float]]:
     """By recipe, its metrics on valid."""
     started, limit, scores = time.perf_counter(), config.trainer.max_minutes, dict[str, dict[str, float]]()
     tried: list[dict[str, Any]] = []
-    preparation = 0.0  # minutes that the next step may take before it trains
+    preparation = reserve = 0.0  # minutes: that the next step may take before it trains, and that are kept for it
     for place, recipe in enumerate(config.ladder):
         step = with_recipe(config, recipe)
         if (decides := _deciding(step)) in tried:
@@ -75,12 +77,12 @@ def _train_all(
             if scores and left < max(LEAST_SHARE * limit, preparation):
                 say(f"no time is left for {', '.join(config.ladder[place:])}")
                 break
-            others = place + 1 < len(config.ladder) and left * (1 - FIRST_SHARE) >= LEAST_SHARE * limit
-            share = FIRST_SHARE if others else 1.0
-            step = replace(step, trainer=replace(step.trainer, max_minutes=max(left * share, 1e-3)))
+            kept = left * (1 - FIRST_SHARE)
+            reserve = kept if place + 1 < len(config.ladder) and kept >= LEAST_SHARE * limit else 0.0
+            step = replace(step, trainer=replace(step.trainer, max_minutes=max(left, 1e-3)))
         say(f"recipe {recipe}")
         try:
-            scores[recipe] = train(step, steps / recipe)
+            scores[recipe] = train(step, steps / recipe, reserve)
             preparation = MARGIN * read_facts(steps / recipe)["seconds"]["prepare"] / 60
         except TrainingError as error:
             if not scores:

@@ -40,7 +40,7 @@ from mmtab.runs.folder import (
     write_task_state,
 )
 from mmtab.runs.inputs import data_folder
-from mmtab.runs.ladder import climb, finished_as
+from mmtab.runs.ladder import MARGIN, climb, finished_as
 from mmtab.runs.loggers import check_loggers, loggers_of
 from mmtab.runs.manifest import recording
 from mmtab.runs.predictions import predictions_path
@@ -59,8 +59,11 @@ from mmtab.utils.machine import prepare_process, usable_cores
 from mmtab.utils.progress import asked, say, under_way
 
 
-def train(config: RunConfig, folder: Path) -> dict[str, float]:
+def train(config: RunConfig, folder: Path, reserve: float = 0.0) -> dict[str, float]:
     """Train on train, choose on valid, write the run folder; returns the valid metrics. Never opens the test split.
+
+    reserve: so many of the minutes of ``trainer.max_minutes`` are kept for a further run, unless preparing that one, by
+    what this one has taken, would use them up
 
     An unfinished run of the same settings in the folder goes on where it was killed, and ends with the same numbers;
     of a finished one the metrics are returned. Raises RunError where the folder holds another run, or another process
@@ -80,7 +83,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         while True:
             try:
-                return _train(config, folder)
+                return _train(config, folder, reserve)
             except torch.OutOfMemoryError as error:
                 problem = str(error).splitlines()[0]
             except RuntimeError as error:
@@ -93,7 +96,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, float]:
             torch.cuda.empty_cache()
 
 
-def _train(config: RunConfig, folder: Path) -> dict[str, float]:
+def _train(config: RunConfig, folder: Path, reserve: float) -> dict[str, float]:
     started = time.perf_counter()
     silence_libraries()
     prepare_process()
@@ -115,8 +118,10 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     # Before training, after which the weights may lie in parts on several processes
     base = session.base_metrics(prepared.valid)
     loggers, limit = loggers_of(session.config, folder), config.trainer.max_minutes
+    if limit is not None and reserve > MARGIN * prepare_seconds / 60:
+        limit = max(0.0, limit - reserve)
     if distributed.is_first():
-        say(_plan(session, len(prepared.train)))
+        say(_plan(session, len(prepared.train), limit))
     left = None if limit is None else max(0.0, 60 * limit - (time.perf_counter() - started))
     settings = replace(prepared.fit_settings, seconds=left)
     module, trainer, checkpoints = fit(settings, folder, fingerprint, loggers)
@@ -157,7 +162,7 @@ def _train(config: RunConfig, folder: Path) -> dict[str, float]:
     return distributed.of_first(metrics)  # nobody opens the folder before it is complete
 
 
-def _plan(session: Session, n_train: int) -> str:
+def _plan(session: Session, n_train: int, limit: float | None) -> str:
     """What training is about to do, in a line."""
     settings, compute = session.config.trainer, session.compute
     sizes = [(p.numel(), p.requires_grad) for p in session.model.parameters()]
@@ -166,8 +171,8 @@ def _plan(session: Session, n_train: int) -> str:
     n_steps = math.ceil(n_train / settings.batch_size / settings.accumulate)
     text = f"training: {learned:,} of {total:,} parameters learn from {n_train:,} {what}, "
     text += f"at most {settings.max_epochs} epochs of {n_steps:,} steps"
-    if settings.max_minutes is not None:
-        text += f" and {settings.max_minutes:g} min in all"
+    if limit is not None:
+        text += f" and {limit:.4g} min in all"
     place = f"{compute.device}, {torch.get_num_threads()} threads" if compute.device.type == "cpu" else compute.device
     return f"{text}, on {place}, {compute.precision}"
 
