@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_data import read_rows, write_kway, write_pairs, write_table
+from toy_data import read_rows, write_kway, write_numbers, write_pairs, write_table
 
 import mmtab
 from mmtab.data.pairs import Pairs
@@ -90,3 +90,13 @@ def test_fit_takes_both_as_arguments(tmp_path: Path) -> None:
     assert run.schema.metric == "pr_auc" and "pr_auc" in run.metrics["valid"]
     settings = open_config(run.folder).dataset
     assert (settings.metric, settings.contradictions) == ("pr_auc", "drop") and run.facts["n_train"] == 2 * n - 1
+
+
+@pytest.mark.parametrize("write", [write_kway, write_numbers, write_pairs])
+def test_a_share_of_train_has_each_class_and_grows(write: Any, configure: Callable[..., Any], tmp_path: Path) -> None:
+    data, small = write(tmp_path / "data", n=90), ["dataset.drop=[image,text]", "base=none"]
+    of = {share: prepare(configure(data, *small, f"dataset.train_share={share}")) for share in (0.2, 0.5, 1.0)}
+    ids = {share: set(prepared.ids_of(range(len(prepared.train)))) for share, prepared in of.items()}
+    assert ids[0.2] < ids[0.5] < ids[1.0] and len(ids[0.2]) == pytest.approx(0.2 * len(ids[1.0]), abs=2)
+    classes = [len(np.unique(of[share].train.labels)) for share in (0.2, 1.0)]
+    assert write is write_numbers or classes[0] == classes[1]

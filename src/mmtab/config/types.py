@@ -59,9 +59,8 @@ class DatasetConfig:
     image_root: str | None = setting(
         None, "folder where picture paths of tables given to Run.predict start, set by mmtab.fit", kind="path"
     )
-    metric: str | None = setting(
-        None, "what to maximise on valid and rank by, such as macro_f1 or pr_auc; null: as dataset.yaml says"
-    )
+    metric: str | None = setting(None, "such as macro_f1: what is maximised on valid; null: as dataset.yaml says")
+    train_share: float = setting(1.0, "share of train, of each class alike, to learn from", above=0, at_most=1)
     contradictions: str = setting(
         "keep",
         "matching: pairs that train labels both 1 and 0: count and report them, leave them out as well, or stop",

@@ -15,10 +15,11 @@ import pyarrow as pa
 from mmtab.config.compose import settle
 from mmtab.config.types import Hardware, RunConfig
 from mmtab.data import table as tables
+from mmtab.data.cells import join
 from mmtab.data.dataset import chosen_schema
 from mmtab.data.files import header
 from mmtab.data.pairs import Pairs, read_pairs, read_records
-from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table, has_labels
 from mmtab.features.batches import is_known
@@ -103,9 +104,12 @@ def prepare(config: RunConfig) -> Prepared:
 
 def prepare_rows(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     bad_cells: Any = config.dataset.bad_cells
-    train, valid = (
-        Stream(tables.find_table(data, schema, split), schema, data, bad_cells) for split in ("train", "valid")
-    )
+    valid = Stream(tables.find_table(data, schema, "valid"), schema, data, bad_cells)
+    train: Stream | Table = Stream(tables.find_table(data, schema, "train"), schema, data, bad_cells)
+    if config.dataset.train_share < 1:
+        table = tables.read_split(data, schema, "train", bad_cells)
+        kinds = table.labels if schema.task is TaskKind.KWAY else None
+        train = table.take(_some(len(table), kinds, config))
     fitted = Fitted.rows(train.batches(), schema, config.categories)
     # Labels are checked before anything slow happens.
     if not has_labels(data, schema, "train"):
@@ -139,7 +143,7 @@ def prepare_rows(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     session = replace(session, fitted=replace(fitted, unseen=tuple(unseen)))
 
     def ids_of(rows: Sequence[int]) -> list[str]:
-        ids = row_ids(train)[schema.id]
+        ids = join([batch.ids for batch in train.batches()])
         return [str(ids[row]) for row in rows]
 
     files = tables.training_files(data, schema)
@@ -172,6 +176,8 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     records = read_records(data, schema, bad_cells)
     train_pairs, valid_pairs = (read_pairs(data, schema, split, records) for split in ("train", "valid"))
     train_pairs = _consistent(train_pairs, schema, config.dataset.contradictions)
+    if config.dataset.train_share < 1:
+        train_pairs = train_pairs.take(_some(len(train_pairs), pa.array(train_pairs.is_match), config))
     for pairs in (train_pairs, valid_pairs):
         _check_labels(pairs, schema, data)
     texts = columns_of_text(config, schema)
@@ -216,6 +222,15 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
 
     files = tables.training_files(data, schema)
     return Prepared(session, train, valid, pair_ids(valid_pairs), files, ids_of, miner)
+
+
+def _some(n: int, kinds: pa.Array | None, config: RunConfig) -> np.ndarray:
+    """``dataset.train_share`` of n rows (of each of the ``kinds`` that they are of), at least one: row numbers. Those
+    of a smaller share are among those of a greater one, for one seed."""
+    order, share = np.random.default_rng(config.seed).permutation(n), config.dataset.train_share
+    codes = np.zeros(n, np.int64) if kinds is None else kinds.dictionary_encode().indices.fill_null(-1).to_numpy()
+    parts = (order[codes[order] == code] for code in np.unique(codes))
+    return np.sort(np.concatenate([part[: max(1, round(share * len(part)))] for part in parts]))
 
 
 def _consistent(pairs: Pairs, schema: Schema, contradictions: str) -> Pairs:
