@@ -32,6 +32,12 @@ def test_the_wheel_holds_modules_configs_templates_and_the_type_marker(wheel: Pa
     assert packed == expected
 
 
+def test_every_public_name_is_there() -> None:
+    import mmtab
+
+    assert all(hasattr(mmtab, name) for name in mmtab.__all__) and issubclass(mmtab.MmtabError, Exception)
+
+
 def files_under(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
 

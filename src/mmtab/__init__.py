@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from mmtab.utils.errors import MmtabError
 
 __version__ = "0.1.0"
-ESTIMATORS = ("Classifier", "Matcher", "Regressor")  # which need scikit-learn
+ELSEWHERE = dict.fromkeys(("Classifier", "Matcher", "Regressor"), "mmtab.api.estimators")  # need scikit-learn
+ELSEWHERE["MmtabError"] = "mmtab.utils.errors"
 __all__ = ["Classifier", "Dataset", "Matcher", "MmtabError", "Predictor", "Regressor", "Run", "__version__", "fit"]
 __all__ += ["load_dataset", "load_run"]
 
@@ -22,7 +23,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         state = random.getstate()  # rich draws from it when it is imported
         try:
-            return getattr(importlib.import_module("mmtab.api.estimators" if name in ESTIMATORS else "mmtab.api"), name)
+            return getattr(importlib.import_module(ELSEWHERE.get(name, "mmtab.api")), name)
         finally:
             random.setstate(state)
     raise AttributeError(f"module 'mmtab' has no attribute {name!r}")

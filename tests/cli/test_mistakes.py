@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
+from commands import script
 from toy_data import write_kway
 
 # What is typed after mmtab (DATA is a dataset folder), what is said, and a library that is not installed.
@@ -26,6 +27,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("train dataset=fashion,music", "one value is expected"),
     ("train trainer.epochs=3", "no setting trainer.epochs; did you mean trainer.max_epochs?"),
     ("train +trainer.epochs=3", "no setting trainer.epochs; did you mean trainer.max_epochs?"),
+    ("train -m seed=0,1 output=out", "output=out: each run of -m has a folder of its own. Fix: hydra.sweep.dir=FOLDER"),
     ("train lr=0.1", "no setting lr; did you mean trainer.lr?"),
     ("train recip=auto", "no setting recip; did you mean recipe?"),
     ("train zzzzzz=1", "no setting zzzzzz; mmtab train --help lists all"),
@@ -84,6 +86,9 @@ MISTAKES: list[tuple[str, str]] = [
     ("prepare infre", "error: mmtab prepare: No such command 'infre'. Did you mean 'infer'"),
     ("prepare infer no.csv -o out", "no file no.csv"),
     ("prepare infer DATA/train.parquet --labell type -o out", "No such option: --labell (Possible options: --label)"),
+    ("prepare infer DATA/train.parquet -o DATA/train.parquet/x", "DATA/train.parquet: File exists. Fix: give another"),
+    ("train dataset=DATA output=DATA/train.parquet/x", "DATA/train.parquet/x: Not a directory. Fix: give another path"),
+    (f"train dataset=DATA output={'n' * 300}", "File name too long. Fix: give another path"),
     ("prepare split DATA --method alphabetic", "'alphabetic' is not one of"),
     ("export DATA", "Missing option '--output'"),
     ("export run=DATA output=out", "it takes --NAME VALUE, not NAME=VALUE; mmtab export --help lists all"),
@@ -131,7 +136,7 @@ def test_mistakes_are_one_line_before_anything_slow(tmp_path: Path) -> None:
     for (line, message), result in zip(MISTAKES, results, strict=True):
         said = result["err"]
         assert said.startswith("error: ") and said.count("\n") == 1, (line, said)
-        assert any(part in said for part in message.split("|")), (line, said)
+        assert any(part.replace("DATA", "toys") in said for part in message.split("|")), (line, said)
         assert result["status"] in (1, 2) and not result["torch"], line
     print("CPU seconds of each, with imports not made yet:", *(f"{result['seconds']:.2f}" for result in results))
 
@@ -140,6 +145,11 @@ def test_a_command_without_arguments_shows_its_help(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mmtab.cli", "prepare"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
     assert done.returncode == 0 and "infer" in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_page_of_one_run_has_no_other_place(kway_run: tuple[Path, Path], tmp_path: Path) -> None:
+    told = script("report", f"run={kway_run[1]}", f"output={tmp_path / 'page.html'}")
+    assert told.returncode == 1 and told.stderr.startswith("error: output= is for a comparison of several runs")
 
 
 def test_a_warning_is_one_line(kway_run: tuple[Path, Path], tmp_path: Path) -> None:

@@ -266,6 +266,8 @@ ODD = [
     'it\'s "so".csv',
     "back\\slash\\'.csv",
     "$x %y #z.csv",
+    "${x} $HOME.csv",
+    "back\\${x}.csv",
 ]
 
 
@@ -326,6 +328,8 @@ def test_a_list_may_lack_its_brackets(argument: str, expected: list[Any], monkey
         ("output='my run'", "my run"),
         ('output="my run"', "my run"),
         ("output=${oc.env:HOME}/my run", f"{Path.home()}/my run"),
+        ("output=${input}-out", "i-out"),
+        ("output=there ${input}/out", "there ${input}/out"),
         ("output=2021", "2021"),
         ("+output=a b", "a b"),
     ],
@@ -334,5 +338,6 @@ def test_what_a_path_may_say_besides_itself(
     argument: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "there ${input}").mkdir()
     settings = seen_settings(["run=r", "input=i", argument, "left=null"], "predict", monkeypatch)
     assert (settings.output, settings.left) == (expected, None)

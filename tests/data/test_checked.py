@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import script
 from toy_data import write_kway
 
 from mmtab.data.checked import keep_alarms, kept_alarms
@@ -29,8 +30,7 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        "[1]",
-        "[" * 100_000,
+        '{"data_fingerprint": ' + "[" * 100_000,
         '{"data_fingerprint": NaN, "alarms": []}',
         '{"data_fingerprint": "x", "alarms": "none"}',
         '{"data_fingerprint": "x", "alarms": [{"severity": 1, "message": null}]}',
@@ -42,6 +42,16 @@ def test_a_damaged_file_is_one_line(content: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"alarms.json.*Fix: mmtab prepare check") as error:
         kept_alarms(tmp_path, "x")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[1]", "mine", "", '{"alarms": []}'])
+def test_a_file_of_somebody_else_is_left_alone(content: str, tmp_path: Path) -> None:
+    folder = write_kway(tmp_path / "toys", images=False)
+    (folder / "alarms.json").write_text(content)
+    assert kept_alarms(folder, "x") is None
+    checked = script("prepare_data", "check", folder)
+    assert "alarms.json is no file of mmtab; rename it" in " ".join(checked.stdout.split())
+    assert checked.returncode == 0 and (folder / "alarms.json").read_text() == content
 
 
 def test_whole_characters_are_read_however_they_are_written(tmp_path: Path) -> None:

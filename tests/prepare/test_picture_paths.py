@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -233,6 +234,25 @@ def test_fit_and_predict_look_in_the_same_place(tmp_path: Path, monkeypatch: pyt
         mmtab.fit(root / "b" / "train.csv", output=tmp_path / "no", **options)
     named = mmtab.fit(root / "b" / "train.csv", image_root=root, output=tmp_path / "csv", **options)
     assert named.metrics == run.metrics
+
+
+def test_paths_of_pictures_of_which_none_is_found_are_told(tmp_path: Path) -> None:
+    rows = frames([f"pics/{i}.png" for i in range(8)])["train"]
+    with pytest.warns(UserWarning, match=r"photo: taken as text, though .* paths of pictures.* image_root"):
+        assert from_frames({"rows": rows}, label="kind").schema.of_type("image") == []
+    for i in range(8):
+        draw_picture(tmp_path / "pics" / f"{i}.png", 0, i)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_frames({"rows": rows}, label="kind", types={"photo": "text"})
+        assert from_frames({"rows": rows}, label="kind", image_root=tmp_path).schema.of_type("image") == ["photo"]
+
+
+def test_an_empty_file_is_no_picture(kway_run: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "x.png").touch()
+    rows = pd.read_parquet(kway_run[0] / "test.parquet").head(2).assign(photo="x.png")
+    with pytest.raises(DataError, match=r"row 1 .*column photo: not an image; .*found x\.png"):
+        mmtab.load_run(kway_run[1]).predict(rows, image_root=tmp_path)
 
 
 @pytest.mark.parametrize("cell", [1, True, 1.5, {"a": 1}])

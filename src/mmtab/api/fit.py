@@ -229,8 +229,9 @@ def _settings(overrides: Mapping[str, Any]) -> list[str]:
             if not prefix and (CONFIGS / name).is_dir() and not isinstance(value, str | Mapping):
                 raise ConfigError(f"fit: {name}={value!r}: expected a name of configs/{name}/, or a dict of settings")
             if not prefix and name in PARTS and isinstance(value, Mapping) and "_target_" in value:
-                leaf = {"_partial_": True, "d_model": "${d_model}", **value}
-                yield from (f"~{name}", f"+{name}={written(leaf)}")
+                yield from (f"~{name}", f"+{name}={written({'_partial_': True, **value})}")
+                if "d_model" not in value:
+                    yield f"+{name}.d_model=${{d_model}}"
             elif isinstance(value, Mapping):
                 yield from walk(value, f"{prefix}{name}.")
             else:

@@ -60,6 +60,8 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
         with without_hydra():
             _check_options(arguments, name)
             paths, sweeps = paths_of(name), bool({"-m", "--multirun"} & set(arguments))
+            if sweeps and (own := [argument for argument in arguments if argument.startswith("output=")]):
+                raise ConfigError(f"{own[0]}: each run of -m has a folder of its own. Fix: hydra.sweep.dir=FOLDER")
             given = [override for argument in arguments for override in _with_folder(argument)]
             sys.argv[1:] = [split_overrides(literal(argument, paths, sweeps)) for argument in given]
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(task)()

@@ -11,7 +11,6 @@ mmtab prepare import openmoji -o data/openmoji                a public benchmark
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -180,8 +179,12 @@ def _checked(folder: Path) -> list[Any]:
     from mmtab.prepare.check import check
 
     alarms = check(folder)
-    with contextlib.suppress(OSError, DataError):
+    try:
         keep_alarms(folder, [(str(alarm.severity), alarm.message) for alarm in alarms])
+    except FileExistsError as error:
+        print_line(f"note: the alarms are not kept, for {error.filename} is no file of mmtab; rename it")
+    except (OSError, DataError):
+        pass
     return alarms
 
 

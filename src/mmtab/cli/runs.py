@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mmtab.cli.output import print_line, print_metrics, say_first
-from mmtab.config.overrides import written
 from mmtab.config.types import (
     EvaluateConfig,
     Hardware,
@@ -20,6 +19,7 @@ from mmtab.config.types import (
     RunConfig,
 )
 from mmtab.utils.engine import running
+from mmtab.utils.errors import ConfigError
 from mmtab.utils.progress import say, under_way
 
 
@@ -31,12 +31,10 @@ def train(settings: RunConfig) -> None:
     mmtab train dataset=custom dataset.path=FOLDER
     mmtab train -m dataset=fashion,music seed=0,1
     """
-    from hydra.core.hydra_config import HydraConfig
-
     from mmtab.data.dataset import chosen_schema, dataset_folder, summary
     from mmtab.runs.folder import check_run_folder
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = _output_folder()
     check_run_folder(settings, folder)
     with under_way(f"reading {settings.dataset.name}"):
         data = dataset_folder(settings.dataset, settings.data_root, Path(settings.cache).expanduser())
@@ -68,11 +66,20 @@ def _print_next(folder: Path) -> None:
 
     for finding in read_findings(folder)[:3]:
         print_line(f"- {finding.text}" + (f" Try: {finding.tries}" if finding.tries else ""))
-    run, tables = written(str(folder)), "input=ROWS.csv output=predictions.csv"
-    commands = [f"mmtab predict run={run} {tables}", f"mmtab export {shlex.quote(str(folder))} -o MODEL"]
+    run, tables = shlex.quote(str(folder)), "input=ROWS.csv output=predictions.csv"
+    commands = [f"mmtab predict run={run} {tables}", f"mmtab export {run} -o MODEL"]
     if not read_schema(folder).of_rows:
         commands[0] = f"mmtab match run={run} left=LEFT.csv right=RIGHT.csv output=matches.csv"
     print_line(f"run folder: {folder}\nnext: {'; '.join(commands)}")
+
+
+def _output_folder() -> Path:
+    """That of this run, also of one of several. Its name has been resolved, so that a ``${`` in it means itself."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    runtime: Any = OmegaConf.to_container(HydraConfig.get().runtime, resolve=False)
+    return Path(runtime["output_dir"])
 
 
 def evaluate(settings: EvaluateConfig) -> None:
@@ -125,16 +132,19 @@ def report(settings: ReportConfig) -> None:
     mmtab report run=FOLDER [split=valid]              FOLDER/report/report.html and its pictures
     mmtab report run=[FOLDER,FOLDER] output=PAGE.html  side by side, on rows that all of them scored
     """
+    folders = [Path(folder) for folder in (settings.run if isinstance(settings.run, list) else [settings.run])]
+    if settings.output is not None and len(folders) == 1:
+        raise ConfigError("output= is for a comparison of several runs; the page of one lies in its folder")
     from mmtab.reports import run_page, runs_page
 
-    folders = [Path(folder) for folder in (settings.run if isinstance(settings.run, list) else [settings.run])]
     hardware = Hardware(settings.accelerator, settings.devices)
     for folder in folders:
         options: dict[str, Any] = {"ablation": settings.ablation, "hardware": hardware}
         options["local"] = settings
         print(f"written: {run_page.write_report(folder, settings.split, **options)}")
     if len(folders) > 1:
-        print(f"written: {runs_page.write_comparison(folders, Path(settings.output), settings.split, settings)}")
+        page = Path(settings.output or "comparison.html")
+        print(f"written: {runs_page.write_comparison(folders, page, settings.split, settings)}")
 
 
 def reproduce(settings: ReproduceConfig) -> None:
@@ -145,11 +155,9 @@ def reproduce(settings: ReproduceConfig) -> None:
 
     Exit status 1 where a metric is further off. Differences in versions, commit and hardware are listed.
     """
-    from hydra.core.hydra_config import HydraConfig
-
     from mmtab.runs.reproduce import reproduce
 
-    result = reproduce(settings, Path(HydraConfig.get().runtime.output_dir))
+    result = reproduce(settings, _output_folder())
     print_metrics(settings.run, {when: {m.what: getattr(m, when) for m in result.metrics} for when in ("then", "now")})
     for difference in result.around:
         print(f"different: {difference.what}: {difference.then} then, {difference.now} now")

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mmtab.config import ranking, types
-from mmtab.config.overrides import literal, written
+from mmtab.config.overrides import literal, verbatim, written
 from mmtab.config.parts import allow_targets
 from mmtab.config.settings import check, walk
 from mmtab.config.types import CONFIGS, LocalSettings, RunConfig
@@ -40,9 +40,9 @@ PATHS_OF_PARTS = {"text.backbone": "path", "image.backbone": "path"}
 
 def paths_of(command: str) -> dict[str, str]:
     """By the dotted names of a command's settings: ``path`` or ``paths`` where one takes a path, or a list of them,
-    and ``list`` where it takes a list of something else."""
+    ``list`` where it takes a list of something else, and nothing for others."""
     kinds = {
-        name: rule.kind or "list" for name, rule, value in walk(SETTINGS[command]()) if rule.kind or type(value) is list
+        name: rule.kind or ("list" if type(value) is list else "") for name, rule, value in walk(SETTINGS[command]())
     }
     return kinds | (PATHS_OF_PARTS if command == "train" else {})
 
@@ -62,7 +62,8 @@ def resolve(config: DictConfig, kind: type[Settings]) -> Settings:
     """The settings object of a composed configuration; raises ConfigError for values that are not given or fit no type,
     choice or bound."""
     try:  # merged anew, because additions by force (+trainer.misspelt=1) stay in an open configuration unseen
-        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.to_container(config, resolve=True))
+        values = _verbatim(OmegaConf.to_container(config, resolve=True))
+        merged = OmegaConf.merge(OmegaConf.structured(kind), values)
     except OmegaConfBaseException as error:
         command = next(name for name, settings in SETTINGS.items() if settings is kind)
         raise ConfigError(_misfit(error, command)) from error
@@ -75,6 +76,15 @@ def resolve(config: DictConfig, kind: type[Settings]) -> Settings:
         settings.wandb.mode = "online"
     allow_targets(dataclasses.asdict(settings))  # whoever composes them chose them
     return settings
+
+
+def _verbatim(values: Any) -> Any:
+    """Values that have been resolved, so that they are not resolved again."""
+    if isinstance(values, dict):
+        return {key: _verbatim(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return list(map(_verbatim, values))
+    return verbatim(values) if isinstance(values, str) else values
 
 
 def settle(config: RunConfig, task: str, has_text: bool, n_train: int, apart: bool = False) -> RunConfig:

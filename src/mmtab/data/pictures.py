@@ -167,11 +167,15 @@ def read_picture(
     table: Table, source: ImageSource, row: int, column: str, bad_cells: BadCells = "error"
 ) -> bytes | None:
     """The picture as stored; None for one that is missing where ``bad_cells`` allows it. Raises DataError for a path
-    that names no file within the table's folder."""
+    that names no file within the table's folder, and for an empty file."""
     if source.data is not None:
         return source.data
     path = _resolve(table.folder.resolve(), source, table, row, column, bad_cells)
-    return None if path is None else path.read_bytes()
+    data = None if path is None else path.read_bytes()
+    if data == b"":  # of no bytes and a path it is the path that counts, wherever the cell is read next
+        _faulty("not an image", source, table, row, column, bad_cells)
+        return None
+    return data
 
 
 def open_picture(table: Table, source: ImageSource, row: int, column: str) -> Image.Image:
@@ -239,7 +243,6 @@ def _resolve(root: Path, source: ImageSource, table: Table, row: int, column: st
 def _read(
     file: io.BytesIO | Path | None, source: ImageSource, table: Table, row: int, column: str, bad_cells: BadCells
 ) -> Image.Image | None:
-    name = source.path or "embedded bytes"
     if file is None:
         return None
     try:
@@ -255,14 +258,20 @@ def _read(
         problem = "image too large to open safely"
     except Exception as error:  # PIL's readers raise nearly anything for damaged files
         problem = f"damaged image ({' '.join(str(error).split())})"
+    _faulty(problem, source, table, row, column, bad_cells)
+    return None
+
+
+def _faulty(problem: str, source: ImageSource, table: Table, row: int, column: str, bad_cells: BadCells) -> None:
+    """Raises the DataError of a picture that cannot be used, unless ``bad_cells`` allows it."""
     if bad_cells == "missing":
-        return None
+        return
     raise table.error(
         problem,
         row=row,
         column=column,
         expected=f"a readable picture ({', '.join(_formats())})",
-        found=name,
+        found=source.path or "embedded bytes",
         fix="replace the file, empty the cell, or set dataset.bad_cells=missing (of a run: bad_cells)",
     )
 

@@ -22,7 +22,7 @@ from mmtab.data.formats import ORDERS, check_format, style_of
 from mmtab.data.schema import METRICS, Column, ColumnType, Schema, TaskKind
 from mmtab.data.table import read_batches
 from mmtab.prepare.facts import Facts, facts_of, is_unique
-from mmtab.prepare.rules import ID, IGNORE, KEY_NAMES, LABEL, TRUTHS, Guess, guess_type, words_of
+from mmtab.prepare.rules import ID, IGNORE, KEY_NAMES, LABEL, NAMES_PICTURES, TRUTHS, Guess, guess_type, words_of
 from mmtab.utils.errors import DataError
 
 ID_NAMES = KEY_NAMES | {"sku", "asin", "ean", "isbn", "gtin", "upc"}
@@ -227,6 +227,10 @@ def _warnings(facts: Facts, guess: Guess) -> Iterator[str]:
     if guess.role == ColumnType.IMAGE and tally["exists"] < tally["looked"]:
         n_absent = tally["looked"] - tally["exists"]
         yield f"{facts.name}: {n_absent} of {tally['looked']} pictures looked for are not there"
+    if guess.role in ("text", "categorical") and guess.confidence < 1 and facts.share("path") > NAMES_PICTURES:
+        why = "though its cells end like paths of pictures, for none of these is found"
+        fix = "where they start says image_root of fit, else the folder of the table"
+        yield f"{facts.name}: taken as {guess.role}, {why}; {fix}"
     if guess.role == LABEL and len(facts.values) == 1:
         yield f"{facts.name}: the label has one class only"
 

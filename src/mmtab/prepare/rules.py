@@ -17,6 +17,7 @@ from mmtab.data.schema import ColumnType
 from mmtab.prepare.facts import PATTERNS, Facts, reads_as
 
 IGNORE, ID, LABEL = "ignore", "id", "label"
+NAMES_PICTURES = 0.9  # share of paths of pictures from which it is remarkable that none of them is found
 READABLE = 0.98  # share of numbers or dates from which the odd rest is to be emptied, not the type given up
 
 TRUTHS = {"true", "false", "yes", "no", "t", "f", "y", "n"}
@@ -193,7 +194,7 @@ class Evidence:
 
     @property
     def aside(self) -> str:
-        paths = " that end like pictures, of which none is found" if self.paths > 0.9 else ""
+        paths = " that end like pictures, of which none is found" if self.paths > NAMES_PICTURES else ""
         return self._cleaning or paths
 
     @property
