@@ -188,9 +188,7 @@ class PairHeadConfig:
         if self.model and not (self.tower or self.joint or self.compare):
             raise ConfigError("pair_head: tower, joint and compare are all null; expected at least one")
         if self.cross_text and not self.joint:
-            raise ConfigError(
-                "pair_head.cross_text: its tokens are read by the joint view; set pair_head.joint as well"
-            )
+            raise ConfigError("pair_head.cross_text: its tokens are read by the joint view; set pair_head.joint too")
         if self.tower and not self.model.get("towers"):
             raise ConfigError("pair_head.tower: it compares the vectors of towers; set pair_head.model.towers=true")
         if self.hard_negatives and not self.model.get("towers"):
@@ -374,6 +372,7 @@ class MatchConfig(NewTables):
         "run's training pairs has two partners, else correlation",
         choices=("auto", "unique", "correlation", "components"),
     )
+    keep: str | None = setting(None, "folder that keeps records and scores for later calls; null: none", kind="path")
     shard: int = setting(4096, "records, or pairs, that are computed and saved at a time", at_least=1)
     n_shown: int = setting(60, "pairs on the page", at_least=0)
     explain: bool = setting(True, "say for each match which columns count for and against it")

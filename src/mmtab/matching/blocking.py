@@ -22,6 +22,7 @@ from mmtab.utils.errors import MmtabError
 
 WEIGHTS = tuple(np.linspace(0, 1, 11).round(1).tolist())
 K, WEIGHT = 20, 0.5  # where there is nothing to choose them by
+AT_ONCE = 4096  # records whose tokens are in memory
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def search_vectors(encoded: EncodedRecords) -> np.ndarray:
     if encoded.has("vector"):
         return encoded.read("vector")
     # Neither towers nor bi-encoder: the mean of the row's tokens, untrained for this but better than nothing
-    parts = (np.load(shard / "tokens.npy", allow_pickle=False).astype(np.float32).mean(1) for shard in encoded.shards)
+    slices = (np.arange(i, min(i + AT_ONCE, encoded.n)) for i in range(0, encoded.n, AT_ONCE))
+    parts = (encoded.take("tokens", rows).astype(np.float32).mean(1) for rows in slices)
     return np.concatenate([x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in parts])
 
 

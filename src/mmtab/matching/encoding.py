@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mmtab.data.pairs import Records
 from mmtab.data.table import Table
 from mmtab.features.batches import Rows, Tokens
 from mmtab.features.text import Sequences
+from mmtab.matching.keep import NO_NAMES, Keep, names_of
 from mmtab.model.matcher import Matcher
 from mmtab.runs.session import Session
 from mmtab.utils.cache import Arrays, Store
@@ -37,6 +38,7 @@ class Context:
     store: where finished shards lie until the end
     key: digest of the run and the tables, by which shards of other inputs are told apart
     engine: where shards are computed
+    keep: where finished shards lie instead that outlive the command, and are found by what they hold
 
     To the workers of an engine it goes as the names of files: of the run, and of the records, which are then written
     into the store for all of them to map.
@@ -48,12 +50,28 @@ class Context:
     config: MatchConfig
     key: str
     engine: Engine = SERIAL
+    keep: Keep | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         table = self.records.table
         file = self.store.named("cells", digest_of(self.key), functools.partial(_write_cells, table)) / CELLS
-        parts = (table.take(np.zeros(0, np.int64)), self.records.n_left, self.session, self.config, self.key)
+        parts = (table.take(np.zeros(0, np.int64)), self.records.n_left, self.session, self.config, self.key, self.keep)
         return _in_worker, (Shared(self.store.root), file.absolute(), *parts)
+
+    def part(self, rows: np.ndarray) -> Context:
+        """Of some of the records alone, by their sorted numbers."""
+        table, n_left = self.records.table, self.records.n_left
+        if len(rows) == len(table):
+            return self
+        table = replace(table.take(rows), name=f"{table.name} (new records)")  # of which errors name the row
+        of_part = Records(table, None if n_left is None else int((rows < n_left).sum()))
+        return replace(self, records=of_part, key=digest_of(f"{self.key} {digest_of(rows)}"))
+
+    def shard(self, key: dict[str, Any], names: np.ndarray) -> tuple[Store, dict[str, Any], Arrays]:
+        """Where a shard lies, by which key, and what else it holds; ``names``: by which its content is kept."""
+        if self.keep is None:
+            return self.store, {"key": self.key} | key, {}
+        return self.keep.store, self.keep.key(names), {"names": names}
 
     @functools.cached_property
     def cross(self) -> Sequences | None:
@@ -69,31 +87,50 @@ class Context:
 
 @dataclass(frozen=True)
 class EncodedRecords:
-    """What the model makes of each record, as one folder of arrays for each shard of ``size`` records.
+    """What the model makes of each record, as one folder of arrays for each shard of records.
 
     Arrays are mapped only while they are read, so that memory does not fill with what was read before.
+
+    n       how many there are
+    starts  [n_shards] the place of each shard's first record
+    places  [n] where each record is; None: in order
+    names   [n, 2] by which they are kept; empty where they are not
+    n_kept  how many were there before
     """
 
     shards: list[Path]
-    size: int
+    n: int
+    starts: np.ndarray
+    places: np.ndarray | None = None
+    names: np.ndarray = field(default_factory=lambda: NO_NAMES)
+    n_kept: int = 0
 
     def has(self, name: str) -> bool:
         return (self.shards[0] / f"{name}.npy").is_file()
 
     def read(self, name: str) -> np.ndarray:
         """[n_records, ...]"""
+        if self.places is not None:
+            return self.take(name, np.arange(self.n))
         return np.concatenate([np.load(shard / f"{name}.npy", allow_pickle=False) for shard in self.shards])
 
     def take(self, name: str, rows: np.ndarray) -> np.ndarray:
         """[len(rows), ...]"""
-        shard_of, out = rows // self.size, None
-        for i in np.unique(shard_of):
+        place, out = rows if self.places is None else self.places[rows], None
+        shard_of = np.searchsorted(self.starts, place, "right") - 1
+        order = np.argsort(shard_of, kind="stable")
+        for here in np.split(order, np.flatnonzero(np.diff(shard_of[order])) + 1):
+            i = shard_of[here[0]]
             array = np.load(self.shards[i] / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             out = np.empty((len(rows), *array.shape[1:]), array.dtype) if out is None else out
-            here = shard_of == i
-            out[here] = array[rows[here] - i * self.size]
+            out[here] = array[place[here] - self.starts[i]]
         assert out is not None
         return out
+
+    def part(self, rows: np.ndarray) -> EncodedRecords:
+        """As ``Context.part``."""
+        place = rows if self.places is None else self.places[rows]
+        return replace(self, n=len(rows), places=place, names=self.names[rows])
 
     def load(self, rows: np.ndarray, cross: Sequences | None) -> RecordsInMemory:
         """``rows``: sorted row numbers; ``cross``: that of the context."""
@@ -118,17 +155,29 @@ class RecordsInMemory:
 
 
 def encode_records(context: Context) -> EncodedRecords:
-    """Every record once, a shard at a time; shards that an earlier, killed run has finished are taken up."""
-    size = context.config.shard
-    starts = range(0, len(context.records.table), size)
-    shards = context.engine.map(functools.partial(_encoder, context), starts)
-    return EncodedRecords(list(steps(shards, len(starts), "encoding records")), size)
+    """Every record once, a shard at a time; shards that an earlier, killed run has finished are taken up, and records
+    that are kept."""
+    n, size = len(context.records.table), context.config.shard
+    if context.keep is None:
+        return EncodedRecords(_encoded(context, NO_NAMES), n, np.arange(0, n, size))
+    names = names_of(context.session, context.records)
+    found = context.keep.find("rows", names)
+    shards = [*found.entries, *(_encoded(context.part(found.new), names[found.new]) if len(found.new) else [])]
+    ends = np.cumsum([0, *found.entries.values()])
+    starts = np.append(ends[:-1], ends[-1] + np.arange(0, len(found.new), size))
+    return EncodedRecords(shards, n, starts, found.place, names, found.n_kept)
 
 
-def _encoder(context: Context) -> Work[int, Path]:
+def _encoded(context: Context, names: np.ndarray) -> list[Path]:
+    starts = range(0, len(context.records.table), context.config.shard)
+    shards = context.engine.map(functools.partial(_encoder, context, names), starts)
+    return list(steps(shards, len(starts), "encoding records"))
+
+
+def _encoder(context: Context, names: np.ndarray) -> Work[int, Path]:
     def work(start: int) -> Callable[[], Path]:
-        key, build = {"key": context.key, "first": start}, functools.partial(encode_shard, context, start)
-        return functools.partial(context.store.folder, "rows", key, build)
+        store, key, more = context.shard({"first": start}, names[start : start + context.config.shard])
+        return functools.partial(store.folder, "rows", key, lambda _: encode_shard(context, start, _) | more)
 
     return work
 
@@ -170,9 +219,16 @@ def _write_cells(table: Table, scratch: Path) -> None:
 
 
 def _in_worker(
-    root: Path, file: Path, described: Table, n_left: int | None, session: Session, config: MatchConfig, key: str
+    root: Path,
+    file: Path,
+    described: Table,
+    n_left: int | None,
+    session: Session,
+    config: MatchConfig,
+    key: str,
+    keep: Keep | None,
 ) -> Context:
     """The context in another process, with the cells of ``file``. ``described``: the table without its cells."""
     ids, *columns = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0).columns
     table = replace(described, ids=ids, columns=dict(zip(described.columns, columns, strict=True)))
-    return Context(session, Records(table, n_left), Store(root), config, key)
+    return Context(session, Records(table, n_left), Store(root), config, key, keep=keep)

@@ -9,7 +9,7 @@ import torch
 
 from mmtab.features.similarity import EVERYTHING
 from mmtab.matching.encoding import Context, EncodedRecords, RecordsInMemory
-from mmtab.matching.scoring import logits_of, map_shards
+from mmtab.matching.scoring import logits_of, map_pairs
 
 
 def explained_columns(context: Context) -> list[str]:
@@ -24,9 +24,9 @@ def explain(
 ) -> np.ndarray:
     """[n, r, columns]: the contributions of columns to the log-odds of pairs, given by left and right row numbers."""
     shape = (len(context.session.schema.relations), len(columns))
-    compute = functools.partial(_contributions, context, columns)
+    compute = functools.partial(_contributions, columns)
     width = shape[0] * shape[1]
-    flat = map_shards(context, encoded, (left, right), compute, width, kind="reasons", title="explaining pairs")
+    flat, _ = map_pairs(context, encoded, (left, right), compute, width, kind="reasons", title="explaining pairs")
     return flat.reshape(len(left), *shape)
 
 
@@ -41,8 +41,8 @@ def column_title(column: str) -> str:
 
 
 def _contributions(
-    context: Context,
     columns: list[str],
+    context: Context,
     records: RecordsInMemory,
     left: np.ndarray,
     right: np.ndarray,

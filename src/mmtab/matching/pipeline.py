@@ -30,14 +30,17 @@ from mmtab.data.schema import TaskKind
 from mmtab.matching.blocking import Candidates, block, search_vectors
 from mmtab.matching.encoding import Context, EncodedRecords, encode_records
 from mmtab.matching.explain import explain, explained_columns
+from mmtab.matching.keep import keep_of
 from mmtab.matching.labels import PairLabels, find_pairs, read_labels
 from mmtab.matching.learning import changes, clustered, label_curve, with_labels
 from mmtab.matching.result import Matches, paths_beside, write_candidates
 from mmtab.matching.scoring import score
 from mmtab.matching.truth import BlockedPairs, blocking_against, scores_against
 from mmtab.runs import provenance
+from mmtab.runs.folder import CONFIG, FITTED, SCHEMA
 from mmtab.runs.inputs import cache_of, check_output, check_outside, records_to_match
 from mmtab.runs.session import Session, open_run
+from mmtab.training.places import BEST
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
 from mmtab.utils.engine import Engine, running
@@ -67,9 +70,9 @@ def _match(config: MatchConfig, engine: Engine) -> Matches:
     new = find_pairs(candidates.left, candidates.right, labels.left, labels.right, n) < 0
     ends = np.unique(np.sort(np.stack([labels.left[new], labels.right[new]], 1)), axis=0)  # of one table, in any order
     left, right = np.append(candidates.left, ends[:, 0]), np.append(candidates.right, ends[:, 1])
-    probability = np.zeros((0, len(thresholds)))
+    probability, n_kept = np.zeros((0, len(thresholds))), 0
     if len(left):
-        probability = score(context, encoded, left, right)
+        probability, n_kept = score(context, encoded, left, right)
         seconds.lap("score")
     known, columns = labels.known(left, right, n, len(thresholds)), explained_columns(context)
     unlabelled = Matches(
@@ -95,6 +98,8 @@ def _match(config: MatchConfig, engine: Engine) -> Matches:
         matches.contributions = dict(zip(places.tolist(), contributions, strict=True))
         seconds.lap("explain")
     matches.report = blocking_report(context, candidates) | {"relations": _relations(matches, methods)}
+    if context.keep is not None:
+        matches.report["kept"] = {"records": encoded.n_kept, "pairs": n_kept}
     if config.labels is not None:
         for r, of_relation in enumerate(matches.report["relations"].values()):
             of_relation |= changes(unlabelled, matches, r, learned[r])
@@ -118,6 +123,8 @@ def find_candidates(config: MatchConfig) -> dict[str, Any]:
         context = _begin(config, engine)
         encoded, candidates = _block(context, seconds)
     report = blocking_report(context, candidates)
+    if context.keep is not None:
+        report["kept"] = {"records": encoded.n_kept}
     if config.truth is not None:
         blocked = BlockedPairs(context.session.schema, context.records, candidates.left, candidates.right)
         with _truth(config) as truth:
@@ -154,12 +161,15 @@ def _begin(config: MatchConfig, engine: Engine) -> Context:
     records, paths = _read(config, session)
     for path in made:
         check_output(path, paths)
-    store = Store(output.with_name(output.name + ".parts"))
+    store, run_digest = Store(output.with_name(output.name + ".parts")), tables.fingerprint(_files_of(Path(config.run)))
+    keep = keep_of(config, session, run_digest, store.root)
     try:
         store.claim()  # it is removed in the end: not what lay there before
     except ConfigError as error:
         raise ConfigError(f"{store.root} cannot hold what is half done. Fix: another output") from error
-    return Context(session, records, store, config, _fingerprint(config, paths), engine)
+    reading = [config.shard, config.encoding, config.delimiter, config.image_root, config.bad_cells]
+    key = f"{run_digest} {tables.fingerprint(paths)} {reading}"
+    return Context(session, records, store, config, key, engine, keep)
 
 
 def _block(context: Context, seconds: _Stopwatch) -> tuple[EncodedRecords, Candidates]:
@@ -167,7 +177,7 @@ def _block(context: Context, seconds: _Stopwatch) -> tuple[EncodedRecords, Candi
     session, records, n = context.session, context.records, len(context.records.table)
     seconds.start()
     if not n or records.n_left in (0, n):  # a side without records: there is nothing to match
-        return EncodedRecords([], context.config.shard), Candidates.none()
+        return EncodedRecords([], n, np.zeros(0, np.int64)), Candidates.none()
     session.warn_of_bad_cells(records.table)
     for name, rows in records.sides.items():
         session.compare_with_train(replace(records.table.take(rows[: context.config.shard]), name=name))
@@ -280,8 +290,7 @@ def _read(config: MatchConfig, session: Session) -> tuple[Records, list[Path]]:
     return records, [tables.find_table(folder, session.schema, stem) for stem in stems]
 
 
-def _fingerprint(config: MatchConfig, paths: list[Path]) -> str:
-    run = Path(config.run)
-    of_run = [run / "checkpoints" / "best.ckpt", run / "fitted.json", run / "config.yaml"]
-    reading = [config.shard, config.encoding, config.delimiter, config.image_root, config.bad_cells]
-    return f"{tables.fingerprint([*of_run, *paths])} {reading}"
+def _files_of(run: Path) -> list[Path]:
+    """Those of the run that decide what it computes."""
+    backbones = (path for name in ("text_backbone", "cross_backbone") for path in (run / name).glob("*"))
+    return [run / BEST, *(run / name for name in (FITTED, CONFIG, SCHEMA)), *filter(Path.is_file, backbones)]

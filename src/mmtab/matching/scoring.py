@@ -13,21 +13,48 @@ from mmtab.data.schema import ColumnType
 from mmtab.features.text import without_text
 from mmtab.matching import encoding
 from mmtab.matching.encoding import Context, EncodedRecords, RecordsInMemory
+from mmtab.matching.keep import NO_NAMES
 from mmtab.utils.cache import Arrays
 from mmtab.utils.engine import Work
 from mmtab.utils.progress import steps
 
-# Encoded records; left and right row numbers [n] and similarity features [n, f] of pairs -> [n, width]
-PairFunction = Callable[[RecordsInMemory, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+# The context; encoded records; left and right row numbers [n] and similarity features [n, f] of pairs -> [n, width]
+PairFunction = Callable[[Context, RecordsInMemory, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 Shard = tuple[np.ndarray, np.ndarray]  # left and right row numbers
 
 
-def score(context: Context, encoded: EncodedRecords, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """[n, r] probabilities of the candidates."""
-    n_relations = len(context.session.schema.relations)
-    compute = functools.partial(logits_of, context)
-    logits = map_shards(context, encoded, (left, right), compute, n_relations, kind="scores", title="scoring pairs")
-    return context.session.task.probabilities(logits.astype(np.float64))
+def score(context: Context, encoded: EncodedRecords, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, int]:
+    """[n, r] probabilities of the candidates, and how many were scored before."""
+    pairs, width = (left, right), len(context.session.schema.relations)
+    logits, n_kept = map_pairs(context, encoded, pairs, logits_of, width, kind="scores", title="scoring pairs")
+    return context.session.task.probabilities(logits.astype(np.float64)), n_kept
+
+
+def map_pairs(
+    context: Context,
+    encoded: EncodedRecords,
+    pairs: Shard,
+    compute: PairFunction,
+    width: int,
+    *,
+    kind: str,
+    title: str,
+) -> tuple[np.ndarray, int]:
+    """[n, width]: ``compute`` of pairs, and of how many pairs it was kept before."""
+    how: dict[str, str] = {"kind": kind, "title": title}
+    if context.keep is None:
+        return map_shards(context, encoded, pairs, compute, width, **how), 0
+    left, right = pairs
+    found = context.keep.find(kind, encoded.names[left] + encoded.names[right])
+    values = [np.load(entry / "out.npy") for entry in found.entries]
+    if len(found.new):
+        left, right = left[found.new], right[found.new]
+        rows = np.unique([left, right])
+        if 2 * len(rows) > encoded.n:  # then what is made of all text for a cross-encoder is made once
+            rows = np.arange(encoded.n)
+        new = np.searchsorted(rows, left), np.searchsorted(rows, right)
+        values.append(map_shards(context.part(rows), encoded.part(rows), new, compute, width, **how))
+    return np.concatenate([np.zeros((0, width), np.float32), *values])[found.place], found.n_kept
 
 
 def map_shards(
@@ -55,10 +82,11 @@ def _computer(context: Context, encoded: EncodedRecords, compute: PairFunction, 
     """Prepares the similarity features of a shard, which takes no model, unless the shard is finished already."""
 
     def work(shard: Shard) -> Callable[[], np.ndarray]:
-        key = {"key": context.key, "pairs": digest_of(np.stack(shard))}
-        similarity = None if context.store.has(kind, key) else _similarity(context, encoded, *shard)
-        build = functools.partial(_compute_shard, context, compute, encoded, shard, similarity)
-        return lambda: np.array(context.store.arrays(kind, key, build)["out"])
+        names = NO_NAMES if context.keep is None else encoded.names[shard[0]] + encoded.names[shard[1]]
+        store, key, more = context.shard({"pairs": digest_of(np.stack(shard))}, names)
+        similarity = None if store.has(kind, key) else _similarity(context, encoded, *shard)
+        build = lambda _: _compute_shard(context, compute, encoded, shard, similarity) | more  # noqa: E731
+        return lambda: np.array(store.arrays(kind, key, build)["out"])
 
     return work
 
@@ -99,10 +127,9 @@ def _compute_shard(
     encoded: EncodedRecords,
     shard: Shard,
     similarity: np.ndarray | None,
-    _: object,
 ) -> Arrays:
     records = encoded.load(np.unique(np.concatenate(shard)), context.cross)
-    return {"out": compute(records, *shard, similarity)}
+    return {"out": compute(context, records, *shard, similarity)}
 
 
 def _similarity(context: Context, encoded: EncodedRecords, left: np.ndarray, right: np.ndarray) -> np.ndarray | None:

@@ -101,10 +101,10 @@ def check_output(output: Path, inputs: Iterable[Path | None]) -> None:
             raise RunError(f"output={output} would overwrite {table}, which is read. Fix: name another file")
 
 
-def check_outside(output: Path, run: Path) -> None:
+def check_outside(output: Path, run: Path, name: str = "output") -> None:
     """Raise ConfigError where writing would change a run that is read."""
     if output.expanduser().resolve().is_relative_to(run.expanduser().resolve()):
-        raise ConfigError(f"output={output} lies in the run folder, which is read. Fix: name another folder")
+        raise ConfigError(f"{name}={output} lies in the run folder, which is read. Fix: name another folder")
 
 
 def labels_of(fitted: Fitted, table: Table | Stream, schema: Schema) -> np.ndarray:

@@ -6,6 +6,7 @@ files, from which a worker reads them; ``must_see`` and ``Shared`` tell of a fol
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -243,4 +244,5 @@ class Shared:
 
     def __reduce__(self) -> tuple[Any, ...]:
         write_text(token := self.path.absolute() / f".seen-{secrets.token_hex(8)}", "")
+        atexit.register(token.unlink, missing_ok=True)  # of a folder that stays
         return must_see, (token, token.parent)
