@@ -103,9 +103,9 @@ def keep_of(config: MatchConfig, session: Session, run_digest: str, parts: Path)
     except ConfigError as error:
         raise ConfigError(str(error).replace("cache=", "keep=").replace(" (or MMTAB_CACHE)", "")) from error
     compute, engine = session.compute, config.engine
-    device = compute.device.type if engine.name == "serial" else f"{engine.gpus > 0}"
-    said = [run_digest, session.config.dataset.bad_cells, compute.precision_setting, config.accelerator, device]
-    return Keep(Store(root), digest_of(json.dumps([mmtab.__version__, *said])))
+    on_gpu = compute.device.type != "cpu" if engine.name == "serial" else engine.gpus > 0
+    said = [mmtab.__version__, run_digest, session.config.dataset.bad_cells, compute.precision, on_gpu]
+    return Keep(Store(root), digest_of(json.dumps(said)))
 
 
 def names_of(session: Session, records: Records) -> np.ndarray:
