@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert built.returncode == 0, built.stderr
     return next(folder.glob("*.whl"))
 
@@ -66,6 +66,6 @@ def python(wheel: Path, folder: Path, code: str) -> str:
     work.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(site)}
     command = [sys.executable, "-c", f"import mmtab; assert mmtab.__file__.startswith({str(site)!r})\n{code}"]
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1]

@@ -424,7 +424,7 @@ def test_the_limit_holds_for_processes_at_once(tmp_path: Path, challenge: Challe
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    said = [line for process in running for line in process.communicate(timeout=60)[0].split("\n") if line]
+    said = [line for process in running for line in process.communicate(timeout=500)[0].split("\n") if line]
     assert sorted(said) == ["limit"] * 13 + ["scored"] * 3
     assert sorted(stored(challenge.folder, "select attempt from attempts")) == [(1,), (2,), (3,)]
     assert len(list((challenge.folder / "files").iterdir())) == 6  # each with its array; nothing of those refused
@@ -488,7 +488,7 @@ submissions.submit(Path(folder), "A", {Path(p).stem: Path(p) for p in paths}, da
 @pytest.mark.parametrize("place", ["_score", "replacing", "write_predictions"])
 def test_killed_in_the_middle(tmp_path: Path, challenge: Challenge, place: str) -> None:
     paths = [handed(tmp_path, challenge, name, f"{name}.parquet", right=0.5) for name in ("toys", "pairs")]
-    done = subprocess.run([sys.executable, "-c", KILLED, str(challenge.folder), place, *map(str, paths)], timeout=60)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(challenge.folder), place, *map(str, paths)], timeout=500)
     assert done.returncode == -signal.SIGKILL
     assert stored(challenge.folder) == [] == standings(challenge.folder).entries
     left = list((challenge.folder / "files").glob(".writing-*"))

@@ -25,7 +25,7 @@ def test_the_list_of_commands_imports_nothing_heavy() -> None:
         "import sys; sys.argv = ['mmtab', '--help']; from mmtab.cli.main import main; main(); "
         "print('torch' in sys.modules, 'hydra' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
 
@@ -41,7 +41,7 @@ def test_no_help_imports_anything_heavy() -> None:
         "    heavy = sorted({'torch', 'transformers', 'sklearn', 'optuna'} & set(sys.modules))\n"
         "    print(name, len(text.getvalue()) > 300, heavy, f'{time.process_time() - began:.2f} s of CPU')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500, check=True)
     print(done.stdout)
     assert [line.split(" ", 1)[1].rpartition("]")[0] for line in done.stdout.splitlines()] == ["True ["] * len(COMMANDS)
 

@@ -14,7 +14,7 @@ from toy_data import write_kway
 from mmtab.config.types import EngineConfig, RunConfig
 from mmtab.runs.train import train
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
 
 def test_a_multirun_gives_what_its_runs_give_alone_and_names_those_that_fail(

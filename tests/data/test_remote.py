@@ -108,7 +108,7 @@ worker = multiprocessing.get_context("fork").Process(target=lambda: print(fetche
 worker.start(), worker.join()
 print(path, path.read_text(), flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500, check=False)
     of_worker, text = done.stdout.splitlines()
     path, _, content = text.partition(" ")
     assert content == "a", done.stderr

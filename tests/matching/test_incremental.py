@@ -255,7 +255,7 @@ def test_a_new_picture_that_is_bad_is_named(run: Path, keep: str, data: Path, tm
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_workers_keep_and_find(run: Path, on_ray: EngineConfig, keep: str, data: Path, tmp_path: Path) -> None:
     changed(data)
     config = settings(run, tmp_path / "m.csv", data, keep=keep, engine=on_ray)

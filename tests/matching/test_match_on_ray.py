@@ -18,7 +18,7 @@ from mmtab.config.types import EngineConfig, MatchConfig
 from mmtab.matching import encoding, pipeline
 from mmtab.utils.errors import ConfigError
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
 
 def settings(run: Path, output: Path, **changes: Any) -> MatchConfig:

@@ -314,5 +314,5 @@ print(download(sys.argv[1], Path(sys.argv[2]), progress=False))
 def test_processes_that_want_the_same_file_fetch_it_once(server: Server, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROCESS, server.url, str(tmp_path / "data.bin")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=120)[0].strip() for process in running] == [SHA256.digest] * 2
+    assert [process.communicate(timeout=500)[0].strip() for process in running] == [SHA256.digest] * 2
     assert len(server.requests) == 1 and leftovers(tmp_path) == {"data.bin", "data.bin.sha256"}

@@ -266,7 +266,7 @@ def test_a_browser_shows_filters_and_sorts_it(tmp_path: Path, toys: tuple[Schema
         [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", outer.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
         check=True,
     )
     result = re.search(r"<pre>(.*)</pre>", done.stdout)

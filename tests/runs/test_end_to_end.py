@@ -261,7 +261,7 @@ def test_scripts_from_training_to_prediction(tmp_path: Path, backbone: Path, mon
     small = [f"text.backbone={backbone}", "text.max_length=16", "image.size=32", "d_model=16", "trainer.max_epochs=1"]
     train_both = ["-m", "dataset=custom", f"dataset.path={data}", "seed=0,1", f"hydra.sweep.dir={sweep}"]
     command = [sys.executable, str(SCRIPTS / "train.py"), *train_both, "wandb.mode=offline", "report=false", *small]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     folders = sorted(sweep.glob("*_seed*"))
     assert [f.name for f in folders] == ["0_custom_seed0", "1_custom_seed1"]

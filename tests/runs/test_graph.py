@@ -123,7 +123,7 @@ def test_a_graph_predicts_what_the_run_does(
 
 
 def started(command: list[Any]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=280)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -169,7 +169,7 @@ def test_the_example_ends_in_one_line(kway_run: tuple[Path, Path], tmp_path: Pat
     facts = {"inputs": {}, "text": None, "cross": None, "image": None, "bad_cells": "error"}
     (tmp_path / "export" / "graph.json").write_text(json.dumps(facts))
     for given, said in (((folder,), "rows.csv"), ((tmp_path / "export", data / "test.parquet"), "has no model.onnx")):
-        done = subprocess.run([sys.executable, EXAMPLE, *given], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([sys.executable, EXAMPLE, *given], capture_output=True, text=True, timeout=500)
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
     (tmp_path / "export" / "graph.json").rename(tmp_path / "elsewhere.json")
     (tmp_path / "export" / "graph.json").symlink_to(tmp_path / "elsewhere.json")

@@ -22,7 +22,7 @@ from mmtab.runs.predict import predict
 from mmtab.utils.engine import Engine, running
 from mmtab.utils.errors import DataError, MmtabError
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

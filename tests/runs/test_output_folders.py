@@ -77,6 +77,6 @@ def test_another_setting_of_a_finished_run_is_told_before_anything_slow(kway_run
         "import sys; from mmtab.cli.main import main; sys.argv[0] = 'mmtab'\ntry: main()\nfinally: print(*sys.modules)"
     )
     command = [sys.executable, "-c", code, "train", f"dataset={data}", f"output={folder}", "trainer.max_epochs=7"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 1 and "trainer.max_epochs=1 there, 7 here" in done.stderr, done.stderr
     assert "torch" not in done.stdout.split() and done.stderr.count("\n") == 1

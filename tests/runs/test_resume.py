@@ -219,7 +219,7 @@ def test_kill_9_at_a_random_moment(tmp_path: Path, backbone: Path) -> None:
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output
 
 
@@ -242,7 +242,7 @@ def test_a_signal_saves_and_ends_cleanly(tmp_path: Path, backbone: Path) -> None
             with pytest.raises(RunError, match="another process is writing to"):  # two never write into one folder
                 train(compose(*settings(folder, data, backbone), *overrides), folder)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=500)
         assert process.returncode == 128 + number
         assert "the same command goes on" in output and "Traceback" not in output
         assert (folder / "checkpoints" / "last.ckpt").is_file()

@@ -544,7 +544,7 @@ def test_processes_that_begin_at_once_share_a_sweep(bench: Bench, monkeypatch: p
     """Each run is done once, and there are as many trials as were asked for."""
     monkeypatch.setenv("STAND_IN_SECONDS", "0.2")
     processes = [bench.begin(n_trials=8, seeds=[0, 1]) for _ in range(3)]
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    outputs = [process.communicate(timeout=500)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
     assert len(bench.started()) == 16 and set(bench.started().values()) == {1}
     assert Counter(trial["state"] for trial in bench.trials()) == {"finished": 8}
@@ -571,7 +571,7 @@ def test_no_trial_is_claimed_twice(bench: Bench) -> None:
         assert worker.stdin is not None
         worker.stdin.write("\n")
         worker.stdin.flush()
-    claimed = [number for worker in workers for number in json.loads(worker.communicate(timeout=100)[0])]
+    claimed = [number for worker in workers for number in json.loads(worker.communicate(timeout=500)[0])]
     assert sorted(claimed) == list(range(40))
 
 
@@ -651,7 +651,7 @@ def test_a_signal_stops_in_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
         process = bench.begin(n_jobs=2)
         _wait_for(lambda: sum(bench.started().values()) >= 2)
         process.send_signal(signum)
-        said = process.communicate(timeout=60)[0]
+        said = process.communicate(timeout=500)[0]
         assert process.returncode == code and "the same command goes on" in said
         (bench.folder / "started.txt").unlink()
     trials = Study(read_plan(bench.config())).trials()
@@ -667,7 +667,7 @@ def test_a_signal_stops_in_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_real_sweep_killed_while_a_run_trains(tmp_path: Path, backbone: Path) -> None:
     """Both kinds of dataset, and a choice that cannot be trained; afterwards nothing is left to do."""
     write_kway(tmp_path / "toys", images=False)
@@ -692,7 +692,7 @@ def test_a_real_sweep_killed_while_a_run_trains(tmp_path: Path, backbone: Path) 
     def log() -> str:
         return "".join(path.read_text() for path in (tmp_path / "killed").glob("trial-*/toys-seed0/log.txt"))
 
-    _wait_for(lambda: "epoch   2" in log(), 100)
+    _wait_for(lambda: "epoch   2" in log(), 300)
     killed.kill()
     killed.communicate()
     both = {"killed": begin("killed", "n_trials=1", "test=none"), "whole": begin("whole")}
@@ -707,7 +707,7 @@ def test_a_real_sweep_killed_while_a_run_trains(tmp_path: Path, backbone: Path) 
     (failure,) = found["whole"]["failures"]
     assert failure["run"] == "toys-seed0" and failure["error"].startswith("exit status 1: error: "), failure
     before = _times(tmp_path)
-    again = begin("whole").communicate(timeout=60)[0]
+    again = begin("whole").communicate(timeout=500)[0]
     begins, _, rest = again.partition("\n")
     assert begins == "2 trials of 2 runs: toys-seed0, twins-seed0"
     assert rest == (tmp_path / "whole" / "summary.md").read_text() + "\n"
@@ -744,7 +744,7 @@ def _times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def _wait_for(condition: Any, seconds: float = 60.0) -> None:
+def _wait_for(condition: Any, seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -158,7 +158,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, backbone: Path) -> None:
         f"cache={tmp_path / 'cache'}",
     ]
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (300_000, 300_000))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=limit)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, preexec_fn=limit)
     output = done.stdout + done.stderr
     assert done.returncode == 1 and "Traceback" not in output, output
     (line,) = [line for line in output.splitlines() if line.startswith("error:")]

@@ -134,7 +134,7 @@ print(Store(root / "cache").arrays("rows", {"a": 1}, build)["x"].sum())
 def test_processes_that_want_the_same_entry_build_it_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROCESS, str(tmp_path), "both"]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=60)[0].strip() for process in running] == ["3000.0", "3000.0"]
+    assert [process.communicate(timeout=500)[0].strip() for process in running] == ["3000.0", "3000.0"]
     assert len(list(tmp_path.glob("asks-*"))) == 2 and len(list(tmp_path.glob("built-*"))) == 1
     assert len(list((tmp_path / "cache" / "rows").iterdir())) == 1
 

@@ -173,6 +173,6 @@ def test_temporary_folders_go_when_the_process_does(tmp_path: Path) -> None:
     code = "import mmtab, pandas as pd; f = pd.DataFrame({'a': [i / 7 for i in range(60)], 'kind': ['x', 'y'] * 30})\n"
     code += "print(mmtab.Dataset.from_frame(f, label='kind').folder.is_dir())"
     env = os.environ | {"TMPDIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=500)
     assert done.stdout.strip() == "True", done.stderr
     assert list(tmp_path.glob("mmtab-*")) == []

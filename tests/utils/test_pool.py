@@ -62,7 +62,7 @@ def test_what_a_child_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visible_gpus() == []
 
 
-def _wait_for(condition: Any, seconds: float = 20.0) -> None:
+def _wait_for(condition: Any, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -31,7 +31,7 @@ def script(name: str, *overrides: str, launcher: tuple[str, ...] = (), status: i
         [sys.executable, *launcher, str(SCRIPTS / f"{name}.py"), *overrides],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=500,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == status, done.stdout + done.stderr
@@ -157,7 +157,7 @@ def test_two_processes_that_are_stopped_go_on(tmp_path: Path, small: list[str]) 
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("epoch   2"))
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=500)
     assert process.returncode == 128 + signal.SIGTERM, output
     script("train", *own, f"output={tmp_path / 'stopped'}")
     assert scores(tmp_path / "stopped") == scores(tmp_path / "whole")
@@ -189,7 +189,7 @@ def test_slurm_is_asked_to_queue_a_stopped_run_again(tmp_path: Path, small: list
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("epoch   2"))
     process.send_signal(signal.SIGUSR1)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=500)
     assert process.returncode == 128 + signal.SIGUSR1, output
     assert told.read_text().split() == ["requeue", "17"]
 
