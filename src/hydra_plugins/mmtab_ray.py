@@ -45,12 +45,8 @@ class RayLauncher(Launcher):
                 config.hydra.sweep.dir = str(folder)
             jobs.append(config)
             print(f"run {i}: {' '.join(filter_overrides(overrides))}", flush=True)
-        try:
-            with running(**self.engine) as engine:
-                results = list(engine.map(partial(_worker, Shared(folder), self.hydra_context, self.task), jobs))
-        finally:
-            for token in folder.glob(".seen-*"):
-                token.unlink()
+        with running(**self.engine) as engine:
+            results = list(engine.map(partial(_worker, Shared(folder), self.hydra_context, self.task), jobs))
         failed = [str(initial_job_idx + i) for i, result in enumerate(results) if result is None]
         if failed:
             raise MmtabError(f"{len(failed)} of {len(jobs)} runs failed, for what is said above: {', '.join(failed)}")
