@@ -30,11 +30,11 @@ def test_the_best_step_is_the_run(
     config, folder = configure(write(tmp_path / "data", n=40), *AUTO), tmp_path / "run"
     metrics = train(config, folder)
     said, run = json.loads((folder / "ladder.json").read_text()), load_run(folder)
-    assert list(said["valid"]) == ["frozen", "tuned"]
+    assert list(said["valid"]) == ["frozen", *(["several"] if write is not write_pairs else []), "tuned"]
     name, sign = {write_kway: ("log_loss", 1), write_numbers: ("r2", -1), write_pairs: ("pr_auc", -1)}[write]
     assert said["chosen"] == min(said["valid"], key=lambda recipe: sign * said["valid"][recipe][name])
     assert run.metrics["valid"] == pytest.approx(metrics) == said["valid"][said["chosen"]]
-    layers = {"frozen": 0, "tuned": 2}[said["chosen"]]
+    layers = {"frozen": 0, "several": 0, "tuned": 2}[said["chosen"]]
     assert open_config(folder).text["n_tuned_layers"] == layers and open_config(folder).ladder == []
     assert not (folder / "steps").exists()
     assert evaluate(folder, "test")
@@ -57,7 +57,7 @@ def test_what_a_killed_call_left_is_gone_on_with(tmp_path: Path, configure: Any)
     with pytest.raises(KeyboardInterrupt):
         ladder.climb(config, folder, counting)
     metrics = train(config, folder)
-    assert (folder / "ladder.json").exists() and trained == ["frozen", "tuned"]
+    assert (folder / "ladder.json").exists() and trained == ["frozen", "several"]
     before = {path.name for path in folder.iterdir()}
 
     chosen = json.loads((folder / "ladder.json").read_text())["chosen"]
@@ -83,7 +83,7 @@ def test_no_step_begins_without_time_for_it(
     monkeypatch.setattr(ladder.time, "perf_counter", lambda: clock[0])
     config = configure(data, *AUTO, "trainer.max_minutes=10")
     ladder.climb(config, tmp_path / "run", slow)
-    assert limits == [(10.0, 4.0)] and "no time is left for tuned" in capsys.readouterr().out
+    assert limits == [(10.0, 4.0)] and "no time is left for several, tuned" in capsys.readouterr().out
     assert load_run(tmp_path / "run").metrics["valid"]
 
 
@@ -102,7 +102,7 @@ def test_a_step_that_is_the_same_model_is_not_trained_twice(tmp_path: Path, conf
         write_kway(tmp_path / "data"), "recipe=auto", "dataset.drop=[text,image]", "trainer.max_epochs=1"
     )
     train(config, tmp_path / "run")
-    assert list(json.loads((tmp_path / "run" / "ladder.json").read_text())["valid"]) == ["frozen"]
+    assert list(json.loads((tmp_path / "run" / "ladder.json").read_text())["valid"]) == ["frozen", "several"]
 
 
 def test_a_step_that_fails_is_left_out(tmp_path: Path, configure: Any) -> None:
@@ -120,7 +120,7 @@ def test_a_step_that_fails_is_left_out(tmp_path: Path, configure: Any) -> None:
 
 def test_a_recipe_that_is_none_is_one_line(tmp_path: Path, configure: Any) -> None:
     config = configure(write_kway(tmp_path / "data"), "ladder=[frozen,tunned]")
-    with pytest.raises(ConfigError, match="no recipe tunned; expected some of auto, cross, frozen, tuned"):
+    with pytest.raises(ConfigError, match="no recipe tunned; expected some of auto, cross, frozen, several, tuned"):
         train(config, tmp_path / "run")
 
 

@@ -238,6 +238,7 @@ class RunConfig:
         "recipes to train in turn while trainer.max_minutes last, of which the best on valid is kept; see recipe=auto",
     )
     d_model: int = setting(128, "width of tokens and row vectors", at_least=1, at_most=65_536)
+    n_members: int = setting(1, "models of rows that learn side by side and are averaged", at_least=1, at_most=64)
     token_dropout: float = setting(
         0.1, "probability that a token is hidden from the fusion in training", at_least=0, below=1
     )
@@ -369,7 +370,7 @@ class MatchConfig(NewTables):
     clustering: str = setting(
         "auto",
         "how pairs become clusters; unique: of two tables, one partner a record; auto: unique where no record of the "
-        "run's training pairs has two partners, else correlation",
+        "run's training matches, 50 or more, has two partners, else correlation",
         choices=("auto", "unique", "correlation", "components"),
     )
     keep: str | None = setting(None, "folder that keeps records and scores for later calls; null: none", kind="path")

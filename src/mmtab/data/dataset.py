@@ -195,6 +195,9 @@ def summary(folder: Path, schema: Schema) -> Iterator[str]:
 def dataset_folder(dataset: DatasetConfig, data_root: str, cache: Path) -> Path:
     """The dataset's folder; a generated one is written to the cache first."""
     if dataset.generate is not None:
+        if dataset.path:
+            problem = f"dataset.path={dataset.path} is not read, for dataset={dataset.name} is generated"
+            raise ConfigError(f"{problem}. Fix: add dataset=custom")
         return _generated(dataset, cache)
     if not dataset.path:
         raise ConfigError("dataset.path is not set: dataset=custom wants dataset.path=FOLDER")

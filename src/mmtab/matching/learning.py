@@ -56,7 +56,8 @@ def best_threshold(matches: Matches, method: str, r: int) -> float:
         clusters = _clusters(matches, method, r, threshold)
         together = clusters[matches.left] == clusters[matches.right]
         f1.append(2 * p[together].sum() / max(together.sum() + p.sum(), 1e-12))
-    return THRESHOLDS[int(np.argmax(f1))]
+    best = [t for t, score in zip(THRESHOLDS, f1, strict=True) if score >= max(f1) - 1e-12]
+    return min(best, key=lambda t: abs(t - matches.thresholds[r]))  # of equally good ones that which was there before
 
 
 def changes(before: Matches, after: Matches, r: int, learned: Learned) -> dict[str, Any]:

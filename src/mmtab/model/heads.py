@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,22 @@ from torch import Tensor, nn
 class ClassScores:
     """One logit a class, as products of row vectors with class vectors. Those of 100,000 classes may be too many to
     hold for all rows at once, so whoever reads them can ask for some rows or some classes. ``base``: logits that these
-    are added to; never with very many classes. ``alone``: in training, logits that are to do without the base."""
+    are added to; never with very many classes. ``alone``: in training, logits that are to do without the base.
+    ``others``: in training, those of further models, each of which learns by itself."""
 
     x: Float[Tensor, "b d"]
     weight: Float[Tensor, "k d"]
     bias: Float[Tensor, " k"]
     base: Float[Tensor, "b k"] | None = None
     alone: Float[Tensor, "b k"] | None = None
+    others: Sequence[ClassScores] = ()
+
+    @classmethod
+    def mean(cls, each: Sequence[ClassScores]) -> ClassScores:
+        """The mean logits of several models, which are products too: of their row vectors and class vectors end to
+        end. The probabilities are then the geometric mean of theirs."""
+        x, weight = (torch.cat(parts, 1) for parts in zip(*((s.x, s.weight) for s in each), strict=True))
+        return cls(x, weight / len(each), torch.stack([s.bias for s in each]).mean(0))
 
     @property
     def logits(self) -> Float[Tensor, "b k"]:
@@ -118,11 +127,16 @@ class KWayHead(nn.Module):
 @dataclass
 class NumberScores:
     """A number on the scale of the task's target, and how far off it is likely to be, as ``softplus(error)``.
-    ``alone``: in training, a number that is to do without the base."""
+    ``alone``: in training, a number that is to do without the base. ``others``: as of ``ClassScores``."""
 
     value: Float[Tensor, " b"]
     error: Float[Tensor, " b"]
     alone: Float[Tensor, " b"] | None = None
+    others: Sequence[NumberScores] = ()
+
+    @classmethod
+    def mean(cls, each: Sequence[NumberScores]) -> NumberScores:
+        return cls(torch.stack([s.value for s in each]).mean(0), torch.stack([s.error for s in each]).mean(0))
 
     def on(self, base: Float[Tensor, "b 1"], alone: NumberScores | None) -> NumberScores:
         """This number, added to that of a base."""

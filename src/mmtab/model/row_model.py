@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,6 +29,8 @@ class RowModel(nn.Module):
     head       row vectors to scores
     base       scores to begin from; None: the head's are all
     alone      the second head, with a base
+    others     further models without a base, whose scores are averaged with these (deep ensembles, Lakshminarayanan et
+               al. 2017); each learns by itself, but what they share with this one (pretrained networks) is one
     """
 
     def __init__(
@@ -33,22 +40,47 @@ class RowModel(nn.Module):
         head: KWayHead | NumberHead,
         base: LinearBase | None = None,
         alone: KWayHead | NumberHead | None = None,
+        others: Sequence[RowModel] = (),
     ) -> None:
         super().__init__()
         self.tokenizer, self.fusion, self.head, self.base, self.alone = tokenizer, fusion, head, base, alone
+        shared = {id(module) for module in tokenizer.modules()}
+        for other in others:
+            _borrow(other, shared)
+        self.others: Any = nn.ModuleList(others)
         if base is not None:  # of 0 the layers below would learn nothing at first
             with torch.no_grad():
-                for parameter in head.parameters():
+                for parameter in itertools.chain(*(model.head.parameters() for model in (self, *others))):
                     parameter.mul_(0.01)
 
     def row_vectors(self, table: TensorTable) -> Float[Tensor, "b d"]:
-        """What the head reads."""
-        return self.fusion(self.tokenizer(table))
+        """What the head reads, of several models end to end."""
+        return torch.cat([model.fusion(model.tokenizer(table)) for model in (self, *self.others)], 1)
 
     def forward(self, batch: RowBatch) -> ClassScores | NumberScores:
-        x = self.row_vectors(batch.table)
+        base = None
+        if self.base is not None:
+            base = self.base(batch.table) if batch.base is None else batch.base
+        if self.training:
+            scores, *others = (model.scores_on(base, batch.table) for model in (self, *self.others))
+            return replace(scores, others=others)
+        each = [model.head(model.fusion(model.tokenizer(batch.table))) for model in (self, *self.others)]
+        scores = type(each[0]).mean(each) if self.others else each[0]
+        return scores if base is None else scores.on(base, None)
+
+    def scores_on(self, base: Tensor | None, table: TensorTable) -> Any:
+        """In training, those of one of several models."""
+        x = self.fusion(self.tokenizer(table))
         scores = self.head(x)
-        if self.base is None:
-            return scores
-        alone = self.alone(x) if self.training and self.alone is not None else None
-        return scores.on(self.base(batch.table) if batch.base is None else batch.base, alone)
+        return scores if base is None else scores.on(base, None if self.alone is None else self.alone(x))
+
+
+def _borrow(model: nn.Module, shared: set[int]) -> None:
+    """Let those of the modules within be used, but not be owned, that belong to another model as well: they are saved,
+    moved and counted with that one."""
+    for name, child in [*model.named_children()]:
+        if id(child) in shared:
+            delattr(model, name)
+            object.__setattr__(model, name, child)
+        else:
+            _borrow(child, shared)

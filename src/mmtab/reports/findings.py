@@ -151,7 +151,7 @@ def _fit(
     risen = losses[-1] > RISEN * losses[lowest]
     fell = f"valid {title} fell to {losses[lowest]:.3f} in epoch {lowest + 1} and rose to {losses[-1]:.3f}"
     if risen and falls:
-        text = f"It overfits: {fell}; {metric} was {values[best]:.3f} in epoch {best + 1}, whose weights are kept, and"
+        text = f"It overfits: {fell}; {metric} was {values[best]:.3f} in epoch {best + 1} and"
         lr, decay = f"trainer.lr={config.trainer.lr / 2:g}", f"trainer.weight_decay={config.trainer.weight_decay * 3:g}"
         return Finding(WARNING, f"{text} {values[-1]:.3f} at the end."), f"{lr}, {decay}, or fusion=mean"
     if rises:

@@ -47,6 +47,7 @@ ADDED = {"folder", "spec", "pretrained", "crop_pct", "interpolation"}
 MAX_BASE_CLASSES = 1_000
 MAX_LENGTHS = {True: 256, False: 192}  # of text.max_length=auto, by whether the network is frozen
 MIN_TOWER_MATCHES = 100
+NO_BACKBONES = Backbones(None, None)
 
 
 # --- leaves ----------------------------------------------------------------------------------------------------------
@@ -153,9 +154,16 @@ def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path 
     tokenizer = RowTokenizer(encoders, config.d_model, config.token_dropout)
     fusion: nn.Module = part(config.fusion, "fusion")()
     if schema.of_rows:
-        head = _row_head(config, fitted)
-        base = _base(config, schema, fitted, backbones)
-        return Network(RowModel(tokenizer, fusion, head(), base, None if base is None else head()), backbones)
+        head, base = _row_head(config, fitted), _base(config, schema, fitted, backbones)
+        heads = head(), base, None if base is None else head()
+        others = []
+        for _ in range(config.n_members - 1):  # drawn after what one model has, which is the same whatever their number
+            encoders, _ = _encoders(config, schema, fitted, folder, backbones)
+            other = RowTokenizer(encoders, config.d_model, config.token_dropout), part(config.fusion, "fusion")()
+            others.append(RowModel(*other, head(), None, None if base is None else head()))
+        return Network(RowModel(tokenizer, fusion, *heads, others), backbones)
+    if config.n_members > 1:
+        raise ConfigError(f"n_members={config.n_members}: only models of rows are averaged, and these are pairs")
     relations = _relation_views(config, schema, fitted, encoders)
     parts, cross = _matcher_parts(config, schema, fitted, folder)
     parts = replace(parts, search=_search(config, schema, fitted, backbones))
@@ -166,16 +174,17 @@ def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path 
 
 
 def _encoders(
-    config: RunConfig, schema: Schema, fitted: Fitted, folder: Path | None
+    config: RunConfig, schema: Schema, fitted: Fitted, folder: Path | None, given: Backbones = NO_BACKBONES
 ) -> tuple[dict[str, ColumnEncoder], Backbones]:
-    """By column type, of the types that the table has; in an order that the random numbers of a seed depend on."""
+    """By column type, of the types that the table has; in an order that the random numbers of a seed depend on.
+    ``given``: what reads text and pictures, where it is there already."""
     preprocessor, encoders, text, image = fitted.preprocessor, dict[str, ColumnEncoder](), None, None
     n_texts, n_images = len(text_columns(schema, _also(config.text))), len(schema.of_type(ColumnType.IMAGE))
     if n_texts:
         copy = None if folder is None else folder / "text_backbone"
-        encoders["text"], text = build_text_encoder(config.text, "text", n_texts, copy)
+        encoders["text"], text = build_text_encoder(config.text, "text", n_texts, copy, given.text)
     if n_images:
-        encoders["image"], image = build_image_encoder(config.image, n_images, pretrained=folder is None)
+        encoders["image"], image = build_image_encoder(config.image, n_images, folder is None, given.image)
     if preprocessor.scalers_:
         encoders["numeric"] = part(config.numeric, "numeric")(n_columns=len(preprocessor.scalers_))
     if preprocessor.coders_:
@@ -212,10 +221,16 @@ def _base(config: RunConfig, schema: Schema, fitted: Fitted, backbones: Backbone
 
 
 def build_text_encoder(
-    leaf: dict[str, Any], where: str, n_columns: int, folder: Path | None = None
+    leaf: dict[str, Any],
+    where: str,
+    n_columns: int,
+    folder: Path | None = None,
+    given: TextBackbone | TextSpec | None = None,
 ) -> tuple[ColumnEncoder, TextBackbone | TextSpec]:
-    """``folder``: a run's copy of the backbone's architecture and tokenizer."""
+    """``folder``: a run's copy of the backbone's architecture and tokenizer. ``given``: the backbone, or its spec."""
     encoder = part(leaf, where)
+    if given is not None:
+        return encoder(n_columns=n_columns, **_backbone(given)), given
     spec = TextSpec.load(**_chosen(leaf, _settings_of(TextSpec.load)), folder=folder)
     if TextBackbone not in _readers(resolve_target(leaf.get(TARGET), where), where):
         return encoder(n_columns=n_columns), spec
@@ -224,13 +239,20 @@ def build_text_encoder(
 
 
 def build_image_encoder(
-    leaf: dict[str, Any], n_columns: int, pretrained: bool = True
+    leaf: dict[str, Any], n_columns: int, pretrained: bool = True, given: ImageBackbone | ImageSpec | None = None
 ) -> tuple[ColumnEncoder, ImageBackbone | ImageSpec]:
     encoder = part(leaf, "image")
+    if given is not None:
+        return encoder(n_columns=n_columns, **_backbone(given)), given
     if ImageBackbone not in _readers(resolve_target(leaf.get(TARGET), "image"), "image"):
         return encoder(n_columns=n_columns), ImageSpec(**_chosen(leaf, _settings_of(ImageSpec)))
     backbone = ImageBackbone(**_chosen(leaf, _settings_of(ImageBackbone)), pretrained=pretrained)
     return encoder(n_columns=n_columns, backbone=backbone), backbone
+
+
+def _backbone(given: object) -> dict[str, object]:
+    """What an encoder takes of it: nothing of a spec."""
+    return {"backbone": given} if isinstance(given, TextBackbone | ImageBackbone) else {}
 
 
 def _also(settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,0 +1,93 @@
+"""Models that learn side by side and are averaged are one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from toy_data import write_kway, write_numbers, write_pairs
+
+import mmtab
+from mmtab.config.types import RunConfig
+from mmtab.model.row_model import RowModel
+from mmtab.runs.evaluate import evaluate
+from mmtab.runs.session import open_run
+from mmtab.runs.train import train
+from mmtab.utils.errors import ConfigError
+
+SMALL = ["trainer.max_epochs=2", "trainer.precision=fp32", "text.n_depths=1"]
+
+
+@pytest.mark.parametrize("write", [write_kway, write_numbers])
+@pytest.mark.parametrize("base", ["linear", "none"])
+def test_a_run_of_several_predicts_the_mean_of_their_scores(
+    write: Any, base: str, configure: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    data, folder = write(tmp_path / "data", n=60), tmp_path / "run"
+    valid = train(configure(data, *SMALL, "n_members=3", f"base={base}"), folder)
+    assert evaluate(folder, "valid") == valid
+    session = open_run(folder)
+    model = session.model
+    assert isinstance(model, RowModel) and len(model.others) == 2
+    names = {name.split("backbone")[0] for name, _ in model.named_parameters() if "backbone" in name}
+    assert names == {"tokenizer.encoders.text.", "tokenizer.encoders.image."}, "pretrained networks are there once"
+
+    batches, _, _ = session.load("test", data)
+    batch, singles = batches.__getitems__([*range(len(batches))]), []
+    for single in (model, *model.others):
+        assert single is model or not torch.equal(single.head.layers[1].weight, model.head.layers[1].weight)
+        singles.append(scores_of(alone(single, model.base), batch))
+    np.testing.assert_allclose(scores_of(model, batch), np.mean(singles, 0), atol=1e-5)
+    rows = pq.read_table(data / "test.parquet")
+    assert mmtab.load_run(folder).embed(rows, image_root=data).shape == (len(rows), 3 * 16)
+
+
+def alone(single: Any, base: Any) -> RowModel:
+    """The model that one of several is."""
+    weights = [parameter.detach().clone() for parameter in single.head.parameters()]
+    model = RowModel(single.tokenizer, single.fusion, single.head, base)
+    with torch.no_grad():  # a new model begins with next to nothing
+        for parameter, weight in zip(single.head.parameters(), weights, strict=True):
+            parameter.copy_(weight)
+    return model.eval()
+
+
+def scores_of(model: RowModel, batch: Any) -> np.ndarray:
+    """[n, k] logits, or [n, 1] numbers."""
+    with torch.no_grad():
+        scores: Any = model(batch)
+        return (scores.logits if hasattr(scores, "logits") else scores.value[:, None]).numpy()
+
+
+def test_one_of_several_is_the_model_that_there_would_be_alone(
+    configure: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    data = write_kway(tmp_path / "data", n=40, images=False)
+    states = []
+    for n in (1, 2):
+        folder = tmp_path / f"run{n}"
+        train(
+            configure(
+                data,
+                *SMALL,
+                "trainer.lr=0",
+                "trainer.backbone_lr=0",
+                "trainer.max_epochs=1",
+                f"n_members={n}",
+                "base=none",
+            ),
+            folder,
+        )
+        states.append(open_run(folder).model.state_dict())
+    assert set(states[0]) < set(states[1])
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_pairs_are_not_averaged(configure: Callable[..., RunConfig], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="n_members=3: only models of rows are averaged"):
+        train(configure(write_pairs(tmp_path / "data"), *SMALL, "n_members=3"), tmp_path / "run")
