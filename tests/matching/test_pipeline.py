@@ -328,6 +328,7 @@ def two_relations(source: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_two_relations_are_told_by_one_model(two_tables: Path, train: Callable[..., Path], tmp_path: Path) -> None:
     data = two_relations(two_tables, tmp_path / "two")
     trained = train(data, "trainer.max_epochs=2")
@@ -419,6 +420,7 @@ TRUTHS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
 }
 
 
+@pytest.mark.slow
 def test_truth_may_be_any_table(trained: Path, two_tables: Path, tmp_path: Path) -> None:
     pairs = pyarrow.parquet.read_table(two_tables / "pairs_test.parquet").to_pandas()
     scores = {}

@@ -169,6 +169,7 @@ def test_a_folder_of_the_users_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "run-data" / "mine.txt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_temporary_folders_go_when_the_process_does(tmp_path: Path) -> None:
     code = "import mmtab, pandas as pd; f = pd.DataFrame({'a': [i / 7 for i in range(60)], 'kind': ['x', 'y'] * 30})\n"
     code += "print(mmtab.Dataset.from_frame(f, label='kind').folder.is_dir())"
