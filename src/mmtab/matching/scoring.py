@@ -40,42 +40,28 @@ def map_pairs(
     kind: str,
     title: str,
 ) -> tuple[np.ndarray, int]:
-    """[n, width]: ``compute`` of pairs, and of how many pairs it was kept before."""
-    how: dict[str, str] = {"kind": kind, "title": title}
-    if context.keep is None:
-        return map_shards(context, encoded, pairs, compute, width, **how), 0
-    left, right = pairs
-    found = context.keep.find(kind, encoded.names[left] + encoded.names[right])
-    values = [np.load(entry / "out.npy") for entry in found.entries]
-    if len(found.new):
+    """[n, width]: ``compute`` of pairs, in shards that are each kept under ``kind`` once finished; and of how many it
+    was kept before."""
+    (left, right), size, found = pairs, 8 * context.config.shard, None
+    if context.keep is not None:
+        found = context.keep.find(kind, encoded.names[left] + encoded.names[right])
         left, right = left[found.new], right[found.new]
         rows = np.unique([left, right])
         if 2 * len(rows) > encoded.n:  # then what is made of all text for a cross-encoder is made once
             rows = np.arange(encoded.n)
-        new = np.searchsorted(rows, left), np.searchsorted(rows, right)
-        values.append(map_shards(context.part(rows), encoded.part(rows), new, compute, width, **how))
-    return np.concatenate([np.zeros((0, width), np.float32), *values])[found.place], found.n_kept
-
-
-def map_shards(
-    context: Context,
-    encoded: EncodedRecords,
-    pairs: Shard,
-    compute: PairFunction,
-    width: int,
-    *,
-    kind: str,
-    title: str,
-) -> np.ndarray:
-    """[n, width]: ``compute`` on shards of pairs, each kept under ``kind`` once finished."""
-    (left, right), size = pairs, 8 * context.config.shard
+        context, encoded = context.part(rows), encoded.part(rows)
+        left, right = np.searchsorted(rows, left), np.searchsorted(rows, right)
     starts = range(0, len(left), size)
     shards = ((left[i : i + size], right[i : i + size]) for i in starts)
-    results = context.engine.map(functools.partial(_computer, context, encoded, compute, kind), shards)
     out = np.zeros((len(left), width), np.float32)
-    for start, result in zip(starts, steps(results, len(starts), title), strict=True):
-        out[start : start + size] = result
-    return out
+    if len(left):
+        results = context.engine.map(functools.partial(_computer, context, encoded, compute, kind), shards)
+        for start, result in zip(starts, steps(results, len(starts), title), strict=True):
+            out[start : start + size] = result
+    if found is None:
+        return out, 0
+    kept = [np.load(entry / "out.npy") for entry in found.entries]
+    return np.concatenate([*kept, out])[found.place], found.n_kept
 
 
 def _computer(context: Context, encoded: EncodedRecords, compute: PairFunction, kind: str) -> Work[Shard, np.ndarray]:
