@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from killing import killed_while
 from PIL import Image
 
 from mmtab.config.types import EngineConfig, MatchConfig
@@ -209,16 +210,7 @@ def test_a_killed_matching_leaves_what_is_finished(
 ) -> None:
     keep = str(tmp_path / "keep")
     for kill in ("encoding records", "scoring pairs"):
-
-        def killed(steps: Iterator[Any], total: int, title: str, kill: str = kill) -> Iterator[Any]:
-            for i, step in enumerate(steps):
-                if title == kill and i == 2:
-                    raise KeyboardInterrupt
-                yield step
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(encoding, "steps", killed)
-            patch.setattr(scoring, "steps", killed)
+        with killed_while(kill, monkeypatch):
             pipeline.match(settings(run, tmp_path / f"{kill}.csv", data, keep=keep, shard=10))
     assert len(counts.encoded) == 2 * N and len(set(counts.encoded)) == 2 * N
     of_side("left", lambda frame: frame[::-1])(data)  # the tables may have changed since

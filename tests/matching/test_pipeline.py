@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import pyarrow.parquet
 import pytest
 import yaml
 from commands import script
+from killing import killed_while
 from toy_data import read_rows, write_kway, write_pairs, write_table
 
 from mmtab.config.compose import compose
 from mmtab.config.types import MatchConfig
 from mmtab.data.pairs import read_pairs, read_records
 from mmtab.data.schema import Schema
-from mmtab.matching import encoding, pipeline, scoring
+from mmtab.matching import encoding, pipeline
 from mmtab.reports.matches import write_result
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.folder import open_config
@@ -187,16 +188,7 @@ def test_a_killed_run_goes_on_where_it_stopped(trained: Path, tmp_path: Path, mo
     encode = encoding.encode_shard
     monkeypatch.setattr(encoding, "encode_shard", lambda c, n, _: encoded.append((c.key, n)) or encode(c, n, _))
     for kill in ("encoding records", "scoring pairs", "explaining pairs"):
-
-        def killed(steps: Iterator[Any], total: int, title: str, kill: str = kill) -> Iterator[Any]:
-            for i, step in enumerate(steps):
-                if title == kill and i == 2:
-                    raise KeyboardInterrupt
-                yield step
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(encoding, "steps", killed)
-            patch.setattr(scoring, "steps", killed)
+        with killed_while(kill, monkeypatch):
             pipeline.match(settings(trained, tmp_path / "m.parquet", k=3, shard=8))
         assert not (tmp_path / "m.parquet").exists() and (tmp_path / "m.parquet.parts").is_dir()
     assert {start for _, start in encoded} == set(range(0, 240, 8))
