@@ -61,10 +61,8 @@ def _worker(_folder: Shared, context: HydraContext, task: TaskFunction) -> Calla
         HydraConfig.instance().set_config(config)
         try:
             done = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
-        except SystemExit as end:  # the error has been printed
-            if end.code:
-                return None
-            raise
+        except SystemExit:  # the error has been printed; it would end the worker, as if its machine were lost
+            return None
         done.return_value  # noqa: B018  # raises what the run has raised
         return done
 
