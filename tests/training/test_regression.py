@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,11 +234,15 @@ def test_labels_that_no_float_can_square_are_refused(tmp_path: Path, unit: float
 def test_fit_takes_many_different_numbers_for_regression(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 1, 200)
-    frame = {"x": x, "y": rng.uniform(0, 1, 200), "price": 100 * x + rng.normal(0, 1, 200)}
-    with pytest.warns(UserWarning, match="so the task is regression"):
+    price = 1000 * x + rng.normal(0, 10, 200)
+    frame = {"x": x, "y": rng.uniform(0, 1, 200), "price": price.round().astype(int)}
+    with pytest.warns(UserWarning, match="so the task is regression"):  # whole numbers may be names of classes
         run = mmtab.fit(frame, label="price", output=tmp_path / "run", trainer={"max_epochs": 1, "progress": False})
     assert run.schema.task == "regression" and run.metrics["valid"]["r2"] > 0.9
-    assert run.predict({"x": [0.5], "y": [0.5]}) == pytest.approx([50], abs=5)
+    assert run.predict({"x": [0.5], "y": [0.5]}) == pytest.approx([500], abs=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert mmtab.Dataset.from_frame(frame | {"price": price}, label="price").schema.task == "regression"
     with pytest.raises(DataError, match="column kind: the label of regression"):
         kinds = {"x": x, "kind": ["a", "b"] * 100}
         mmtab.fit(kinds, kinds, label="kind", task="regression", output=tmp_path / "other")

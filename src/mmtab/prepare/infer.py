@@ -105,7 +105,7 @@ def infer(
             raise fail("the label of regression", column=target.name, expected=expected, found=found, fix=NOT_NUMBERS)
         if task is None and quantity:
             kind = TaskKind.REGRESSION
-        if quantity and (task is None or kind is not TaskKind.REGRESSION):
+        if quantity and (kind is not TaskKind.REGRESSION or (task is None and _is_whole(facts[target.name]))):
             notes += _of_quantity(kind, facts[target.name])
         if kind is TaskKind.REGRESSION:
             target = replace(target, why=target.why.replace(" classes", " different numbers"))
@@ -167,10 +167,13 @@ def _named_apart(left: dict[str, Facts], right: dict[str, Facts]) -> Iterator[st
         )
 
 
+def _is_whole(facts: Facts) -> bool:
+    return facts.stored == "whole" or facts.tally["whole"] == facts.n_filled
+
+
 def _is_quantity(facts: Facts, guess: Guess) -> bool:
     """Whether a label is rather a number than the name of a class."""
-    whole = facts.stored == "whole" or facts.tally["whole"] == facts.n_filled
-    return guess.role == ColumnType.NUMERIC and facts.n_distinct > MANY_NUMBERS[whole]
+    return guess.role == ColumnType.NUMERIC and facts.n_distinct > MANY_NUMBERS[_is_whole(facts)]
 
 
 def _of_quantity(kind: TaskKind, facts: Facts) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """AutoGluon on one dataset folder: reads it, trains on train, chooses on valid, writes predictions of valid and test.
 
 It runs in an environment of its own, for AutoGluon wants other versions than mmtab, and so imports nothing of mmtab:
-PYTHON autogluon_.py tabular|multimodal DATA OUTPUT --seed 0 --threads 2 --time 300. Tabular leaves pictures out (its
-multimodal member refuses a machine without a GPU); a pair is one row with the columns of both sides, which is the only
-way in which AutoGluon takes text, numbers and pictures of pairs together."""
+PYTHON autogluon_.py tabular|multimodal DATA OUTPUT --seed 0 --threads 2 --time 300. Tabular's own multimodal member
+refuses a machine without a GPU, so it gets pictures as numbers (--directions) or not at all; a pair is one row with the
+columns of both sides, which is the only way in which AutoGluon takes text, numbers and pictures of pairs together."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ class Data:
     def __init__(self, folder: Path, work: Path) -> None:
         self.folder, self.work = folder, work
         card: dict[str, Any] = yaml.safe_load((folder / "dataset.yaml").read_text())
-        kinds, self.kway = card["columns"], card["task"] == "kway"
+        kinds, self.task = card["columns"], card["task"]
         key = card.get("id", "id")
         if len(card.get("relations") or {}) > 1:
             raise SystemExit("error: datasets of several relations are not supported")
-        self.label = card["label"] if self.kway else next(iter(card.get("relations") or {"label": 0}))
-        self.key = [key] if self.kway else ["left_id", "right_id"]
-        names = [*self.key, key, self.label]
-        if self.kway:
+        rows = self.task != "matching"
+        self.label = card["label"] if rows else next(iter(card.get("relations") or {"label": 0}))
+        self.key = [key] if rows else ["left_id", "right_id"]
+        names = [*self.key, key, *[self.label] * (self.task != "regression")]
+        if rows:
             frames = {split: read(folder, split, names) for split in ("train", "valid", "test")}
             self.kinds = {name: kind for name, kind in kinds.items() if name in frames["train"]}
         else:
@@ -57,9 +58,9 @@ class Data:
                 frames[split] = pairs
         self.ids = {split: frame[self.key].astype(str) for split, frame in frames.items()}
         self.frames = {split: self.features(frame) for split, frame in frames.items()}
+        kind: type = {"kway": str, "matching": int, "regression": float}[self.task]
         for split in ("train", "valid"):
-            labels = frames[split][self.label]
-            self.frames[split][LABEL] = (labels.astype(str) if self.kway else labels.astype(int)).values
+            self.frames[split][LABEL] = frames[split][self.label].astype(kind).values
 
     def features(self, frame: pd.DataFrame) -> pd.DataFrame:
         out = {}
@@ -99,9 +100,11 @@ def tabular(data: Data, a: argparse.Namespace, work: Path) -> tuple[Any, dict[st
     from autogluon.tabular import FeatureMetadata, TabularPredictor
 
     columns = data.of("text", "numeric", "categorical", "datetime")
+    if a.directions:
+        columns += [name for column in data.of("image") for name in as_numbers(data, column, a, work)]
     train, valid = (data.frames[split][[*columns, LABEL]] for split in ("train", "valid"))
     types = FeatureMetadata.from_df(train.drop(columns=LABEL)).add_special_types({c: ["text"] for c in data.of("text")})
-    metric = "accuracy" if data.kway else "average_precision"
+    metric = {"kway": "accuracy", "matching": "average_precision", "regression": "r2"}[data.task]
     model = TabularPredictor(LABEL, path=str(work / "model"), eval_metric=metric, verbosity=2)
     arguments = {"train_data": train, "tuning_data": valid, "presets": a.preset, "time_limit": a.time}
     arguments |= {"num_cpus": a.threads, "num_gpus": 0, "feature_metadata": types}
@@ -140,11 +143,12 @@ def multimodal(data: Data, a: argparse.Namespace, work: Path) -> tuple[Any, dict
         settings |= {"env.precision": "32", "env.accelerator": "cpu", "env.strategy": "auto"}
     names = {"image": "image_path", "numeric": "numerical", "datetime": "numerical"}
     types = {column: names.get(kind, kind) for column, kind in data.kinds.items()}
-    metric = "log_loss" if data.kway else "average_precision"
+    metric = {"kway": "log_loss", "matching": "average_precision", "regression": "r2"}[data.task]
     n_classes = data.frames["train"][LABEL].nunique()
+    kind = "regression" if data.task == "regression" else "binary" if n_classes == 2 else "multiclass"
     model = MultiModalPredictor(
         label=LABEL,
-        problem_type="binary" if n_classes == 2 else "multiclass",
+        problem_type=kind,
         path=str(work / "model"),
         eval_metric=metric,
         validation_metric=metric,
@@ -152,6 +156,40 @@ def multimodal(data: Data, a: argparse.Namespace, work: Path) -> tuple[Any, dict
     )
     arguments = {"train_data": data.frames["train"], "tuning_data": data.frames["valid"], "column_types": types}
     return model, arguments | {"hyperparameters": settings, "seed": a.seed, "time_limit": a.time}
+
+
+def as_numbers(data: Data, column: str, a: argparse.Namespace, work: Path) -> list[str]:
+    """Adds the principal directions, of train, of a picture column's vectors to all frames, and returns their names.
+
+    A row without a picture has missing numbers."""
+    import timm
+    import torch
+    from PIL import Image
+    from sklearn.decomposition import PCA
+
+    torch.set_num_threads(a.threads)
+    if not (work / "timm").exists():
+        timm_folder(work / "timm")
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
+    model.load_state_dict(torch.load(work / "timm" / "pytorch_model.bin", weights_only=True), strict=False)
+    decode = timm.data.create_transform((3, 128, 128), interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
+    paths = sorted({path for frame in data.frames.values() for path in frame[column] if path is not None})
+    vectors: dict[str, Any] = {}
+    for start in range(0, len(paths), 64):
+        names = paths[start : start + 64]
+        with torch.inference_mode():
+            found = model(torch.stack([decode(Image.open(name).convert("RGB")) for name in names])).numpy()
+        vectors |= dict(zip(names, found, strict=True))
+    seen = [vectors[path] for path in data.frames["train"][column] if path is not None]
+    directions = PCA(min(a.directions, len(seen)), random_state=a.seed).fit(np.stack(seen))
+    new = [f"{column}: direction {i}" for i in range(directions.n_components_)]
+    for split, frame in data.frames.items():
+        numbers = np.full((len(frame), len(new)), np.nan, np.float32)
+        rows = [i for i, path in enumerate(frame[column]) if path is not None]
+        if rows:
+            numbers[rows] = directions.transform(np.stack([vectors[frame[column].iloc[i]] for i in rows]))
+        data.frames[split] = pd.concat([frame, pd.DataFrame(numbers, frame.index, new)], axis=1)
+    return new
 
 
 def timm_folder(folder: Path, size: int = 128) -> Path:
@@ -193,10 +231,12 @@ def timm_folder(folder: Path, size: int = 128) -> Path:
     return folder
 
 
-def write(data: Data, split: str, p: pd.DataFrame, threshold: float | None, output: Path) -> None:
-    """``p``: a column a class, by its label."""
+def write(data: Data, split: str, p: Any, threshold: float | None, output: Path) -> None:
+    """``p``: a frame with a column a class, by its label; of regression the numbers."""
     out = data.ids[split].reset_index(drop=True)
-    if threshold is None:
+    if data.task == "regression":
+        out["prediction"] = p.values
+    elif threshold is None:
         named = p.rename(columns={c: f"p_{c}" for c in p.columns}).reset_index(drop=True)
         for name in sorted(set(data.frames["train"][LABEL])):  # classes so rare that they were left out
             if f"p_{name}" not in named:
@@ -218,6 +258,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--time", type=int, default=300, help="seconds of fit(), at most")
     parser.add_argument("--preset", default="medium_quality")
+    parser.add_argument("--directions", type=int, default=0, help="numbers of each picture column; tabular only")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128, help="rows of a step")
     a = parser.parse_args()
@@ -225,14 +266,17 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="autogluon-"))
     try:
         data = Data(a.data, work)
-        model, arguments = (tabular if a.which == "tabular" else multimodal)(data, a, work)
         began = time.perf_counter()
+        model, arguments = (tabular if a.which == "tabular" else multimodal)(data, a, work)
         model.fit(**arguments)
         trained = time.perf_counter()
-        test = model.predict_proba(data.frames["test"], as_pandas=True)
+        answer = model.predict if data.task == "regression" else model.predict_proba
+        test = answer(data.frames["test"], as_pandas=True)
         rate = len(test) / (time.perf_counter() - trained)
-        valid = model.predict_proba(data.frames["valid"].drop(columns=LABEL), as_pandas=True)
-        threshold = None if data.kway else best_threshold(data.frames["valid"][LABEL].to_numpy(), valid[1].to_numpy())
+        valid = answer(data.frames["valid"].drop(columns=LABEL), as_pandas=True)
+        threshold = None
+        if data.task == "matching":
+            threshold = best_threshold(data.frames["valid"][LABEL].to_numpy(), valid[1].to_numpy())
         for split, p in (("valid", valid), ("test", test)):
             write(data, split, p, threshold, a.output)
         (a.output / "facts.json").write_text(
