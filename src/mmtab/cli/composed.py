@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mmtab.cli.dialects import as_settings
 from mmtab.config.compose import SETTINGS, dataset_place, paths_of, reason, register, resolve, without_hydra
 from mmtab.config.overrides import literal, split_overrides, written
 from mmtab.config.parts import trust
@@ -21,11 +21,6 @@ from mmtab.utils.exits import friendly
 from mmtab.utils.machine import has_gpu
 from mmtab.utils.processes import follow_parent
 from mmtab.utils.progress import showing
-
-# Of Hydra; a value follows in an argument of its own
-OPTIONS = {"-m", "--multirun", "-c", "--cfg", "--resolve", "-i", "--info", "-p", "--package", "--hydra-help"}
-OPTIONS |= {"-cn", "--config-name", "-cp", "--config-path", "-cd", "--config-dir", "-r", "--run"}
-OPTIONS |= {"-sc", "--shell-completion", "--experimental-rerun"}
 
 
 def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[str]) -> None:
@@ -58,7 +53,7 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra would show a traceback of what is caught here
     try:
         with without_hydra():
-            _check_options(arguments, name)
+            arguments = as_settings(arguments, SETTINGS[name])
             paths, sweeps = paths_of(name), bool({"-m", "--multirun"} & set(arguments))
             if sweeps and (own := [argument for argument in arguments if argument.startswith("output=")]):
                 raise ConfigError(f"{own[0]}: each run of -m has a folder of its own. Fix: hydra.sweep.dir=FOLDER")
@@ -83,14 +78,6 @@ def _with_folder(argument: str) -> Sequence[str]:
         return [argument]
     folder, overrides = dataset_place(entry, "dataset")
     return [*overrides, f"dataset.name={written(folder)}"]
-
-
-def _check_options(arguments: Sequence[str], command: str) -> None:
-    """Raises ConfigError for a setting that is written like an option."""
-    for argument in arguments:
-        if argument.startswith("-") and argument.partition("=")[0] not in OPTIONS:
-            name = re.sub(r"=.*", "", argument.lstrip("-")).replace("-", "_")
-            raise ConfigError(f"no option {argument}; settings of {command} are written {name}=VALUE, without dashes")
 
 
 def check_place(settings: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +53,8 @@ def main() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print("usage: mmtab COMMAND [ARGUMENTS], with --help behind a command for all that it takes\n")
+        print("usage: mmtab COMMAND [ARGUMENTS], with --help behind a command for all that it takes")
+        print("An argument is written name=VALUE or --name VALUE.\n")
         print("\n".join(f"  {command:10}  {COMMANDS[command].about}" for command in COMMANDS))
     elif name == "-sc":
         _complete(arguments)
@@ -94,7 +94,9 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
             require(needs[0], extra=needs[1])
         command = COMMANDS[name].load()
         if COMMANDS[name].function.endswith("app"):
-            _run_app(command, list(map(_at_home, arguments)), f"mmtab {name}")
+            from mmtab.cli.dialects import as_options
+
+            _run_app(command, list(map(_at_home, as_options(command, arguments))), f"mmtab {name}")
         else:
             from mmtab.cli.composed import run_composed
 
@@ -114,9 +116,7 @@ def _run_app(app: Any, arguments: list[str], name: str) -> None:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else name
         text = " ".join(error.format_message().split()).rstrip(".")
-        other = any(re.match(r"[a-z_]+=", word) for word in arguments)
-        hint = "it takes --NAME VALUE, not NAME=VALUE; " if other else ""
-        print(f"error: {path}: {text}; {hint}{path} --help lists all", file=sys.stderr)
+        print(f"error: {path}: {text}; {path} --help lists all", file=sys.stderr)
         sys.exit(2)
     except typer.Abort:
         sys.exit(1)

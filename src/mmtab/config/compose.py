@@ -187,8 +187,7 @@ def reason(error: Exception, command: str, place: Sequence[str] = ()) -> str:
         unread = "it cannot be read. Fix: put the value in quotes, and these in quotes of the shell"
         if equals and name:
             return f"{error.override}: {unread}"
-        fix = f". Fix: run={error.override}" if os.sep in error.override and hasattr(SETTINGS[command], "run") else ""
-        return f"{error.override}: expected NAME=VALUE{fix}"
+        return f"{error.override}: expected NAME=VALUE"
     if several := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
         return (
             f"{several[1]}={several[2]}: one value is expected; several are written [{several[2]}], where it is a list"

@@ -1,0 +1,90 @@
+"""Every command takes an argument in both ways in which people write one: ``name=VALUE`` and ``--name VALUE``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mmtab.utils.errors import ConfigError
+
+# Options of Hydra: those with a value in an argument of its own, and the others.
+VALUED = {"-c", "--cfg", "-p", "--package", "-cn", "--config-name", "-cp", "--config-path", "-cd", "--config-dir"}
+VALUED |= {"-i", "--info", "--experimental-rerun"}
+BARE = {"-m", "--multirun", "--resolve", "--hydra-help", "-sc", "--shell-completion"}
+
+
+def as_settings(arguments: Sequence[str], settings: type) -> list[str]:
+    """``name=VALUE`` for each option, as Hydra takes them. A word by itself names a run, where the command has one.
+    Raises ConfigError for an option without a value."""
+    words, given, runs = list(arguments), list[str](), list[str]()
+    has_run = any(field.name == "run" for field in fields(settings))
+    while words:
+        word = words.pop(0)
+        option, equals, value = word.partition("=")
+        if option in VALUED | BARE:
+            given += [word, *(words[:1] if option in VALUED and not equals else [])]
+            words = words[option in VALUED and not equals :]
+        elif option == "-o" or (option.startswith("--") and len(option) > 2):
+            name = "output" if option == "-o" else option[2:].replace("-", "_")
+            if not equals and not words:
+                raise ConfigError(f"{option}: expected a value. Fix: {option} VALUE, or {name}=VALUE")
+            given.append(f"{name}={value if equals else words.pop(0)}")
+        elif word.startswith("-"):
+            raise ConfigError(f"no option {word}; settings are written name=VALUE or --name VALUE")
+        elif has_run and not equals and word[:1] not in ("~", "+"):
+            runs.append(word)
+        else:
+            given.append(word)
+    return given + ([f"run={runs[0] if len(runs) == 1 else '[' + ','.join(runs) + ']'}"] if runs else [])
+
+
+def as_options(app: Any, arguments: Sequence[str]) -> list[str]:
+    """``--name VALUE``, or the value alone at its place, for each ``name=VALUE`` that a Typer app knows."""
+    import typer
+
+    command, words, given = typer.main.get_command(app), list(arguments), list[str]()
+    while words and words[0] in getattr(command, "commands", {}):
+        given.append(words[0])
+        command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
+    by_kind: dict[str, list[Any]] = {"option": [], "argument": []}
+    for parameter in command.params:
+        by_kind[parameter.param_type_name].append(parameter)
+    options = {name: parameter for parameter in by_kind["option"] for name in parameter.opts}
+    places = {parameter.name: parameter for parameter in by_kind["argument"]}
+    named, bare = dict[str, list[str]](), list[str]()
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        option: Any = options.get(name if word.startswith("-") else f"--{name.replace('_', '-')}")
+        if word.startswith("-"):
+            n_values = 0 if option is None or option.is_flag or equals else option.nargs
+            given += [word, *words[:n_values]]
+            words = words[n_values:]
+        elif not equals or Path(word).exists() or (name not in places and option is None):
+            bare.append(word)
+        elif name in places:
+            named[name] = _several(value)
+        elif option.is_flag:
+            given += _flag(option, name, value)
+        elif option.nargs > 1:
+            given += [option.opts[0], *value.strip("[]").split(",")]
+        else:
+            given += [word for each in _several(value) for word in (option.opts[0], each)]
+    for name, place in places.items():
+        n_values = 0 if name in named else len(bare) if place.nargs < 0 else place.nargs
+        given += [*named.get(name, []), *bare[:n_values]]
+        bare = bare[n_values:]
+    return given + bare
+
+
+def _several(value: str) -> list[str]:
+    """The values of ``[a,b]``."""
+    return value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
+
+
+def _flag(option: Any, name: str, value: str) -> list[str]:
+    if value.lower() not in ("true", "false"):
+        raise ConfigError(f"{name}={value}: expected true or false")
+    return option.opts[:1] if value.lower() == "true" else option.secondary_opts[:1]
