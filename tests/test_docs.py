@@ -13,8 +13,9 @@ import pytest
 import typer
 from hydra.core.global_hydra import GlobalHydra
 
+from mmtab.cli.dialects import as_options, as_settings
 from mmtab.cli.main import COMMANDS
-from mmtab.config.compose import register
+from mmtab.config.compose import SETTINGS, register
 from mmtab.config.types import CONFIGS
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +94,7 @@ def test_options_of_examples_exist() -> None:
     """Of commands that Hydra does not compose: their options and number of arguments."""
     for command, arguments in EXAMPLES:
         if COMMANDS[command].function.endswith("app") and arguments and "--help" not in arguments:
+            arguments = as_options(COMMANDS[command].load(), arguments)
             program: Any = typer.main.get_command(COMMANDS[command].load())
             if hasattr(program, "commands"):
                 step, *arguments = arguments
@@ -113,7 +115,7 @@ def test_settings_of_examples_compose() -> None:
     register()
     GlobalHydra.instance().clear()
     examples = {
-        (command, overrides_of(arguments))
+        (command, overrides_of(as_settings(arguments, SETTINGS[command])))
         for command, arguments in EXAMPLES
         if not COMMANDS[command].function.endswith("app")
     }

@@ -12,7 +12,7 @@ from mmtab.utils.errors import ConfigError
 # Options of Hydra: those with a value in an argument of its own, and the others.
 VALUED = {"-c", "--cfg", "-p", "--package", "-cn", "--config-name", "-cp", "--config-path", "-cd", "--config-dir"}
 VALUED |= {"-i", "--info", "--experimental-rerun"}
-BARE = {"-m", "--multirun", "--resolve", "--hydra-help", "-sc", "--shell-completion"}
+BARE = {"-h", "--help", "-m", "--multirun", "--resolve", "--hydra-help", "-sc", "--shell-completion"}
 
 
 def as_settings(arguments: Sequence[str], settings: type) -> list[str]:
