@@ -17,10 +17,12 @@ from pages import Seen
 from toy_data import write_kway, write_pairs
 
 import mmtab
+from mmtab.cli import main
 from mmtab.data.synthetic import Channel, Recipe, ceilings, write_catalogue
 from mmtab.data.table import Table, read_split
 from mmtab.reports import figures
 from mmtab.reports.ablation import _shapley, _Work, ablate, ranking
+from mmtab.reports.more_rows import of_twice_as_many
 from mmtab.reports.run_page import report_after, write_report
 from mmtab.reports.runs_page import write_comparison
 from mmtab.reports.svg import svg
@@ -195,6 +197,32 @@ def test_the_page_of_a_run(kway: tuple[Path, Path]) -> None:
     assert (
         "could not be read" in Seen(again.read_text(encoding="utf-8")).text and "What does it use?" in again.read_text()
     )
+
+
+@pytest.mark.slow
+def test_the_page_says_what_more_rows_would_bring(kway: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(kway[1], folder)
+    before = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    main.run("report", [str(folder), "more_rows=true", "ablation=false"])
+    curve = json.loads((folder / "report" / "more_rows.json").read_text())
+    n = json.loads((folder / "provenance.json").read_text())["n_train"]
+    assert curve["rows"] == [pytest.approx(n / 4, abs=4), pytest.approx(n / 2, abs=4), n]
+    assert curve["scores"][-1] == json.loads((folder / "metrics.json").read_text())["valid"]["accuracy"]
+    after = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} - before
+    assert {path.parts[0] for path in after} == {"report"} and not (folder / "report" / "parts_of_train").exists()
+    main.run("report", [str(folder), "ablation=false"])  # what was measured stays on the page
+    page = Seen((folder / "report" / "report.html").read_text(encoding="utf-8"))
+    assert "What would more rows bring?" in page.text and f"with {n:,} rows of train; if it goes on so" in page.text
+    assert "score on valid by rows of train" in {str(svg["aria-label"]) for svg in page.having("svg")}
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"), [((0.6, 0.8, 0.9), 0.95), ((0.9, 0.8, 0.7), 0.7), ((0.9, 1.0, 1.0), 1.0)]
+)
+def test_the_trend_of_more_rows_is_carried_on(scores: tuple[float, ...], expected: float) -> None:
+    curve = {"metric": "accuracy", "rows": [100, 200, 400], "scores": list(scores)}
+    assert of_twice_as_many(curve) == pytest.approx(expected)
 
 
 def test_several_runs_are_compared(kway: tuple[Path, Path], configure: Callable[..., Any], tmp_path: Path) -> None:

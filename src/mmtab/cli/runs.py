@@ -139,8 +139,8 @@ def report(settings: ReportConfig) -> None:
 
     hardware = Hardware(settings.accelerator, settings.devices)
     for folder in folders:
-        options: dict[str, Any] = {"ablation": settings.ablation, "hardware": hardware}
-        options["local"] = settings
+        options: dict[str, Any] = {"ablation": settings.ablation, "more_rows": settings.more_rows}
+        options |= {"hardware": hardware, "local": settings}
         print(f"written: {run_page.write_report(folder, settings.split, **options)}")
     if len(folders) > 1:
         page = Path(settings.output or "comparison.html")

@@ -325,6 +325,7 @@ class ReportConfig(LocalSettings):
     run: Any = setting(MISSING, "run folder, or a list of several to compare", kind="paths", exists=True)
     split: str | None = setting(None, "split to report; null: test where it was scored, else valid", choices=SPLITS)
     ablation: bool = setting(True, "score valid again without each column and modality, which takes longest")
+    more_rows: bool = setting(False, "train on parts of train too, to say what more rows would bring")
     output: str | None = setting(None, "page that compares several runs; null: comparison.html", kind="path")
     accelerator: str = setting("auto", ACCELERATOR, choices=ACCELERATORS)
     devices: int = setting(1, DEVICES, at_least=1)

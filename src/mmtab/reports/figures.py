@@ -263,6 +263,22 @@ def missingness(ablation: Mapping[str, Any]) -> Any:
     return figure
 
 
+def by_rows(curve: Mapping[str, Any], expected: float) -> Any:
+    """The score by rows of train, and that ``expected`` of twice as many."""
+    figure, axes = _axes(WIDE, 2.6)
+    rows, scores = curve["rows"], curve["scores"]
+    axes.plot(
+        [rows[-1], 2 * rows[-1]], [scores[-1], expected], "o--", color=FAINT, markersize=4, label="if it goes on so"
+    )
+    axes.plot(rows, scores, "o-", color=INK, markersize=4, label="measured")
+    axes.set(xlabel="rows of train", ylabel=f"valid {curve['metric']}", xscale="log")
+    ticks = [*rows, 2 * rows[-1]]
+    axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    axes.set_xticks([], minor=True)
+    axes.legend(frameon=False, fontsize=10, loc="lower right")
+    return figure
+
+
 def label_curve(curve: Mapping[str, Any]) -> Any:
     """F1 by the number of labels, chosen by the page and at random: mean and range over seeds."""
     figure, axes = _axes(WIDE, 2.6)

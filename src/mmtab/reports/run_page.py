@@ -16,13 +16,23 @@ from mmtab.config.types import Hardware, LocalSettings, RunConfig
 from mmtab.data.dataset import dataset_folder
 from mmtab.data.schema import Schema
 from mmtab.reports import figures, numbers
+from mmtab.reports import more_rows as rows_of_train
 from mmtab.reports.ablation import ablate, ranking
 from mmtab.reports.findings import Finding, findings, standard_error
 from mmtab.reports.html import TEMPLATES, render
 from mmtab.reports.rows import Cell, cells_of
 from mmtab.reports.slices import Source, slices
 from mmtab.reports.svg import svg
-from mmtab.runs.folder import ABLATION, METRICS, PROVENANCE, learning_curves, open_config, read_facts, read_run_file
+from mmtab.runs.folder import (
+    ABLATION,
+    METRICS,
+    MORE_ROWS,
+    PROVENANCE,
+    learning_curves,
+    open_config,
+    read_facts,
+    read_run_file,
+)
 from mmtab.runs.inputs import cache_of
 from mmtab.runs.manifest import recording
 from mmtab.runs.provenance import REPORT
@@ -46,6 +56,7 @@ def write_report(
     split: str | None = None,
     *,
     ablation: bool = True,
+    more_rows: bool = False,
     data: Path | None = None,
     hardware: Hardware | None = None,
     local: LocalSettings | None = None,
@@ -54,6 +65,7 @@ def write_report(
 
     split:    one that was scored; default test, else valid
     ablation: score valid again with columns taken away, which is kept for later reports
+    more_rows: train on parts of train too, and keep what that says
     data:     the dataset's folder; default the one that the run was trained on. Where it is no longer there, the page
               does without its rows
     hardware: on which the ablation predicts
@@ -73,13 +85,15 @@ def write_report(
     except (MmtabError, OSError) as error:
         source = None
         problem = f"The rows could not be read ({error}), so there are no slices and no mistakes to look at."
-    without = read_ablation(folder)
+    without, curve = _kept(folder, ABLATION), _kept(folder, MORE_ROWS)
     if without is None and ablation and source is not None:
         assert data is not None
         without = ablate(open_run(folder, hardware, local), data)
-        with recording(folder, ABLATION):
-            write_json(folder / ABLATION, without)
-    return _write(folder, facts, config, predictions, source, parts, problem, without)
+        _keep(folder, ABLATION, without)
+    if curve is None and more_rows:
+        curve = rows_of_train.measure(folder, config)
+        _keep(folder, MORE_ROWS, curve)
+    return _write(folder, facts, config, predictions, source, parts, problem, without, curve)
 
 
 def _write(
@@ -91,8 +105,10 @@ def _write(
     parts: Sequence[Mapping[str, Any]],
     problem: str,
     without: Mapping[str, Any] | None,
+    curve: Mapping[str, Any] | None,
 ) -> Path:
-    """Write the page, its pictures and findings.json; ``parts`` are slices, ``without`` is an ablation."""
+    """Write the page, its pictures and findings.json; ``parts`` are slices, ``without`` is an ablation, ``curve`` what
+    parts of train bring."""
     schema, split, output = predictions[0].schema, predictions[0].split, folder / FOLDER
     metrics, curves = read_run_file(folder, METRICS), learning_curves(folder)
     base = (facts.get("base") or {}).get("valid")  # of runs of before there is none
@@ -100,7 +116,7 @@ def _write(
     error = float(np.mean([standard_error(relation) for relation in of_valid]))
     conclusions = list(findings(config, predictions, metrics, curves, parts, without, base, error))
     pictures = dict[str, tuple[str, Markup]]()
-    for i, (name, (about, figure)) in enumerate(_charts(predictions, schema, curves, facts, without).items()):
+    for i, (name, (about, figure)) in enumerate(_charts(predictions, schema, curves, facts, without, curve).items()):
         with replacing(output / f"{name}.png") as scratch:
             scratch.write_bytes(figures.png(figure))
         pictures[name] = about, svg(figure, f"chart{i}", about)
@@ -113,6 +129,7 @@ def _write(
         problem=problem,
         findings=conclusions,
         scores=_scores(metrics, schema),
+        more_rows=rows_of_train.in_words(curve, error) if curve else "",
         headlines=[_headline(relation, metrics, base) for relation in predictions],
         pictures=pictures,
         classes=[_classes(r) for r in predictions if isinstance(r, ScoredPredictions) and r.threshold is None],
@@ -157,10 +174,19 @@ def read_findings(folder: Path) -> list[Finding]:
 
 def read_ablation(folder: Path) -> dict[str, Any] | None:
     """What an earlier report of these weights measured."""
-    path = folder / ABLATION
+    return _kept(folder, ABLATION)
+
+
+def _kept(folder: Path, name: str) -> dict[str, Any] | None:
+    path = folder / name
     if not path.is_file() or path.stat().st_mtime < (folder / PROVENANCE).stat().st_mtime:
         return None
-    return read_run_file(folder, ABLATION)
+    return read_run_file(folder, name)
+
+
+def _keep(folder: Path, name: str, value: Mapping[str, Any]) -> None:
+    with recording(folder, name):
+        write_json(folder / name, value)
 
 
 def _charts(
@@ -169,11 +195,15 @@ def _charts(
     curves: Sequence[Mapping[str, float]],
     facts: Mapping[str, Any],
     without: Mapping[str, Any] | None,
+    curve: Mapping[str, Any] | None,
 ) -> dict[str, tuple[str, Any]]:
     """By name what a chart shows, in words, and its figure."""
     drawn: dict[str, tuple[str, Any]] = {}
     if any(f"valid/{schema.metric}" in row for row in curves):
         drawn["learning"] = "losses and score by epoch", figures.learning(curves, schema.metric, facts["n_epochs"])
+    if curve is not None:
+        expected = rows_of_train.of_twice_as_many(curve)
+        drawn["more_rows"] = "score on valid by rows of train", figures.by_rows(curve, expected)
     for relation in predictions:
         if isinstance(relation, ScoredNumbers):
             drawn["predicted"] = "prediction by label", figures.predicted(relation)

@@ -52,6 +52,7 @@ PROVENANCE, CURVES = "provenance.json", "metrics.csv"
 GRAPH = "graph.json"  # of an export that has the model as a graph
 STEPS, CHOSEN = "steps", "ladder.json"  # of a run that is the best of several recipes
 ABLATION = str(REPORT.parent / "ablation.json")
+MORE_ROWS = str(REPORT.parent / "more_rows.json")
 # Files as patterns of the manifest: what describes a run before it trains, and what it ends with
 DESCRIPTION = (CONFIG, SCHEMA, FITTED, "text_backbone/*", "cross_backbone/*")
 RESULTS = (TASK, METRICS, CURVES, PROVENANCE, "predictions_valid.parquet", "checkpoints/*.ckpt")
@@ -227,6 +228,12 @@ def _ablation(value: Any, where: str) -> None:
             raise Unfit(f"missingness.scores.{name}", "a score for each share", scores)
 
 
+def _more_rows(value: Any, where: str) -> None:
+    record({"metric": line, "rows": numbers(1, ascending=True, whole=True), "scores": numbers(high=1)})(value, where)
+    if not len(value["rows"]) == len(value["scores"]) > 1:
+        raise Unfit("scores", "a score for each number of rows, of which there are several", value["scores"])
+
+
 SCALER, CODER = (
     record({"quantiles_": QUANTILES}),
     record({"vocabulary_": texts(once=True), "n_hash_": number(0, 1 << 24, whole=True)}),
@@ -273,6 +280,7 @@ RULES: dict[str, Rule] = {
     METRICS: mapping(mapping(_metric)),
     PROVENANCE: _facts,
     ABLATION: _ablation,
+    MORE_ROWS: _more_rows,
     GRAPH: record(
         {"inputs": mapping(TENSOR), "bad_cells": choice("error", "missing")}
         | {"text": maybe(TEXT_OF_GRAPH), "cross": maybe(TEXT_OF_GRAPH), "image": maybe(IMAGE_OF_GRAPH)},
