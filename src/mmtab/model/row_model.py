@@ -58,21 +58,16 @@ class RowModel(nn.Module):
         return torch.cat([model.fusion(model.tokenizer(table)) for model in (self, *self.others)], 1)
 
     def forward(self, batch: RowBatch) -> ClassScores | NumberScores:
-        base = None
+        models = [self, *self.others]
+        x = [model.fusion(model.tokenizer(batch.table)) for model in models]
+        each = [model.head(vectors) for model, vectors in zip(models, x, strict=True)]
+        if not self.training:  # before the base, which is theirs in common
+            each = [type(each[0]).mean(each)] if self.others else each
         if self.base is not None:
             base = self.base(batch.table) if batch.base is None else batch.base
-        if self.training:
-            scores, *others = (model.scores_on(base, batch.table) for model in (self, *self.others))
-            return replace(scores, others=others)
-        each = [model.head(model.fusion(model.tokenizer(batch.table))) for model in (self, *self.others)]
-        scores = type(each[0]).mean(each) if self.others else each[0]
-        return scores if base is None else scores.on(base, None)
-
-    def scores_on(self, base: Tensor | None, table: TensorTable) -> Any:
-        """In training, those of one of several models."""
-        x = self.fusion(self.tokenizer(table))
-        scores = self.head(x)
-        return scores if base is None else scores.on(base, None if self.alone is None else self.alone(x))
+            alone = [model.alone if self.training else None for model in models]
+            each = [s.on(base, None if a is None else a(v)) for s, a, v in zip(each, alone, x, strict=False)]
+        return replace(each[0], others=each[1:])
 
 
 def _borrow(model: nn.Module, shared: set[int]) -> None:

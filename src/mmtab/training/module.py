@@ -52,7 +52,9 @@ class Module(pl.LightningModule):
         return sum(self.epoch_seconds)
 
     def training_step(self, batch: RowBatch | PairBatch, index: int) -> Tensor:
-        loss = self.task.loss_of(self.model(batch), batch.label)
+        scores = self.model(batch)
+        each = [scores, *getattr(scores, "others", ())]
+        loss = torch.stack([self.task.loss_of(of_one, batch.label) for of_one in each]).mean()
         self.n_trained += len(batch.label)
         step_loss = loss.detach()
         self._losses.append((step_loss, batch.row))

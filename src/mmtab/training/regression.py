@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -54,8 +53,6 @@ class RegressionTask(Calibration):
 
     def loss_of(self, scores: NumberScores, label: Float[Tensor, " b"]) -> Float[Tensor, ""]:
         """With a base, a number that does without it counts as much."""
-        if scores.others:
-            return torch.stack([self.loss_of(s, label) for s in (replace(scores, others=()), *scores.others)]).mean()
         z, value = self.target.scaled(label).float(), scores.value.float()
         off = (z - value.detach()).abs()
         loss = self._distance(value, z) + ERROR_WEIGHT * F.smooth_l1_loss(_size(scores.error), off)

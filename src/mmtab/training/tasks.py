@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -190,8 +189,6 @@ class KWayTask(Calibration):
     def loss_of(self, scores: ClassScores, label: Int[Tensor, " b"]) -> Float[Tensor, ""]:
         """``loss``, as it is, by parts of the classes, or estimated. With a base there is no smoothing, which it would
         have to unlearn, and the logits that do without it count as much."""
-        if scores.others:
-            return torch.stack([self.loss_of(s, label) for s in (replace(scores, others=()), *scores.others)]).mean()
         if scores.alone is not None:
             return self.loss(scores.logits, label, 0.0) + self.loss(scores.alone, label)
         if self.n_sampled is not None:
