@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
+from toy_data import write_kway
 
 from mmtab.cli import main
 from mmtab.cli.main import COMMANDS
@@ -93,3 +96,11 @@ def test_every_setting_states_its_meaning() -> None:
     for kind in SETTINGS.values():
         settings = compose("output=unused") if kind is SETTINGS["train"] else kind()
         assert all(rule.meaning for _, rule, _ in walk(settings))
+
+
+@pytest.mark.parametrize("words", [["dataset={}"], ["dataset=custom", "dataset.path={}"]])
+def test_a_dataset_folder_lends_its_name(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "my dätaset"
+    write_kway(folder, n=30, images=False)
+    main.run("train", [*(word.format(folder) for word in words), "-c", "job", "output=unused"])
+    assert yaml.safe_load(capsys.readouterr().out)["dataset"]["name"] == "my dätaset"

@@ -57,7 +57,7 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
             paths, sweeps = paths_of(name), bool({"-m", "--multirun"} & set(arguments))
             if sweeps and (own := [argument for argument in arguments if argument.startswith("output=")]):
                 raise ConfigError(f"{own[0]}: each run of -m has a folder of its own. Fix: hydra.sweep.dir=FOLDER")
-            given = [override for argument in arguments for override in _with_folder(argument)]
+            given = _named([override for argument in arguments for override in _with_folder(argument)])
             sys.argv[1:] = [split_overrides(literal(argument, paths, sweeps)) for argument in given]
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(task)()
     except HydraException as error:
@@ -78,6 +78,15 @@ def _with_folder(argument: str) -> Sequence[str]:
         return [argument]
     folder, overrides = dataset_place(entry, "dataset")
     return [*overrides, f"dataset.name={written(folder)}"]
+
+
+def _named(overrides: Sequence[str]) -> Sequence[str]:
+    """A dataset that only its folder names has the name of that."""
+    given = dict(override.partition("=")[::2] for override in overrides)
+    path = given.get("dataset.path", "").strip("'\"")
+    if given.get("dataset") != "custom" or "dataset.name" in given or not path or "${" in path or "," in path:
+        return overrides
+    return [*overrides, f"dataset.name={written(Path(path).expanduser().resolve().name)}"]
 
 
 def check_place(settings: Any) -> None:

@@ -18,13 +18,13 @@ BARE = {"-h", "--help", "-m", "--multirun", "--resolve", "--hydra-help", "-sc", 
 def as_settings(arguments: Sequence[str], settings: type) -> list[str]:
     """``name=VALUE`` for each option, as Hydra takes them. A word by itself names a run, where the command has one.
     Raises ConfigError for an option without a value."""
-    words, given, runs = list(arguments), list[str](), list[str]()
+    words, options, given, runs = list(arguments), list[str](), list[str](), list[str]()
     has_run = any(field.name == "run" for field in fields(settings))
     while words:
         word = words.pop(0)
         option, equals, value = word.partition("=")
         if option in VALUED | BARE:
-            given += [word, *(words[:1] if option in VALUED and not equals else [])]
+            options += [word, *(words[:1] if option in VALUED and not equals else [])]
             words = words[option in VALUED and not equals :]
         elif option == "-o" or (option.startswith("--") and len(option) > 2):
             name = "output" if option == "-o" else option[2:].replace("-", "_")
@@ -37,7 +37,8 @@ def as_settings(arguments: Sequence[str], settings: type) -> list[str]:
             runs.append(word)
         else:
             given.append(word)
-    return given + ([f"run={runs[0] if len(runs) == 1 else '[' + ','.join(runs) + ']'}"] if runs else [])
+    # Options first: Hydra's parser takes no settings on both sides of one.
+    return options + given + ([f"run={runs[0] if len(runs) == 1 else '[' + ','.join(runs) + ']'}"] if runs else [])
 
 
 def as_options(app: Any, arguments: Sequence[str]) -> list[str]:

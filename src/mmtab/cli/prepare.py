@@ -89,7 +89,8 @@ def split(
     schema = split.split(folder, method=method, by=by, fractions=fractions, seed=seed)
     stems = [stem if schema.label else f"pairs_{stem}" for stem in SPLITS]
     counts = [(stem, str(files.count(files.find(folder, schema.name, stem), schema.name))) for stem in stems]
-    print_table(f"{schema.name}: {schema.split}", ["table", "rows"], counts)
+    how = ", ".join(f"{name} {value}" for name, value in schema.split.items())
+    print_table(f"{schema.name}: {how}", ["table", "rows"], counts)
 
 
 @app.command()
