@@ -46,7 +46,7 @@ def test_a_classifier_of_tables_with_pictures(tmp_path: Path, settings: dict[str
     assert model.feature_names_in_.tolist() == list(X) and model.run_.schema.label_type == "categorical"
     assert model.score(X, y) > 0.9
     p = model.predict_proba(X)
-    assert (model.classes_[p.argmax(1)] == model.predict(X)).all() and np.allclose(p.sum(1), 1, atol=1e-5)
+    assert (model.classes_[p.argmax(1)] == model.predict(X)).all() and np.allclose(p.sum(1), 1, rtol=0, atol=1e-12)
     twice = pl.from_pandas(pd.concat([X.head(3), X.head(3)]))  # whose ids are not unique: they are not features
     assert np.allclose(model.predict_proba(twice), np.tile(p[:3], (2, 1)), atol=1e-5)
     vectors = model.transform(X.head(3))

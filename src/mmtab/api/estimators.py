@@ -266,7 +266,8 @@ class Classifier(ClassifierMixin, _Estimator):
             names = spelling(pa.array(self.classes_)).to_pylist()
             if not set(names) <= set(frame.column_names):
                 raise InputError(f"{len(names):,} classes are too many for a column each; use run_.predict_proba")
-        return np.stack([frame[name].to_numpy() for name in names], 1).astype(np.float64)
+        p = np.stack([frame[name].to_numpy() for name in names], 1).astype(np.float64)
+        return p / p.sum(1, keepdims=True)  # float32 sums to one less closely than scikit-learn expects
 
 
 class Regressor(RegressorMixin, _Estimator):
