@@ -31,8 +31,11 @@ def run_benchmark(config: BenchmarkConfig) -> Board:
     if added := sorted(set(config.system) - chosen):
         say(f"also run, as members of ensembles: {', '.join(added)}")
     check_systems(config)
+    from mmtab.benchmark import multabench
+
     with under_way("reading the datasets"):
         sources, tracks = find_datasets(config)
+        twins = multabench.find_twins(sources) if config.beside else []
     _adopt_cells(output)
     jobs = plan_jobs(config, sources)
     n_done = sum(map(is_done, jobs))
@@ -44,6 +47,8 @@ def run_benchmark(config: BenchmarkConfig) -> Board:
 
     board = collect(output, config, sources, tracks, failures)
     write_scoreboard(board, output)
+    if twins:
+        multabench.write_beside(output, board, sources, twins)
     if config.refresh:
         refresh(Path(config.refresh), "scoreboard", markdown(board))
     return board

@@ -55,6 +55,7 @@ def benchmark(settings: BenchmarkConfig) -> None:
     mmtab benchmark                                           mmtab frozen and the controls, all tracks
     mmtab benchmark track=kway system=[frozen,majority] seeds=3 n_jobs=2
     mmtab benchmark system=[cheap,autogluon_tabular] output=FOLDER
+    mmtab benchmark track=kway track.kway.datasets=[FOLDER] beside=multabench     with what is published of FOLDER
 
     It may be killed; the same command resumes it and repeats nothing that is finished. FOLDER gets results.parquet and
     scoreboard.html, .md and .csv. Tracks are in configs/track/, systems in configs/system/.
@@ -63,6 +64,8 @@ def benchmark(settings: BenchmarkConfig) -> None:
 
     board = run_benchmark(settings)
     print((Path(settings.output) / "scoreboard.md").read_text(encoding="utf-8"))
+    if settings.beside:
+        print((Path(settings.output) / f"{settings.beside}.md").read_text(encoding="utf-8"))
     print(f"scoreboard: {Path(settings.output) / 'scoreboard.html'}")
     for failure in board.failures:
         print(f"failed: {failure.entry}, {failure.dataset}, seed {failure.seed}: {failure.error}")

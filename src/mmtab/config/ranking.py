@@ -51,5 +51,8 @@ class BenchmarkConfig:
         "Markdown file to put the ranking into, between the marks <!-- scoreboard --> and <!-- /scoreboard -->",
         kind="path",
     )
+    beside: str | None = setting(
+        None, "published results to put beside these, on the datasets that both have", choices=("multabench",)
+    )
     data_root: str = setting("data", DATA_ROOT, kind="path")
     cache: str = setting("~/.cache/mmtab", CACHE, kind="path")
