@@ -121,6 +121,7 @@ def table_of(page: Path) -> tuple[list[str], dict[str, list[str]], str]:
     return lines[0], {line[0]: line[1:] for line in lines[2:]}, text.rpartition("|\n")[2]
 
 
+@pytest.mark.slow
 def test_own_scores_and_published_ones_side_by_side(package: Path, tmp_path: Path) -> None:
     prices = imported(write_numbers(tmp_path / "prices", n=100, images=False), "core-text-reg-prices", 1)
     things = write_kway(tmp_path / "things", n=50, images=False)
