@@ -231,7 +231,7 @@ def _arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         ("trainer.precision=banana", "error: trainer.precision=banana: expected one of"),
         ("text.d_model=${banana}", "error: text.d_model: Interpolation key 'banana' not found"),
         ("+text.misspelt=1", "error: text.misspelt: no such setting"),
-        ("data_root=nowhere_at_all", "error: dataset custom: no folder"),
+        ("data_root=nowhere_at_all", "error: dataset toy: no folder"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_message(

@@ -86,7 +86,7 @@ def test_the_shipped_catalogue_loads_by_name(monkeypatch: pytest.MonkeyPatch, tm
 @pytest.mark.parametrize(
     "make, says",
     [
-        (lambda: mmtab.load_dataset("no_such_thing"), "no folder"),
+        (lambda: mmtab.load_dataset("no_such_thing"), "nor a name of configs/dataset"),
         (lambda: mmtab.load_dataset("wine_reviews"), "mmtab prepare import wine_reviews"),
         (
             lambda: mmtab.Dataset.from_frame(pd.DataFrame({"x": [1, "a", {}], "y": list("aba")}), label="y"),

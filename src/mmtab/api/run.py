@@ -26,7 +26,7 @@ from mmtab.runs import predictions as prediction_files
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.export import export_run
 from mmtab.runs.folder import METRICS, open_config, read_facts, read_run_file, read_schema
-from mmtab.runs.inputs import data_folder, standard_table
+from mmtab.runs.inputs import standard_table, trained_on
 from mmtab.runs.predict import NO_OPTIONS, PredictOptions, embed_table, predict_table
 from mmtab.runs.scored import read_scored, scored_splits
 from mmtab.runs.session import SLICE, Session, open_run
@@ -63,8 +63,7 @@ class Run:
     @property
     def dataset(self) -> Dataset:
         """What it was trained on, where that still is."""
-        config = open_config(self.folder, self.local)
-        return Dataset.read(data_folder(config))
+        return Dataset.read(trained_on(self.folder, open_config(self.folder, self.local)))
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:

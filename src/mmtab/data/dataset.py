@@ -149,7 +149,12 @@ def find_dataset(name: str | Path, data_root: str | Path | None = None) -> Path:
         if (CONFIGS / "import" / f"{name}.yaml").is_file():
             fix = f"mmtab prepare import {name} -o {Path(root) / (dataset.path or str(name))}"
             raise DataError(str(name), "it is not here, but there is a recipe for it", fix=fix) from error
-        raise
+        if described.is_file() or path.name != str(name):
+            raise
+        names = {path.stem for path in described.parent.glob("*.yaml")} - {"custom"}
+        hint = did_you_mean(str(name), names)
+        problem = f"neither a dataset folder, nor one in {root} (MMTAB_DATA), nor a name of configs/dataset/; {hint}"
+        raise DataError(str(name), problem) from error
 
 
 # --- what training chooses of it -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from mmtab.data import table as tables
 from mmtab.features.batches import is_known
 from mmtab.runs.blocks import predict_rows
 from mmtab.runs.folder import read_schema, write_metrics
-from mmtab.runs.inputs import data_folder
+from mmtab.runs.inputs import data_folder, trained_on
 from mmtab.runs.manifest import recording
 from mmtab.runs.predictions import predictions_path
 from mmtab.runs.session import open_run
@@ -37,7 +37,7 @@ def evaluate(
         raise RunError(f"split={split}: expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
     session = open_run(folder, hardware, local)
     config = replace(session.config, wandb=wandb or WandbConfig())
-    data = path or data_folder(config)
+    data = path or trained_on(folder, config)
     rows, ids, files = session.read(split, data)
     labels = session.labels(rows)
     if not is_known(labels).all():

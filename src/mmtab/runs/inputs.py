@@ -23,7 +23,7 @@ from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.preprocess import Fitted, numbers_of
 from mmtab.utils.cache import Store
-from mmtab.utils.errors import ConfigError, RunError
+from mmtab.utils.errors import ConfigError, DataError, RunError
 
 
 def standard_table(path: files.Source, schema: Schema, scratch: Path, dialect: Dialect = FOUND_OUT) -> files.Source:
@@ -131,6 +131,15 @@ def pair_ids(pairs: Pairs) -> pa.Table:
 def data_folder(config: RunConfig) -> Path:
     """The dataset folder of the settings."""
     return dataset_folder(config.dataset, config.data_root, cache_of(config))
+
+
+def trained_on(folder: Path, config: RunConfig) -> Path:
+    """The dataset folder that a run was trained on; raises RunError where it is no longer there."""
+    try:
+        return data_folder(config)
+    except DataError as error:
+        problem = f"{folder} was trained on {config.dataset.path}, which is not here"
+        raise RunError(f"{problem}. Fix: name its folder by path=FOLDER, or in Python give rows to score") from error
 
 
 def cache_of(config: RunConfig) -> Path:
