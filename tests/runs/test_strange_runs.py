@@ -9,6 +9,7 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def strange(kway_run: Run, tmp_path: Path) -> Callable[..., Path]:
         folder = shutil.copytree(kway_run[1], tmp_path / "strange", dirs_exist_ok=True)
         (folder / "manifest.json").unlink(missing_ok=True)
         path = folder / name
-        read, write = (yaml.safe_load, yaml.safe_dump) if path.suffix == ".yaml" else (json.loads, json.dumps)
+        in_order = partial(yaml.safe_dump, sort_keys=False)
+        read, write = (yaml.safe_load, in_order) if path.suffix == ".yaml" else (json.loads, json.dumps)
         change(content := read(path.read_text(encoding="utf-8")))
         path.write_text(write(content), encoding="utf-8")
         return folder
@@ -306,6 +308,12 @@ def test_a_name_of_the_hub_on_the_command_line_says_where_its_folder_is(
     assert said.count("\n") == 1
 
 
+def test_a_name_without_an_owner_is_no_name_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmtab.runs.hub.download", lambda *_: pytest.fail("the hub is asked"))
+    with pytest.raises(RunError, match="there is no run missing: no such folder"):
+        mmtab.load_run("missing")
+
+
 # --- what it says is looked at ---------------------------------------------------------------------------------------
 
 MISFITS: list[tuple[str, tuple[Any, ...], Any, str]] = [
@@ -335,6 +343,7 @@ MISFITS: list[tuple[str, tuple[Any, ...], Any, str]] = [
     ("fitted.json", ("preprocessor", "labels_"), None, "labels_|does not fit"),
     ("fitted.json", ("preprocessor",), None, "preprocessor: expected a mapping"),
     ("fitted.json", ("lexicon", "buckets_"), [[1]], "lexicon"),
+    ("fitted.json", ("relations",), ["same"], "relations: they are not those of schema.yaml"),
     ("task.json", ("temperatures",), [math.nan], "temperatures: expected finite numbers"),
     ("task.json", ("temperatures",), [1.0, 1.0], "temperatures: expected an array"),
     ("task.json", ("temperatures",), "hot", "temperatures: expected a list"),
@@ -344,6 +353,28 @@ MISFITS: list[tuple[str, tuple[Any, ...], Any, str]] = [
     ("metrics.json", ("test",), [0.5], "test: expected a mapping"),
     ("metrics.json", ("test", "accuracy"), 0.987, "does not fit metrics.json"),
 ]
+
+
+@pytest.mark.parametrize("swapped", [("title", "photo"), ("size", "made")])
+def test_columns_in_another_order_are_named(strange: Callable[..., Path], swapped: tuple[str, str]) -> None:
+    """Weights know a column by its place, and nothing else tells where the folder has no manifest."""
+
+    def swap(schema: dict[str, Any]) -> None:
+        places = dict(zip(swapped, reversed(swapped), strict=True))
+        schema["columns"] = {(at := places.get(name, name)): schema["columns"][at] for name in schema["columns"]}
+
+    with pytest.raises(RunError, match=r"fitted.json .*schema.yaml, in its order"):
+        open_run(strange(swap, "schema.yaml"))
+
+
+def test_columns_of_the_first_versions_in_another_order_are_named(strange: Callable[..., Path]) -> None:
+    folder = strange(lambda fitted: [fitted.pop("columns"), fitted.pop("relations")], "fitted.json")
+    open_run(folder)
+    schema = yaml.safe_load((folder / "schema.yaml").read_text())
+    schema["columns"] = dict(reversed(schema["columns"].items()))
+    (folder / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
+    with pytest.raises(RunError, match=r"scalers_ and coders_ are not those of schema\.yaml, in its order"):
+        open_run(folder)
 
 
 @pytest.mark.parametrize(("name", "keys", "value", "problem"), MISFITS, ids=[f"{m[0]} {m[1][-1]}" for m in MISFITS])

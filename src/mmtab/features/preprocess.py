@@ -305,12 +305,21 @@ class Fitted:
 
     @staticmethod
     def from_dict(raw: dict[str, Any], schema: Schema) -> Fitted:
-        """Raises ValueError for what was fitted on other columns."""
+        """Raises ValueError for what was fitted on other columns, or on these in another order (``order_of``, which the
+        first versions did not write)."""
         preprocessor = Preprocessor.from_dict(raw["preprocessor"])
-        moments = [name for column in schema.of_type(ColumnType.DATETIME) for name in _calendar(column, np.zeros(0))]
-        wanted = {*schema.of_type(ColumnType.NUMERIC), *moments}, {*schema.of_type(ColumnType.CATEGORICAL)}
-        if wanted != ({*preprocessor.scalers_}, {*preprocessor.coders_}):
-            raise ValueError("preprocessor: its scalers_ and coders_ are not those of the columns of schema.yaml")
+        for part, names in order_of(schema).items():
+            if raw.get(part, names) != names:
+                raise ValueError(f"{part}: they are not those of schema.yaml, in its order")
+        numbers = [
+            name
+            for column in schema.columns
+            if column.type in (ColumnType.NUMERIC, ColumnType.DATETIME)
+            for name in ([column.name] if column.type is ColumnType.NUMERIC else _calendar(column.name, np.zeros(0)))
+        ]
+        wanted = numbers, list(schema.of_type(ColumnType.CATEGORICAL))
+        if wanted != ([*preprocessor.scalers_], [*preprocessor.coders_]):
+            raise ValueError("preprocessor: its scalers_ and coders_ are not those of schema.yaml, in its order")
         similarity = raw["comparison"] and SimilarityFeatures(schema, **raw["comparison"])
         scalers = tuple(QuantileScaler(quantiles) for quantiles in raw["comparison_scalers"])
         lexicon = Lexicon(**raw["lexicon"]) if raw.get("lexicon") else None
@@ -323,6 +332,11 @@ class Fitted:
             raise ValueError("comparison_scalers: expected one for each similarity feature")
         target, n_matches = Target(**raw["target"]) if raw.get("target") else None, raw.get("n_matches", 0)
         return Fitted(preprocessor, similarity, scalers, lexicon, unseen, one_to_one, target, n_matches)
+
+
+def order_of(schema: Schema) -> dict[str, list[str]]:
+    """What weights know by its place, and files by its name."""
+    return {"columns": [column.name for column in schema.columns], "relations": list(schema.relations)}
 
 
 MAX_SAMPLE = 1 << 20

@@ -274,7 +274,7 @@ RULES: dict[str, Rule] = {
             "comparison_scalers": listed(QUANTILES),
         },
         {"lexicon": maybe(_lexicon), "unseen": maybe(texts()), "one_to_one": texts(), "target": maybe(_target)}
-        | {"n_matches": number(0, whole=True)},
+        | {"n_matches": number(0, whole=True), "columns": texts(once=True), "relations": texts(once=True)},
     ),
     TASK: record({"temperatures": STATE["temperatures"]}, STATE),
     METRICS: mapping(mapping(_metric)),

@@ -22,6 +22,7 @@ import yaml
 from mmtab.config.types import RunConfig, TrainerConfig
 from mmtab.data import table as tables
 from mmtab.data.checked import kept_alarms
+from mmtab.features.preprocess import order_of
 from mmtab.runs import provenance
 from mmtab.runs.folder import (
     DESCRIPTION,
@@ -197,7 +198,7 @@ def _training_facts(session: Session, trainer: pl.Trainer, checkpoints: Checkpoi
 def _write_description(session: Session, folder: Path) -> None:
     write_config(folder, session.config)
     write_text(folder / SCHEMA, yaml.safe_dump(session.schema.to_dict(), sort_keys=False, allow_unicode=True))
-    write_json(folder / FITTED, session.fitted.to_dict(), indent=None)
+    write_json(folder / FITTED, session.fitted.to_dict() | order_of(session.schema), indent=None)
     session.backbones.save(folder)
 
 
