@@ -392,6 +392,15 @@ def test_mistakes_are_named(changes: dict[str, Any], message: str, trained: Path
         pipeline.match(MatchConfig(**{"run": str(trained), "output": str(tmp_path / "m.csv"), **changes}))
 
 
+def test_labels_are_read_before_the_run_is_opened(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "open_run", lambda *_: pytest.fail("the run is opened"))
+    (tmp_path / "labels.csv").write_text("left_id,right_id,label\nl1,nobody,1\n")
+    with pytest.raises(RunError, match=r"labels=.*row 1, column right_id: a pair names an unknown id.*nobody"):
+        pipeline.match(settings(trained, tmp_path / "m.csv", labels=str(tmp_path / "labels.csv")))
+
+
 def test_what_is_read_is_not_overwritten(trained: Path, two_tables: Path) -> None:
     before = (two_tables / "left.parquet").read_bytes()
     with pytest.raises(RunError, match="would overwrite"):

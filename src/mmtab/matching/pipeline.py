@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mmtab.config.settings import check
-from mmtab.config.types import Hardware, MatchConfig
+from mmtab.config.types import Hardware, MatchConfig, RunConfig
 from mmtab.data import files
 from mmtab.data import table as tables
 from mmtab.data.csv_files import Dialect
@@ -26,7 +26,7 @@ from mmtab.data.dataset import dataset_folder
 from mmtab.data.pairs import Records, read_records
 from mmtab.data.raw import standard_file
 from mmtab.data.remote import fetched
-from mmtab.data.schema import TaskKind
+from mmtab.data.schema import Schema, TaskKind
 from mmtab.matching.blocking import Candidates, block, search_vectors
 from mmtab.matching.encoding import Context, EncodedRecords, encode_records
 from mmtab.matching.explain import explain, explained_columns
@@ -37,9 +37,9 @@ from mmtab.matching.result import Matches, paths_beside, write_candidates
 from mmtab.matching.scoring import score
 from mmtab.matching.truth import BlockedPairs, blocking_against, scores_against
 from mmtab.runs import provenance
-from mmtab.runs.folder import CONFIG, FITTED, SCHEMA
+from mmtab.runs.folder import CONFIG, FITTED, SCHEMA, open_config, read_facts, read_schema
 from mmtab.runs.inputs import cache_of, check_output, check_outside, records_to_match
-from mmtab.runs.session import Session, open_run
+from mmtab.runs.session import open_run
 from mmtab.training.places import BEST
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
@@ -59,10 +59,8 @@ def match(config: MatchConfig) -> Matches:
 def _match(config: MatchConfig, engine: Engine) -> Matches:
     started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
     config = _with_local_tables(config)
-    context = _begin(config, engine)
-    session, records, labels = context.session, context.records, PairLabels.none()
-    if config.labels is not None:
-        labels = read_labels(Path(config.labels), session.schema, records, dialect_of(config))
+    context, labels = _begin(config, engine)
+    session, records = context.session, context.records
     methods = _methods(context, labels)  # which may refuse, before anything is computed
     thresholds: np.ndarray = session.task.thresholds  # type: ignore[attr-defined]
     encoded, candidates = _block(context, seconds)
@@ -120,7 +118,7 @@ def find_candidates(config: MatchConfig) -> dict[str, Any]:
     started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
     config = _with_local_tables(config)
     with running(**asdict(config.engine)) as engine:
-        context = _begin(config, engine)
+        context, _ = _begin(config, engine)
         encoded, candidates = _block(context, seconds)
     report = blocking_report(context, candidates)
     if context.keep is not None:
@@ -143,8 +141,9 @@ def _with_local_tables(config: MatchConfig) -> MatchConfig:
     return replace(config, **local)
 
 
-def _begin(config: MatchConfig, engine: Engine) -> Context:
-    """The run and the records, once all settings are found to fit."""
+def _begin(config: MatchConfig, engine: Engine) -> tuple[Context, PairLabels]:
+    """The run and the records, once all settings are found to fit. The tables are read first: it takes longest to open
+    the run."""
     output = Path(config.output)
     _check(config, output)
     made = (output, *paths_beside(output))
@@ -155,12 +154,17 @@ def _begin(config: MatchConfig, engine: Engine) -> Context:
     if config.truth is not None:
         with _truth(config) as truth:  # which tells now of one that cannot be read
             files.header(truth, "truth")
-    session = open_run(Path(config.run), Hardware(config.accelerator), config)
-    if session.schema.task is not TaskKind.MATCHING:
+    read_facts(Path(config.run))
+    run_config, schema = open_config(Path(config.run), config), read_schema(Path(config.run))
+    if schema.task is not TaskKind.MATCHING:
         raise RunError(f"{config.run} was trained to classify rows; matching wants a run on a matching dataset")
-    records, paths = _read(config, session)
+    records, paths = _read(config, run_config, schema)
     for path in made:
         check_output(path, paths)
+    labels = PairLabels.none()
+    if config.labels is not None:
+        labels = read_labels(Path(config.labels), schema, records, dialect_of(config))
+    session = open_run(Path(config.run), Hardware(config.accelerator), config)
     store, run_digest = Store(output.with_name(output.name + ".parts")), tables.fingerprint(_files_of(Path(config.run)))
     keep = keep_of(config, session, run_digest, store.root)
     try:
@@ -169,7 +173,7 @@ def _begin(config: MatchConfig, engine: Engine) -> Context:
         raise ConfigError(f"{store.root} cannot hold what is half done. Fix: another output") from error
     reading = [config.shard, config.encoding, config.delimiter, config.image_root, config.bad_cells]
     key = f"{run_digest} {tables.fingerprint(paths)} {reading}"
-    return Context(session, records, store, config, key, engine, keep)
+    return Context(session, records, store, config, key, engine, keep), labels
 
 
 def _block(context: Context, seconds: _Stopwatch) -> tuple[EncodedRecords, Candidates]:
@@ -275,19 +279,19 @@ def _check(config: MatchConfig, output: Path) -> None:
     check(config)
 
 
-def _read(config: MatchConfig, session: Session) -> tuple[Records, list[Path]]:
+def _read(config: MatchConfig, run: RunConfig, schema: Schema) -> tuple[Records, list[Path]]:
     """The records, and the files that they come from."""
     paths = {name: Path(getattr(config, name)) for name in ("left", "right", "records") if getattr(config, name)}
     if paths:
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
             options: dict[str, Any] = {"dialect": dialect_of(config), **paths}
             options |= {"image_root": Path(config.image_root)} if config.image_root else {}
-            records = records_to_match(session.schema, session.config.dataset.bad_cells, Path(scratch), **options)
+            records = records_to_match(schema, run.dataset.bad_cells, Path(scratch), **options)
         return records, list(paths.values())
-    folder = dataset_folder(session.config.dataset, session.config.data_root, cache_of(session.config))
-    records = read_records(folder, session.schema, session.config.dataset.bad_cells)  # type: ignore[arg-type]
+    folder = dataset_folder(run.dataset, run.data_root, cache_of(run))
+    records = read_records(folder, schema, run.dataset.bad_cells)  # type: ignore[arg-type]
     stems = ["records"] if records.n_left is None else ["left", "right"]
-    return records, [tables.find_table(folder, session.schema, stem) for stem in stems]
+    return records, [tables.find_table(folder, schema, stem) for stem in stems]
 
 
 def _files_of(run: Path) -> list[Path]:
