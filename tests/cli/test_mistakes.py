@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("prepare infer DATA/train.parquet --labell type -o out", "No such option: --labell (Possible options: --label)"),
     ("prepare infer DATA/train.parquet -o DATA/train.parquet/x", "DATA/train.parquet: File exists. Fix: give another"),
     ("train dataset=DATA output=DATA/train.parquet/x", "DATA/train.parquet/x: Not a directory. Fix: give another path"),
+    ("train dataset=DATA output=/proc/out", "/proc/out: No such file or directory. Fix: give another"),
+    ("train dataset=DATA output=out${", "a name in which ${ is not closed. Fix: give another output=FOLDER"),
     (f"train dataset=DATA output={'n' * 300}", "File name too long. Fix: give another path"),
     ("prepare split DATA --method alphabetic", "'alphabetic' is not one of"),
     ("export DATA", "Missing option '--output'"),
@@ -156,6 +159,15 @@ def test_a_command_without_arguments_shows_its_help(tmp_path: Path) -> None:
 def test_the_page_of_one_run_has_no_other_place(kway_run: tuple[Path, Path], tmp_path: Path) -> None:
     told = script("report", f"run={kway_run[1]}", f"output={tmp_path / 'page.html'}")
     assert told.returncode == 1 and told.stderr.startswith("error: output= is for a comparison of several runs")
+
+
+def test_runs_that_cannot_be_compared_are_told_before_anything_is_written(
+    kway_run: tuple[Path, Path], numbers_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folders = [Path(shutil.copytree(run, tmp_path / name)) for name, (_, run) in (("a", kway_run), ("b", numbers_run))]
+    told = script("report", f"run=[{folders[0]},{folders[1]}]", f"output={tmp_path / 'page.html'}")
+    assert told.returncode == 1 and "(kway) of a" in told.stderr and "Fix: name runs of one dataset" in told.stderr
+    assert not (tmp_path / "page.html").exists() and not any((folder / "report").exists() for folder in folders)
 
 
 def test_a_warning_is_one_line(kway_run: tuple[Path, Path], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from omegaconf.errors import GrammarParseError
 
 from mmtab.cli.dialects import as_settings
 from mmtab.config.compose import SETTINGS, dataset_place, paths_of, reason, register, resolve, without_hydra
@@ -60,6 +61,11 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
             given = _named([override for argument in arguments for override in _with_folder(argument)])
             sys.argv[1:] = [split_overrides(literal(argument, paths, sweeps)) for argument in given]
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(task)()
+    except GrammarParseError as error:  # Hydra notes the folder of a run as a text of its own
+        if error.full_key != "hydra.runtime.output_dir":
+            raise
+        problem = "the folder of a run cannot have a name in which ${ is not closed"
+        raise ConfigError(f"output={error.value}: {problem}. Fix: give another output=FOLDER") from error
     except HydraException as error:
         raise ConfigError(reason(error, name)) from error
     finally:

@@ -138,6 +138,8 @@ def report(settings: ReportConfig) -> None:
     from mmtab.reports import run_page, runs_page
 
     hardware = Hardware(settings.accelerator, settings.devices)
+    if len(folders) > 1:
+        runs_page.read_runs(folders, settings.split)  # which may refuse, before anything is written
     for folder in folders:
         options: dict[str, Any] = {"ablation": settings.ablation, "more_rows": settings.more_rows}
         options |= {"hardware": hardware, "local": settings}

@@ -36,16 +36,7 @@ def write_comparison(
     Differences are of the rows that all runs scored, with the interval of a paired bootstrap. Raises RunError where
     runs are of different datasets, or share no scored split.
     """
-    if split is None:
-        common = [s for s in scored_splits(folders[0]) if all(s in scored_splits(folder) for folder in folders)]
-        if not common:
-            raise RunError("these runs have no scored split in common; run mmtab evaluate for each")
-        split = common[0]
-    runs = dict(zip(_names(folders), folders, strict=True))
-    predictions = {name: read_scored(folder, split) for name, folder in runs.items()}
-    datasets = {relations[0].schema.name for relations in predictions.values()}
-    if len(datasets) > 1:
-        raise RunError(f"runs of different datasets cannot be compared row by row: {', '.join(sorted(datasets))}")
+    runs, split, predictions = read_runs(folders, split)
     schema = next(iter(predictions.values()))[0].schema
     page = render(
         TEMPLATES / "runs.html.jinja",
@@ -59,6 +50,28 @@ def write_comparison(
     )
     write_text(output, page)
     return output
+
+
+def read_runs(folders: Sequence[Path], split: str | None = None) -> tuple[dict[str, Path], str, Predictions]:
+    """The runs by a short name, the split, and their predictions on it. Raises as ``write_comparison``."""
+    runs = dict(zip(_names(folders), folders, strict=True))
+    if split is None:
+        common = [s for s in scored_splits(folders[0]) if all(s in scored_splits(folder) for folder in folders)]
+        if not common:
+            fix = f"mmtab evaluate run={folders[0]} split=valid, and so of each"
+            raise RunError(f"these runs have no scored split in common. Fix: {fix}")
+        split = common[0]
+    predictions = {name: read_scored(folder, split) for name, folder in runs.items()}
+    kinds: dict[str, str] = {}
+    for name, relations in predictions.items():
+        schema = relations[0].schema
+        of_pairs = "" if schema.of_rows else f" of {', '.join(schema.relations)}"
+        kinds.setdefault(f"{schema.name} ({schema.task}{of_pairs})", name)
+    if len(kinds) > 1:
+        found = ", ".join(f"{kind} of {name}" for kind, name in kinds.items())
+        fix = "name runs of one dataset; mmtab results FOLDER… has a table of all"
+        raise RunError(f"runs of different datasets cannot be compared row by row: {found}. Fix: {fix}")
+    return runs, split, predictions
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -17,6 +17,7 @@ from mmtab.utils.errors import MmtabError, Stopped
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 PATHS = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}  # that no file can have
+ABSENT = {errno.ENOENT, errno.ENXIO, errno.ENODEV}  # also where the system lets nobody make files, such as /proc
 
 
 @contextlib.contextmanager
@@ -55,12 +56,13 @@ def friendly() -> Iterator[None]:
         print(f"error: {problem}", file=sys.stderr, flush=True)
         sys.exit(1)
     except OSError as error:
-        if error.errno not in DISK | PATHS or os.environ.get("MMTAB_TRACEBACK"):
+        named = DISK | PATHS | (ABSENT if error.filename else set())
+        if error.errno not in named or os.environ.get("MMTAB_TRACEBACK"):
             raise
         place = f"{error.filename}: " if error.filename else ""
         full = ". What was whole before still is; make room, or give another output= or cache="
         fix = "" if error.errno in (errno.EACCES, errno.EPERM) else full
-        fix = ". Fix: give another path" if error.errno in PATHS else fix
+        fix = ". Fix: give another path" if error.errno in PATHS | ABSENT else fix
         print(f"error: {place}{os.strerror(error.errno)}{fix}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
