@@ -50,6 +50,7 @@ from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.data.table import has_labels
 from mmtab.training.tasks import KWayTask, PairTask
+from mmtab.utils import manifest
 from mmtab.utils.errors import ConfigError, DataError, MmtabError, RunError
 
 DAY = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -1065,6 +1066,7 @@ def told(folder: Path, mine: Path, output: Path, monkeypatch: pytest.MonkeyPatch
         truth, private = challenge.truth(name), challenge.rows(name, public=False)
         truth.label[private] = np.roll(truth.label[private], 1)
         truth.write(folder / "secret" / name)
+        manifest.write(folder / "secret" / name)
     said = []
     for (name, t, s), columns in answers.items():
         path = write_table(mine / f"{name}-{t}-{s}.parquet", columns)

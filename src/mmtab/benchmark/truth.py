@@ -16,9 +16,14 @@ from mmtab.data.pairs import pair_labels
 from mmtab.data.schema import ColumnType, Schema, TaskKind
 from mmtab.data.table import Table, find_table, has_labels, read_column
 from mmtab.features.preprocess import LabelCoder, numbers_of
+from mmtab.runs.folder import reading
 from mmtab.runs.predictions import PAIR_IDS
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import DataError
+from mmtab.utils.plain import anything, choice, mapping, read_plain, record, texts
+
+ABOUT = record({"schema": mapping(anything), "split": choice("train", "valid", "test"), "classes": texts(once=True)})
+NUMBERS = {TaskKind.KWAY: pa.int64(), TaskKind.MATCHING: pa.int64(), TaskKind.REGRESSION: pa.float64()}  # of labels
 
 
 @dataclass(frozen=True)
@@ -90,14 +95,21 @@ class Truth:
 
     @staticmethod
     def load(folder: Path) -> Truth:
-        about = yaml.safe_load((folder / "truth.yaml").read_text(encoding="utf-8"))
-        schema = Schema.from_dict(about["schema"])
-        table = files.read(folder / "truth.parquet", schema.name)
-        names = [schema.id] if schema.of_rows else PAIR_IDS
-        labels = [np.asarray(table[name]) for name in table.column_names if name not in names]
-        ids = {name: table[name].to_pylist() for name in names}
-        kind = np.float64 if schema.task is TaskKind.REGRESSION else np.int64
-        return Truth(schema, about["split"], ids, about["classes"], np.stack(labels, 1).astype(kind))
+        """Raises RunError for files that are damaged, or hold what ``write`` does not write."""
+        about = read_plain(folder / "truth.yaml", ABOUT)
+        with reading(folder / "truth.yaml"):
+            schema = Schema.from_dict(about["schema"])
+        with reading(folder / "truth.parquet"):
+            table, n = files.read(folder / "truth.parquet", schema.name), 1 if schema.of_rows else len(schema.relations)
+            ids = {name: table[name].to_pylist() for name in ([schema.id] if schema.of_rows else PAIR_IDS)}
+            labels = [np.asarray(table[f"label_{i}"].cast(NUMBERS[schema.task])) for i in range(n)]
+            truth = Truth(schema, about["split"], ids, about["classes"], np.stack(labels, 1))
+            if not all(isinstance(key, str) for column in ids.values() for key in column):
+                raise ValueError("an id is no text")
+            low, high = (-np.inf, np.inf) if truth.numbers else (0, len(truth.classes) - 1 if truth.kway else 1)
+            if not ((truth.label >= low) & (truth.label <= high) & np.isfinite(truth.label)).all():
+                raise ValueError("a label is missing, or is none of its task")
+        return truth
 
 
 def _cells(path: Path, schema: Schema, column: str, kind: ColumnType = ColumnType.CATEGORICAL) -> pa.Array:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmtab.utils.errors import printable
+
 APP: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}  # of every typer.Typer
 
 
@@ -18,14 +20,14 @@ def print_metrics(title: str, columns: dict[str, dict[str, Any]]) -> None:
 
 
 def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], width: int = 160) -> None:
-    """``width``: characters of a line where the output is no terminal."""
+    """Of texts that may be anybody's. ``width``: characters of a line where the output is no terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*head, title=title)
+    table = Table(*map(printable, head), title=printable(title))
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else width, markup=False).print(table)
 
 

@@ -12,7 +12,7 @@ class MmtabError(Exception):
     obeys it."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__(printable(message))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As it is, also where it was made from more than its text."""
@@ -81,6 +81,11 @@ class DataError(MmtabError):
         if fix is not None:
             text += f". Fix: {fix}"
         super().__init__(text)
+
+
+def printable(text: str) -> str:
+    """In one line, and without what a terminal obeys."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def short(value: object, limit: int = 120) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmtab.utils.errors import RunError
 
 FOLDERS = ("checkpoints", "report", "text_backbone", "cross_backbone")  # of a run
+ENDS_WITH_NAME = bytes.fromhex("d9d505f920a163d7")  # a journal of SQLite that names a further one
 SUFFIXES = {".ckpt", ".csv", ".html", ".json", ".parquet", ".png", ".safetensors", ".txt", ".yaml"}
 
 
@@ -23,9 +24,22 @@ def leads_out(root: Path, path: Path) -> bool:
 
 
 def check_inside(root: Path, path: Path) -> None:
-    """Raise RunError for a folder of runs, to be written, that lies outside ``root``, be it by a link."""
+    """Raise RunError for what is to be read or written below a folder and lies outside ``root``, be it by a link."""
     if leads_out(root, path):
         raise RunError(f"{path} leads to {os.path.realpath(path)}, which is outside {root}. Fix: remove it")
+
+
+def check_database(path: Path) -> None:
+    """Raise RunError where to open this database of SQLite would change files of other folders: by a link, or by the
+    journal of a transaction that was broken off, for SQLite removes the file that such a journal names in the end."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        check_inside(path.parent, path.with_name(path.name + suffix))
+    journal = path.with_name(f"{path.name}-journal")
+    if journal.is_file():
+        with journal.open("rb") as file:
+            file.seek(max(0, journal.stat().st_size - len(ENDS_WITH_NAME)))
+            if file.read() == ENDS_WITH_NAME:
+                raise RunError(f"{journal} names another file, which SQLite would remove. Fix: remove {journal.name}")
 
 
 def check_run_links(folder: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,32 @@ from mmtab.data import files as tables
 from mmtab.data.schema import Schema
 from mmtab.data.splits import strata
 from mmtab.data.table import find_table
+from mmtab.runs.folder import reading
+from mmtab.utils import manifest
 from mmtab.utils.atomic import WRITING, write_text
 from mmtab.utils.errors import ConfigError, DataError, RunError
+from mmtab.utils.manifest import file_digest
+from mmtab.utils.paths import check_inside
+from mmtab.utils.plain import Unfit, line, listed, mapping, number, read_plain, record, texts
 
 SETTINGS, SECRET, HANDOUT, FILES = "challenge.yaml", "secret", "handout", "files"
 NAME = re.compile(r"[^\W_][\w.-]{0,63}")  # of a dataset or a track: also the name of a folder
+
+
+def _named(value: Any, where: str) -> None:
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise Unfit(where, "a name of letters, digits, '.', '-', '_'", value)
+
+
+def _tracks(value: Any, where: str) -> None:
+    mapping(texts(least=1, once=True))(value, where)
+    listed(_named)([*value, *(name for names in value.values() for name in names)], where)
+
+
+RULE = record(
+    {"title": line, "tracks": _tracks, "per_day": number(1, 1 << 31, whole=True)}
+    | {"public_share": number(0, 1), "created": line}
+)
 
 
 @dataclass(frozen=True)
@@ -50,18 +72,10 @@ class Challenge:
         if not path.is_file():
             fix = f"mmtab challenge open {folder} --dataset NAME"
             raise RunError(f"no challenge in {folder}: it has no {SETTINGS}. Fix: {fix}")
-        try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-            challenge = Challenge(
-                folder,
-                title=str(raw["title"]),
-                tracks={str(name): [str(dataset) for dataset in datasets] for name, datasets in raw["tracks"].items()},
-                per_day=int(raw["per_day"]),
-                public_share=float(raw["public_share"]),
-                created=str(raw["created"]),
-            )
-        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
-            raise RunError(one_line(f"{path} cannot be read ({type(error).__name__}: {error})")) from error
+        for name in (SETTINGS, SECRET, FILES):
+            check_inside(folder, folder / name)
+        raw = read_plain(path, RULE)
+        challenge = Challenge(folder, **{field.name: raw[field.name] for field in fields(Challenge)[1:]})
         for dataset in challenge.datasets:
             if not (folder / SECRET / dataset / "truth.parquet").is_file():
                 raise RunError(f"{path} names dataset {dataset}, but {folder / SECRET / dataset} holds no labels")
@@ -90,11 +104,17 @@ class Challenge:
         """[n, r] of an accepted file, in the order of the rows, of the type of ``Truth.label``; from the array beside
         it, for standings need them many times, or, should that be damaged, from the file."""
         truth = self.truth(dataset)
-        with contextlib.suppress(OSError, ValueError, EOFError):
-            prediction = np.load(self._array(dataset, sha256), allow_pickle=False)
-            if prediction.shape == truth.label.shape and prediction.dtype == _stored(truth.label.dtype):
+        with contextlib.suppress(OSError, ValueError, EOFError, MemoryError):
+            with self._array(dataset, sha256).open("rb") as file:
+                prediction, digest = np.load(file, allow_pickle=False), file.read()
+            as_expected = prediction.shape == truth.label.shape and prediction.dtype == _stored(truth.label.dtype)
+            if as_expected and digest in (b"", _digest(prediction)):  # the first versions wrote no digest
                 return prediction.astype(truth.label.dtype)
-        prediction = untrusted.read(self.folder / FILES / f"{sha256}{suffix}", truth).prediction
+        path = self.folder / FILES / f"{sha256}{suffix}"
+        check_inside(self.folder, path)
+        if not path.is_file() or file_digest(path) != sha256:
+            raise RunError(f"{path} is damaged: it is not the file that was submitted. Fix: bring back a copy")
+        prediction = untrusted.read(path, truth).prediction
         self.write_predictions(dataset, sha256, prediction)
         return prediction
 
@@ -103,7 +123,8 @@ class Challenge:
         path = self._array(dataset, sha256)
         scratch = path.with_name(f"{WRITING}{os.getpid()}-{path.name}")
         with scratch.open("wb") as file:
-            np.save(file, prediction.astype(_stored(prediction.dtype)), allow_pickle=False)
+            np.save(file, stored := prediction.astype(_stored(prediction.dtype)), allow_pickle=False)
+            file.write(_digest(stored))
         scratch.replace(path)
 
     def _array(self, dataset: str, sha256: str) -> Path:
@@ -111,7 +132,13 @@ class Challenge:
 
     def _secret(self, dataset: str) -> tuple[Truth, np.ndarray]:
         folder = self.folder.absolute() / SECRET / dataset
-        return _secret(folder, (folder / "public.npy").stat().st_mtime_ns)
+        for path in (folder, *folder.iterdir()):
+            check_inside(self.folder, path)
+        return _secret(folder, max(path.stat().st_mtime_ns for path in folder.iterdir()))
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
 
 
 def _stored(kind: np.dtype[Any]) -> type[np.generic]:
@@ -123,7 +150,17 @@ def _stored(kind: np.dtype[Any]) -> type[np.generic]:
 def _secret(folder: Path, changed: int) -> tuple[Truth, np.ndarray]:
     """Labels, and [n] bool which rows are public; read once for many files. ``changed``, the time of the last change,
     makes the cache forget a challenge that lay in the same place before."""
-    return Truth.load(folder), np.load(folder / "public.npy", allow_pickle=False)
+    with contextlib.suppress(FileNotFoundError):  # the first versions wrote no manifest
+        if problem := manifest.damage(folder):
+            raise RunError(f"{folder} is damaged ({problem}). Fix: bring back a copy")
+    truth = Truth.load(folder)
+    with reading(folder / "public.npy"):
+        public = np.load(folder / "public.npy", mmap_mode="r", allow_pickle=False)
+        if public.dtype != bool or public.shape != (len(truth),) or public.all() or not public.any():
+            raise ValueError(f"expected a truth for each of {len(truth)} rows, and of both kinds")
+    if truth.dataset != folder.name:
+        raise RunError(f"{folder / 'truth.yaml'}, schema.name: expected {folder.name}, found {truth.dataset}")
+    return truth, np.array(public)
 
 
 def open_challenge(
@@ -157,6 +194,7 @@ def open_challenge(
             truth = replace(truth, schema=replace(truth.schema, name=name))  # as errors shall call it
             truth.write(root / SECRET / name)
             np.save(root / SECRET / name / "public.npy", divide(truth, public_share, rng), allow_pickle=False)
+            manifest.write(root / SECRET / name)
             without_labels(source, root / HANDOUT / name, copy=copy)
         database.create(root)
         settings = {

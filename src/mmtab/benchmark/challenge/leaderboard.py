@@ -12,14 +12,11 @@ from mmtab.benchmark.challenge import database
 from mmtab.benchmark.challenge.folder import Challenge
 from mmtab.benchmark.challenge.ladder import climb
 from mmtab.benchmark.challenge.submissions import team_name
+from mmtab.benchmark.challenge.untrusted import one_line
 from mmtab.benchmark.statistics import places
 from mmtab.benchmark.types import Board, Entry, RankedDataset, Score
-from mmtab.utils.errors import ConfigError
-
-SCORED = """
-select team, dataset, public, private, sha256, suffix from attempts
-where status = 'scored' order by team, dataset, attempt
-"""
+from mmtab.utils.errors import ConfigError, RunError
+from mmtab.utils.plain import texts
 
 
 @dataclass(frozen=True)
@@ -53,20 +50,23 @@ def standings(folder: Path, final: bool = False) -> Board:
             facts={"scored on": f"{len(rows[dataset]):,} {part} rows of {len(truth):,} of the test split"},
         )
     with database.reading(folder) as db:
-        teams = dict(db.execute("select key, name from teams order by key").fetchall())
-        scored = db.execute(SCORED).fetchall()
-        totals = "select team, count(*), max(time) from attempts where status = 'scored' group by team"
-        about = {key: f"{n} attempt{'s' * (n > 1)}, the last {shown(last)}" for key, n, last in db.execute(totals)}
+        teams, scored = database.teams(folder, db), database.scored(folder, db)
+    times: dict[str, list[str]] = {}
+    for each in scored:
+        times.setdefault(each.team, []).append(each.time)
+    about = {key: f"{len(of)} attempt{'s' * (len(of) > 1)}, the last {shown(max(of))}" for key, of in times.items()}
+    if unknown := times.keys() - teams.keys():
+        raise RunError(one_line(f"{folder / database.DATABASE} is damaged: it has no team {min(unknown)}"))
     scores: dict[str, list[Score]] = {}
-    for (key, dataset), lines in itertools.groupby(scored, key=lambda line: line[:2]):
+    for (key, dataset), lines in itertools.groupby(scored, key=lambda each: (each.team, each.dataset)):
         if dataset in datasets:  # challenge.yaml may have been edited
             attempts = list(lines)
-            shown_score, place = climb([line[2] for line in attempts], challenge.step(dataset))[-1]
-            _, _, _, private, sha256, suffix = attempts[place]
+            shown_score, place = climb([each.public for each in attempts], challenge.step(dataset))[-1]
+            counts = attempts[place]
             score = Score(dataset, 0, shown_score)
             if final:
-                prediction = challenge.read_predictions(dataset, sha256, suffix)[rows[dataset]]
-                score = Score(dataset, 0, private, prediction=prediction)
+                prediction = challenge.read_predictions(dataset, counts.sha256, counts.suffix)[rows[dataset]]
+                score = Score(dataset, 0, counts.private, prediction=prediction)
             scores.setdefault(key, []).append(score)
     entries = [Entry(teams[key], teams[key], "team", about[key], of_team) for key, of_team in sorted(scores.items())]
     best_is = f"the submission that raised its public score last{', here its private score' if final else ''}"
@@ -103,7 +103,11 @@ def history(folder: Path, team: str) -> list[Attempt]:
         "select dataset, time, status, attempt, public, coalesce(reason, '') from attempts where team = ? order by id"
     )
     with database.reading(folder) as db:
+        database.scored(folder, db, team_name(team)[1])  # which tells of damage
         lines = db.execute(attempts, (team_name(team)[1],)).fetchall()
+    with database.checking(folder, f"attempts of {team.strip()}"):
+        for values in lines:
+            texts()([values[0], values[1], values[-1]], "dataset, time, reason")
     if not lines:
         raise ConfigError(f"{team.strip()} has submitted nothing")
     exact: dict[str, list[float]] = {}

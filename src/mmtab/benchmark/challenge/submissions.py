@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mmtab.benchmark.challenge import database, untrusted
 from mmtab.benchmark.challenge.folder import FILES, Challenge
@@ -32,10 +33,6 @@ UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uf
 LEFT_TO_RIGHT = "\u200e"
 
 REJECT = "insert into attempts (team, dataset, time, status, sha256, reason) values (?, ?, ?, 'rejected', ?, ?)"
-ACCEPT = """
-insert into attempts (team, dataset, time, status, attempt, sha256, suffix, public, private, metrics)
-values (?, ?, ?, 'scored', ?, ?, ?, ?, ?, ?)
-"""
 
 
 @dataclass(frozen=True)
@@ -93,9 +90,9 @@ def submit(folder: Path, team: str, files: Mapping[str, Path], now: datetime | N
             except DataError as error:
                 faults.append((dataset, sha256, error))
         with database.writing(folder) as db:
-            _check_no_imitation(db, key, name)
+            _check_no_imitation(folder, db, key, name)
             db.execute("insert or ignore into teams values (?, ?)", (key, name))
-            name = db.execute("select name from teams where key = ?", (key,)).fetchone()[0]
+            name = database.teams(folder, db)[key]
             for dataset, sha256, fault in faults:
                 db.execute(REJECT, (key, dataset, when, sha256, str(fault)))
             receipts = [] if faults else _record(db, challenge, key, name, when, submissions)
@@ -148,9 +145,9 @@ def team_name(text: str) -> tuple[str, str]:
     return name, key
 
 
-def _check_no_imitation(db: sqlite3.Connection, key: str, name: str) -> None:
+def _check_no_imitation(folder: Path, db: sqlite3.Connection, key: str, name: str) -> None:
     """Raise ConfigError for a new team whose name looks like another's, as it is or in small or capital letters."""
-    teams = dict(db.execute("select key, name from teams").fetchall())
+    teams = database.teams(folder, db)
     if key in teams:
         return
     mine = skeletons(name)
@@ -212,15 +209,12 @@ def _record(
     """Within a transaction, so that its counts stay true. Files are written before the rows that refer to them."""
     receipts: list[Receipt] = []
     for new in submissions:
-        mine = (key, new.dataset)
-        rows = "from attempts where team = ? and dataset = ? and status = 'scored'"
-        used = db.execute(f"select count(*) {rows} and substr(time, 1, 10) = ?", (*mine, when[:10])).fetchone()[0]
-        left = max(challenge.per_day - used, 0)
-        exact = [line[0] for line in db.execute(f"select public {rows} order by attempt", mine).fetchall()]
-        step = challenge.step(new.dataset)
-        earlier = db.execute(f"select time, attempt {rows} and sha256 = ?", (*mine, new.sha256)).fetchone()
+        before = [each for each in database.scored(challenge.folder, db, key) if each.dataset == new.dataset]
+        left = max(challenge.per_day - sum(each.time[:10] == when[:10] for each in before), 0)
+        exact, step = [each.public for each in before], challenge.step(new.dataset)
+        earlier = next((each for each in before if each.sha256 == new.sha256), None)
         if earlier:
-            (time_, attempt), public = earlier, climb(exact, step)[-1][0]
+            time_, attempt, public = earlier.time, earlier.attempt, climb(exact, step)[-1][0]
             receipts.append(
                 Receipt(name, new.dataset, time_, attempt, left, new.metric, public, new.sha256, again=True)
             )
@@ -234,14 +228,15 @@ def _record(
         if not left:
             problem = f"{name} has used its {challenge.per_day} submissions of {when[:10]} (UTC)"
             raise DataError(new.dataset, problem, fix="submit it on another day")
-        attempt = db.execute(f"select coalesce(max(attempt), 0) {rows}", mine).fetchone()[0] + 1
+        attempt = max((each.attempt for each in before), default=0) + 1
         target = challenge.folder / FILES / f"{new.sha256}{new.copy.suffix}"
         if not target.exists():
             with replacing(target) as scratch:
                 shutil.copyfile(new.copy, scratch)
         challenge.write_predictions(new.dataset, new.sha256, new.predictions.prediction)
-        file = (attempt, new.sha256, new.copy.suffix)
-        db.execute(ACCEPT, (*mine, when, *file, new.public, new.private, new.metrics))
+        about: dict[str, Any] = {"team": key, "time": when, "attempt": attempt, "suffix": new.copy.suffix}
+        about |= {name: getattr(new, name) for name in ("dataset", "sha256", "public", "private", "metrics")}
+        database.insert(db, database.Scored(**about))
         public = climb([*exact, new.public], step)[-1][0]
         receipts.append(Receipt(name, new.dataset, when, attempt, left - 1, new.metric, public, new.sha256))
     return receipts

@@ -14,14 +14,14 @@ from pathlib import Path
 from mmtab.benchmark.scoring import MAX_BYTES_A_ROW, CheckedPredictions, read_predictions
 from mmtab.benchmark.truth import Truth
 from mmtab.data import files as tables
-from mmtab.utils.errors import DataError
+from mmtab.utils.errors import DataError, printable
 
 MEMORY = 4 << 30  # bytes that reading one file may take: a small file may unfold to very much
 
 
 def one_line(text: str) -> str:
     """Safe to print: strangers' words without line breaks, or whatever a terminal would obey."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)[:600]
+    return printable(text)[:600]
 
 
 def fetch(source: Path, target: Path, truth: Truth) -> tuple[Path, str]:
