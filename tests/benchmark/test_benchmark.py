@@ -34,7 +34,8 @@ from mmtab.config.ranking import BenchmarkConfig, SystemConfig, TrackConfig
 from mmtab.config.types import CONFIGS
 from mmtab.data import files
 from mmtab.data.schema import Schema
-from mmtab.utils.errors import ConfigError, DataError, MmtabError
+from mmtab.utils import manifest
+from mmtab.utils.errors import ConfigError, DataError, MmtabError, RunError
 from mmtab.utils.progress import duration
 
 SCRIPT = CONFIGS.parent / "scripts" / "benchmark.py"
@@ -203,6 +204,68 @@ def test_a_result_that_lost_its_digest_is_not_believed(
     path.write_text(path.read_text().replace('"digest"', '"digesu"'))
     with pytest.raises(MmtabError, match=r"result\.json is damaged \(it has other bytes.*Fix: remove "):
         run_benchmark(config_of(output, tables, {"majority": system(baseline="majority")}))
+
+
+def changed(output: Path, pattern: str, **values: Any) -> None:
+    """One of the files of a benchmark, sealed as the benchmark seals it."""
+    path = next(output.rglob(pattern))
+    content = {name: value for name, value in json.loads(path.read_text()).items() if name != "digest"}
+    path.write_text(json.dumps(manifest.sealed(content | values)))
+
+
+def linked(output: Path, name: str) -> None:
+    """A folder of a finished job leads elsewhere."""
+    job = next(output.rglob("result.json")).parent
+    shutil.rmtree(job / name, ignore_errors=True)
+    (job / name).symlink_to(output.parent)
+
+
+STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a value that is text": (lambda o: changed(o, "result.json", value="x"), r"result\.json, value: expected a finite"),
+    "a value that is none": (lambda o: changed(o, "result.json", value=float("nan")), r"result\.json, value: expected"),
+    "metrics that are a list": (lambda o: changed(o, "result.json", metrics=[1]), r"result\.json, metrics: expected a"),
+    "no hardware": (lambda o: changed(o, "result.json", hardware=None), r"result\.json, hardware: expected a mapping"),
+    "files that are none": (lambda o: changed(o, "result.json", files={"a": 1}), r"result\.json, files\.a: expected"),
+    "another system": (lambda o: changed(o, "result.json", system="<b>"), r"result\.json, system: expected that of"),
+    "a name for a terminal": (lambda o: changed(o, "systems.json", majority={"title": "a\x1b[31m"}), "title: expected"),
+    "a system of other settings": (lambda o: changed(o, "systems.json", other={"x": 1}), r"systems\.json does not fit"),
+    "a run elsewhere": (lambda o: linked(o, "run"), "which is outside"),
+    "predictions elsewhere": (lambda o: linked(o, "predictions"), "which is outside"),
+}
+
+
+@pytest.mark.parametrize(("change", "problem"), STRANGE.values(), ids=STRANGE)
+def test_what_does_not_fit_in_a_benchmark_is_named(
+    change: Callable[[Path], object], problem: str, finished: tuple[Path, Any], tables: Path, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(finished[0], tmp_path / "bench"))
+    change(output)
+    with pytest.raises(RunError, match=problem) as caught:
+        run_benchmark(config_of(output, tables, {"majority": system(baseline="majority")}))
+    assert str(output) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_labels_of_other_jobs_are_not_believed(finished: tuple[Path, Any], tables: Path, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(finished[0], tmp_path / "bench"))
+    job = next(output.rglob("things/*/result.json")).parent
+    other = Path(shutil.copytree(job, output / "jobs" / "zero" / "things" / job.name))
+    scored = files.read(other / "scored_test.parquet", "things")
+    turned = pa.array(np.roll(np.asarray(scored["label_0"]), 1))
+    files.write_table(other / "scored_test.parquet", scored.set_column(0, "label_0", turned))
+    changed(output, "zero/things/*/result.json", system="zero", files={})
+    changed(output, "systems.json", zero={"title": "zero"})
+    with pytest.raises(RunError, match=r"zero/things/.* has other labels of things"):
+        run_benchmark(config_of(output, tables, {"majority": system(baseline="majority")}))
+
+
+def test_a_log_is_not_written_elsewhere(tables: Path, tmp_path: Path) -> None:
+    job = tmp_path / "bench" / "jobs" / "majority" / "things" / "seed0"
+    job.mkdir(parents=True)
+    (tmp_path / "mine").write_text("mine")
+    (job / "log.txt").symlink_to(tmp_path / "mine")
+    with pytest.raises(RunError, match=r"log\.txt is a link"):
+        run_benchmark(config_of(tmp_path / "bench", tables, {"majority": system(baseline="majority")}))
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from mmtab.config.types import LocalSettings
 from mmtab.data import files
 from mmtab.data.schema import Schema
 from mmtab.runs import provenance
-from mmtab.runs.folder import METRICS, read_facts, read_run_file
+from mmtab.runs.folder import METRICS, read_facts, read_run_file, reading
 from mmtab.utils import manifest
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
@@ -38,6 +38,8 @@ from mmtab.utils.errors import ConfigError, RunError
 from mmtab.utils.exits import friendly
 from mmtab.utils.locks import alone_in
 from mmtab.utils.machine import usable_cores
+from mmtab.utils.paths import check_inside
+from mmtab.utils.plain import Unfit, anything, line, listed, mapping, maybe, number, record, texts
 from mmtab.utils.processes import follow_parent, last_error
 
 SPLITS = ("valid", "test")
@@ -102,6 +104,8 @@ def is_done(folder: Path) -> bool:
 
 def run_job(folder: Path) -> None:
     """Train, predict valid and test, score both. What was finished is not done again."""
+    for place in (folder / "run", folder / "predictions"):
+        check_inside(folder, place)
     job = Job.read(folder)
     with alone_in(folder):
         if is_done(folder):
@@ -167,9 +171,32 @@ def _score(job: Job, folder: Path, predictions: Path, cost: Cost) -> None:
     write_json(folder / "result.json", manifest.sealed(result))
 
 
+AMOUNTS = ("predict_rows_per_second", "peak_memory_mib", "n_parameters")
+RESULT = record(
+    dict.fromkeys(("system", "dataset", "task", "metric", "time", "data_fingerprint"), line)
+    | {"seed": number(0, whole=True), "value": number(), "metrics": mapping(mapping(number(nan=True)))}
+    | {"train_seconds": number(0), **dict.fromkeys(AMOUNTS, maybe(number(0)))}
+    | {"git_commit": maybe(line), "git_dirty": anything, "n_threads": number(0), "definition": mapping(anything)}
+    | {"hardware": record({"cpu": line, "cores": maybe(number(0)), "gpus": texts()})},
+    {"files": mapping(listed(anything))},
+)
+
+
 def read_result(folder: Path) -> dict[str, Any]:
-    """The result.json of a finished job; raises RunError for one that is damaged."""
-    return manifest.read_sealed(folder / "result.json", _again(folder), since="files")
+    """The result.json of a finished job; raises RunError for one that is damaged, of another job, or not as a job
+    writes it."""
+    path = folder / "result.json"
+    for place in (path, folder / "run", folder / "predictions"):
+        check_inside(folder, place)
+    result = manifest.read_sealed(path, _again(folder), since="files")
+    try:
+        RESULT(result, "")
+        for name, own in zip(("system", "dataset", "seed"), folder.absolute().parts[-3:], strict=True):
+            if own != (f"seed{result[name]}" if name == "seed" else result[name]):
+                raise Unfit(name, f"that of the folder, {own}", result[name])
+    except Unfit as error:
+        raise RunError(f"{path}, {error}. Fix: {_again(folder)}") from error
+    return result
 
 
 def check_files(folder: Path, result: dict[str, Any]) -> None:
@@ -185,12 +212,18 @@ def _again(folder: Path) -> str:
 def read_labels_and_predictions(folder: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
     """Label and prediction, [n, r] each, of the test rows that a finished job was scored on."""
     path = folder / SCORED if (folder / SCORED).exists() else folder / SCORED_BEFORE
-    table = files.read(path, dataset)
+    check_inside(folder, path)
 
     def columns(prefix: str) -> np.ndarray:
-        return np.stack([np.asarray(table[name]) for name in table.column_names if name.startswith(prefix)], 1)
+        found = [np.asarray(table[name]) for name in table.column_names if name.startswith(prefix)]
+        return np.stack(found, 1).astype(np.float64 if found[0].dtype.kind == "f" else np.int64, casting="same_kind")
 
-    return columns("label_"), columns("prediction_")
+    with reading(path):
+        table = files.read(path, dataset)
+        label, prediction = columns("label_"), columns("prediction_")
+        if label.shape != prediction.shape or not (np.isfinite(label) & np.isfinite(prediction)).all():
+            raise ValueError("expected as many labels as predictions, all of them numbers")
+    return label, prediction
 
 
 # --- what a system may be --------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from mmtab.data import files, table
 from mmtab.utils import manifest
 from mmtab.utils.atomic import write_json
 from mmtab.utils.errors import RunError
+from mmtab.utils.plain import Unfit, choice, line, record, text
 
 # The columns of results.parquet
 SCORE = ["system", "dataset", "task", "seed", "split", "metric", "value", "ranked_by"]
 SHARED = ["train_seconds", "predict_rows_per_second", "peak_memory_mib", "n_parameters", "n_threads", "git_commit"]
+SYSTEM = record({"title": line, "about": text, "kind": choice("mmtab", "control", "rival")})
 COLUMNS = [*SCORE, *SHARED, "data_fingerprint", "time"]
 
 
@@ -63,7 +65,10 @@ def collect(
         name = result["dataset"]
         if name in sources and result["data_fingerprint"] == sources[name].fingerprint:
             check_files(folder, result)
-            labels[name], prediction = read_labels_and_predictions(folder, name)
+            label, prediction = read_labels_and_predictions(folder, name)
+            if not np.array_equal(labels.setdefault(name, label), label):
+                fix = f"remove {folder}, and the same command runs it again"
+                raise RunError(f"{folder} has other labels of {name} than the jobs before it. Fix: {fix}")
             scores.setdefault(result["system"], []).append(
                 Score(
                     dataset=name,
@@ -89,7 +94,7 @@ def collect(
         )
         for name, source in sources.items()
     }
-    systems = _all_systems(output, config)
+    systems = _all_systems(output, config, scores.keys())
     entries = [
         Entry(name, systems[name].title, systems[name].kind, systems[name].about, of) for name, of in scores.items()
     ]
@@ -127,11 +132,21 @@ def card_of(source: Source) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def _all_systems(output: Path, config: BenchmarkConfig) -> dict[str, SystemConfig]:
-    """Of this call and of earlier ones, as systems.json remembers them."""
+def _all_systems(output: Path, config: BenchmarkConfig, names: Set[str]) -> dict[str, SystemConfig]:
+    """Of this call and of earlier ones, as systems.json remembers them; ``names``: of those with results."""
     path = output / "systems.json"
     fix = "remove it, and name all systems again"
     systems = manifest.read_sealed(path, fix) if path.exists() else {}
-    systems |= {name: dataclasses.asdict(system) for name, system in config.system.items()}
-    write_json(path, manifest.sealed(systems))
-    return {name: SystemConfig(**system) for name, system in systems.items()}
+    known: dict[str, SystemConfig] = {}
+    for name, system in systems.items():
+        try:
+            SYSTEM(system, name)
+            known[name] = SystemConfig(**system)
+        except (TypeError, Unfit) as error:
+            raise RunError(f"{path} does not fit ({error}). Fix: {fix}") from error
+    known |= config.system
+    write_json(path, manifest.sealed({name: dataclasses.asdict(system) for name, system in known.items()}))
+    if absent := sorted(names - known.keys()):
+        fix = f"name it too, system=[…,{absent[0]}], or remove {output / JOBS / absent[0]}"
+        raise RunError(f"{path} lacks {absent[0]}, of which there are results. Fix: {fix}")
+    return known

@@ -200,8 +200,7 @@ class Runner:
             for number, trial in enumerate(self.study.trials()):
                 if trial.state.is_finished() and number not in best and "drawn" in trial.user_attrs:
                     for run in self.plan.runs:
-                        folder = self.plan.output / trial.user_attrs["drawn"]["folder"] / run.name
-                        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                        shutil.rmtree(self.study.folder_of(trial, run) / "checkpoints", ignore_errors=True)
 
     # --- runs --------------------------------------------------------------------------------------------------------
 
@@ -254,7 +253,7 @@ class Runner:
         numbers = {"best": self.study.best(), "all": complete, "none": []}[self.plan.config.test]
         scored = self.study.tests()
         for number, run in itertools.product(numbers, self.plan.runs):
-            folder = self.plan.output / trials[number].user_attrs["drawn"]["folder"] / run.name
+            folder = self.study.folder_of(trials[number], run)
             if (number, run.name) not in scored or (is_finished(folder) and not has_report(folder)):
                 try:
                     task = self._test_task(number, run, folder)

@@ -47,6 +47,14 @@ class Setting:
         low, high = math.log(d.low - half), math.log(d.high + half)
         return self.tidy(math.exp(low + share * (high - low)))
 
+    def has(self, value: object) -> bool:
+        """Whether it may have been drawn. Another one may be any override, and so name any code."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return value in (self.values() or [])
+        kinds = (int,) if isinstance(d, IntDistribution) else (int, float)
+        return type(value) in kinds and d.low <= value <= d.high  # type: ignore[operator]
+
     def tidy(self, value: Any) -> Value:
         """A value as it is used: whole, or with few digits, and between the ends."""
         d = self.distribution

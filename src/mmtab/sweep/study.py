@@ -32,11 +32,22 @@ from mmtab.sweep.space import Value
 from mmtab.utils.errors import ConfigError, RunError
 from mmtab.utils.locks import lock
 from mmtab.utils.manifest import DIGEST, is_whole, sealed
+from mmtab.utils.paths import check_database, check_inside
+from mmtab.utils.plain import amounts, anything, line, mapping, number, record, text
 
 HEARTBEAT = 30  # seconds between two signs of life of whoever works on a trial
 STALE = 300  # seconds without one, after which another machine takes the trial
-DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, SQLAlchemyError)  # what it ends in
+DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, SQLAlchemyError)
 TRIES = 8  # to open a database that several machines create at once
+
+
+RESULT = record(
+    {"error": text, "attempts": number(0, whole=True), "seconds": number(0), "metric": text},
+    {"values": amounts(-math.inf, math.inf)},
+)
+DRAWN = record({"params": mapping(anything), "folder": line, "system": mapping(anything)})
+PRUNING = record({"step": number(0, whole=True)}, {"system": mapping(anything), "means": amounts(-math.inf, math.inf)})
+NOTES = {"drawn": DRAWN, "pruning": PRUNING, "owner": line, "failed_run": line}  # of a trial, beside those of its runs
 
 
 @dataclass
@@ -109,7 +120,19 @@ class Study:
             notes = [*self.study.user_attrs.items()]
             for trial in self.study.get_trials(deepcopy=False):
                 notes += trial.user_attrs.items()
+                of_runs = {key: RESULT for key in trial.user_attrs if key.startswith("run:")}
+                record({}, NOTES | of_runs)(trial.user_attrs, f"trial {trial.number}")
                 drawn, names = trial.user_attrs.get("drawn"), self.plan.config.objectives
+                if drawn:
+                    check_inside(self.plan.output, self.plan.output / drawn["folder"])
+                    known = {setting.name: setting for setting in self.plan.settings}
+                    params = drawn["params"]
+                    if params.keys() != known.keys() or not all(known[name].has(params[name]) for name in params):
+                        raise ValueError(f"trial {trial.number} has settings of another space")
+                elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                    raise ValueError(f"trial {trial.number} has no settings")
+                if f"run:{trial.user_attrs.get('failed_run')}" not in {"run:None", *of_runs}:
+                    raise ValueError(f"trial {trial.number} failed by a run that it does not have")
                 if drawn and any(drawn["params"].get(name) != value for name, value in trial.params.items()):
                     raise ValueError(f"trial {trial.number} has other settings than were drawn")
                 means = trial.user_attrs.get("pruning", {}).get("means", {})
@@ -120,6 +143,9 @@ class Study:
                     if values != list(trial.values):
                         raise ValueError(f"trial {trial.number} has other values than its runs")
             for key, value in notes:
+                if key.startswith("test:"):
+                    int(key.split(":", 2)[1])
+                    mapping(anything)(value, key)
                 if isinstance(value, dict) and not is_whole(value):
                     raise ValueError(f"{key} has other bytes than were written")
         except DAMAGE as error:
@@ -207,6 +233,12 @@ class Study:
     def end(self, trial_id: int, state: TrialState, values: list[float] | None = None) -> None:
         self.storage.set_trial_state_values(trial_id, state, values)
 
+    def folder_of(self, trial: FrozenTrial, run: Run) -> Path:
+        """Raises RunError where it leads out of the folder of the sweep."""
+        folder = self.plan.output / trial.user_attrs["drawn"]["folder"] / run.name
+        check_inside(self.plan.output, folder / "checkpoints")
+        return folder
+
     # --- results -----------------------------------------------------------------------------------------------------
 
     def best(self) -> list[int]:
@@ -249,12 +281,13 @@ class Study:
                     storage=storage, study_name=name, directions=self.plan.directions, load_if_exists=True
                 )
                 return storage, study
-            except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.OptunaError) as error:
+            except (*DAMAGE, ImportError, RuntimeError, optuna.exceptions.OptunaError) as error:
                 if attempt < TRIES - 1 and any(isinstance(e, DBAPIError) for e in (error, error.__cause__)):
                     time.sleep(random.uniform(0.1, 0.5))
                     continue
                 reason = str(error.__cause__ or error).splitlines()[0]  # without the address, which may hold a password
-                raise ConfigError(f"storage: the database cannot be used: {reason}") from error
+                where = "storage" if self.plan.config.storage else f"{self.plan.output / 'study.db'}"
+                raise ConfigError(f"{where}: the database cannot be used: {reason}") from error
         raise AssertionError("not reached")
 
     def _check_definition(self) -> None:
@@ -280,6 +313,7 @@ class Study:
 def _check_file(plan: Plan) -> None:
     """Raise RunError for a damaged file of the sweep's own database."""
     path = plan.output / "study.db"
+    check_database(path)
     if not path.is_file() or not path.stat().st_size:
         return
     try:

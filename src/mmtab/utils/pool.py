@@ -14,6 +14,7 @@ from pathlib import Path
 from mmtab.utils.errors import Stopped
 from mmtab.utils.locks import is_held
 from mmtab.utils.machine import usable_cores
+from mmtab.utils.paths import check_run_links
 from mmtab.utils.processes import WITH_PARENT, last_error
 from mmtab.utils.progress import Stage, under_way
 
@@ -79,6 +80,7 @@ class Child:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.began = time.monotonic()
+        check_run_links(self.task.folder)
         with self.log.open("ab") as log:
             self.offset = log.tell()
             # A session of its own, so that Ctrl-C reaches the parent alone, which then stops its children in order.
