@@ -32,6 +32,9 @@ class _Movable:
     def pin_memory(self) -> Self:
         return self._each(lambda tensor: tensor.pin_memory())
 
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return self.with_tensors({name: change(tensor) for name, tensor in self.tensors().items()})
+
     def tensors(self) -> dict[str, Tensor]:
         """By name, those of a part after the name of the part: ``text_ids``."""
         found: dict[str, Tensor] = {}
@@ -66,17 +69,6 @@ class _Movable:
             elif isinstance(kind, type) and issubclass(kind, _Movable):
                 found |= {f"{name}_{part}": letters for part, letters in kind.dims().items()}
         return found
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        values = {}
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                value = change(value)
-            elif isinstance(value, _Movable):
-                value = value._each(change)
-            values[field.name] = value
-        return type(self)(**values)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.machine import to_evaluate
 from mmtab.utils.npy import MemoryFile, Scratch
 from mmtab.utils.progress import steps
+
+BATCH = 64  # rows, or pictures, that a network reads at once
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class FeatureCache:
         def build(scratch: Scratch) -> Arrays:
             to_evaluate(backbone, self.device)
             out = _memory_map(scratch / "features.npy", np.float16, (len(pixels), backbone.d_hidden))
-            with self._computing():
-                for rows in self._steps(np.arange(len(pixels)), "image features"):
+            with torch.inference_mode(), self.autocast():
+                for rows in _steps(np.arange(len(pixels)), "image features"):
                     out[rows] = half(backbone.encode(torch.from_numpy(pixels[rows]).to(self.device))).cpu().numpy()
             return {"features": out}
 
@@ -65,8 +67,8 @@ class FeatureCache:
             n, c = sequences.n_rows, sequences.n_columns
             out = _memory_map(scratch / "features.npy", np.float16, (n, c, backbone.d_hidden))
             present = np.zeros((n, c), bool)
-            with self._computing():
-                for rows in self._steps(_longest_first(sequences), "text features"):
+            with torch.inference_mode(), self.autocast():
+                for rows in _steps(_longest_first(sequences), "text features"):
                     x, has_cell = backbone(sequences.single(rows).to(self.device), len(rows), c)
                     out[rows], present[rows] = half(x).cpu().numpy(), has_cell.cpu().numpy()
             return {"features": out, "present": present}
@@ -94,8 +96,8 @@ class FeatureCache:
             to_evaluate(backbone, self.device)
             offsets = np.concatenate([[0], lengths.cumsum()])
             out = _memory_map(scratch / "states.npy", np.float16, (int(offsets[-1]), backbone.d_hidden))
-            with self._computing():
-                for rows in self._steps(_longest_first(sequences), "frozen text layers"):
+            with torch.inference_mode(), self.autocast():
+                for rows in _steps(_longest_first(sequences), "frozen text layers"):
                     batch = sequences.single(rows)
                     if len(batch.ids):
                         mask = batch.mask.numpy()
@@ -110,19 +112,15 @@ class FeatureCache:
         weights, width = frozen_digest(backbone.net), backbone.d_hidden
         return {"tokens": sequences.key(), "weights": weights, "width": width, "precision": self._precision}
 
-    def _steps(self, rows: np.ndarray, title: str, size: int = 64) -> Iterable[np.ndarray]:
-        return steps((rows[i : i + size] for i in range(0, len(rows), size)), -(-len(rows) // size), title)
-
-    @contextlib.contextmanager
-    def _computing(self) -> Iterator[None]:
-        with torch.inference_mode(), self.autocast():
-            yield
-
     @property
     def _precision(self) -> str:
         with self.autocast():
             reduced = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
             return str(torch.get_autocast_dtype("cpu")) if reduced else "float32"
+
+
+def _steps(rows: np.ndarray, title: str) -> Iterable[np.ndarray]:
+    return steps((rows[i : i + BATCH] for i in range(0, len(rows), BATCH)), -(-len(rows) // BATCH), title)
 
 
 def _longest_first(sequences: Sequences) -> np.ndarray:

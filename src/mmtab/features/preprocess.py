@@ -26,24 +26,8 @@ from mmtab.features.target import Target
 
 MISSING, UNSEEN = 0, 1
 N_SPECIAL_IDS = 2
-NO_CLASSES = [
-    "nan",
-    "NaN",
-    "NAN",
-    "NA",
-    "N/A",
-    "<NA>",
-    "NaT",
-    "None",
-    "null",
-    "NULL",
-    "inf",
-    "-inf",
-    "Inf",
-    "-Inf",
-    "Infinity",
-    "-Infinity",
-]
+_NO_CLASSES = "nan NaN NAN NA N/A <NA> NaT None null NULL inf -inf Inf -Inf Infinity -Infinity"
+NO_CLASSES = _NO_CLASSES.split()
 DAY, YEAR = 86400.0, 365.2425 * 86400.0
 
 

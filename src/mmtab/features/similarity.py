@@ -75,9 +75,8 @@ class SimilarityFeatures:
             elif name in self.idf_:
                 parts.append(_compare_texts(self._cells(records, name, rows), first, second, self.idf_[name]))
             else:
-                values = np.array(
-                    records.columns[name].take(rows).fill_null(math.nan).to_numpy(zero_copy_only=False), float
-                )
+                cells = records.columns[name].take(rows).fill_null(math.nan)
+                values = cells.to_numpy(zero_copy_only=False).astype(float)
                 a, b = values[first], values[second]
                 with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                     gap = np.abs(a - b)
@@ -107,11 +106,8 @@ class SimilarityFeatures:
         relation ignores."""
         names = self.schema.written if name == EVERYTHING else [name]
         cells = [records.columns[n].take(rows).to_pylist() for n in names]
-        return (
-            [" ".join(part for part in row if part).lower() for row in zip(*cells, strict=True)]
-            if cells
-            else [""] * len(rows)
-        )
+        joined = [" ".join(part for part in row if part).lower() for row in zip(*cells, strict=True)]
+        return joined if cells else [""] * len(rows)
 
 
 def shared_columns(records: Table, pairs: Pairs, schema: Schema) -> list[str]:
@@ -179,22 +175,15 @@ def _overlap(a: _Words, b: _Words, idf: dict[str, float]) -> list[float]:
     weight = sum(idf.get(w, idf[""]) for w in sorted(common))
     words = [len(common) / max(len(a.words | b.words), 1), len(common) / max(min(len(a.words), len(b.words)), 1)]
     rare = [weight / max(a.weight + b.weight - weight, 1e-9), weight / max(min(a.weight, b.weight), 1e-9)]
-    length = min(a.length, b.length) / max(a.length, b.length, 1)
+    features = [*words, *rare, min(a.length, b.length) / max(a.length, b.length, 1)]
     if not a.codes or not b.codes:
-        return [*words, *rare, length, math.nan, math.nan, math.nan, math.nan]
+        return [*features, math.nan, math.nan, math.nan, math.nan]
     same = len(set(a.codes) & set(b.codes))
     # "MX-450/B" against "mx450 b": a code of one side anywhere in the other, its punctuation and spaces left out
     inside = max(_share([c for c in x.codes if len(c) >= 4], y.glued) for x, y in ((a, b), (b, a)))
     nearest = max(fuzz.ratio(x, y) for x in a.codes[:8] for y in b.codes[:8]) / 100
-    return [
-        *words,
-        *rare,
-        length,
-        same / min(len(a.codes), len(b.codes)),
-        same / (len(a.codes) + len(b.codes) - same),
-        inside,
-        nearest,
-    ]
+    smaller, either = min(len(a.codes), len(b.codes)), len(a.codes) + len(b.codes) - same
+    return [*features, same / smaller, same / either, inside, nearest]
 
 
 def _share(codes: list[str], text: str) -> float:

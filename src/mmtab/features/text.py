@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -275,9 +275,10 @@ def tokenize(
         size = max(1, CELLS_AT_ONCE // len(columns))
         with Appended(scratch / "ids.npy", dtype) as ids, Appended(scratch / "offsets.npy", np.int64) as offsets:
             offsets.append(np.zeros(1, np.int64))
-            parts = (part for batch in table.batches() for part in _cut(batch, size))
+            parts = (batch.slice(start, size) for batch in table.batches() for start in range(0, len(batch), size))
             for part in steps(parts, -(-len(table) // size), "tokens"):
-                cells = [_tokens(rust, prefix, part[name]) for prefix, name in zip(prefixes, columns, strict=True)]
+                read = zip(prefixes, (part.columns[name] for name in columns), strict=True)
+                cells = [_tokens(rust, *column) for column in read]
                 end, flat = _row_by_row(cells, dtype)
                 offsets.append(ids.n_rows + end)
                 ids.append(flat)
@@ -296,8 +297,8 @@ def fitting_length(table: Table | Stream, columns: list[str], spec: TextSpec) ->
     for batch in table.batches():
         rows = pa.array(np.arange(-first % step, len(batch), step))
         first += len(batch)
-        cells = (batch.columns[name].take(rows) for name in columns)
-        lengths.append(np.stack([_tokens(rust, *cell)[0] for cell in zip(prefixes, cells, strict=True)], 1))
+        read = zip(prefixes, (batch.columns[name].take(rows) for name in columns), strict=True)
+        lengths.append(np.stack([_tokens(rust, *column)[0] for column in read], 1))
     tokens = np.concatenate(lengths)
     tokens = tokens.sum(1) if spec.layout == "joint" else tokens[tokens > 0]
     needed = np.quantile(tokens, COVERED, method="higher") + 2 if len(tokens) else 0
@@ -341,14 +342,9 @@ def _row_by_row(
     return end.ravel(), flat
 
 
-def _cut(batch: Table, n: int) -> Iterator[dict[str, pa.Array]]:
-    for start in range(0, len(batch), n):
-        yield {name: values.slice(start, n) for name, values in batch.columns.items()}
-
-
 def _tokens(rust: Tokenizer, prefix: str, cells: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each cell the number of tokens and where they begin, and the tokens of all that differ."""
-    distinct = _as_text(cells).dictionary_encode()
+    distinct = pc.cast(cells, pa.large_string()).dictionary_encode()  # numbers as they would be written down
     texts = [prefix + value for value in distinct.dictionary.to_pylist()]
     encodings = rust.encode_batch_fast(texts, add_special_tokens=False)
     length = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
@@ -372,11 +368,6 @@ def _shared_cap(lengths: np.ndarray, budget: int) -> np.ndarray:
     binding = ascending > caps
     first = binding.argmax(1)
     return np.where(binding.any(1), caps[np.arange(n), first], budget)
-
-
-def _as_text(values: pa.Array) -> pa.Array:
-    """Numbers as they would be written down; an all-missing column is text too."""
-    return pc.cast(values, pa.large_string())
 
 
 def without_text(text: TextBatch, column: int, n_columns: int) -> TextBatch:

@@ -6,7 +6,6 @@ Weights are read as safetensors or with torch's ``weights_only``; nothing is unp
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmtab.utils.errors import ConfigError, short
+from mmtab.utils.errors import ConfigError, first_line, short
+from mmtab.utils.manifest import file_digest
 
 MINILM = "minilm-l6"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -31,8 +31,7 @@ def _loading(setting: str, advice: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of a damaged file it may raise anything
-        reason = (str(error) or type(error).__name__).strip().split("\n")[0][:200]
-        raise ConfigError(f"{setting}: cannot be loaded ({reason}). {advice}") from error
+        raise ConfigError(f"{setting}: cannot be loaded ({first_line(error)[:200]}). {advice}") from error
 
 
 def _loading_text(name: str, folder: Path | None) -> contextlib.AbstractContextManager[None]:
@@ -173,9 +172,7 @@ def _package_folder(module: str, package: str) -> Path:
 
 
 def _verify(path: Path, sha256: str) -> None:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256:
+    if (digest := file_digest(path)) != sha256:
         raise ConfigError(
             f"{path.name} is not the file that mmtab expects (sha256 {digest[:12]}…, not {sha256[:12]}…): "
             "reinstall its package"
