@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from mmtab.data.formats import NUMERIC_DATE, iso, parsed_moment
 from mmtab.data.schema import ColumnType
-from mmtab.data.spelling import MOMENT, TEXT, ZONE, is_narrow, respelt, spelling
+from mmtab.data.spelling import MOMENT, TEXT, ZONE, is_bytes, is_narrow, is_text, respelt, spelling
 
 LONGEST = 16 << 20  # bytes of a cell of text: reading more takes minutes and gigabytes
 EXPECTED = {
@@ -45,7 +45,7 @@ def canonical(values: pa.Array, kind: ColumnType, stored: pa.DataType | None = N
         return _moments(values, zoned)
     if kind is ColumnType.IMAGE:
         return _images(values)
-    if pa.types.is_nested(values.type) or _is_bytes(values.type):
+    if pa.types.is_nested(values.type) or is_bytes(values.type):
         return pa.nulls(len(values), pa.large_string()), _rows(pc.is_valid(values))
     text = _strings(values, stored)
     bad = pc.fill_null(pc.greater(pc.binary_length(text), LONGEST), False)
@@ -59,12 +59,8 @@ def expected_of(kind: ColumnType, stored: pa.DataType | None = None) -> str:
     zoned = None if stored is None else has_zone(stored)
     if zoned is None:
         return EXPECTED[kind]
-    how = (
-        "with a time zone as train has (pandas: .dt.tz_localize('UTC'))"
-        if zoned
-        else "without a time zone as train has"
-    )
-    return f"{EXPECTED[kind]}, {how}"
+    how = f"{'with' if zoned else 'without'} a time zone as train has"
+    return f"{EXPECTED[kind]}, {how}" + (" (pandas: .dt.tz_localize('UTC'))" if zoned else "")
 
 
 def has_zone(kind: pa.DataType) -> bool | None:
@@ -87,7 +83,7 @@ def _with_other_zone(values: pa.Array, zoned: bool) -> pa.Array:
     """[n] bool: moments, also as text, that have a time zone where they should not, or lack it."""
     if (own := has_zone(values.type)) is not None:
         return pc.is_valid(values) if own != zoned else pa.repeat(False, len(values))
-    if not _is_text(values.type):
+    if not is_text(values.type):
         return pa.repeat(False, len(values))
     zones = pc.match_substring_regex(values, ZONE)
     return pc.fill_null(pc.and_(pc.match_substring_regex(values, MOMENT), pc.xor(zones, zoned)), False)
@@ -101,13 +97,13 @@ def _strings(values: pa.Array, stored: pa.DataType | None = None) -> pa.Array:
 
 
 def _numbers(values: pa.Array) -> tuple[pa.Array, list[int]]:
-    if _is_bytes(values.type):
+    if is_bytes(values.type):
         return pa.nulls(len(values), pa.float64()), _rows(pc.is_valid(values))
     if is_narrow(values.type) or pa.types.is_decimal(values.type):
         values = pc.cast(values, pa.string())  # 0.1 stored as float32 or decimal means 0.1, as in csv
     if pa.types.is_boolean(values.type):
         values = pc.cast(values, pa.int8())
-    if _is_text(values.type):
+    if is_text(values.type):
         return _parse(values, _parse_number, lambda text: pc.cast(text, pa.float64()))
     try:
         return _nan_to_null(pc.cast(values, pa.float64(), safe=False)), []
@@ -126,7 +122,7 @@ def _moments(values: pa.Array, zoned: bool | None = None) -> tuple[pa.Array, lis
             values = pc.cast(values, pa.timestamp("us", values.type.tz), safe=False)
         ticks = pc.cast(pc.cast(values, pa.int64()), pa.float64(), safe=False)
         return pc.divide(ticks, {"s": 1.0, "ms": 1e3, "us": 1e6}[values.type.unit]), []
-    if _is_text(values.type):
+    if is_text(values.type):
         return _parse(values, partial(_parse_moment, zoned=zoned), None)
     return pa.nulls(len(values), pa.float64()), _rows(pc.is_valid(values))
 
@@ -134,15 +130,15 @@ def _moments(values: pa.Array, zoned: bool | None = None) -> tuple[pa.Array, lis
 def _images(values: pa.Array) -> tuple[pa.Array, list[int]]:
     kind = values.type
     item = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
-    if _is_text(item) and item is kind:
+    if is_text(item) and item is kind:
         return _strings(values), []
     if pa.types.is_struct(item):
         parts = {field.name: field.type for field in item}
         fits = bool({"bytes", "path"} & set(parts))
-        fits &= _is_bytes(parts.get("bytes", pa.binary())) or pa.types.is_null(parts["bytes"])
-        fits &= _is_text(parts.get("path", pa.string())) or pa.types.is_null(parts["path"])
+        fits &= is_bytes(parts.get("bytes", pa.binary())) or pa.types.is_null(parts["bytes"])
+        fits &= is_text(parts.get("path", pa.string())) or pa.types.is_null(parts["path"])
     else:
-        fits = _is_bytes(item) or _is_text(item) or pa.types.is_null(item)
+        fits = is_bytes(item) or is_text(item) or pa.types.is_null(item)
     if fits:
         return values, []
     values = _nan_to_null(values) if pa.types.is_floating(item) else values
@@ -238,14 +234,6 @@ def _moment(text: str) -> datetime | None:
 
 def _nan_to_null(values: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _rows(mask: pa.Array) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import csv
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,34 +141,25 @@ def _csv_batches(
     )
     row = first_row
     try:
-        reader = pa.csv.open_csv(path, read, parse, convert)
+        with pa.csv.open_csv(path, read, parse, convert) as reader:
+            for batch in itertools.chain(reader, [None]):
+                if ragged:
+                    bad = ragged[0]
+                    raise DataError(
+                        dataset,
+                        "ragged row",
+                        table=path.stem,
+                        row=None if bad.number is None else bad.number - 1 + first_row,
+                        expected=f"{bad.expected_columns} cells",
+                        found=f"{bad.actual_columns}: {' '.join(bad.text.split())}",
+                        fix="quote cells that hold commas or line breaks",
+                    )
+                if batch is not None:
+                    cells = [_decoded(batch.column(name), path, dataset, dialect, name, row) for name in columns]
+                    row += batch.num_rows
+                    yield pa.record_batch(cells, names=columns) if columns else batch
     except UnicodeError as error:
         raise _wrong_encoding(path, dataset, dialect, row=row + 1) from error
-    with reader:
-        while True:
-            try:
-                batch = reader.read_next_batch()
-            except StopIteration:
-                batch = None
-            except UnicodeError as error:
-                raise _wrong_encoding(path, dataset, dialect, row=row + 1) from error
-            if ragged:
-                bad = ragged[0]
-                place = None if bad.number is None else bad.number - 1 + first_row
-                raise DataError(
-                    dataset,
-                    "ragged row",
-                    table=path.stem,
-                    row=place,
-                    expected=f"{bad.expected_columns} cells",
-                    found=f"{bad.actual_columns}: {' '.join(bad.text.split())}",
-                    fix="quote cells that hold commas or line breaks",
-                )
-            if batch is None:
-                return
-            cells = [_decoded(batch.column(name), path, dataset, dialect, name, row) for name in columns]
-            row += batch.num_rows
-            yield pa.RecordBatch.from_struct_array(pa.StructArray.from_arrays(cells, columns)) if columns else batch
 
 
 def _decoded(cells: pa.Array, path: Path, dataset: str, dialect: Dialect, column: str, first_row: int) -> pa.Array:

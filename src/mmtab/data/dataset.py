@@ -124,9 +124,8 @@ class Dataset:
 
 
 def find_dataset(name: str | Path, data_root: str | Path | None = None) -> Path:
-    """The folder of a dataset, given by folder, by a name of configs/dataset/ (``catalogue`` is made on the spot), or
-    by that of a folder
-    under ``data_root`` (default: MMTAB_DATA, else ``data``). Raises DataError when there is none."""
+    """The folder of a dataset. ``name``: a folder, a name of configs/dataset/ (``catalogue`` is made on the spot), or a
+    folder under ``data_root`` (default: MMTAB_DATA, else ``data``). Raises DataError when there is none."""
     if not isinstance(name, str | PurePath):
         raise ConfigError(f"dataset {name!r}: expected a name or a folder")
     check_here(name, "dataset")
@@ -216,9 +215,8 @@ def dataset_folder(dataset: DatasetConfig, data_root: str, cache: Path) -> Path:
             fix = f"mmtab prepare all {folder} -o FOLDER makes a dataset of a table"
             raise DataError(dataset.name, f"{folder} is a file, not a dataset folder", fix=fix)
     where = " nor ".join(dict.fromkeys(map(str, places)))
-    raise DataError(
-        dataset.name, f"no folder {where}", fix="correct dataset.path, or set data_root=FOLDER (or MMTAB_DATA)"
-    )
+    fix = "correct dataset.path, or set data_root=FOLDER (or MMTAB_DATA)"
+    raise DataError(dataset.name, f"no folder {where}", fix=fix)
 
 
 def _generated(dataset: DatasetConfig, cache: Path) -> Path:

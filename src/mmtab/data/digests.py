@@ -8,6 +8,8 @@ import json
 import numpy as np
 import pyarrow as pa
 
+from mmtab.data.spelling import is_bytes, is_text
+
 
 class Digest:
     """A digest of a column that comes in pieces, the same however it was cut.
@@ -119,9 +121,9 @@ def _plain(values: pa.Array) -> pa.Array:
 
 def _type_of(found: pa.DataType) -> str:
     """A name that is the same for types of the same content."""
-    if pa.types.is_string(found) or pa.types.is_large_string(found):
+    if is_text(found):
         return "string"
-    if pa.types.is_binary(found) or pa.types.is_large_binary(found):
+    if is_bytes(found):
         return "binary"
     if pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found):
         return "list"

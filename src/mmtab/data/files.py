@@ -6,6 +6,7 @@ Cells of a csv are strings: a schema, not a guess from the first rows, decides w
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import unicodedata
@@ -20,9 +21,9 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from mmtab.data.csv_files import STANDARD, column_names, scan_csv
-from mmtab.data.spelling import spelling
+from mmtab.data.spelling import is_bytes, spelling
 from mmtab.utils.atomic import replacing
-from mmtab.utils.errors import DataError
+from mmtab.utils.errors import DataError, one_line
 from mmtab.utils.paths import leads_out
 
 FORMATS = (".parquet", ".csv")
@@ -115,15 +116,14 @@ def header(path: Source, dataset: str) -> pa.Schema:
     """
     if isinstance(path, InMemory):
         check_names(path.table.column_names, path.stem, dataset)
-        return pa.schema([pa.field(field.name, _plain_type(field.type)) for field in path.table.schema])
+        return _plain_schema(path.table.schema)
     first: pa.Schema | None = None
     for part in parts(path, dataset):
         with _readable(part, dataset):
-            schema = (
-                _parquet_schema(part)
-                if part.suffix == ".parquet"
-                else pa.schema([(name, pa.string()) for name in column_names(part, dataset, STANDARD)])
-            )
+            if part.suffix == ".parquet":
+                schema = _plain_schema(pa.parquet.read_schema(part))
+            else:
+                schema = pa.schema([(name, pa.string()) for name in column_names(part, dataset, STANDARD)])
         check_names(schema.names, part.stem, dataset)
         if first is None:
             first = schema
@@ -196,25 +196,15 @@ def count(path: Path, dataset: str) -> int:
     return total
 
 
-class _readable:
+@contextlib.contextmanager
+def _readable(path: Path, dataset: str) -> Iterator[None]:
     """What Arrow says of a damaged file, as a DataError."""
-
-    def __init__(self, path: Path, dataset: str) -> None:
-        self.path, self.dataset = path, dataset
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # KeyError, IndexError: what some damaged footers end in
-        if isinstance(error, pa.ArrowException | OSError | KeyError | IndexError) and not isinstance(error, DataError):
-            raise DataError(
-                self.dataset,
-                f"{self.path.name} is not a readable {self.path.suffix[1:]} file"
-                f" ({' '.join(str(error).split())[:200]})",
-                table=self.path.stem,
-                fix="it may be cut short or damaged: write or copy it again",
-            ) from error
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, IndexError) as error:  # the last two: of some damaged footers
+        problem = f"{path.name} is not a readable {path.suffix[1:]} file ({one_line(error)})"
+        fix = "it may be cut short or damaged: write or copy it again"
+        raise DataError(dataset, problem, table=path.stem, fix=fix) from error
 
 
 def check_names(names: list[str], table: str, dataset: str) -> None:
@@ -232,18 +222,12 @@ def check_names(names: list[str], table: str, dataset: str) -> None:
                 fix="name it in the header (pandas: to_csv(index=False) leaves its row numbers out)",
             )
         if "\0" in name:  # which some libraries take for the name's end
-            raise DataError(
-                dataset,
-                f"the name of column {number} has a null character",
-                table=table,
-                column=name,
-                fix="rename it",
-            )
+            problem = f"the name of column {number} has a null character"
+            raise DataError(dataset, problem, table=table, column=name, fix="rename it")
     twice = sorted(name for name, n in Counter(names).items() if n > 1)
     if twice:
-        raise DataError(
-            dataset, "the header names a column twice", table=table, column=twice[0], fix="rename one of them"
-        )
+        problem, fix = "the header names a column twice", "rename one of them"
+        raise DataError(dataset, problem, table=table, column=twice[0], fix=fix)
     looks = Counter(map(alike, names))
     if same := [name for name in names if looks[alike(name)] > 1]:
         raise DataError(
@@ -261,8 +245,7 @@ def alike(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
-def _parquet_schema(path: Path) -> pa.Schema:
-    schema = pa.parquet.ParquetFile(path).schema_arrow
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field(field.name, _plain_type(field.type)) for field in schema])
 
 
@@ -358,7 +341,7 @@ def _writer(scratch: Path, path: Path, schema: pa.Schema) -> pa.parquet.ParquetW
     if path.suffix == ".parquet":
         return pa.parquet.ParquetWriter(scratch, schema, compression="zstd")
     for field in schema:
-        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+        if pa.types.is_nested(field.type) or is_bytes(field.type):
             raise DataError(
                 path.parent.name,
                 "a csv cannot hold these cells",

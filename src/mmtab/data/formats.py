@@ -15,6 +15,7 @@ from functools import partial
 import pyarrow as pa
 
 from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.spelling import is_text
 from mmtab.utils.errors import DataError
 
 ORDERS = {"month first": "mdy", "day first": "dmy", "year first": "ymd"}  # what a date of three numbers begins with
@@ -67,7 +68,7 @@ def check_format(dataset: str, column: str, kind: ColumnType | None, written: ob
 def standard(cells: pa.Array, kind: ColumnType, written: str | None) -> pa.Array:
     """The cells as the standard writes them; those that do not fit the format stay, and so do stored numbers and
     dates."""
-    if not written or not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
+    if not written or not is_text(cells.type):
         return cells
     if kind is ColumnType.NUMERIC:
         read: Callable[[str], str | None] = _number_reader(written)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtab.data import files
-from mmtab.utils.errors import DataError
+from mmtab.utils.errors import DataError, one_line
 
 Wanted = Callable[[str], bool]  # whether a column is of use
 SPLITS = {"train": "train", "valid": "valid", "test": "test"}  # what people call them, and the standard
@@ -139,7 +139,7 @@ def from_columns(names: list[str], columns: Any, dataset: str, table: str, mixed
             several = len(kinds) > 1
             raise DataError(
                 dataset,
-                "the column mixes kinds of values" if several else f"cells that no table holds ({_line(error)})",
+                "the column mixes kinds of values" if several else f"cells that no table holds ({one_line(error)})",
                 table=table,
                 column=name,
                 expected="one kind" if several else "text, numbers, truths, dates or pictures",
@@ -182,10 +182,6 @@ def _kinds(values: Any) -> list[str]:
 def _absent(cell: Any) -> bool:
     missing = cell is None or type(cell).__name__ in ("NAType", "NaTType")  # of pandas
     return missing or (isinstance(cell, float | np.datetime64) and bool(cell != cell))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
 
 
 def _arrow(values: Any) -> pa.Array | pa.ChunkedArray:

@@ -93,6 +93,10 @@ class Records:
         rows, n = np.arange(len(self.table)), self.n_left
         return {"records": rows} if n is None else {"left": rows[:n], "right": rows[n:]}
 
+    def side_of(self, row: int) -> str:
+        """The name of the table that a row is of."""
+        return "records" if self.n_left is None else "left" if row < self.n_left else "right"
+
     def row_of(self, ids: pa.Array, side: str) -> pa.Array:
         """Row numbers of ids on one side ("left" or "right"), null where the id is unknown."""
         start, stop = 0, len(self.table)

@@ -20,9 +20,11 @@ import pyarrow.compute as pc
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmtab.data.cells import ImageSource, image_sources
+from mmtab.data.spelling import is_bytes
 from mmtab.data.streams import Stream
 from mmtab.data.table import BadCells, Table
 from mmtab.utils.cache import Arrays, Store
+from mmtab.utils.errors import one_line
 from mmtab.utils.machine import usable_cores
 from mmtab.utils.npy import Appended, Scratch
 from mmtab.utils.paths import within
@@ -156,7 +158,7 @@ def _paths(batch: Table, columns: list[str]) -> Iterator[tuple[int, str, ImageSo
         if pa.types.is_struct(values.type) and "bytes" in values.type.names:
             length = pc.binary_length(pc.cast(pc.struct_field(values, "bytes"), pa.binary()))
             rows = np.flatnonzero(np.asarray(pc.equal(pc.fill_null(length, 0), 0)))
-        elif pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        elif is_bytes(values.type):
             continue
         for row, cell in zip(rows.tolist(), values.take(pa.array(rows)).to_pylist(), strict=True):
             sources = image_sources(cell, batch.folder)
@@ -257,7 +259,7 @@ def _read(
     except Image.DecompressionBombError:
         problem = "image too large to open safely"
     except Exception as error:  # PIL's readers raise nearly anything for damaged files
-        problem = f"damaged image ({' '.join(str(error).split())})"
+        problem = f"damaged image ({one_line(error)})"
     _faulty(problem, source, table, row, column, bad_cells)
     return None
 

@@ -13,7 +13,7 @@ import yaml
 
 from mmtab.data.spelling import is_narrow, keeps_its_type, type_named
 from mmtab.utils.atomic import write_text
-from mmtab.utils.errors import DataError
+from mmtab.utils.errors import DataError, one_line
 from mmtab.utils.paths import leads_out
 from mmtab.utils.plain import Unfit, mapping, number, record, text, texts
 
@@ -138,9 +138,8 @@ class Schema:
     def ceiling(self) -> float | None:
         """The best reachable value of the metric with these columns, where the dataset says it."""
         kinds = {str(column.type) for column in self.columns}
-        return self.ceilings.get(
-            "+".join(kind for kind in ("image", "text", "numeric", "categorical") if kind in kinds)
-        )
+        present = (kind for kind in ("image", "text", "numeric", "categorical") if kind in kinds)
+        return self.ceilings.get("+".join(present))
 
     def without(self, names: list[str]) -> Schema:
         """The schema with some columns left out. A name may also be a column type, such as ``image``."""
@@ -215,9 +214,8 @@ class Schema:
         if "ignore" in raw:  # short for the one relation
             if raw.get("relations"):
                 raise DataError(name, "dataset.yaml: ignore stands beside relations", fix="say it in each relation")
-            raw = {key: value for key, value in raw.items() if key != "ignore"} | {
-                "relations": {LABEL: {"ignore": raw["ignore"]}}
-            }
+            raw = raw | {"relations": {LABEL: {"ignore": raw["ignore"]}}}
+            del raw["ignore"]
         unknown = set(raw) - set(Schema.__dataclass_fields__)
         if unknown:
             raise DataError(
@@ -255,8 +253,7 @@ class Schema:
         except Unfit as error:
             raise DataError(name, f"dataset.yaml: {error}", fix="correct it, or leave it out") from error
         values["classes"] = tuple(values["classes"])
-        converted = {"columns", "task", "ceilings", "split", "storage", "formats", "classes", "absent", "relations"}
-        for key in set(raw) - converted:
+        for key in set(raw) - {"columns", "task", *values}:
             if isinstance(raw[key], dict | list):
                 raise DataError(name, f"dataset.yaml: {key}", expected="one value", found=raw[key])
             if raw[key] not in (None, ""):
@@ -264,21 +261,15 @@ class Schema:
         metrics = METRICS[TaskKind(raw["task"])]
         if values.setdefault("metric", metrics[0]) not in metrics:
             raise DataError(name, "dataset.yaml: metric", expected=" or ".join(metrics), found=raw["metric"])
-        schema = Schema(
-            **values
-            | {
-                "task": TaskKind(raw["task"]),
-                "columns": tuple(Column(str(c), ColumnType(t)) for c, t in raw["columns"].items()),
-            }
-        )
+        columns = tuple(Column(str(c), ColumnType(t)) for c, t in raw["columns"].items())
+        schema = Schema(task=TaskKind(raw["task"]), columns=columns, **values)
         if schema.of_rows and not schema.label:
             problem = f"a {schema.task} dataset names its label"
             raise DataError(name, problem, fix="add a line 'label: COLUMN' to dataset.yaml")
         for role, column in (("id", schema.id), ("label", schema.label)):
             if column in {c.name for c in schema.columns}:
-                raise DataError(
-                    name, f"the {role} is also listed as a feature", column=column, fix="take it out of columns"
-                )
+                problem = f"the {role} is also listed as a feature"
+                raise DataError(name, problem, column=column, fix="take it out of columns")
         return schema
 
     def write(self, folder: Path) -> None:
@@ -293,14 +284,11 @@ class Schema:
         """Read ``folder/dataset.yaml``."""
         path = folder / "dataset.yaml"
         if not path.is_file():
-            raise DataError(
-                folder.name, f"no dataset.yaml in {folder}", fix="check the path, or describe the dataset there"
-            )
+            fix = "check the path, or describe the dataset there"
+            raise DataError(folder.name, f"no dataset.yaml in {folder}", fix=fix)
         if leads_out(folder, path):
-            fix = "copy the file into the folder (cp -L)"
-            raise DataError(
-                folder.name, f"dataset.yaml is a link out of {folder}", found=os.path.realpath(path), fix=fix
-            )
+            problem, fix = f"dataset.yaml is a link out of {folder}", "copy the file into the folder (cp -L)"
+            raise DataError(folder.name, problem, found=os.path.realpath(path), fix=fix)
         if path.stat().st_size > LARGEST:
             raise DataError(folder.name, "dataset.yaml is too large", expected=f"at most {LARGEST >> 10} KiB")
         try:
@@ -308,7 +296,7 @@ class Schema:
         except RecursionError as error:
             raise DataError(folder.name, "dataset.yaml is nested too deeply", expected="a mapping") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise DataError(folder.name, f"dataset.yaml is not valid YAML: {' '.join(str(error).split())}") from error
+            raise DataError(folder.name, f"dataset.yaml is not valid YAML: {one_line(error)}") from error
         if not isinstance(raw, dict):
             raise DataError(folder.name, "dataset.yaml", expected="a mapping", found=raw)
         return Schema.from_dict(raw, folder.name)

@@ -226,6 +226,14 @@ def keeps_its_type(kind: pa.DataType) -> bool:
     return any(fits(kind) for fits in of) and not pa.types.is_interval(kind)
 
 
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
 def is_narrow(kind: pa.DataType) -> bool:
     """Whether it holds numbers with fewer digits than float64."""
     return bool(pa.types.is_float16(kind) or pa.types.is_float32(kind))

@@ -52,23 +52,18 @@ class Table:
 
     def slice(self, start: int, n: int) -> Table:
         """``n`` rows, fewer at the end; their bad cells count as those of the whole."""
-        return replace(
-            self,
-            ids=self.ids.slice(start, n),
-            columns={name: cells.slice(start, n) for name, cells in self.columns.items()},
-            labels=None if self.labels is None else self.labels.slice(start, n),
-            n_bad_cells=0,
-            first_row=self.first_row + start,
-        )
+        return replace(self._each(lambda cells: cells.slice(start, n)), first_row=self.first_row + start)
 
     def take(self, rows: np.ndarray) -> Table:
         """The rows of these numbers, copied; their bad cells count as those of the whole."""
-        indices = pa.array(rows)
+        return self._each(lambda cells: cells.take(pa.array(rows)))
+
+    def _each(self, part: Callable[[pa.Array], pa.Array]) -> Table:
         return replace(
             self,
-            ids=self.ids.take(indices),
-            columns={name: cells.take(indices) for name, cells in self.columns.items()},
-            labels=None if self.labels is None else self.labels.take(indices),
+            ids=part(self.ids),
+            columns={name: part(cells) for name, cells in self.columns.items()},
+            labels=None if self.labels is None else part(self.labels),
             n_bad_cells=0,
         )
 
@@ -205,8 +200,8 @@ def read_batches(
     label = schema.label if labels and schema.of_rows and schema.label in header else None
     names = dict.fromkeys(n for n in (schema.id, *(c.name for c in columns), label) if n is not None and n in header)
     ids, n_rows, faulty = UniqueIds(), 0, set[str]()
-    no_batch = [_no_rows(types, list(names))] if allow_empty else []
-    for raw in itertools.chain(files.scan(path, schema.name, columns=list(names)), no_batch):
+    no_rows = pa.RecordBatch.from_pylist([], pa.schema([types.field(name) for name in names]))
+    for raw in itertools.chain(files.scan(path, schema.name, columns=list(names)), [no_rows] if allow_empty else []):
         if n_rows and not raw.num_rows:
             continue
         table = replace(empty, ids=pa.nulls(raw.num_rows, pa.large_string()), first_row=n_rows)
@@ -228,10 +223,6 @@ def read_batches(
         stored = schema.stored(schema.id)
         again = lambda: (names_in(empty, raw, schema.id, stored=stored) for raw in scan())  # noqa: E731
         ids.check(empty, schema.id, again, on_error)
-
-
-def _no_rows(types: pa.Schema, names: list[str]) -> pa.RecordBatch:
-    return pa.record_batch([pa.array([], types.field(name).type) for name in names], names=names)
 
 
 def read_column(path: Path, dataset: str, name: str, kind: ColumnType) -> Iterator[tuple[int, pa.Array]]:
@@ -275,10 +266,8 @@ def names_in(
     if bad:
         expected, cell = expected_of(ColumnType.CATEGORICAL, stored), cells[bad[0]].as_py()
         fix = "make it text, a number or a date"
-        error = table.error(
-            "the cell cannot be a name", row=bad[0], column=column, expected=expected, found=cell, fix=fix
-        )
-        on_error(error)
+        problem = "the cell cannot be a name"
+        on_error(table.error(problem, row=bad[0], column=column, expected=expected, found=cell, fix=fix))
     return names
 
 
@@ -318,11 +307,8 @@ def _report_absent_columns(
                 fix = "say what divides the columns, such as delimiter='^'"
             near = next((ascii(other) for other in header if files.alike(other) == files.alike(name)), None)
             fix = fix if near is None else f"rename {near}, which only looks like {name!a}"
-            on_error(
-                table.error(
-                    "the file lacks this column", column=name, expected=kind, found=f"columns {header}", fix=fix
-                )
-            )
+            found = f"columns {header}"
+            on_error(table.error("the file lacks this column", column=name, expected=kind, found=found, fix=fix))
 
 
 def _with_columns(

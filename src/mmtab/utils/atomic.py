@@ -26,17 +26,24 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield scratch
         scratch.chmod(0o644)
-        with scratch.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync_one(scratch)
         scratch.replace(path)
-        with contextlib.suppress(OSError):  # some systems cannot be asked to bring a folder's entries to the disk
-            descriptor = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        with contextlib.suppress(OSError):
+            sync_one(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def sync_one(path: Path) -> None:
+    """Bring a file to the disk, or of a folder its names; not every file system can be asked for that."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

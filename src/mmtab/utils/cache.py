@@ -22,8 +22,8 @@ import filelock
 import numpy as np
 
 from mmtab.utils import manifest
-from mmtab.utils.atomic import WRITING, write_text
-from mmtab.utils.errors import ConfigError
+from mmtab.utils.atomic import WRITING, sync_one, write_text
+from mmtab.utils.errors import ConfigError, one_line
 from mmtab.utils.locks import is_held, lock
 from mmtab.utils.npy import Scratch
 
@@ -347,7 +347,7 @@ def _damage(entry: Path) -> str | None:
                 np.load(path, mmap_mode="r", allow_pickle=False)
             manifest.write(entry)
         except (ValueError, EOFError) as error:
-            return f"{path.name}: {' '.join(str(error).split())}"
+            return f"{path.name}: {one_line(error)}"
         except OSError:  # a cache that is read only stays as it is
             return None
     try:
@@ -391,7 +391,7 @@ def _fill(scratch: Path, entry: Path, write: Callable[[Path], None], recorded: b
             if not entry.is_dir():
                 raise
             return False
-        manifest.sync_one(entry.parent)
+        sync_one(entry.parent)
         return True
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable
 from typing import Any
@@ -16,14 +17,7 @@ class MmtabError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As it is, also where it was made from more than its text."""
-        return _again, (type(self), self.args, self.__dict__)
-
-
-def _again(kind: type[MmtabError], args: tuple[Any, ...], parts: dict[str, Any]) -> MmtabError:
-    error = kind.__new__(kind)
-    error.args = args
-    error.__dict__.update(parts)
-    return error
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ConfigError(MmtabError):
@@ -97,6 +91,11 @@ def short(value: object, limit: int = 120) -> str:
 def first_line(error: BaseException) -> str:
     """What an error of others says first, or its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(error: object, limit: int = 200) -> str:
+    """All that an error of others says."""
+    return " ".join(str(error).split())[:limit]
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mmtab.utils.errors import RunError
+from mmtab.utils.atomic import sync_one
+from mmtab.utils.errors import RunError, one_line
 
 MANIFEST = ".manifest.json"
 MANY = 64  # files; above it one request to the whole system is faster than one for each
@@ -107,7 +108,7 @@ def read_sealed(path: Path, fix: str, since: str = "") -> dict[str, Any]:
         if problem is None and (not is_whole(value) or (since in value and DIGEST not in value)):
             problem = "it has other bytes than were written"
     except (OSError, ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())[:200]
+        problem = one_line(error)
     if problem:
         raise RunError(f"{path} is damaged ({problem}). Fix: {fix}")
     value.pop(DIGEST, None)
@@ -121,18 +122,6 @@ def sync(folder: Path) -> None:
         return os.sync()
     for path in [*files, *(path for path in folder.rglob("*") if path.is_dir()), folder]:
         sync_one(path)
-
-
-def sync_one(path: Path) -> None:
-    """Of a folder its names; not every file system can be asked for that."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _files(folder: Path) -> list[Path]:
