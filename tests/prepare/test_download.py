@@ -96,7 +96,7 @@ def naps() -> list[float]:
 
 
 def fetch(server: Server, folder: Path, naps: list[float], checksum: Checksum | None = SHA256, **more: object) -> str:
-    return download(server.url, folder / "data.bin", checksum=checksum, progress=False, sleep=naps.append, **more)  # type: ignore[arg-type]
+    return download(server.url, folder / "data.bin", checksum=checksum, sleep=naps.append, **more)  # type: ignore[arg-type]
 
 
 def leftovers(folder: Path) -> set[str]:
@@ -283,7 +283,7 @@ def test_nobody_there(tmp_path: Path, naps: list[float]) -> None:
     with pytest.raises(
         DownloadError, match=r"could not be fetched \(the connection was refused, 2 attempts\).*source=PATH"
     ):
-        download(url, tmp_path / "data.bin", attempts=2, progress=False, sleep=naps.append)
+        download(url, tmp_path / "data.bin", attempts=2, sleep=naps.append)
 
 
 def test_no_network(tmp_path: Path, naps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,9 +291,7 @@ def test_no_network(tmp_path: Path, naps: list[float], monkeypatch: pytest.Monke
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     with pytest.raises(DownloadError, match=r"no-such-host\.invalid.*could not be resolved.*source=PATH") as caught:
-        download(
-            "https://no-such-host.invalid/a.zip", tmp_path / "a.zip", attempts=1, progress=False, sleep=naps.append
-        )
+        download("https://no-such-host.invalid/a.zip", tmp_path / "a.zip", attempts=1, sleep=naps.append)
     assert "\n" not in str(caught.value)
 
 
@@ -307,7 +305,7 @@ PROCESS = """
 import sys
 from pathlib import Path
 from mmtab.prepare.importers.download import download
-print(download(sys.argv[1], Path(sys.argv[2]), progress=False))
+print(download(sys.argv[1], Path(sys.argv[2])))
 """
 
 

@@ -108,7 +108,7 @@ def imported(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Pa
     def run(name: str, raw: Path, **more: Any) -> Path:
         source = raw if request.param == "folder" else packed(raw, request.param)
         before = sorted(p for p in tmp_path.rglob("*") if p.is_file())
-        folder = import_dataset(name, tmp_path / "out" / name, source=source, progress=False, **more)
+        folder = import_dataset(name, tmp_path / "out" / name, source=source, **more)
         after = sorted(p for p in tmp_path.rglob("*") if p.is_file() and folder not in p.parents)
         assert before == after, "the source is left as it was, and no scraps remain"
         return folder

@@ -407,7 +407,7 @@ def test_what_is_kept_of_a_table_does_not_grow_with_its_rows(tmp_path: Path, mon
         )
         for k in range(n_batches)
     ]
-    files.write_table(tmp_path / "rows.parquet", batches)
+    files.write_table(tmp_path / "rows.parquet", batches, batches[0].schema)
     add = facts.Facts.add
 
     def watched(column: Any, cells: Any, root: Path) -> None:

@@ -121,6 +121,6 @@ def test_many_pictures_are_compared_with_many() -> None:
         for table, of_table in (("train", looks), ("test", copies))
         for row, look in enumerate(of_table)
     ]
-    (found,) = near_pictures({"photo": prints}, 0)
+    (found,) = near_pictures({"photo": prints})
     assert found.alarm.count >= 380
     assert all(test[1] == train[1] for test, train in found.examples)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import multiprocessing.util
 import re
-import shutil
 import tempfile
-import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -16,12 +11,12 @@ from urllib.parse import unquote
 from mmtab.data import raw
 from mmtab.utils.addresses import address_of, shown
 from mmtab.utils.errors import DataError, first_line
+from mmtab.utils.processes import new_folder
 from mmtab.utils.progress import under_way
 
 HERE = ("file", "local")
 WEB = ("http", "https")
 LONGEST = 100  # characters of a file's name, which a disk may not hold otherwise
-_lock = threading.Lock()
 
 
 def fetched(source: Any, folder: Path | None = None) -> Any:
@@ -35,23 +30,8 @@ def fetched(source: Any, folder: Path | None = None) -> Any:
     if scheme in HERE:
         path = Path("/" + place.removeprefix("localhost/").lstrip("/"))
         return path if path.exists() else Path(unquote(str(path)))
-    if folder is None:
-        with _lock:
-            folder = _scratch(multiprocessing.current_process().pid)
     with under_way(f"fetching {shown(address)}"):
-        return _copy(address, Path(tempfile.mkdtemp(dir=folder)))
-
-
-def all_fetched(sources: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: fetched(source) for name, source in sources.items()}
-
-
-@functools.cache
-def _scratch(process: int) -> Path:
-    """A folder of this process; one that was forked has another, and leaves that of its parent alone."""
-    folder = Path(tempfile.mkdtemp(prefix="mmtab-"))
-    multiprocessing.util.Finalize(None, shutil.rmtree, [folder, True], exitpriority=0)
-    return folder
+        return _copy(address, new_folder() if folder is None else Path(tempfile.mkdtemp(dir=folder)))
 
 
 def _copy(address: str, folder: Path) -> Path:

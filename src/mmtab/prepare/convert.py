@@ -20,7 +20,7 @@ from mmtab.data.files import table_stems
 from mmtab.data.pictures import find_picture, read_picture
 from mmtab.data.raw import PICTURES
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.spelling import type_named
+from mmtab.data.spelling import is_text, type_named
 from mmtab.data.table import BadCells, Table
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
@@ -52,26 +52,14 @@ def convert(folder: Path, output: Path, to: Literal["parquet", "csv"], images: I
     if output.exists():
         raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
     schema = Schema.read(folder)
-    embedded = [
-        name
-        for stem in table_stems(folder)
-        for name in _nested(files.header(files.find(folder, schema.name, stem), schema.name), schema)
-    ]
+    headers = [files.header(files.find(folder, schema.name, stem), schema.name) for stem in table_stems(folder)]
+    pictures = [field for header in headers for field in header if field.name in schema.of_type(ColumnType.IMAGE)]
     if to == "csv" and images == "embed":
         raise ConfigError("a csv cannot hold embedded pictures; embed them in parquet")
-    if to == "csv" and embedded and images == "keep":
+    if to == "csv" and images == "keep" and not all(_is_text(field.type) for field in pictures):
         images = "files"
     Store.place(output, lambda scratch: Conversion(scratch, schema, f".{to}", images).run(folder))
     return output
-
-
-def _nested(header: pa.Schema, schema: Schema) -> list[str]:
-    """Image columns whose cells hold bytes."""
-    return [
-        name
-        for name in schema.of_type(ColumnType.IMAGE)
-        if name in header.names and not _is_text(header.field(name).type)
-    ]
 
 
 def stored_within(kind: pa.DataType) -> pa.DataType:
@@ -80,7 +68,7 @@ def stored_within(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+    return is_text(kind) or pa.types.is_null(kind)
 
 
 class Conversion:
@@ -152,11 +140,8 @@ class Conversion:
         def batches() -> Iterator[pa.RecordBatch]:
             row = 0
             for batch in files.scan(path, self.schema.name):
-                ids = (
-                    pc.cast(batch[self.schema.id], pa.large_string())
-                    if self.schema.id in batch.schema.names
-                    else pa.nulls(batch.num_rows)
-                )
+                has_ids = self.schema.id in batch.schema.names
+                ids = pc.cast(batch[self.schema.id], pa.large_string()) if has_ids else pa.nulls(batch.num_rows)
                 table = Table(self.schema.name, stem, folder, ids, {}, first_row=row)
                 row += batch.num_rows
                 cells = [changes[name](table, batch[name]) if name in changes else batch[name] for name in fields]
@@ -193,7 +178,8 @@ class Conversion:
         """The cells with their pictures in them, as PICTURE, or as lists of it where a cell may have ``many``."""
         out: list[object] = []
         for row, sources in enumerate(self._sources(table, name, cells)):
-            pictures = [{"bytes": self._bytes(table, source, row, name), "path": source.path} for source in sources]
+            data = [read_picture(table, source, row, name, self.bad_cells) for source in sources]
+            pictures = [{"bytes": part, "path": source.path} for part, source in zip(data, sources, strict=True)]
             out.append(None if not pictures else pictures if many else pictures[0])
         return pa.array(out, pa.list_(PICTURE) if many else PICTURE)
 
@@ -227,13 +213,10 @@ class Conversion:
             out.append(cell if same else ";".join(paths) or None)
         return pa.array(out, cells.type if _is_text(cells.type) else pa.string())
 
-    def _bytes(self, table: Table, source: ImageSource, row: int, name: str) -> bytes | None:
-        return read_picture(table, source, row, name, self.bad_cells)
-
     def _file(self, table: Table, source: ImageSource, row: int, name: str) -> str:
         """Put a picture into the output folder: where its path says, from the folder of the table, or, should that lead
         elsewhere or be taken, under its digest. Returns its path."""
-        data, path = self._bytes(table, source, row, name), source.path or ""
+        data, path = read_picture(table, source, row, name, self.bad_cells), source.path or ""
         if data is None:
             return path
         if source.data is None and not _tame(path):

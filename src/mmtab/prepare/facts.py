@@ -16,6 +16,7 @@ from mmtab.data.cells import canonical, hashes, image_sources
 from mmtab.data.formats import AMOUNT, NUMERIC_DATE, ORDERS, STYLES, standard
 from mmtab.data.pictures import find_picture
 from mmtab.data.schema import ColumnType
+from mmtab.data.spelling import is_bytes
 
 MAX_VALUES = 1000  # values of a column that are remembered with how often they come
 MAX_HASHES = 1 << 16  # distinct values that are counted exactly; beyond, their number is an estimate (0.4 % off)
@@ -235,7 +236,7 @@ def _stored(kind: pa.DataType) -> str:
     item = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
     if pa.types.is_struct(item):
         return "picture" if {f.name for f in item} <= {"bytes", "path"} else "other"
-    if pa.types.is_binary(item) or pa.types.is_large_binary(item):
+    if is_bytes(item):
         return "bytes"
     rules = {
         pa.types.is_boolean: "truth",

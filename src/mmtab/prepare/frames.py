@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,6 +16,7 @@ from mmtab.prepare.propose import propose
 from mmtab.prepare.split import Method, split
 from mmtab.utils.addresses import check_here
 from mmtab.utils.errors import ConfigError, DataError
+from mmtab.utils.processes import new_folder
 
 
 def from_frames(
@@ -57,7 +55,7 @@ def from_frames(
     frames = objects.splits_in(frames) or frames
     if folder is not None:
         check_here(folder, "folder")
-    target = Path(folder) if folder is not None else _temporary() / name
+    target = Path(folder) if folder is not None else new_folder() / name
     if target.exists():
         raise ConfigError(f"folder {target} exists. Fix: remove it, or name another one")
     by_column = {"types": types or {}, "formats": formats or {}}
@@ -92,9 +90,3 @@ def from_frames(
             split(made, method=method, by=by, fractions=fractions, seed=seed)
         made.rename(target)
     return Dataset.read(target)
-
-
-def _temporary() -> Path:
-    folder, owner = Path(tempfile.mkdtemp(prefix="mmtab-")), os.getpid()
-    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None)
-    return folder

@@ -159,12 +159,10 @@ def _agreed(guess: Guess, by_table: dict[str, dict[str, Facts]]) -> Guess:
 
 
 def _named_apart(left: dict[str, Facts], right: dict[str, Facts]) -> Iterator[str]:
-    only_left, only_right = (sorted(set(a) - set(b)) for a, b in ((left, right), (right, left)))
+    only_left, only_right = (", ".join(sorted(set(a) - set(b))) for a, b in ((left, right), (right, left)))
     if only_left and only_right:
-        yield (
-            f"only left has {', '.join(only_left)}, only right {', '.join(only_right)}; columns that mean the same "
-            "should have one name"
-        )
+        advice = "columns that mean the same should have one name"
+        yield f"only left has {only_left}, only right {only_right}; {advice}"
 
 
 def _is_whole(facts: Facts) -> bool:

@@ -14,7 +14,7 @@ from mmtab.config.types import SPLITS
 from mmtab.data import files, objects, raw
 from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.formats import standard_batch
-from mmtab.data.remote import all_fetched, fetched
+from mmtab.data.remote import fetched
 from mmtab.data.schema import ColumnType
 from mmtab.data.table import BadCells, Table
 from mmtab.prepare.convert import Conversion, stored_within
@@ -24,11 +24,7 @@ from mmtab.utils.addresses import check_here
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError
 
-ALIASES = objects.SPLITS | {
-    "pairs_val": "pairs_valid",
-    "tableA": "left",
-    "tableB": "right",
-}
+ALIASES = objects.SPLITS | {"pairs_val": "pairs_valid", "tableA": "left", "tableB": "right"}
 STEMS = {"rows", *SPLITS, "left", "right", "records", "pairs", *(f"pairs_{split}" for split in SPLITS)}
 
 
@@ -59,7 +55,10 @@ def propose(
     check_here(output, "output")
     if output.exists():
         raise ConfigError(f"output {output} exists. Fix: remove it, or name another folder")
-    sources = all_fetched(inputs) if isinstance(inputs, Mapping) else _by_stem([fetched(path) for path in inputs])
+    if isinstance(inputs, Mapping):
+        sources = {stem: fetched(source) for stem, source in inputs.items()}
+    else:
+        sources = _by_stem([fetched(path) for path in inputs])
     if unknown := sorted(set(map(str, sources)) - STEMS):
         raise ConfigError(f"no table is called {unknown[0]}; expected some of {', '.join(sorted(STEMS))}")
     if isinstance(image_root, Mapping):
@@ -80,24 +79,22 @@ def propose(
         proposal = infer(tables, name=name or output.name, image_roots=roots, **said)
         for stem, source in sources.items():
             objects.check_label(source, proposal.schema.label, name or output.name, stem)
-        order = next((found for path in tables.values() if (found := files.order_of(path, proposal.schema.label))), ())
-        schema = replace(proposal.schema, classes=tuple(order))
+        orders = (files.order_of(path, proposal.schema.label) for path in tables.values())
+        schema = replace(proposal.schema, classes=tuple(next(filter(None, orders), ())))
 
         def write(scratch: Path) -> None:
             conversion = Conversion(scratch, schema, bad_cells=bad_cells)
             for stem, path in tables.items():
-                header, suffix = files.header(path, schema.name), files.parts(path, schema.name)[0].suffix
-                for column in set(schema.of_type(ColumnType.IMAGE)) & set(header.names):
-                    stored = stored_within(header.field(column).type)
-                    header = header.set(header.get_field_index(column), pa.field(column, stored))
-                if suffix == ".parquet":
-                    numbers = {*schema.of_type(ColumnType.NUMERIC), schema.label or ""}
-                    for column in numbers & set(schema.formats) & set(header.names):
-                        header = header.set(header.get_field_index(column), pa.field(column, pa.float64()))
-                if numbered := schema.id not in header.names and not stem.startswith("pairs"):
-                    header = pa.schema([(schema.id, pa.string()), *header])
+                types = {field.name: field.type for field in files.header(path, schema.name)}
+                suffix = files.parts(path, schema.name)[0].suffix
+                for column in types.keys() & schema.of_type(ColumnType.IMAGE):
+                    types[column] = stored_within(types[column])
+                numbers = {*schema.of_type(ColumnType.NUMERIC), schema.label} if suffix == ".parquet" else set()
+                types |= dict.fromkeys(types.keys() & schema.formats.keys() & numbers, pa.float64())
+                if numbered := schema.id not in types and not stem.startswith("pairs"):
+                    types = {schema.id: pa.string()} | types
                 batches = _copied(conversion, roots[stem], stem, path, numbered)
-                files.write_table(scratch / f"{stem}{suffix}", batches, header)
+                files.write_table(scratch / f"{stem}{suffix}", batches, pa.schema(list(types.items())))
             schema.write(scratch)
 
         Store.place(output, write)

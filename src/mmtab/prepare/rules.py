@@ -61,9 +61,8 @@ class Evidence:
         self.name_words = words_of(facts.name)
         self.words = set(self.name_words)
         n_distinct = f"{self.distinct:,}" if facts.counted else f"about {float(f'{self.distinct:.2g}'):,.0f}"
-        self.few = (
-            f"{n_distinct} distinct among {self.filled:,}" if self.distinct > 1 else f"the same in all {self.filled:,}"
-        )
+        what = f"{n_distinct} distinct among" if self.distinct > 1 else "the same in all"
+        self.few = f"{what} {self.filled:,}"
 
     def share(self, *counts: str) -> float:
         return self.facts.share(*counts)
@@ -254,6 +253,9 @@ _ODD = "{c.numbers:.1%} are numbers, {c.few}; {c.n_odd:,} cells such as {c.odd!r
 _EXAMPLE = ", such as {c.example!r}"
 _EACH = "every cell is a number, {c.few}"
 _NESTED = "stored as lists, structs, durations or bytes, which are no pictures"
+_TWO = "two whole numbers only ({c.few})"
+_TIMES = "times such as {c.example!r}, without a date ({c.few})"
+_OWN_NAME = "a name of its own for each row, {c.few}"
 _REPEATED_KEY = "whole numbers under a name of keys, said again and again ({c.few})"
 
 # applies, role, confidence, alternative, why
@@ -283,9 +285,7 @@ KEYS = (
 )
 FEW_NUMBERS = (
     Rule(lambda c: c.only({"0", "1"}), "categorical", 0.8, "numeric", "0 or 1: no or yes ({c.few})"),
-    Rule(
-        lambda c: c.distinct == 2 and c.filled > 20, "categorical", 0.7, "numeric", "two whole numbers only ({c.few})"
-    ),
+    Rule(lambda c: c.distinct == 2 and c.filled > 20, "categorical", 0.7, "numeric", _TWO),
     Rule(lambda c: c.often and bool(c.coded), "categorical", 0.6, "numeric", "few whole numbers, {c.coded} ({c.few})"),
 )
 NUMBERS = (
@@ -315,20 +315,8 @@ REPEATED = (
 )
 WORDS = (
     # As categories 3:45 and 3:46 share nothing, and without a date they are no moments.
-    Rule(
-        lambda c: c.share("clock") > 0.95,
-        "text",
-        0.7,
-        "categorical",
-        "times such as {c.example!r}, without a date ({c.few})",
-    ),
-    Rule(
-        lambda c: c.key and c.unique and c.n_words < 1.01,
-        IGNORE,
-        0.6,
-        "text",
-        "a name of its own for each row, {c.few}",
-    ),
+    Rule(lambda c: c.share("clock") > 0.95, "text", 0.7, "categorical", _TIMES),
+    Rule(lambda c: c.key and c.unique and c.n_words < 1.01, IGNORE, 0.6, "text", _OWN_NAME),
     *_when(lambda c: c.length > 60 or c.n_words > 9, *LONG),
     Rule(lambda c: c.few_values, "categorical", 0.95, "{c.cleaned}", "{c.few}{c.aside}"),
     # A category repeats the same few words; a text repeats seldom, or is long.

@@ -65,12 +65,8 @@ def split(
         schema = schema.without([str(by)])
     path = files.find(folder, schema.name, stem)
     shares = dict(zip(SPLITS, fractions, strict=True))
-    note: dict[str, object] = {
-        "method": method,
-        **({"by": by} if by else {}),
-        "fractions": list(fractions),
-        "seed": seed,
-    }
+    note: dict[str, object] = {"method": method} | ({"by": by} if by else {})
+    note |= {"fractions": list(fractions), "seed": seed}
     try:
         if stem == "rows":
             place = _place_rows(path, schema, method, by, shares, seed)
@@ -82,9 +78,9 @@ def split(
                 note["left_out"] = n_left_out
     except ValueError as error:
         raise ConfigError(f"cannot divide {path.name}: {error}") from error
-    wanted = [number for number, fraction in enumerate(fractions) if fraction]
-    for number, target in ((number, targets[number]) for number in wanted):
-        if not (place == number).any():
+    chosen = {target: place == i for i, target in enumerate(targets) if fractions[i]}
+    for target, rows in chosen.items():
+        if not rows.any():
             raise DataError(
                 schema.name,
                 f"no row would be in {target}",
@@ -92,10 +88,9 @@ def split(
                 found=f"{len(place)} rows, fractions {fractions}",
                 fix="give more rows, other fractions, or another method",
             )
-    header = files.header(path, schema.name)
-    for number, target in ((number, targets[number]) for number in wanted):
-        suffix = files.parts(path, schema.name)[0].suffix
-        files.write_table(folder / f"{target}{suffix}", _chosen(path, schema.name, place == number), header)
+    header, suffix = files.header(path, schema.name), files.parts(path, schema.name)[0].suffix
+    for target, rows in chosen.items():
+        files.write_table(folder / f"{target}{suffix}", _chosen(path, schema.name, rows), header)
     schema = replace(schema, split=note)
     schema.write(folder)
     return schema

@@ -4,14 +4,33 @@ failed. Imports nothing but Python."""
 from __future__ import annotations
 
 import contextlib
+import functools
+import multiprocessing.util
 import os
 import re
+import shutil
 import signal
+import tempfile
 import threading
 from pathlib import Path
 
 WITH_PARENT = "MMTAB_WITH_PARENT"  # in the environment of a child whose standard input is a pipe from its parent
 TAIL = 1 << 16  # bytes at the end of a log in which an error is looked for
+_lock = threading.Lock()
+
+
+def new_folder() -> Path:
+    """One that is removed when this process ends."""
+    with _lock:
+        return Path(tempfile.mkdtemp(dir=_folder_of(os.getpid())))
+
+
+@functools.cache
+def _folder_of(process: int) -> Path:
+    """A process that was forked has another, and leaves that of its parent alone."""
+    folder = Path(tempfile.mkdtemp(prefix="mmtab-"))
+    multiprocessing.util.Finalize(None, shutil.rmtree, [folder, True], exitpriority=0)
+    return folder
 
 
 def follow_parent() -> None:

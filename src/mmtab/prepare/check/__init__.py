@@ -13,7 +13,7 @@ from mmtab.utils.errors import DataError
 __all__ = ["Alarm", "Severity", "check"]
 
 
-def check(folder: Path, schema: Schema | None = None, *, seed: int = 0, images: bool = True) -> list[Alarm]:
+def check(folder: Path, schema: Schema | None = None, *, images: bool = True) -> list[Alarm]:
     """All alarms of a dataset folder, worst first; faulty data is an alarm of severity ``error``, never an exception.
 
     Tables of rows are streamed, so they may be larger than memory; what would need all rows at once is estimated from
@@ -24,4 +24,4 @@ def check(folder: Path, schema: Schema | None = None, *, seed: int = 0, images: 
     except DataError as error:
         return [fault(error)]
     look = check_rows if schema.of_rows else check_matching
-    return ranked(look(folder, schema, seed, images))
+    return ranked(look(folder, schema, images))

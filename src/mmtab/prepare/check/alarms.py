@@ -88,6 +88,11 @@ def fault(error: DataError) -> Alarm:
     return Alarm(Severity.ERROR, "standard", str(error), error.table, error.column, rows, 1)
 
 
+def noting(alarms: list[Alarm]) -> Callable[[DataError], None]:
+    """What reading does with a fault: it goes on, and there is an alarm more."""
+    return lambda error: alarms.append(fault(error))
+
+
 def name_row(table: str, row: int, row_id: object) -> str:
     """A row as errors name it, counted from 1."""
     return f"{table} row {row + 1}" + ("" if row_id is None else f" (id {row_id})")

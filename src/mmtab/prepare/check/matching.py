@@ -21,7 +21,6 @@ from mmtab.data.table import find_table, read_batches
 from mmtab.prepare.check import alarms
 from mmtab.prepare.check.alarms import N_EXAMPLES, Alarm, Cells, Severity, attempt, counted, mix, percent
 from mmtab.prepare.check.pair_data import PairData
-from mmtab.utils.errors import DataError
 
 ERROR, SEVERE, WARNING, NOTE = Severity
 
@@ -35,8 +34,8 @@ SEEN = (0.5, WARNING), (0.0, NOTE)
 FEW_MATCHES, MANY_MATCHES, SHARE_DIFFERS = 0.02, 0.6, 0.1
 
 
-def check_matching(folder: Path, schema: Schema, seed: int, images: bool) -> list[Alarm]:
-    """All alarms, in no order. ``seed`` is for nothing here: all rows are looked at."""
+def check_matching(folder: Path, schema: Schema, images: bool) -> list[Alarm]:
+    """All alarms, in no order."""
     collected: list[Alarm] = []
     sides = ("records",) if files.exists(folder, "records") else ("left", "right")
     for side in sides:
@@ -70,11 +69,8 @@ def check_matching(folder: Path, schema: Schema, seed: int, images: bool) -> lis
 
 
 def _read_all(folder: Path, schema: Schema, name: str, partial: bool, collected: list[Alarm]) -> None:
-    def note(error: DataError) -> None:
-        collected.append(alarms.fault(error))
-
-    for _ in read_batches(find_table(folder, schema, name), schema, folder=folder, partial=partial, on_error=note):
-        pass
+    path = find_table(folder, schema, name)
+    deque(read_batches(path, schema, folder=folder, partial=partial, on_error=alarms.noting(collected)), maxlen=0)
 
 
 def _earlier(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

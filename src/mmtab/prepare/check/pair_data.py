@@ -10,7 +10,6 @@ import numpy as np
 
 from mmtab.data.pairs import Pairs, Records
 from mmtab.data.schema import Schema
-from mmtab.data.table import Table
 from mmtab.prepare.check.alarms import N_EXAMPLES, Cells, Usage, mix, name_row
 
 
@@ -20,7 +19,10 @@ class PairData:
     def __init__(self, records: Records, pairs: dict[str, Pairs], schema: Schema, cells: Cells) -> None:
         self.records, self.pairs = records, pairs
         self.types = {column.name: column.type for column in schema.columns}
-        self.sides = sides_of(records)
+        self.sides, n_left = [records.table], records.n_left
+        if n_left is not None:
+            left, right = records.table.slice(0, n_left), records.table.slice(n_left, len(records.table) - n_left)
+            self.sides = [replace(left, name="left"), replace(right, name="right", first_row=0)]
         self.usage: dict[str, dict[str, Usage]] = {side.name: {} for side in self.sides}
         self.columns: dict[str, np.ndarray] = {}
         self.present: dict[str, np.ndarray] = {}
@@ -34,9 +36,9 @@ class PairData:
             self.shared += [column] if all(filled.any() for _, filled in hashed) else []
 
     def record(self, row: int) -> str:
-        n_left = self.records.n_left
-        table = "records" if n_left is None else "left" if row < n_left else "right"
-        return name_row(table, row - (n_left or 0) * (table == "right"), self.records.table.ids[row].as_py())
+        table = self.records.side_of(row)
+        start = self.records.n_left or 0 if table == "right" else 0
+        return name_row(table, row - start, self.records.table.ids[row].as_py())
 
     def pair(self, split: str, row: int) -> str:
         pairs = self.pairs[split]
@@ -86,15 +88,3 @@ class LabelledPairs:
     labels: np.ndarray
     keys: np.ndarray
     places: list[tuple[str, int]]
-
-
-def sides_of(records: Records) -> list[Table]:
-    """The record tables as they are in files."""
-    if records.n_left is None:
-        return [records.table]
-    cuts = {"left": slice(0, records.n_left), "right": slice(records.n_left, None)}
-    table = records.table
-    return [
-        replace(table, name=name, ids=table.ids[cut], columns={c: values[cut] for c, values in table.columns.items()})
-        for name, cut in cuts.items()
-    ]

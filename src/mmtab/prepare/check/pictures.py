@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.fft import dctn
 
 from mmtab.prepare.check.alarms import MAX_PRINTS, N_EXAMPLES, Print, Severity, counted
-from mmtab.prepare.check.reader import Finding, Ref
+from mmtab.prepare.check.reader import Finding
 
 SIDE, BITS = 64, 256  # pixels that are hashed, and bits of a hash
 SMALL, N_BLOCKS = 32, 4  # pixels of a thumbnail, and the blocks in a row that it is compared by
@@ -48,7 +48,7 @@ def _unexplained(pixels: np.ndarray) -> float:
     return float(left / max(np.square(pixels - pixels.mean(0)).sum(), 1))
 
 
-def near_pictures(prints: Mapping[str, Sequence[Print]], seed: int) -> Iterator[Finding]:
+def near_pictures(prints: Mapping[str, Sequence[Print]]) -> Iterator[Finding]:
     """Of each image column, pictures of valid and test that are nearly one of train. ``prints``: by column."""
     for column, of_column in prints.items():
         tables: dict[str, list[Print]] = {}
@@ -61,20 +61,16 @@ def near_pictures(prints: Mapping[str, Sequence[Print]], seed: int) -> Iterator[
         for name, held_out in tables.items() if train else ():
             asked = held_out
             if len(held_out) > MAX_ASKED:
-                chosen = np.random.default_rng(seed).choice(len(held_out), MAX_ASKED, replace=False)
+                chosen = np.random.default_rng(0).choice(len(held_out), MAX_ASKED, replace=False)
                 asked = [held_out[i] for i in np.sort(chosen)]
             place = _nearest(asked, train)
             hits = np.flatnonzero(place >= 0)
-            rest = (
-                f"are nearly one of train (column {column}): if they show the same thing, split again by a column that"
-            )
-            rest += " groups them"
+            rest = f"are nearly one of train (column {column}): if they show the same thing, split again by a column"
+            rest += " that groups them"
             if len(asked) < len(held_out) or len(of_column) >= MAX_PRINTS:
                 rest += f" (an estimate from {len(asked):,} pictures, looked up in {len(train):,} of train)"
             pairs = [(asked[i], train[place[i]]) for i in hits[:N_EXAMPLES]]
-            examples: list[tuple[Ref, ...]] = [
-                tuple((one.table, one.row, f", {one.name}") for one in pair) for pair in pairs
-            ]
+            examples = [tuple((one.table, one.row, f", {one.name}") for one in pair) for pair in pairs]
             what, kind = f"pictures of {name}", "near_picture_across_splits"
             for alarm in counted(GRADES, kind, what, rest, len(hits), max(len(asked), 1), table=name):
                 yield Finding(replace(alarm, column=column), examples)

@@ -18,7 +18,6 @@ from mmtab.data.table import Table, find_table, read_batches
 from mmtab.prepare.check import alarms
 from mmtab.prepare.check.alarms import N_EXAMPLES, Alarm, Severity, Usage, mix, name_row
 from mmtab.prepare.check.near import NearIndex, row_tokens
-from mmtab.utils.errors import DataError
 
 Ref = tuple[str, int, str]  # (table, row, what to say of it)
 
@@ -60,12 +59,11 @@ class SplitReader:
         self,
         folder: Path,
         schema: Schema,
-        seed: int,
         images: bool,
         collected: list[Alarm],
         look: Callable[[Image.Image], bytes | None] | None = None,
     ) -> None:
-        self.folder, self.schema, self.seed, self.alarms = folder, schema, seed, collected
+        self.folder, self.schema, self.alarms = folder, schema, collected
         self.cells = alarms.Cells(images, look)
         self.types = {column.name: column.type for column in schema.columns}
         self.classes: dict[Any, int] = {}  # or numbers
@@ -79,7 +77,7 @@ class SplitReader:
     def _read(self, name: str) -> Split | None:
         path = find_table(self.folder, self.schema, name)
         n = files.count(path, self.schema.name)
-        rng = np.random.default_rng([self.seed, SPLITS.index(name)])
+        rng = np.random.default_rng([0, SPLITS.index(name)])
         sampled = _choose(rng, n, SAMPLE_ROWS)
         near = _choose(rng, n, NEAR_TRAIN if name == "train" else NEAR_HELD_OUT)
         self.n_near[name] = 0
@@ -87,7 +85,7 @@ class SplitReader:
         usage = {column: Usage() for column in self.types}
         sample: dict[str, list] = {column: [] for column, kind in self.types.items() if kind is not ColumnType.IMAGE}
         has_labels = False
-        for batch in read_batches(path, self.schema, folder=self.folder, on_error=self._note):
+        for batch in read_batches(path, self.schema, folder=self.folder, on_error=alarms.noting(self.alarms)):
             hashed: dict[str, np.ndarray] = {}
             for column in batch.columns:
                 hashed[column], present = self.cells.hashes(batch, column, self.types[column])
@@ -108,9 +106,6 @@ class SplitReader:
         return Split(
             name, np.concatenate(keys), np.concatenate(ids), all_labels, usage, sample, sampled, all_labels[sampled]
         )
-
-    def _note(self, error: DataError) -> None:
-        self.alarms.append(alarms.fault(error))
 
     def _look_up(
         self, name: str, batch: Table, rows: np.ndarray, key: np.ndarray, hashed: dict[str, np.ndarray]

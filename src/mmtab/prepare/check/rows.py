@@ -39,7 +39,7 @@ FEW_ROWS, LARGEST_CLASS = 5, 0.5
 FAR = 10.0  # times the width of the middle half of the labels
 
 
-def check_rows(folder: Path, schema: Schema, seed: int, images: bool) -> list[Alarm]:
+def check_rows(folder: Path, schema: Schema, images: bool) -> list[Alarm]:
     """All alarms, in no order."""
     missing = [name for name in SPLITS if not files.exists(folder, name)]
     if len(missing) == len(SPLITS) and files.exists(folder, "rows"):
@@ -47,7 +47,7 @@ def check_rows(folder: Path, schema: Schema, seed: int, images: bool) -> list[Al
         return [Alarm(ERROR, "not_split", message, "rows")]
     needs = "mmtab needs train, valid and test ('mmtab prepare split' divides rows)"
     alarms = [Alarm(ERROR, "missing_table", f"the table {name} is missing: {needs}", name) for name in missing]
-    reader = SplitReader(folder, schema, seed, images, alarms, picture_print)
+    reader = SplitReader(folder, schema, images, alarms, picture_print)
     # Held-out rows first: they are the index that the rows of train are then looked up in.
     read = {name: reader.read(name) for name in ("test", "valid", "train") if name not in missing}
     splits = {name: split for name in SPLITS if (split := read.get(name)) is not None}
@@ -59,10 +59,10 @@ def check_rows(folder: Path, schema: Schema, seed: int, images: bool) -> list[Al
     findings = [
         *across_splits(splits, types, classes),
         *near_duplicates(splits, reader, classes),
-        *near_pictures(reader.cells.prints, seed),
+        *near_pictures(reader.cells.prints),
         *within_splits(splits, types, classes),
         *(_labels(splits, classes) if schema.label_type is ColumnType.CATEGORICAL else _numbers(splits, classes)),
-        *leaks(*_in_classes(splits, classes, schema), types, seed),
+        *leaks(*_in_classes(splits, classes, schema), types),
         *_columns(splits, types),
     ]
     alarms += _with_ids(folder, schema, findings)

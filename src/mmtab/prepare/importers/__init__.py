@@ -26,6 +26,7 @@ from mmtab.data import splits
 from mmtab.data.files import write_table
 from mmtab.data.pairs import read_pairs, read_records
 from mmtab.data.schema import Column, ColumnType, Schema, TaskKind
+from mmtab.data.spelling import is_text
 from mmtab.data.table import read_split
 from mmtab.prepare.importers.archives import is_archive
 from mmtab.prepare.importers.download import DownloadError, download
@@ -48,7 +49,6 @@ def import_dataset(
     source: Path | None = None,
     cache: Path | None = None,
     seed: int = 0,
-    progress: bool = True,
 ) -> Path:
     """Write the dataset of recipe ``name``, or of ``multabench:NAME/FOLD``, to the new folder ``output``, whole or not
     at all, and read it back to check it.
@@ -77,7 +77,7 @@ def import_dataset(
     with tempfile.TemporaryDirectory(prefix=".importing-", dir=output.parent) as scratch:
         raw = Raw(name, Path(scratch))
         if source is None:
-            origin = _fetch(recipe, raw, cache or _default_cache(), progress)
+            origin = _fetch(recipe, raw, cache or _default_cache())
         else:
             origin = f"from local files ({source.name})"
             raw.add(source)
@@ -99,20 +99,19 @@ def _default_cache() -> Path:
     return store.root / "downloads"
 
 
-def _fetch(recipe: Recipe, raw: Raw, cache: Path, progress: bool) -> str:
+def _fetch(recipe: Recipe, raw: Raw, cache: Path) -> str:
     """Fetch what the recipe names and add it to ``raw``; where it came from, in words."""
     origins = []
     _say(f"{recipe.name}: licence: {recipe.licence}")
     for file in recipe.files:
         path = cache / hashlib.sha256(file.url.encode()).hexdigest()[:16] / file.name  # recipes may share a file
         try:
-            sha256 = download(file.url, path, checksum=file.checksum, size=file.size, progress=progress)
+            sha256 = download(file.url, path, checksum=file.checksum, size=file.size)
         except DownloadError as error:
             raise DownloadError(f"{recipe.name}: {error}") from error
         if file.checksum is None:
-            _say(
-                f"{recipe.name}: no checksum is published for {file.name}; what came has sha256 {sha256}, which is kept"
-            )
+            published = f"no checksum is published for {file.name}"
+            _say(f"{recipe.name}: {published}; what came has sha256 {sha256}, which is kept")
         origins.append(f"{file.url} (sha256 {sha256})")
         raw.add(path)
     return f"from {', '.join(origins)}"
@@ -138,9 +137,8 @@ class _Standard:
         if self.recipe.label is not None:
             tables = self._labelled(tables)
         for stem, table in tables.items():
-            write_table(
-                self.folder / f"{stem}.parquet", table if stem.startswith("pairs_") else self._mapped(stem, table)
-            )
+            mapped = table if stem.startswith("pairs_") else self._mapped(stem, table)
+            write_table(self.folder / f"{stem}.parquet", mapped)
         if self.n_absent:
             _say(f"{self.recipe.name}: {self.n_absent} pictures are named but not there; their cells were left empty")
         self._schema().write(self.folder)
@@ -188,7 +186,7 @@ class _Standard:
                 table = table.set_column(place, label, self._numbers(table[label], label, stem))
             values = table[label]
             labelled = pc.is_valid(values)
-            if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            if is_text(values.type):
                 labelled = pc.and_(labelled, pc.not_equal(values, ""))
             if n_bare := len(table) - pc.sum(labelled).as_py():
                 _say(f"{recipe.name}: {stem}: {n_bare} rows without a label were left out")
@@ -211,17 +209,13 @@ class _Standard:
             self._require(split.group, split.of, table)
             groups = _codes(table[split.group])
         places = splits.assign(len(table), split.fractions, self.seed, labels=kinds, groups=groups)
-        self.split = {
-            "method": "grouped" if split.group else "stratified",
-            "of": split.of,
-            "seed": self.seed,
-            "fractions": split.fractions,
-        } | ({"group": split.group} if split.group else {})
+        method = {"method": "grouped", "group": split.group} if split.group else {"method": "stratified"}
+        self.split = {**method, "of": split.of, "seed": self.seed, "fractions": split.fractions}
         return tables | {stem: table.filter(pa.array(places == i)) for i, stem in enumerate(split.fractions)}
 
     def _numbers(self, cells: pa.ChunkedArray, column: str, stem: str) -> pa.ChunkedArray:
         """Float64; null where a cell is empty or NaN."""
-        if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+        if is_text(cells.type):
             cells = pc.if_else(pc.equal(cells, ""), None, cells)
         try:
             values = pc.cast(cells, pa.float64())

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from mmtab.utils.cache import Store
-from mmtab.utils.errors import DataError
+from mmtab.utils.errors import DataError, one_line
 
 SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
 BLOCK = 1 << 20
 Stream = Any  # reads bytes; what zipfile, tarfile, gzip, bz2 and lzma open has no type in common that all admit to
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
 HEADER = 16 << 20  # no honest header is longer
 
 
@@ -89,19 +90,10 @@ class _Unpacking:
                         file.write(block)
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise self._refuse("two members for one place", "a file or a folder", str(error.filename)) from error
-        except (
-            zipfile.BadZipFile,
-            tarfile.TarError,
-            zlib.error,
-            lzma.LZMAError,
-            EOFError,
-            NotImplementedError,
-            OSError,
-            ValueError,
-        ) as error:
+        except (*DAMAGE, EOFError, NotImplementedError, OSError, ValueError) as error:
             raise DataError(
                 self.dataset,
-                f"{self.archive.name} cannot be unpacked ({' '.join(str(error).split())[:200]})",
+                f"{self.archive.name} cannot be unpacked ({one_line(error)})",
                 expected="a whole zip or tar file (.7z: unpack it yourself)",
                 fix="fetch it again",
             ) from error

@@ -30,6 +30,15 @@ GAIN = 1 << 20  # an attempt that brought this much is not counted against the l
 PATIENCE = 300.0  # the longest wait, in seconds, that a server may ask for
 TIMEOUT = (10.0, 60.0)  # to connect, and between two blocks, in seconds
 PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+REASONS = {  # by what the library says
+    "NameResolution": "the name could not be resolved: no network?",
+    "Name or service": "the name could not be resolved: no network?",
+    "Connection refused": "the connection was refused",
+    "ProxyError": "the proxy could not be reached",
+    "timed out": "it took too long",
+    "IncompleteRead": "the connection was cut",
+    "Connection aborted": "the connection was cut",
+}
 HAND = "or fetch it by hand and give what you have as source=PATH"
 
 
@@ -71,7 +80,6 @@ def download(
     size: int | None = None,
     max_bytes: int = MAX_BYTES,
     attempts: int = 4,
-    progress: bool = True,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
     """Fetch ``url`` to ``path`` unless it is there already; returns the file's sha256.
@@ -91,13 +99,9 @@ def download(
             if checksum is None and record.is_file():
                 checksum = Checksum("sha256", record.read_text(encoding="utf-8").split()[0])
             return _checked(path, checksum, url)
-        fetch = _Fetch(url, path, size, max_bytes, progress)
-        resumed = fetch.run(attempts, sleep)
-        if (
-            resumed
-            and checksum is not None
-            and digests_of(fetch.part, checksum.algorithm) != {checksum.algorithm: checksum.digest}
-        ):
+        fetch = _Fetch(url, path, size, max_bytes)
+        resumed, wanted = fetch.run(attempts, sleep), {} if checksum is None else {checksum.algorithm: checksum.digest}
+        if resumed and wanted and digests_of(fetch.part, *wanted) != wanted:
             fetch.forget()  # what was there before may have been of another file
             fetch.run(attempts, sleep)
         try:
@@ -129,7 +133,7 @@ def _checked(path: Path, checksum: Checksum | None, url: str) -> str:
 class _Fetch:
     """One file on its way. ``part`` holds what has come; ``state`` says of which version of the file."""
 
-    def __init__(self, url: str, path: Path, size: int | None, max_bytes: int, progress: bool) -> None:
+    def __init__(self, url: str, path: Path, size: int | None, max_bytes: int) -> None:
         self.url, self.size = url, size
         self.limit = size if size is not None else max_bytes
         self.part = path.with_name(f"{path.name}.part")
@@ -142,7 +146,7 @@ class _Fetch:
             console=Console(stderr=True),
             transient=True,
         )
-        self.bar.disable = not (progress and self.bar.console.is_terminal)
+        self.bar.disable = not self.bar.console.is_terminal
         self.task = self.bar.add_task(path.name, total=size)
 
     def run(self, attempts: int, sleep: Callable[[float], None]) -> bool:
@@ -193,13 +197,11 @@ class _Fetch:
         except (*PASSING, urllib3.exceptions.HTTPError) as error:
             raise _Unfinished(_reason(error)) from error
         except requests.RequestException as error:
-            raise DownloadError(
-                f"{self.url} cannot be fetched: {_reason(error)}. Fix: correct the address, {HAND}"
-            ) from error
+            problem = f"{self.url} cannot be fetched: {_reason(error)}"
+            raise DownloadError(f"{problem}. Fix: correct the address, {HAND}") from error
         except OSError as error:
-            raise DownloadError(
-                f"{self.part} cannot be written: {error.strerror or error}. Fix: make room, {HAND}"
-            ) from error
+            problem = f"{self.part} cannot be written: {error.strerror or error}"
+            raise DownloadError(f"{problem}. Fix: make room, {HAND}") from error
 
     def _receive(self, response: requests.Response, offset: int) -> None:
         status = response.status_code
@@ -279,15 +281,6 @@ def _retry_after(response: requests.Response, url: str) -> float | None:
 def _reason(error: BaseException) -> str:
     """The innermost cause in a few words, without the addresses of objects."""
     text = str(error)
-    for words, meaning in (
-        ("NameResolution", "the name could not be resolved: no network?"),
-        ("Name or service", "the name could not be resolved: no network?"),
-        ("Connection refused", "the connection was refused"),
-        ("ProxyError", "the proxy could not be reached"),
-        ("timed out", "it took too long"),
-        ("IncompleteRead", "the connection was cut"),
-        ("Connection aborted", "the connection was cut"),
-    ):
-        if words in text:
-            return meaning
+    if known := next((meaning for words, meaning in REASONS.items() if words in text), None):
+        return known
     return " ".join(re.sub(r"<[^>]*>:?", "", text).split())[:200] or type(error).__name__

@@ -24,6 +24,7 @@ from mmtab.utils.errors import ConfigError, DataError
 
 Tables = dict[str, pa.Table]
 Row = dict[str, Any]
+ABO_TEXTS = ("material", "style", "pattern", "fabric_type", "finish_type")
 
 
 def table(recipe: Recipe, raw: Raw, seed: int) -> Tables:
@@ -225,10 +226,7 @@ def _abo_listings(recipe: Recipe, raw: Raw) -> list[Row]:
                 "brand": brand,
                 "color": color,
                 "country": item.get("country"),
-                **{
-                    key: _english(item.get(key))
-                    for key in ("material", "style", "pattern", "fabric_type", "finish_type")
-                },
+                **{key: _english(item.get(key)) for key in ABO_TEXTS},
                 "weight": _measure((item.get("item_weight") or [{}])[0]),
                 **{key: _measure(size.get(key) or {}) for key in ("height", "width", "length")},
                 "image": f"small/{picture}" if picture else None,
@@ -251,9 +249,8 @@ def _measure(value: Row) -> str | None:
 
 def _key(row: Row, name: str, where: str, recipe: Recipe) -> Any:
     if row.get(name) is None:
-        raise DataError(
-            recipe.name, "the raw row lacks this entry", table=where, column=name, found=f"entries {sorted(row)}"
-        )
+        problem, found = "the raw row lacks this entry", f"entries {sorted(row)}"
+        raise DataError(recipe.name, problem, table=where, column=name, found=found)
     return row[name]
 
 

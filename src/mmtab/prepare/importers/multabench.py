@@ -28,7 +28,7 @@ from mmtab.data.schema import Schema, TaskKind
 from mmtab.prepare.importers.archives import unpack
 from mmtab.prepare.importers.download import DownloadError
 from mmtab.prepare.propose import propose
-from mmtab.utils.errors import ConfigError, DataError, first_line
+from mmtab.utils.errors import ConfigError, DataError, first_line, one_line
 
 PREFIX = "multabench:"
 HUB = "https://huggingface.co/datasets/multabench"
@@ -99,24 +99,20 @@ def import_multabench(name: str, output: Path, source: Path | None = None, seed:
 
 def divide(label: np.ndarray, fold: int, of_classes: bool) -> tuple[np.ndarray, np.ndarray]:
     """Places of train and test among the rows with labels [n], ascending, as the published fold has them."""
-    from sklearn.model_selection import RepeatedKFold, RepeatedStratifiedKFold
+    from sklearn.model_selection import RepeatedKFold, RepeatedStratifiedKFold, train_test_split
 
     stratified = of_classes and _rarest(label) >= N_PARTS
     divider = RepeatedStratifiedKFold if stratified else RepeatedKFold
     parts = divider(n_splits=N_PARTS, n_repeats=N_REPEATS, random_state=SEED)
     train, test = list(parts.split(np.zeros(len(label)), label))[fold]
-    return _capped(train, label, MAX_TRAIN, SEED + fold, of_classes), _capped(
-        test, label, MAX_TEST, SEED + fold, of_classes
-    )
 
+    def capped(rows: np.ndarray, most: int) -> np.ndarray:
+        if len(rows) > most:
+            stratify = label[rows] if of_classes and _rarest(label[rows]) >= 2 else None
+            rows, _ = train_test_split(rows, train_size=most, random_state=SEED + fold, stratify=stratify)
+        return np.sort(rows)
 
-def _capped(rows: np.ndarray, label: np.ndarray, most: int, seed: int, of_classes: bool) -> np.ndarray:
-    from sklearn.model_selection import train_test_split
-
-    if len(rows) > most:
-        stratify = label[rows] if of_classes and _rarest(label[rows]) >= 2 else None
-        rows, _ = train_test_split(rows, train_size=most, random_state=seed, stratify=stratify)
-    return np.sort(rows)
+    return capped(train, MAX_TRAIN), capped(test, MAX_TEST)
 
 
 def _rarest(label: np.ndarray) -> int:
@@ -145,7 +141,7 @@ def _read(dataset: str, folder: Path) -> tuple[dict[str, Any], pa.Table]:
         about = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         table = pa.parquet.read_table(folder / TABLE)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(dataset, f"the files cannot be read ({' '.join(str(error).split())[:200]})") from error
+        raise DataError(dataset, f"the files cannot be read ({one_line(error)})") from error
     if not isinstance(about, dict) or "target" not in about:
         raise DataError(dataset, f"{METADATA} names no target", expected="target, image_col, task_type", found=about)
     for entry in ("target", "image_col"):
@@ -175,10 +171,8 @@ def _present(dataset: str, table: pa.Table, column: str, root: Path) -> tuple[pa
         if cell and (PurePosixPath(cell).is_absolute() or ".." in PurePosixPath(cell).parts):
             raise DataError(dataset, "the picture's path leaves the folder", row=row, column=column, found=cell)
     present = [cell if cell and (root / cell).is_file() else None for cell in cells]
-    place = table.column_names.index(column)
-    return table.set_column(place, column, pa.array(present, pa.string())), sum(map(bool, cells)) - sum(
-        map(bool, present)
-    )
+    n_absent = sum(map(bool, cells)) - sum(map(bool, present))
+    return table.set_column(table.column_names.index(column), column, pa.array(present, pa.string())), n_absent
 
 
 def _pictures(dataset: str, folder: Path, scratch: Path) -> Path:

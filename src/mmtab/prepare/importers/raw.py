@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from mmtab.data import files
 from mmtab.prepare.importers.archives import is_archive, unpack
-from mmtab.utils.errors import ConfigError, DataError
+from mmtab.utils.errors import ConfigError, DataError, one_line
 
 
 class Raw:
@@ -83,9 +83,7 @@ class Raw:
         path = self.find(name)
         if path.name.endswith(".json.gz"):
             lines = list(self.json_lines(path))
-            return rows_of(
-                lines, self._wanted(sorted({key for line in lines for key in line}), name, columns, optional)
-            )
+            return rows_of(lines, self._wanted(sorted(set().union(*lines)), name, columns, optional))
         if path.name.endswith(".csv.gz"):
             packed, path = path, self.scratch / path.name.removesuffix(".gz")
             with gzip.open(packed) as source, path.open("wb") as target:
@@ -103,7 +101,7 @@ class Raw:
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 self.dataset,
-                f"{path.name} is not a readable parquet file ({' '.join(str(error).split())[:200]})",
+                f"{path.name} is not a readable parquet file ({one_line(error)})",
                 fix="fetch it again",
             ) from error
 

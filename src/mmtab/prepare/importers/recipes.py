@@ -16,7 +16,7 @@ import yaml
 from mmtab.config.types import CONFIGS
 from mmtab.data.schema import METRICS, ColumnType, TaskKind
 from mmtab.prepare.importers.download import ALGORITHMS, Checksum
-from mmtab.utils.errors import ConfigError
+from mmtab.utils.errors import ConfigError, one_line
 
 RECIPES = CONFIGS / "import"
 ROW_TABLES, RECORD_TABLES = {"train", "valid", "test"}, {"left", "right", "records"}
@@ -91,7 +91,7 @@ def recipes(folder: Path = RECIPES) -> dict[str, Recipe]:
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"{path.name}: not valid YAML: {one_line(error)}") from error
         for variant in _variants(raw, path.name):
             recipe = read_recipe(variant, path.name)
             if recipe.name in by_name:
