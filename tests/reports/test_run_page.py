@@ -158,7 +158,7 @@ def test_pairs_lose_their_comparison_too(tmp_path: Path, configure: Callable[...
     ablation = json.loads((folder / "report" / "ablation.json").read_text())
     assert ablation["metric"] == "f1" and ablation["subsets"][""] == ablation["nothing"]
     session = open_run(folder)
-    work = _Work(session, data, "valid", 1000, 0)
+    work = _Work(session, data, 1000)
     probability = work.score(work.everywhere(column.name for column in session.schema.columns)).probability
     assert probability is not None and len(np.unique(probability.round(6))) == 1  # without any cell all pairs are alike
     assert {"precision by recall", "reliability diagram"} <= {str(svg["aria-label"]) for svg in page.having("svg")}

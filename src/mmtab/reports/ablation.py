@@ -51,15 +51,8 @@ def modalities(schema: Schema) -> dict[str, list[str]]:
     return {name: columns for name, columns in of.items() if columns}
 
 
-def ablate(
-    session: Session,
-    folder: Path,
-    split: str = "valid",
-    *,
-    n_rows: int = MAX_ROWS,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Score a labelled split with every subset of the modalities, without each column, and under growing missingness.
+def ablate(session: Session, folder: Path, *, n_rows: int = MAX_ROWS) -> dict[str, Any]:
+    """Score valid with every subset of the modalities, without each column, and under growing missingness.
 
     Of each modality: the score ``without`` it and with it ``alone``; ``loss``, what is lost without it; its Shapley
     value (Shapley 1953; of scores: Covert et al. 2020), by which modalities are ranked, because what two modalities
@@ -68,19 +61,15 @@ def ablate(
     many nats the label's log-likelihood falls. ``low`` and ``high`` bound 95 % intervals. Plain values, for JSON.
     """
     started = time.perf_counter()
-    work, groups = _Work(session, folder, split, n_rows, seed), modalities(session.schema)
-    scores, names = _Scores(work, _conditions(work, groups, seed), seed), list(groups)
+    work, groups = _Work(session, folder, n_rows), modalities(session.schema)
+    scores, names = _Scores(work, _conditions(work, groups)), list(groups)
     everything, score = _subset(names), scores.score
+    none = {name: score[_subset(other for other in names if other != name)] for name in names} | {EVERY: score[""]}
     curves = {
-        name: [
-            score[everything],
-            *(score[f"{share} {name}"] for share in SHARES),
-            score[_subset(other for other in names if name not in (other, EVERY))],
-        ]
-        for name in [*names, EVERY]
+        name: [score[everything], *(score[f"{share} {name}"] for share in SHARES), last] for name, last in none.items()
     }
     return {
-        "split": split,
+        "split": "valid",
         "n_rows": scores.n_rows,
         "n_rows_of_split": work.n_in_split,
         "metric": scores.metric,
@@ -94,14 +83,14 @@ def ablate(
     }
 
 
-def _conditions(work: _Work, groups: Mapping[str, list[str]], seed: int) -> dict[str, Removed]:
+def _conditions(work: _Work, groups: Mapping[str, list[str]]) -> dict[str, Removed]:
     """By name: every subset of the modalities, without each column, and with a share of each modality missing."""
     conditions = {
         _subset(subset): work.everywhere(column for name in groups if name not in subset for column in groups[name])
         for subset in _subsets(list(groups))
     }
     conditions |= {f"without {column}": work.everywhere([column]) for column in work.columns}
-    draws = np.random.default_rng(seed).random((len(groups), work.batches.table.n_rows))
+    draws = np.random.default_rng(0).random((len(groups), work.batches.table.n_rows))
     for share in SHARES:
         for name, draw in zip(groups, draws, strict=True):
             conditions[f"{share} {name}"] = {column: draw < share for column in groups[name]}
@@ -113,13 +102,13 @@ def _conditions(work: _Work, groups: Mapping[str, list[str]], seed: int) -> dict
 class _Scores:
     """By condition: ``predictions``, ``y_pred`` [n, r], ``score``, and ``draws``, the scores of a paired bootstrap."""
 
-    def __init__(self, work: _Work, conditions: Mapping[str, Removed], seed: int) -> None:
+    def __init__(self, work: _Work, conditions: Mapping[str, Removed]) -> None:
         names, task = steps(conditions, len(conditions), "scoring without columns"), work.session.task
         self.predictions = {name: work.score(conditions[name]) for name in names}
         y_true, y_pred = work.labels_and_predictions(list(self.predictions.values()))
         plain = "f1" if isinstance(task, PairTask) else "accuracy"
         self.metric = task.metric if task.metric in ("accuracy", "macro_f1", "f1", "r2") else plain
-        draws = bootstrap(y_true, y_pred, self.metric, int(max(y_true.max(), y_pred.max())) + 1, seed=seed)
+        draws = bootstrap(y_true, y_pred, self.metric, int(max(y_true.max(), y_pred.max())) + 1)
         assert draws is not None
         self.n_rows = len(y_true)
         self.y_pred = dict(zip(self.predictions, y_pred, strict=True))
@@ -171,13 +160,13 @@ def ranking(ablation: Mapping[str, Any]) -> list[str]:
 
 
 class _Work:
-    """A sample of a split, scored again and again."""
+    """A sample of valid, scored again and again."""
 
-    def __init__(self, session: Session, folder: Path, split: str, n_rows: int, seed: int) -> None:
+    def __init__(self, session: Session, folder: Path, n_rows: int) -> None:
         self.session, self.columns = session, [column.name for column in session.schema.columns]
-        batches, _, _ = session.load(split, folder)
+        batches, _, _ = session.load("valid", folder)
         self.n_in_split = len(batches)
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(batches))[:n_rows])
+        chosen = np.sort(np.random.default_rng(0).permutation(len(batches))[:n_rows])
         if isinstance(batches, RowBatches):
             self.batches: RowBatches | PairBatches = RowBatches(
                 batches.table, batches.labels, chosen[is_known(batches.labels[chosen])]
@@ -230,7 +219,7 @@ class _Work:
         if isinstance(task, RegressionTask):
             off = np.abs(task.y_pred(predictions)[:, 0] - predictions.label)
             return -off / max(float(predictions.label.std()), np.finfo(np.float64).tiny)
-        if isinstance(self.session.task, PairTask):
+        if isinstance(task, PairTask):
             assert predictions.probability is not None
             p = predictions.probability.clip(1e-12, 1 - 1e-12)
             return np.log(np.where(predictions.label == 1, p, 1 - p)).mean(1)

@@ -27,13 +27,14 @@ from mmtab.reports.rows import Cell, cells_of
 from mmtab.reports.svg import svg
 from mmtab.utils.atomic import write_text
 from mmtab.utils.errors import DataError
-from mmtab.utils.text import markdown_table, markdown_text, short
+from mmtab.utils.text import markdown_text, short, text_table
 
 MAX_VALUES = 20_000  # distinct values counted; further ones are left out
 MAX_NUMBERS = 100_000  # numbers, or lengths of texts, for plots and quantiles
 MAX_PICTURES = 300  # opened to learn their sizes
 MAX_CLASSES = 50  # of the table of labels
 MAX_BARS = 15
+N_SAMPLES = 8  # rows, or pairs, to look at
 MAX_PLOTS = 40  # columns
 
 
@@ -128,17 +129,14 @@ class DatasetFacts:
         return self.schema.label_type is ColumnType.NUMERIC
 
 
-def describe(
-    folder: Path, schema: Schema | None = None, *, alarms: Sequence[Alarm] = (), n_samples: int = 8, seed: int = 0
-) -> DatasetFacts:
+def describe(folder: Path, schema: Schema | None = None, *, alarms: Sequence[Alarm] = ()) -> DatasetFacts:
     """Read every table once, in batches, with bounded memory. Cells that do not fit their column count as missing."""
     schema = schema or Schema.read(folder)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     columns = [ColumnFacts(column.name, column.type) for column in schema.columns]
     facts = DatasetFacts(schema, columns=columns, alarms=alarms)
-    names = [
-        s for s in ((*SPLITS, "rows") if schema.of_rows else ("left", "right", "records")) if files.exists(folder, s)
-    ]
+    known = (*SPLITS, "rows") if schema.of_rows else ("left", "right", "records")
+    names = [name for name in known if files.exists(folder, name)]
     if len(names) > 1 and "rows" in names:  # which have been split
         names.remove("rows")
     for name in names:
@@ -150,17 +148,17 @@ def describe(
                     column.add(table, rng)
             if table.labels is not None:
                 facts.labels.setdefault(name, Counter()).update(_counts(table.labels))
-            n = min(n_samples - len(facts.samples), len(table))
+            n = min(N_SAMPLES - len(facts.samples), len(table))
             if schema.of_rows and name in ("train", "rows") and n > 0:
                 for row in rng.choice(len(table), n, replace=False).tolist():
                     facts.samples.append((_label(table, row), [cells_of(schema, table, row)]))
     if not schema.of_rows:
-        _add_pairs(facts, folder, n_samples // 2, rng)
+        _add_pairs(facts, folder, rng)
     return facts
 
 
-def _add_pairs(facts: DatasetFacts, folder: Path, n_samples: int, rng: np.random.Generator) -> None:
-    """Count pairs by split; ``n_samples``: matches of train to look at, and as many others."""
+def _add_pairs(facts: DatasetFacts, folder: Path, rng: np.random.Generator) -> None:
+    """Count pairs by split, and take matches of train to look at, and as many others."""
     records = read_records(folder, facts.schema, "missing")
     for split in SPLITS:
         if not files.exists(folder, f"pairs_{split}"):
@@ -174,7 +172,7 @@ def _add_pairs(facts: DatasetFacts, folder: Path, n_samples: int, rng: np.random
         facts.labels[f"pairs_{split}"] = counts
         for label, title in ((1, "a match"), (0, "no match")) if split == "train" else ():
             rows = np.flatnonzero(labels == label)
-            for i in rng.choice(rows, min(n_samples, len(rows)), replace=False).tolist():
+            for i in rng.choice(rows, min(N_SAMPLES // 2, len(rows)), replace=False).tolist():
                 sides = [cells_of(facts.schema, records.table, int(side[i])) for side in (pairs.left, pairs.right)]
                 facts.samples.append((title, sides))
 
@@ -197,10 +195,9 @@ def _label(table: Table, row: int) -> str:
 
 def write_card(facts: DatasetFacts, folder: Path) -> tuple[Path, Path]:
     """Write ``card.md`` and ``card.html`` into the folder, each at once or not at all."""
-    paths = folder / "card.md", folder / "card.html"
-    for path, text in zip(paths, (markdown(facts), page(facts)), strict=True):
-        write_text(path, text)
-    return paths
+    write_text(text := folder / "card.md", markdown(facts))
+    write_text(web := folder / "card.html", page(facts))
+    return text, web
 
 
 def _tables(facts: DatasetFacts) -> dict[str, tuple[list[str], Sequence[Sequence[str]]]]:
@@ -230,12 +227,8 @@ def _tables(facts: DatasetFacts) -> dict[str, tuple[list[str], Sequence[Sequence
 
 def markdown(facts: DatasetFacts) -> str:
     """The card without pictures and plots."""
-
-    def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-        return markdown_table(list(map(markdown_text, head)), [list(map(markdown_text, line)) for line in body])
-
-    parts = [f"# {markdown_text(facts.schema.title or facts.schema.name)}", table(["", ""], _about(facts))]
-    parts += [f"## {title}\n\n{table(head, body)}" for title, (head, body) in _tables(facts).items() if body]
+    parts = [f"# {markdown_text(facts.schema.title or facts.schema.name)}", text_table(["", ""], _about(facts))]
+    parts += [f"## {title}\n\n{text_table(head, body)}" for title, (head, body) in _tables(facts).items() if body]
     return "\n\n".join(parts) + "\n"
 
 
@@ -288,9 +281,7 @@ def _plots(facts: DatasetFacts) -> list[tuple[str, Markup]]:
     for column in facts.columns[:MAX_PLOTS]:
         if column.type in (ColumnType.NUMERIC, ColumnType.TEXT) and len(np.unique(column.numbers)) > 1:
             unit = "characters" if column.type is ColumnType.TEXT else "value"
-            figure = figures.small_histogram(unit, column.numbers)
-            plots[f"distribution of {column.name} ({unit})"] = figure
+            plots[f"distribution of {column.name} ({unit})"] = figures.small_histogram(unit, column.numbers)
         elif column.type is ColumnType.CATEGORICAL and column.counts:
-            figure = figures.small_bars(column.counts.most_common(8))
-            plots[f"commonest values of {column.name}"] = figure
+            plots[f"commonest values of {column.name}"] = figures.small_bars(column.counts.most_common(8))
     return [(about, svg(figure, f"chart{i}", about)) for i, (about, figure) in enumerate(plots.items())]

@@ -68,8 +68,6 @@ def _outside(matches: Matches, r: int, number: int) -> tuple[ShownRecord, ShownR
 
 
 def _record(matches: Matches, row: int) -> ShownRecord:
-    n_left = matches.records.n_left
-    side = "records" if n_left is None else "left" if row < n_left else "right"
     (_, id_), *cells = cells_of(matches.schema, matches.records.table, row)
     assert isinstance(id_, str)
-    return ShownRecord(id_, side, cells)
+    return ShownRecord(id_, matches.records.side_of(row), cells)

@@ -17,6 +17,7 @@ COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, FAINT)
 WIDE, TALL, SMALL = 5.4, 3.4, (4.4, 2.8)  # inches
 MAX_CLASSES, FEW_CLASSES = 24, 12  # of a confusion matrix; up to FEW_CLASSES, those without mistakes too
 MOST = 0.9  # of the mistakes, that the classes shown make
+MAX_COLUMNS = 30  # of those that are missed most
 MAX_POINTS = 2000  # that are drawn one by one
 
 
@@ -233,9 +234,9 @@ def by_modality(ablation: Mapping[str, Any], order: Sequence[str]) -> Any:
     return figure
 
 
-def by_column(ablation: Mapping[str, Any], limit: int = 30) -> Any:
+def by_column(ablation: Mapping[str, Any]) -> Any:
     """What is lost without each column, with 95 % intervals, the greatest first."""
-    columns = sorted(ablation["columns"].items(), key=lambda item: item[1]["loss"])[-limit:]
+    columns = sorted(ablation["columns"].items(), key=lambda item: item[1]["loss"])[-MAX_COLUMNS:]
     figure, axes = _axes(WIDE, 1.0 + 0.32 * len(columns))
     colours = dict(zip(("image", "text", "numeric", "categorical"), COLOURS, strict=False))
     for i, (_, values) in enumerate(columns):

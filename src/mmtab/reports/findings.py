@@ -157,10 +157,8 @@ def _fit(
     if rises:
         text = f"It could learn longer: valid {metric} still rose, from {values[before]:.3f} in epoch {before + 1} to"
         return Finding(WARNING, f"{text} {values[-1]:.3f} in the last, {n}."), more
-    text = (
-        f"It learnt long enough: valid {metric} was best in epoch {best + 1} of {n} ({values[best]:.3f}), and changed"
-    )
-    text += f" at the end by less than its standard error ({error:.3f})."
+    text = f"It learnt long enough: valid {metric} was best in epoch {best + 1} of {n} ({values[best]:.3f}), and"
+    text += f" changed at the end by less than its standard error ({error:.3f})."
     return Finding(PLAIN if risen else GOOD, text + (f" But {fell}: it grew too sure." if risen else "")), ""
 
 

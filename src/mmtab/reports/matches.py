@@ -137,9 +137,7 @@ def _labelled(result: Matches) -> list[tuple[str, str, str, int]]:
 
 def _curves(report: Mapping[str, Any]) -> list[Markup]:
     curves = report.get("label_curve", {})
-    return [
-        svg(label_curve(curve), f"curve{i}", f"{name}: F1 by labels") for i, (name, curve) in enumerate(curves.items())
-    ]
+    return [svg(label_curve(of), f"curve{i}", f"{name}: F1 by labels") for i, (name, of) in enumerate(curves.items())]
 
 
 def _whole(report: Mapping[str, Any]) -> dict[str, Any]:

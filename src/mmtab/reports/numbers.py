@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmtab.reports.rows import cells_of
 from mmtab.reports.slices import Source, Z
 from mmtab.runs.scored_numbers import ScoredNumbers
 from mmtab.training.regression import LEVEL
@@ -35,7 +36,7 @@ def sentences(predictions: ScoredNumbers) -> Iterator[tuple[bool, str]]:
 
 
 def worst(predictions: ScoredNumbers, source: Source) -> list[dict[str, Any]]:
-    """The largest errors, each with its row."""
+    """The largest errors, each with the cells of its row."""
     places = predictions.worst(N_WORST).tolist()
     rows = source.rows(np.unique(predictions.row[places]))
     return [
@@ -43,7 +44,8 @@ def worst(predictions: ScoredNumbers, source: Source) -> list[dict[str, Any]]:
             "y_true": predictions.y_true[i],
             "y_pred": predictions.y_pred[i],
             "interval": None if predictions.interval is None else [bound[i] for bound in predictions.interval],
-            "place": rows[int(predictions.row[i])],
+            "sides": [cells_of(predictions.schema, *place) for place in rows[int(predictions.row[i])]],
+            "example": None,
         }
         for i in places
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -46,16 +46,14 @@ class Row:
 
     def cells(self, references: Mapping[str, float], names: list[str]) -> list[str]:
         """A line of the table; ``names``: columns for ``references``, the figures of others."""
+        costs = zip(*self.costs, strict=True)
         return [
             markdown_text(" ".join(filter(None, (self.dataset, self.dropped, self.differs)))),
             markdown_text(self.metric),
             f"**{mean(self.scores):.3f}**" + (f" ± {stdev(self.scores):.3f}" if len(self.scores) > 1 else ""),
             *(f"{references[name]:.3f}" if name in references else "" for name in names),
             str(len(self.scores)),
-            *(
-                format(mean(costs), how)
-                for costs, how in zip(zip(*self.costs, strict=True), COSTS.values(), strict=True)
-            ),
+            *(format(mean(values), how) for values, how in zip(costs, COSTS.values(), strict=True)),
         ]
 
 
@@ -88,10 +86,15 @@ def collect(folders: list[Path], split: str) -> dict[str, list[Row]]:
     return tables
 
 
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names that do not have the same value in all of these settings."""
+    names = dict.fromkeys(name for values in settings for name in values)
+    return [name for name in names if len({str(values.get(name)) for values in settings}) > 1]
+
+
 def _differing(settings: dict[str, Any], others: list[dict[str, Any]]) -> str:
     """The settings that are not the same in all the others, as they are written."""
-    names = dict.fromkeys(name for other in others for name in other)
-    differ = [name for name in names if len({str(other.get(name)) for other in others}) > 1]
+    differ = differing(others)
     more = " …" if len(differ) > N_NAMED else ""
     return " ".join(f"{name}={settings.get(name)}" for name in differ[:N_NAMED]) + more
 

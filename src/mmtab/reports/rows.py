@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 
 from mmtab.data.cells import image_sources
 from mmtab.data.pictures import open_picture
@@ -26,9 +26,7 @@ Cell = tuple[str, str | list[Picture]]  # its column, and its text or its pictur
 
 def one_row(table: Table, row: int) -> Table:
     """A table of one row, so that what is shown does not keep a large table in memory."""
-    columns = {name: pa.array([cells[row].as_py()], cells.type) for name, cells in table.columns.items()}
-    ids = table.ids.slice(row, 1)
-    return Table(table.dataset, table.name, table.folder, ids, columns, first_row=table.first_row + row)
+    return replace(table.take(np.array([row])), first_row=table.first_row + row)
 
 
 def value_of(table: Table, row: int, column: str) -> object:

@@ -13,7 +13,6 @@ import yaml
 from markupsafe import Markup
 
 from mmtab.config.types import Hardware, LocalSettings, RunConfig
-from mmtab.data.dataset import dataset_folder
 from mmtab.data.schema import Schema
 from mmtab.reports import figures, numbers
 from mmtab.reports import more_rows as rows_of_train
@@ -33,7 +32,7 @@ from mmtab.runs.folder import (
     read_facts,
     read_run_file,
 )
-from mmtab.runs.inputs import cache_of
+from mmtab.runs.inputs import data_folder
 from mmtab.runs.manifest import recording
 from mmtab.runs.provenance import REPORT
 from mmtab.runs.scored import Scored, ScoredPredictions, read_scored, scored_splits
@@ -79,7 +78,7 @@ def write_report(
     predictions = read_scored(folder, split or splits[0])
     source, parts, problem = None, list[dict[str, Any]](), ""
     try:
-        data = data or dataset_folder(config.dataset, config.data_root, cache_of(config))
+        data = data or data_folder(config)
         source = Source(data, predictions[0].schema, predictions[0].split)
         parts = [part for relation in predictions for part in slices(relation, source)]
     except (MmtabError, OSError) as error:
@@ -304,10 +303,7 @@ def _mistakes(predictions: Scored, source: Source) -> list[dict[str, Any]]:
     """The surest wrong predictions, each with the cells of its row (of a pair, of both rows) and, of classes, those of
     the most confident of the rows that are rightly predicted as what it was taken for."""
     if isinstance(predictions, ScoredNumbers):
-        return [
-            mistake | {"sides": [cells_of(predictions.schema, *place) for place in mistake["place"]], "example": None}
-            for mistake in numbers.worst(predictions, source)
-        ]
+        return numbers.worst(predictions, source)
     worst, examples = predictions.surest_mistakes(N_MISTAKES).tolist(), dict[int, int]()
     if not worst:
         return []

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from mmtab.config.types import LocalSettings
 from mmtab.reports import figures
 from mmtab.reports.html import TEMPLATES, render
+from mmtab.reports.results import differing
 from mmtab.reports.run_page import interval, read_ablation
 from mmtab.reports.svg import svg
 from mmtab.runs.folder import METRICS, flat, learning_curves, open_config, read_facts, read_run_file
@@ -168,10 +169,8 @@ def _shared_rows(runs: Sequence[Scored]) -> tuple[list[str], np.ndarray]:
 def _settings(runs: Mapping[str, Path], local: LocalSettings | None) -> tuple[list[str], list[list[str]]]:
     """A table of the settings that differ."""
     settings = {name: flat(dataclasses.asdict(open_config(folder, local))) for name, folder in runs.items()}
-    keys = dict.fromkeys(key for values in settings.values() for key in values)
-    rows = [[key, *(str(values.get(key, "")) for values in settings.values())] for key in keys]
-    shown = [row for row in rows if row[0].split(".")[0] not in HIDDEN_SETTINGS and len(set(row[1:])) > 1]
-    return ["setting", *settings], shown
+    names = [name for name in differing(list(settings.values())) if name.split(".")[0] not in HIDDEN_SETTINGS]
+    return ["setting", *settings], [[name, *(str(of.get(name, "")) for of in settings.values())] for name in names]
 
 
 def _disagreements(predictions: Predictions) -> list[dict[str, Any]]:

@@ -12,10 +12,8 @@ from markupsafe import Markup, escape
 
 INK, FAINT = "#010203", "#040506"  # become the page's, as these do
 BLUE, ORANGE, GREEN, PURPLE, RED = "#1f6fb5", "#c05a12", "#26804a", "#8a4fb0", "#b01f4f"
-MEANINGS = {INK: "CanvasText", "#000000": "CanvasText", FAINT: "var(--faint)"} | {
-    colour: f"var(--{name})"
-    for colour, name in ((BLUE, "blue"), (ORANGE, "orange"), (GREEN, "green"), (PURPLE, "purple"), (RED, "red"))
-}
+MEANINGS = {INK: "CanvasText", "#000000": "CanvasText", FAINT: "var(--faint)", BLUE: "var(--blue)"}
+MEANINGS |= {ORANGE: "var(--orange)", GREEN: "var(--green)", PURPLE: "var(--purple)", RED: "var(--red)"}
 
 
 def canvas(width: float, height: float, **layout: Any) -> Any:

@@ -14,7 +14,7 @@ from rich.table import Table
 from mmtab.sweep.plan import Plan
 from mmtab.sweep.space import Value
 from mmtab.sweep.study import objective, results_of
-from mmtab.utils.progress import Stage, duration, say
+from mmtab.utils.progress import Stage, duration
 
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 N_ROWS = 12  # of the table: all trials that are on their way, and as many of the best as there is room for
@@ -22,15 +22,12 @@ INTERVAL = 0.5  # seconds
 
 
 class Display:
-    """``tell`` prints a line, ``show`` updates ``stage``; it may be called often."""
+    """``show`` updates ``stage``; it may be called often."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.stage = Stage(plan.output.name)
         self._last = 0.0
-
-    def tell(self, text: str) -> None:
-        say(text)
 
     def show(self, trials: Callable[[], Sequence[FrozenTrial]], busy: Mapping[int, set[str]]) -> None:
         """``trials`` is called when it is time; ``busy``: the names of the runs on their way, by trial."""

@@ -109,13 +109,8 @@ class Plan:
         config = compose_run(f"trial {number}", run.place, overrides)
         targets = [str(name) for _, name in targets_in(asdict(config))]
         modules = sorted({name.rpartition(".")[0] for name in targets if not name.startswith("mmtab.")})
-        given: dict[str, Any] = {
-            "run": str(folder),
-            "split": "test",
-            "data_root": config.data_root,
-            "cache": config.cache,
-        }
-        given |= {"cache_gb": config.cache_gb, "trust": modules}
+        given: dict[str, Any] = {"run": str(folder), "split": "test", "trust": modules}
+        given |= {name: getattr(config, name) for name in ("data_root", "cache", "cache_gb")}
         given |= {f"wandb.{name}": value for name, value in asdict(config.wandb).items()}
         return config, [f"{name}={written(value)}" for name, value in given.items()]
 

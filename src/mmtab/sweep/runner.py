@@ -64,7 +64,7 @@ class Runner:
         self.plan, self.train, self.evaluate, self.display = plan, train, evaluate, display
         self.study = Study(plan)
         self.trials: dict[int, Trial] = {}
-        self.pool = Pool(plan.config.n_jobs, display.tell, self._tick)
+        self.pool = Pool(plan.config.n_jobs, say, self._tick)
         self.unscored: list[str] = []
         self._last_look = self._last_heartbeat = 0.0
         self._awaited: set[int] = set()  # trials of other processes that were mentioned
@@ -95,16 +95,15 @@ class Runner:
     # --- trials ------------------------------------------------------------------------------------------------------
 
     def _is_over(self) -> bool:
-        trials = self.study.trials()[: self.plan.n_trials]
-        return len(trials) == self.plan.n_trials and all(trial.state.is_finished() for trial in trials)
+        n_finished = sum(trial.state.is_finished() for trial in self.study.trials()[: self.plan.n_trials])
+        return n_finished == self.plan.n_trials
 
     def _next_task(self) -> Task | None:
         while True:
             for _, trial in sorted(self.trials.items()):
                 if trial.busy and self.plan.config.pruner != "none":  # which wants to see one run before the next
                     continue
-                runs = self._startable(trial)
-                if runs:
+                if runs := self._startable(trial):
                     return self._train_task(trial, runs[0])
             if not self._take_trial():
                 return None
@@ -136,7 +135,7 @@ class Runner:
             for number in sorted(unclaimed - self._awaited):
                 self._awaited.add(number)
                 owner = trials[number].user_attrs.get("owner", "another process")
-                self.display.tell(f"trial {number}  waiting: {owner} works on it")
+                say(f"trial {number}  waiting: {owner} works on it")
         return False
 
     def _claim(self, number: int) -> bool:
@@ -178,16 +177,14 @@ class Runner:
                 self._end(trial, TrialState.PRUNED)
 
     def _end(self, trial: Trial, state: TrialState) -> None:
-        text, names = f"trial {trial.number}  {STATES[state]}", self.plan.config.objectives
-        values = (
-            [] if state == TrialState.FAIL else [objective(self.plan, trial.results, name) or 0.0 for name in names]
-        )
+        text, values = f"trial {trial.number}  {STATES[state]}", list[float]()
+        if state != TrialState.FAIL:
+            values = [objective(self.plan, trial.results, name) or 0.0 for name in self.plan.config.objectives]
+            text += f"  {self.plan.config.objectives[0]} {values[0]:.4f}"
         self.study.end(trial.id, state, values)
-        if values:
-            text += f"  {names[0]} {values[0]:.4f}"
         self._release(trial)
         self._remove_weights()
-        self.display.tell(text)
+        say(text)
 
     def _release(self, trial: Trial) -> None:
         trial.lock.release()
@@ -242,7 +239,7 @@ class Runner:
                 text += "; once more"
             elif self._is_given_up(trial, run):
                 text += f"; given up after {result.attempts} attempts"
-        self.display.tell(text)
+        say(text)
 
     # --- test --------------------------------------------------------------------------------------------------------
 
@@ -278,7 +275,7 @@ class Runner:
         def ended(seconds: float, failure: str) -> None:
             if (metrics := _metrics_on_test(folder)) is not None:
                 self.study.note_test(number, run, metrics)
-                self.display.tell(f"trial {number}  {run.dataset} seed {run.seed}  scored on test")
+                say(f"trial {number}  {run.dataset} seed {run.seed}  scored on test")
             if failure:
                 what = "on test" if metrics is None else "its report"
                 self.unscored.append(f"trial {number}, {run.name}, {what}: {failure}")

@@ -20,7 +20,7 @@ from yaml import YAMLError
 
 from mmtab.config.overrides import written
 from mmtab.config.types import CONFIGS
-from mmtab.utils.errors import ConfigError
+from mmtab.utils.errors import ConfigError, one_line
 
 SPACES = CONFIGS / "sweep"
 EXPECTED = "a list of choices, or {low: …, high: …} with log: true or step: …"
@@ -97,7 +97,7 @@ def read_space(name: str | None) -> dict[str, Any]:
     try:
         space: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"space {path}: it cannot be read as yaml: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"space {path}: it cannot be read as yaml: {one_line(error)}") from error
     if not isinstance(space, dict) or not all(isinstance(key, str) for key in space):
         raise ConfigError(f"space {path}: expected settings by name, each with {EXPECTED}")
     return space

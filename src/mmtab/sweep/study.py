@@ -29,7 +29,7 @@ from mmtab.runs.folder import METRICS, SCHEMA, read_facts, read_run_file, readin
 from mmtab.sweep.draws import copy_study, draw, should_prune
 from mmtab.sweep.plan import Plan, Run, differences
 from mmtab.sweep.space import Value
-from mmtab.utils.errors import ConfigError, RunError
+from mmtab.utils.errors import ConfigError, RunError, one_line
 from mmtab.utils.locks import lock
 from mmtab.utils.manifest import DIGEST, is_whole, sealed
 from mmtab.utils.paths import check_database, check_inside
@@ -328,7 +328,7 @@ def _check_file(plan: Plan) -> None:
 def _damaged(plan: Plan, problem: object) -> RunError:
     where = (plan.config.storage and "the storage") or plan.output / "study.db"
     fix = "bring back a copy; or remove it, and the same command draws again and takes up the finished runs"
-    return RunError(f"{where} is damaged ({' '.join(str(problem).split())[:200]}). Fix: {fix}")
+    return RunError(f"{where} is damaged ({one_line(problem)}). Fix: {fix}")
 
 
 def _open_storage(url: str) -> RDBStorage:

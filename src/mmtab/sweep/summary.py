@@ -14,7 +14,7 @@ from mmtab.sweep.draws import copy_study
 from mmtab.sweep.plan import Plan
 from mmtab.sweep.study import Study, results_of
 from mmtab.utils.atomic import replacing, write_text
-from mmtab.utils.text import markdown_table, markdown_text
+from mmtab.utils.text import text_table
 
 Tests = dict[tuple[int, str], dict[str, Any]]  # metrics on test, by trial and run
 RANKS = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL]
@@ -70,7 +70,7 @@ def markdown(plan: Plan, summary: dict[str, Any]) -> str:
         parts += [
             f"## {title}: trial {number}, {reached}",
             "```\n" + "\n".join(best["commands"]) + "\n```",
-            _table(["dataset", "metric", "valid", "test"], rows),
+            text_table(["dataset", "metric", "valid", "test"], rows),
         ]
     rows = [
         [str(trial["trial"]), trial["state"]]
@@ -80,10 +80,10 @@ def markdown(plan: Plan, summary: dict[str, Any]) -> str:
         for trial in trials
     ]
     head = ["trial", "state", *plan.config.objectives, *plan.datasets, "settings"]
-    parts += ["## Trials", _table(head, rows)]
+    parts += ["## Trials", text_table(head, rows)]
     if summary["failures"]:
         rows = [[str(cell) for cell in failure.values()] for failure in summary["failures"]]
-        parts += ["## Failures", _table(list(summary["failures"][0]), rows)]
+        parts += ["## Failures", text_table(list(summary["failures"][0]), rows)]
     if summary["unscored"]:
         parts += [
             "## Not scored on test, or without a report",
@@ -92,7 +92,7 @@ def markdown(plan: Plan, summary: dict[str, Any]) -> str:
     parts.append("## Importance of the settings")
     if summary["importances"]:
         rows = [[name, f"{share:.2f}"] for name, share in summary["importances"].items()]
-        parts.append(_table(["setting", f"share of the variance of {plan.config.objectives[0]}"], rows))
+        parts.append(text_table(["setting", f"share of the variance of {plan.config.objectives[0]}"], rows))
     else:
         parts.append(f"Left out: {summary['without_importances']}.")
     return "\n\n".join(parts) + "\n"
@@ -189,7 +189,3 @@ def _mean(statistics: dict[str, Any] | None) -> str:
     if statistics is None:
         return ""
     return f"{statistics['mean']:.4f}" + (f" ± {statistics['std']:.4f}" if statistics["std"] is not None else "")
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return markdown_table(head, [[markdown_text(cell) for cell in row] for row in rows])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from mmtab.utils import errors
+
 
 def printable(text: str) -> str:
     """Control characters become �, odd spaces plain ones; newlines, tabs and the joiners between letters stay."""
@@ -17,13 +19,18 @@ def one_line(text: str) -> str:
 
 def short(value: object, limit: int) -> str:
     """At most ``limit`` characters; floats have six digits."""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return errors.short(f"{value:.6g}" if isinstance(value, float) else str(value), limit)
 
 
 def markdown_text(text: str) -> str:
     """One line in which nothing is taken for Markdown; an underscore within a word never is."""
     return re.sub(r"([\\`*\[\]<>|$~#]|(?<!\w)_|_(?!\w))", r"\\\1", one_line(text))
+
+
+def text_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of cells of any text."""
+    head, *body = ([markdown_text(cell) for cell in line] for line in (head, *body))
+    return markdown_table(head, body)
 
 
 def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
