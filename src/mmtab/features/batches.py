@@ -153,7 +153,7 @@ class Tokens(_Movable):
         return Tokens(torch.cat([p.x for p in parts], 1), torch.cat([p.mask for p in parts], 1))
 
     def __getitem__(self, rows: Int[Tensor, " b2"]) -> Tokens:
-        return Tokens(self.x[rows], self.mask[rows])
+        return self._each(lambda x: x[rows])
 
 
 @dataclass(frozen=True)
@@ -167,15 +167,11 @@ class Rows(_Movable):
     @staticmethod
     def concat(parts: Sequence[Rows]) -> Rows:
         """One after the other."""
-        tokens = Tokens(torch.cat([p.tokens.x for p in parts]), torch.cat([p.tokens.mask for p in parts]))
-        summaries, vectors = (
-            [x for x in found if x is not None] for found in zip(*((p.summary, p.vector) for p in parts), strict=True)
-        )
-        return Rows(tokens, torch.cat(summaries) if summaries else None, torch.cat(vectors) if vectors else None)
+        tensors = [part.tensors() for part in parts]
+        return parts[0].with_tensors({name: torch.cat([of[name] for of in tensors]) for name in tensors[0]})
 
     def __getitem__(self, rows: Int[Tensor, " b2"]) -> Rows:
-        parts = (None if x is None else x[rows] for x in (self.summary, self.vector))
-        return Rows(self.tokens[rows], *parts)
+        return self._each(lambda x: x[rows])
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,7 @@ BATCH = 64  # rows, or pictures, that a network reads at once
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Where features are stored, and how they are computed when they are not there yet.
-
-    store     the folder of all features
-    autocast  the precision of the networks' forward passes
-    device    where networks run
-    """
+    """Where features are stored, and in which precision and where networks compute them when they are not there yet."""
 
     store: Store
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext

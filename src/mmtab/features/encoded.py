@@ -17,10 +17,9 @@ from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.streams import Stream
 from mmtab.data.table import BadCells, Table
 from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone
-from mmtab.features.batches import TensorTable, TextBatch
+from mmtab.features.batches import ImageBatch, TensorTable, TextBatch
 from mmtab.features.cache import FeatureCache
 from mmtab.features.lexical import Lexicon, SparseRows
-from mmtab.features.pictures import image_batch, mean_features
 from mmtab.features.preprocess import Preprocessor
 from mmtab.features.text import Sequences, cross_columns, cross_sequences, text_columns, tokenize
 from mmtab.utils.cache import Arrays, Store
@@ -64,7 +63,7 @@ class EncodedTable:
         categorical = torch.from_numpy(self.categorical[rows].astype(np.int64)) if self.categorical.shape[1] else None
         image = None
         if self.image_index is not None:
-            image = image_batch(self.image_index[rows], self.pixels, self.image_features)
+            image = _image_batch(self.image_index[rows], self.pixels, self.image_features)
         ngrams = self.lexical.rows(rows) if self.lexical is not None and lexical else None
         table = TensorTable(len(rows), numeric, categorical, self._texts(rows), image, ngrams)
         if not self.missing:
@@ -84,11 +83,8 @@ class EncodedTable:
         the backbone is not frozen."""
         if self.image_index is None or self.image_features is None:
             return {}
-        index = self.image_index.transpose(1, 0, 2)
-        return {
-            name: mean_features(places, self.image_features)
-            for name, places in zip(self.columns["image"], index, strict=True)
-        }
+        columns = zip(self.columns["image"], self.image_index.transpose(1, 0, 2), strict=True)
+        return {name: _mean_features(places, self.image_features) for name, places in columns}
 
     @functools.cached_property
     def text_lengths(self) -> np.ndarray:
@@ -98,6 +94,39 @@ class EncodedTable:
             own = self.text.lengths
             lengths = lengths + (own if self.text.joint else own.reshape(self.n_rows, -1).max(1, initial=0))
         return lengths
+
+
+def _image_batch(index: np.ndarray, pixels: np.ndarray | None, features: np.ndarray | None) -> ImageBatch:
+    """The distinct pictures of some rows.
+
+    index     [b, c, j] int32 places among all pictures, -1 where there is none
+    pixels    [m, 3, h, w] uint8 of all pictures, which are taken where there are no features
+    features  [m, f] float16 of all pictures
+    """
+    distinct, places = np.unique(index, return_inverse=True)
+    places = places.reshape(index.shape)
+    if len(distinct) and distinct[0] < 0:  # -1, no picture, sorts first
+        distinct, places = distinct[1:], places - 1
+    return ImageBatch(
+        torch.from_numpy(places.astype(np.int64)),
+        pixels=torch.from_numpy(pixels[distinct]) if features is None and pixels is not None else None,
+        features=None if features is None else torch.from_numpy(features[distinct]),
+    )
+
+
+def _mean_features(index: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """[n, f] float16: the mean features of each cell's pictures, NaN where it has none.
+
+    index     [n, j] places of a column's pictures among all, -1 where there is none
+    features  [m, f] float16 of all pictures
+    """
+    out = np.full((len(index), features.shape[1]), np.nan, np.float16)
+    for start in range(0, len(index) if len(features) else 0, 1024):
+        places = index[start : start + 1024]
+        count = (places >= 0).sum(1)[:, None]
+        total = (features[np.maximum(places, 0)].astype(np.float32) * (places >= 0)[..., None]).sum(1)
+        out[start : start + 1024] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return out
 
 
 def encoded_columns(schema: Schema, preprocessor: Preprocessor, also: tuple[str, ...] = ()) -> dict[str, list[str]]:
@@ -156,13 +185,8 @@ def encode_table(
 ) -> EncodedTable:
     """Compute everything that is computed once. All that grows with the table is mapped from the store.
 
-    preprocessor      fitted on train
-    backbones         what reads text and pictures
-    cache             where features are stored, and how they are computed
-    bad_cells         whether a picture that cannot be read is an error, or missing
     store_frozen      compute what frozen networks make of the table, too
     compare_pictures  compute features of pictures anyway: similarity features of pairs read them
-    lexicon           n-grams to look up
     """
     text, image = backbones.text, backbones.image
     text_spec, image_spec, cross_spec = backbones.text_spec, backbones.image_spec, backbones.cross_spec

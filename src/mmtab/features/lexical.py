@@ -5,13 +5,13 @@ N-grams are hashed, so that what is stored of a table is the same for every mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from mmtab.data.digests import digest_of
@@ -23,6 +23,7 @@ from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.npy import Appended, Scratch
 
 N_BUCKETS = 1 << 20
+Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # of some rows the ids, their values, and to where each row goes
 MAX_CHARACTERS = (2_000, 500)  # of a cell, of which words and parts of words are read
 
 
@@ -108,33 +109,25 @@ class Lexicon:
             return {"columns": [table.digests[name] for name in self.columns], "fitted": fitted}
 
         def build(scratch: Scratch) -> Arrays:
-            ngrams = _hashed(table, self.columns, store)
-            known, idf = self._known
-            offsets = ngrams.offsets
-            with (
-                Appended(scratch / "ids.npy", np.int32) as ids,
-                Appended(scratch / "values.npy", np.float16) as values,
-                Appended(scratch / "offsets.npy", np.int64) as ends,
-            ):
-                ends.append(np.zeros(1, np.int64))
-                for first in range(0, len(table), 1 << 12):
-                    last = min(first + (1 << 12), len(table))
-                    cells = slice(offsets[first], offsets[last])
-                    row = np.repeat(np.arange(last - first), np.diff(offsets[first : last + 1]))
-                    place = np.minimum(np.searchsorted(known, ngrams.ids[cells]), max(len(known) - 1, 0))
-                    kept = known[place] == ngrams.ids[cells] if len(known) else np.zeros(len(place), bool)
-                    row, place = row[kept], place[kept]
-                    weight = (1 + np.log(ngrams.values[cells][kept].astype(np.float32))) * idf[place]
-                    block = np.searchsorted(self._starts, place, "right") - 1
-                    cell = row * len(self.buckets_) + block
-                    length = np.sqrt(np.bincount(cell, weight**2))[cell] if len(cell) else weight
-                    ends.append(ids.n_rows + np.bincount(row, minlength=last - first).cumsum())
-                    ids.append(place.astype(np.int32))
-                    values.append((weight / length).astype(np.float16))
-            return {}
+            return _stored(scratch, np.float16, self._weights(_hashed(table, self.columns, store), len(table)))
 
         arrays = store.arrays("lexical", key, build)
         return SparseRows(arrays["offsets"], arrays["ids"], arrays["values"], starts)
+
+    def _weights(self, ngrams: SparseRows, n_rows: int) -> Iterator[Part]:
+        (known, idf), offsets = self._known, ngrams.offsets
+        for first in range(0, n_rows, 1 << 12):
+            last = min(first + (1 << 12), n_rows)
+            cells = slice(offsets[first], offsets[last])
+            row = np.repeat(np.arange(last - first), np.diff(offsets[first : last + 1]))
+            place = np.minimum(np.searchsorted(known, ngrams.ids[cells]), max(len(known) - 1, 0))
+            kept = known[place] == ngrams.ids[cells] if len(known) else np.zeros(len(place), bool)
+            row, place = row[kept], place[kept]
+            weight = (1 + np.log(ngrams.values[cells][kept].astype(np.float32))) * idf[place]
+            block = np.searchsorted(self._starts, place, "right") - 1
+            cell = row * len(self.buckets_) + block
+            length = np.sqrt(np.bincount(cell, weight**2))[cell] if len(cell) else weight
+            yield place, weight / length, np.bincount(row, minlength=last - first).cumsum()
 
 
 def _hashed(table: Table | Stream, columns: Sequence[str], store: Store) -> SparseRows:
@@ -148,31 +141,31 @@ def _hashed(table: Table | Stream, columns: Sequence[str], store: Store) -> Spar
     def key() -> dict[str, Any]:
         return {"columns": [table.digests[name] for name in columns], "characters": MAX_CHARACTERS}
 
-    def build(scratch: Scratch) -> Arrays:
-        with (
-            Appended(scratch / "ids.npy", np.int32) as ids,
-            Appended(scratch / "values.npy", np.uint16) as values,
-            Appended(scratch / "offsets.npy", np.int64) as offsets,
-        ):
-            offsets.append(np.zeros(1, np.int64))
-            for batch in table.batches():
-                if not len(batch):
-                    continue
-                blocks = [
-                    vectorizer.transform([cell[:size] for cell in _cells(batch.columns[name])])
-                    for name in columns
-                    for vectorizer, size in zip(vectorizers, MAX_CHARACTERS, strict=True)
-                ]
-                rows = hstack(blocks, "csr")
-                rows.sort_indices()
-                offsets.append(ids.n_rows + rows.indptr[1:].astype(np.int64))
-                ids.append(rows.indices.astype(np.int32))
-                values.append(rows.data.clip(max=65_535).astype(np.uint16))
-        return {}
+    def counts() -> Iterator[Part]:
+        for batch in filter(len, table.batches()):
+            cells = (pc.fill_null(batch.columns[name], "").to_pylist() for name in columns)
+            blocks = [
+                vectorizer.transform([cell[:size] for cell in of_column])
+                for of_column in cells
+                for vectorizer, size in zip(vectorizers, MAX_CHARACTERS, strict=True)
+            ]
+            rows = hstack(blocks, "csr")
+            rows.sort_indices()
+            yield rows.indices, rows.data.clip(max=65_535), rows.indptr[1:].astype(np.int64)
 
-    arrays = store.arrays("ngrams", key, build)
+    arrays = store.arrays("ngrams", key, lambda scratch: _stored(scratch, np.uint16, counts()))
     return SparseRows(arrays["offsets"], arrays["ids"], arrays["values"], np.zeros(1))
 
 
-def _cells(values: pa.Array) -> list[str]:
-    return [cell or "" for cell in values.to_pylist()]
+def _stored(scratch: Scratch, dtype: type[np.generic], parts: Iterable[Part]) -> Arrays:
+    with (
+        Appended(scratch / "ids.npy", np.int32) as ids,
+        Appended(scratch / "values.npy", dtype) as values,
+        Appended(scratch / "offsets.npy", np.int64) as offsets,
+    ):
+        offsets.append(np.zeros(1, np.int64))
+        for part_ids, part_values, ends in parts:
+            offsets.append(ids.n_rows + ends)
+            ids.append(part_ids.astype(np.int32))
+            values.append(part_values.astype(dtype))
+    return {}

@@ -16,6 +16,8 @@ from mmtab.features.encoded import EncodedTable, stack_columns, without_cells
 from mmtab.features.preprocess import UNSEEN
 from mmtab.utils import distributed
 
+CHUNK = 32  # batches whose rows are sorted by length together
+
 
 def _batch_rng(seed: int, places: Sequence[int]) -> np.random.Generator:
     """Random numbers by what is in a batch, so that it does not matter which process draws it, or what it drew
@@ -222,10 +224,8 @@ class LengthBatches(Sampler[list[int]]):
     batches are dealt out, so that each row is scored as in one process. As all processes have to do the same number of
     them, the first batches may come twice; ``tasks.gather`` takes each row once."""
 
-    def __init__(
-        self, rows: RowBatches | PairBatches, batch_size: int, shuffle: bool, seed: int = 0, chunk: int = 32
-    ) -> None:
-        self.rows, self.batch_size, self.shuffle, self.seed, self.chunk = rows, batch_size, shuffle, seed, chunk
+    def __init__(self, rows: RowBatches | PairBatches, batch_size: int, shuffle: bool, seed: int = 0) -> None:
+        self.rows, self.batch_size, self.shuffle, self.seed = rows, batch_size, shuffle, seed
         self.start(0)
 
     def start(self, epoch: int, first: int = 0) -> None:
@@ -243,9 +243,9 @@ class LengthBatches(Sampler[list[int]]):
             rng = np.random.default_rng((self.seed, self.epoch))
             self.start(self.epoch + 1)
             order = rng.permutation(len(lengths))
-            for start in range(0, len(order), n * self.chunk):
-                chunk = order[start : start + n * self.chunk]
-                order[start : start + n * self.chunk] = chunk[np.argsort(-lengths[chunk], kind="stable")]
+            for start in range(0, len(order), n * CHUNK):
+                chunk = order[start : start + n * CHUNK]
+                order[start : start + n * CHUNK] = chunk[np.argsort(-lengths[chunk], kind="stable")]
             for start in rng.permutation(starts)[first:]:
                 batch = order[start : start + n]
                 yield np.resize(batch, max(len(batch), n_ranks))[rank::n_ranks].tolist()

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from mmtab.config.types import CategoryRules
 from mmtab.data import files
-from mmtab.data.cells import rounded
+from mmtab.data.cells import first, rounded
 from mmtab.data.pairs import Pairs
 from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.spelling import places_in
@@ -65,8 +65,8 @@ class QuantileScaler:
         ranks = np.linspace(-1, 1, len(quantiles))
         inside = np.clip(np.where(missing, quantiles[0], values), quantiles[0], quantiles[-1])
         # A value that is a quantile spans the ranks of its ties, any other the gap between its two neighbours.
-        first, last = np.searchsorted(quantiles, inside, "left"), np.searchsorted(quantiles, inside, "right") - 1
-        low, high = np.minimum(first, last), np.maximum(first, last)
+        left, right = np.searchsorted(quantiles, inside, "left"), np.searchsorted(quantiles, inside, "right") - 1
+        low, high = np.minimum(left, right), np.maximum(left, right)
         below, above = quantiles[low], quantiles[high]
         size = np.maximum(np.abs(below), np.abs(above))  # divided by first, or differences overflow or vanish
         size = np.where(below < above, size, 1)
@@ -105,10 +105,10 @@ class CategoryCoder:
         ids = np.asarray(pc.fill_null(found, -1)).astype(np.int64) + N_SPECIAL_IDS
         strange = np.flatnonzero((ids < N_SPECIAL_IDS) & np.asarray(pc.is_valid(values)))
         if self.n_hash_:
-            first = N_SPECIAL_IDS + len(self.vocabulary_)
+            start = N_SPECIAL_IDS + len(self.vocabulary_)
             for row in strange:
                 digest = hashlib.blake2b(values[int(row)].as_py().encode(), digest_size=8).digest()
-                ids[row] = first + int.from_bytes(digest, "little") % self.n_hash_
+                ids[row] = start + int.from_bytes(digest, "little") % self.n_hash_
         else:
             ids[strange] = UNSEEN
         ids[np.asarray(pc.is_null(values))] = MISSING
@@ -161,7 +161,7 @@ class LabelCoder:
         labels = _known_labels(table, column)
         found = places_in(labels, self.classes_)
         if found.null_count:
-            row = int(np.flatnonzero(np.asarray(pc.is_null(found)))[0])
+            row = first(pc.is_null(found))
             raise table.error(
                 "a label that train never had",
                 row=row,
@@ -335,16 +335,16 @@ class _RowSample:
 
     def add(self, values: dict[str, np.ndarray], n: int) -> None:
         lots = self.rng.random(n)
-        self._keep([(lots, values)], self.parts)
+        self._keep([(lots, values)])
         while self.n > MAX_SAMPLE:
             self.share /= 2
             before, self.parts, self.n = self.parts, [], 0
-            self._keep(before, self.parts)
+            self._keep(before)
 
-    def _keep(self, parts: list[tuple[np.ndarray, dict[str, np.ndarray]]], into: list[Any]) -> None:
+    def _keep(self, parts: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> None:
         for lots, values in parts:
             chosen = lots < self.share
-            into.append((lots[chosen], {name: column[chosen] for name, column in values.items()}))
+            self.parts.append((lots[chosen], {name: column[chosen] for name, column in values.items()}))
             self.n += int(chosen.sum())
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -422,6 +422,6 @@ def _known_labels(table: Table, column: str) -> pa.Array:
     if table.labels is None:
         raise table.error("no labels", column=column, fix="training and scoring need the label column filled")
     if table.labels.null_count:
-        row = int(np.flatnonzero(np.asarray(pc.is_null(table.labels)))[0])
+        row = first(pc.is_null(table.labels))
         raise table.error("a row without a label", row=row, column=column, fix="fill it in, or leave the row out")
     return table.labels

@@ -14,13 +14,8 @@ __all__ = ["Backbones", "ImageBackbone", "TextBackbone", "TextSpec"]
 
 @dataclass(frozen=True)
 class Backbones:
-    """What reads the text and the pictures of a table, None where it has none; a mere spec where the encoder wraps no
-    pretrained network.
-
-    text   text of one row
-    image  pictures
-    cross  text of both rows of a pair, in one sequence
-    """
+    """What reads text and pictures of a row, and (``cross``) text of both rows of a pair in one sequence; None where
+    there is none to read, a mere spec where the encoder wraps no pretrained network."""
 
     text: TextBackbone | TextSpec | None = None
     image: ImageBackbone | ImageSpec | None = None
@@ -40,7 +35,6 @@ class Backbones:
 
     def save(self, folder: Path) -> None:
         """What it takes to build the same anew in another place: architectures and tokenizers."""
-        if self.text is not None:
-            self.text.save(folder / "text_backbone")
-        if self.cross is not None:
-            self.cross.save(folder / "cross_backbone")
+        for name, backbone in (("text_backbone", self.text), ("cross_backbone", self.cross)):
+            if backbone is not None:
+                backbone.save(folder / name)

@@ -142,14 +142,8 @@ def _efficientnet_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     stages: Any = model.blocks
     places = [f"blocks.{s}.{b}." for s, stage in enumerate(stages) for b in range(len(stage))]
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-    with_expansion = {
-        "expand_conv": "conv_pw",
-        "bn0": "bn1",
-        "depthwise_conv": "conv_dw",
-        "bn1": "bn2",
-        "project_conv": "conv_pwl",
-        "bn2": "bn3",
-    }
+    with_expansion = {"expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw"}
+    with_expansion |= {"bn1": "bn2", "project_conv": "conv_pwl", "bn2": "bn3"}
     without = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
     renamed = {}
     for key, value in weights.items():
@@ -205,12 +199,8 @@ def tiny_text_backbone(folder: Path, words: Sequence[str]) -> Path:
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), special, strict=True))
     PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    config = BertConfig(vocab_size=len(words), max_position_embeddings=128, initializer_range=0.2, **sizes)
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 64, "max_position_embeddings": 128}
+    config = BertConfig(vocab_size=len(words), initializer_range=0.2, **sizes)
     BertModel(config).save_pretrained(folder)
     return folder
