@@ -7,7 +7,6 @@ Cells of a csv are strings: a schema, not a guess from the first rows, decides w
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import unicodedata
 from collections import Counter
@@ -296,45 +295,24 @@ def _plain(values: pa.Array) -> pa.Array:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write_table(path: Path, batches: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema | None = None) -> int:
-    """Write one file as its suffix says, batch by batch, and put it in place by one rename; returns the rows written.
+def write_table(path: Path, table: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema | None = None) -> None:
+    """Write one file as its suffix says, batch by batch, and put it in place by one rename.
 
-    ``schema`` is needed where there may be no batch; batches are cast to it. Raises DataError for cells that a csv
-    cannot hold, such as embedded pictures.
+    ``schema``: of batches, which are cast to it. Raises DataError for cells that a csv cannot hold, such as embedded
+    pictures.
     """
-    if isinstance(batches, pa.Table):
-        schema, batches = schema or batches.schema, batches.to_batches(BATCH_ROWS)
-    if schema is not None:
-        check_names(schema.names, path.stem, path.parent.name)
-    rows = 0
-    with replacing(path) as scratch:
-        writer: pa.parquet.ParquetWriter | pa.csv.CSVWriter | None = None
-        waiting: list[pa.RecordBatch] = []
-
-        def flush() -> None:
-            # Small batches share a row group
-            if writer is not None and waiting:
+    schema, batches = (table.schema, table.to_batches(BATCH_ROWS)) if isinstance(table, pa.Table) else (schema, table)
+    assert schema is not None
+    check_names(schema.names, path.stem, path.parent.name)
+    with replacing(path) as scratch, _writer(scratch, path, schema) as writer:
+        waiting: list[pa.RecordBatch] = []  # small ones share a row group
+        for batch in batches:
+            waiting.append(batch if batch.schema.equals(schema) else batch.cast(schema))
+            if sum(b.num_rows for b in waiting) >= BATCH_ROWS or sum(b.nbytes for b in waiting) >= BATCH_BYTES:
                 writer.write_table(pa.Table.from_batches(waiting).combine_chunks())
                 waiting.clear()
-
-        for batch in itertools.chain(batches, [None]):
-            if batch is None and schema is None:
-                raise ValueError(f"nothing to write to {path}, not even a schema")
-            if writer is None:
-                assert batch is not None or schema is not None
-                schema = schema or batch.schema
-                writer = _writer(scratch, path, schema)
-            if batch is None:
-                break
-            assert schema is not None
-            waiting.append(batch if batch.schema.equals(schema) else batch.cast(schema))
-            rows += batch.num_rows
-            if sum(b.num_rows for b in waiting) >= BATCH_ROWS or sum(b.nbytes for b in waiting) >= BATCH_BYTES:
-                flush()
-        flush()
-        assert writer is not None
-        writer.close()
-    return rows
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting).combine_chunks())
 
 
 def _writer(scratch: Path, path: Path, schema: pa.Schema) -> pa.parquet.ParquetWriter | pa.csv.CSVWriter:

@@ -195,11 +195,8 @@ def read_pairs_file(path: files.Source, schema: Schema, records: Records, allow_
                 found=ids[side][row].as_py(),
                 fix="correct the id, or add the record",
             )
-    relations = {}
-    for name in schema.relations:
-        if name not in raw.column_names or raw[name].null_count == raw.num_rows:
-            continue
-        relations[name] = pair_labels(table, name, names_in(table, raw, name))
+    filled = (n for n in schema.relations if n in raw.column_names and raw[n].null_count < raw.num_rows)
+    relations = {name: pair_labels(table, name, names_in(table, raw, name)) for name in filled}
     known = schema.stored(schema.id)
     left_ids, right_ids = (as_given(ids[side], raw[f"{side}_id"].type, known) for side in ("left", "right"))
     return Pairs(path.stem, np.asarray(rows["left"]), np.asarray(rows["right"]), left_ids, right_ids, relations)

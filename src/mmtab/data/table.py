@@ -199,7 +199,7 @@ def read_batches(
     columns = [column for column in schema.columns if column.name in header]
     label = schema.label if labels and schema.of_rows and schema.label in header else None
     names = dict.fromkeys(n for n in (schema.id, *(c.name for c in columns), label) if n is not None and n in header)
-    ids, n_rows, faulty = UniqueIds(), 0, set[str]()
+    ids, n_rows, faulty = list[np.ndarray](), 0, set[str]()
     no_rows = pa.RecordBatch.from_pylist([], pa.schema([types.field(name) for name in names]))
     for raw in itertools.chain(files.scan(path, schema.name, columns=list(names)), [no_rows] if allow_empty else []):
         if n_rows and not raw.num_rows:
@@ -211,7 +211,7 @@ def read_batches(
             if table.ids.null_count:
                 row = first(pc.is_null(table.ids))
                 on_error(table.error("a row without an id", row=row, column=schema.id, fix="give every row an id"))
-            ids.add(table.ids)
+            ids.append(hashes(table.ids))
         table = _with_columns(table, raw, columns, schema, bad_cells, faulty, on_error)
         if label is not None:
             table = replace(table, labels=_labels_in(table, raw, label, schema, on_error))
@@ -219,10 +219,9 @@ def read_batches(
     if n_rows == 0 and not allow_empty:
         on_error(empty.error("the table is empty", fix="give it at least one row"))
     elif n_rows and schema.id in names:
-        scan = functools.partial(files.scan, path, schema.name, columns=[schema.id])
-        stored = schema.stored(schema.id)
-        again = lambda: (names_in(empty, raw, schema.id, stored=stored) for raw in scan())  # noqa: E731
-        ids.check(empty, schema.id, again, on_error)
+        scan, stored = files.scan(path, schema.name, columns=[schema.id]), schema.stored(schema.id)
+        again = (names_in(empty, raw, schema.id, stored=stored) for raw in scan)
+        _check_unique(ids, again, empty, schema.id, on_error)
 
 
 def read_column(path: Path, dataset: str, name: str, kind: ColumnType) -> Iterator[tuple[int, pa.Array]]:
@@ -350,35 +349,26 @@ def _with_columns(
     return replace(table, columns=values, n_bad_cells=n_bad, narrow=narrow)
 
 
-class UniqueIds:
-    """Whether names in a stream are distinct, at eight bytes a name: names with equal hashes are compared."""
-
-    def __init__(self) -> None:
-        self._hashes: list[np.ndarray] = []
-
-    def add(self, ids: pa.Array) -> None:
-        self._hashes.append(hashes(ids))
-
-    def check(self, table: Table, column: str, again: Callable[[], Iterable[pa.Array]], on_error: OnError) -> None:
-        """``again`` reads the names once more, should two hashes be equal."""
-        in_order = np.sort(np.concatenate(self._hashes))
-        suspects = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
-        if len(suspects) == 0:
-            return
-        seen: dict[str, int] = {}
-        start = 0
-        for ids in again():
-            for row in np.flatnonzero(np.isin(hashes(ids), suspects)).tolist():
-                value = ids[row].as_py()
-                if value in seen and value is not None:
-                    error = replace(table, ids=ids, first_row=start).error(
-                        "duplicate id",
-                        row=row,
-                        column=column,
-                        expected="ids that name one row each",
-                        found=f"{value!r}, also in row {seen[value] + 1}",
-                        fix="make the ids unique",
-                    )
-                    return on_error(error)
-                seen[value] = start + row
-            start += len(ids)
+def _check_unique(
+    ids: list[np.ndarray], again: Iterable[pa.Array], table: Table, column: str, on_error: OnError
+) -> None:
+    """Whether ids are distinct, by their hashes; those with equal ones are read ``again`` and compared."""
+    in_order = np.sort(np.concatenate(ids))
+    suspects = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+    seen: dict[str, int] = {}
+    start = 0
+    for part in again if len(suspects) else ():
+        for row in np.flatnonzero(np.isin(hashes(part), suspects)).tolist():
+            value = part[row].as_py()
+            if value in seen and value is not None:
+                error = replace(table, ids=part, first_row=start).error(
+                    "duplicate id",
+                    row=row,
+                    column=column,
+                    expected="ids that name one row each",
+                    found=f"{value!r}, also in row {seen[value] + 1}",
+                    fix="make the ids unique",
+                )
+                return on_error(error)
+            seen[value] = start + row
+        start += len(part)

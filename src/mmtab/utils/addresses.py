@@ -16,9 +16,10 @@ def address_of(path: str | Path) -> str | None:
     return None if not match or _exists(path) else f"{match[1].lower()}://{match[2]}"
 
 
-def check_here(path: str | Path, name: str, fix: str = "name one, and copy from or to the address") -> None:
+def check_here(path: str | Path, name: str) -> None:
     """Raises ConfigError for an address as the setting or argument ``name``, which takes a path of this machine."""
     if (address := address_of(path)) is not None:
+        fix = "name one, and copy from or to the address"
         raise ConfigError(f"{name}={shown(address)}: expected a path of this machine, found an address. Fix: {fix}")
 
 

@@ -60,20 +60,12 @@ class DataError(MmtabError):
         fix: str | None = None,
     ) -> None:
         self.table, self.row, self.row_id, self.column = table, row, row_id, column
-        place = [f"dataset {dataset}"]
-        if table is not None:
-            place.append(f"table {table}")
-        if row is not None:
-            place.append(f"row {row}" + (f" (id {row_id})" if row_id is not None else ""))
-        if column is not None:
-            place.append(f"column {column}")
-        text = f"{', '.join(place)}: {problem}"
-        if expected is not None:
-            text += f"; expected {expected}"
-        if found is not None:
-            text += f"; found {short(found)}"
-        if fix is not None:
-            text += f". Fix: {fix}"
+        named = row if row is None or row_id is None else f"{row} (id {row_id})"
+        place = {"dataset": dataset, "table": table, "row": named, "column": column}
+        text = f"{', '.join(f'{what} {name}' for what, name in place.items() if name is not None)}: {problem}"
+        text += "" if expected is None else f"; expected {expected}"
+        text += "" if found is None else f"; found {short(found)}"
+        text += "" if fix is None else f". Fix: {fix}"
         super().__init__(text)
 
 
@@ -93,9 +85,9 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def one_line(error: object, limit: int = 200) -> str:
+def one_line(error: object) -> str:
     """All that an error of others says."""
-    return " ".join(str(error).split())[:limit]
+    return " ".join(str(error).split())[:400]
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:

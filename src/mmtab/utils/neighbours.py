@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 EXACT = 20_000  # vectors up to which all are compared with all; beyond, a graph finds nearly the same in less time
+N_LINKS, EFFORT = 24, 96  # of the graph
 
 
 class Index:
@@ -17,7 +18,7 @@ class Index:
     built and searched in time near-linear in n.
     """
 
-    def __init__(self, vectors: np.ndarray, n_links: int = 24, effort: int = 96) -> None:
+    def __init__(self, vectors: np.ndarray) -> None:
         logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells which instructions it was built with
         import faiss
 
@@ -26,9 +27,8 @@ class Index:
         if n <= EXACT:
             self._index = faiss.IndexFlatIP(d)
         else:  # components as float16: half the memory
-            self._index = faiss.IndexHNSWSQ(d, faiss.ScalarQuantizer.QT_fp16, n_links, faiss.METRIC_INNER_PRODUCT)  # type: ignore[arg-type]
-            self._index.hnsw.efConstruction = effort
-            self._index.hnsw.efSearch = effort
+            self._index = faiss.IndexHNSWSQ(d, faiss.ScalarQuantizer.QT_fp16, N_LINKS, faiss.METRIC_INNER_PRODUCT)  # type: ignore[arg-type]
+            self._index.hnsw.efConstruction = self._index.hnsw.efSearch = EFFORT
             self._index.train(_contiguous(vectors[:1024]))
         for start in range(0, n, 65_536):
             self._index.add(_contiguous(vectors[start : start + 65_536]))

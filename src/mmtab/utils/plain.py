@@ -124,16 +124,14 @@ def numbers(
     return rule
 
 
-def texts(*, least: int = 0, once: bool = False, ascending: bool = False) -> Rule:
-    """A list of texts, at least ``least``, where ``once`` each once, where ``ascending`` sorted besides."""
+def texts(*, least: int = 0, once: bool = False) -> Rule:
+    """A list of texts, at least ``least``, where ``once`` each once."""
 
     def rule(value: Any, where: str) -> None:
         if not isinstance(value, list) or not set(map(type, value)) <= {str} or len(value) < least:
             raise Unfit(where, f"a list of {f'at least {least} ' if least else ''}texts", value)
-        if (once or ascending) and len(set(value)) < len(value):
+        if once and len(set(value)) < len(value):
             raise Unfit(where, "texts that differ", value)
-        if ascending and value != sorted(value):
-            raise Unfit(where, "sorted texts", value)
 
     return rule
 

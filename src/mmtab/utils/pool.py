@@ -16,7 +16,7 @@ from mmtab.utils.locks import is_held
 from mmtab.utils.machine import usable_cores
 from mmtab.utils.paths import check_run_links
 from mmtab.utils.processes import WITH_PARENT, last_error
-from mmtab.utils.progress import Stage, under_way
+from mmtab.utils.progress import under_way
 
 TICK = 0.02  # seconds between two looks at the children
 PAUSE = 1.0  # seconds until a process with nothing to do looks again for work that another one left
@@ -107,26 +107,23 @@ class Pool:
     def drive(self, next_task: Callable[[], Task | None], is_over: Callable[[], bool] = lambda: True) -> None:
         """Keep the children at work until ``next_task`` has no more and ``is_over``. Raises Stopped after a signal."""
         with under_way("jobs") as stage:
-            self._drive(next_task, is_over, stage)
-
-    def _drive(self, next_task: Callable[[], Task | None], is_over: Callable[[], bool], stage: Stage) -> None:
-        while True:
-            for place, child in list(self.children.items()):
-                if (code := child.poll()) is not None:
-                    del self.children[place]
-                    child.report(code)
-            for place in set(range(self.n_jobs)) - self.children.keys():
-                task = None if self.signals else next_task()
-                if task is None:
-                    break
-                self.tell(f"{task.title}  begins")
-                self.children[place] = Child(task, environment(place, self.n_jobs, self.gpus))
-            stage.note = ", ".join(child.task.title for child in self.children.values())
-            self.check()
-            if not self.children and is_over():
-                return
-            self.tick()
-            time.sleep(TICK if self.children else PAUSE)
+            while True:
+                for place, child in list(self.children.items()):
+                    if (code := child.poll()) is not None:
+                        del self.children[place]
+                        child.report(code)
+                for place in set(range(self.n_jobs)) - self.children.keys():
+                    task = None if self.signals else next_task()
+                    if task is None:
+                        break
+                    self.tell(f"{task.title}  begins")
+                    self.children[place] = Child(task, environment(place, self.n_jobs, self.gpus))
+                stage.note = ", ".join(child.task.title for child in self.children.values())
+                self.check()
+                if not self.children and is_over():
+                    return
+                self.tick()
+                time.sleep(TICK if self.children else PAUSE)
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:

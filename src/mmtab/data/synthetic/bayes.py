@@ -41,7 +41,8 @@ def ceilings(task: str, recipe: Recipe = DEFAULT) -> dict[str, float]:
     """
     check_task(task)
     if task == "product_type":
-        return {subset: _bayes_accuracy(joint) for subset, joint in _subsets(*_type_signals(recipe))}
+        joints = _subsets(*_type_signals(recipe))
+        return {subset: float(joint.max(axis=0).sum()) for subset, joint in joints}  # calling the most probable type
     if task == "price":
         return _price_r2(recipe)
     scores = list(relation_ceilings(task, recipe).values())
@@ -70,9 +71,8 @@ def _price_r2(recipe: Recipe) -> dict[str, float]:
     that of its expectation given some signals, are products too; all are in units of the squared mean."""
     mean_squares, told = [], []
     for m, (factor, channel) in enumerate(zip(PRICE_FACTORS, recipe.channels, strict=True)):
-        expected = factor @ _shown_given_true(
-            len(factor), channel.reliability
-        )  # of each value shown, for all are as likely
+        # Of each value shown, for all are as likely
+        expected = factor @ _shown_given_true(len(factor), channel.reliability)
         within = 1.0
         if m == NUMERIC:  # the place in the band, whichever band is shown
             steps = WEIGHT_POWER * log(BAND_SPAN)
@@ -97,11 +97,6 @@ def _subsets(prior: Floats, likelihoods: list[Floats]) -> Iterator[tuple[str, Fl
 def _joint(one: Floats, other: Floats) -> Floats:
     """P(both signals | hypothesis) of two independent ones, (hypotheses, combinations)."""
     return (one[:, :, None] * other[:, None, :]).reshape(len(one), -1)
-
-
-def _bayes_accuracy(joint: Floats) -> float:
-    """Accuracy of calling the most probable type; P(type, signals), (types, signals)."""
-    return float(joint.max(axis=0).sum())
 
 
 def _best_f1(joint: Floats, held: Bools) -> float:
