@@ -106,7 +106,8 @@ def load_pictures(
                 return None if image is None else _frame(image, spec).transpose(2, 0, 1)
 
             known: dict[object, int] = {}  # a picture's place, -1 for a bad one
-            for batch, start in steps(_slices(table), -(-len(table) // ROWS_AT_ONCE), "reading pictures"):
+            slices = ((batch, start) for batch in table.batches() for start in range(0, len(batch), ROWS_AT_ONCE))
+            for batch, start in steps(slices, -(-len(table) // ROWS_AT_ONCE), "reading pictures"):
                 cells, jobs = _new_pictures(batch, start, columns, known)
                 frames = (pool.map if len(jobs) > 1 else map)(one, jobs.values())  # of one a thread takes longer
                 for name, frame in zip(jobs, frames, strict=True):
@@ -127,11 +128,6 @@ def load_pictures(
         message = f"table {table.name}, columns {', '.join(columns)}: {n_bad} pictures are absent or damaged"
         warnings.warn(f"{message}; they are taken as missing", stacklevel=2)
     return Pictures(arrays["index"], arrays["pixels"], key)
-
-
-def _slices(table: Table | Stream) -> Iterator[tuple[Table, int]]:
-    for batch in table.batches():
-        yield from ((batch, start) for start in range(0, len(batch), ROWS_AT_ONCE))
 
 
 def _new_pictures(

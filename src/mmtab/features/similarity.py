@@ -52,7 +52,7 @@ class SimilarityFeatures:
     def fit(records: Table, rows: np.ndarray, pairs: Pairs, schema: Schema) -> SimilarityFeatures:
         """``rows``: records that training may see."""
         features = SimilarityFeatures(schema, [*shared_columns(records, pairs, schema), EVERYTHING], {})
-        for name in features._texts():
+        for name in (name for name, width in features.groups if width == len(TEXT_FEATURES)):
             features.idf_[name] = _rarity([text for text in features._cells(records, name, rows) if text])
         return features
 
@@ -97,9 +97,6 @@ class SimilarityFeatures:
 
     def _type(self, name: str) -> ColumnType:
         return next(column.type for column in self.schema.columns if column.name == name)
-
-    def _texts(self) -> list[str]:
-        return [name for name, width in self.groups if width == len(TEXT_FEATURES)]
 
     def _cells(self, records: Table, name: str, rows: np.ndarray) -> list[str]:
         """Lower-cased text; "" for missing. ``*`` is all text and categories of the row that no

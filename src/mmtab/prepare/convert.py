@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -113,12 +114,12 @@ class Conversion:
     def _table(self, folder: Path, stem: str, path: Path) -> None:
         header = files.header(path, self.schema.name)
         from_csv = files.parts(path, self.schema.name)[0].suffix == ".csv"
-        changes: dict[str, Callable[[Table, pa.Array], pa.Array]] = {}
+        changes: dict[str, Callable[[Table, str, pa.Array], pa.Array]] = {}
         fields = {field.name: field.type for field in header}
         if from_csv and self.suffix == ".parquet":
             for name, kind in self._kinds(stem, path, header).items():
                 fields[name] = kind
-                changes[name] = lambda _, cells, kind=kind: _typed(cells, kind)  # type: ignore[misc]
+                changes[name] = lambda _table, _name, cells, kind=kind: _typed(cells, kind)  # type: ignore[misc]
         for name in self.schema.of_type(ColumnType.IMAGE):
             if name not in fields:
                 continue
@@ -129,13 +130,13 @@ class Conversion:
                     for cell in batch[name].to_pylist()
                 )
                 fields[name] = pa.list_(PICTURE) if many else PICTURE
-                changes[name] = lambda table, cells, name=name, many=many: self.embedded(table, name, cells, many)  # type: ignore[misc]
+                changes[name] = partial(self.embedded, many=many)
             elif self.images == "files" and not _is_text(header.field(name).type):
                 fields[name] = pa.string()
-                changes[name] = lambda table, cells, name=name: self.filed(table, name, cells)  # type: ignore[misc]
+                changes[name] = self.filed
             else:
                 fields[name] = stored_within(fields[name])
-                changes[name] = lambda table, cells, name=name: self.within(table, name, cells)  # type: ignore[misc]
+                changes[name] = self.within
 
         def batches() -> Iterator[pa.RecordBatch]:
             row = 0
@@ -144,7 +145,7 @@ class Conversion:
                 ids = pc.cast(batch[self.schema.id], pa.large_string()) if has_ids else pa.nulls(batch.num_rows)
                 table = Table(self.schema.name, stem, folder, ids, {}, first_row=row)
                 row += batch.num_rows
-                cells = [changes[name](table, batch[name]) if name in changes else batch[name] for name in fields]
+                cells = [changes[name](table, name, batch[name]) if name in changes else batch[name] for name in fields]
                 yield pa.record_batch(cells, names=list(fields))
 
         files.write_table(self.output / f"{stem}{self.suffix}", batches(), pa.schema(list(fields.items())))
