@@ -72,20 +72,21 @@ class Keep:
         return {"of": self.of, "names": digest_of(names)}
 
     def find(self, kind: str, names: np.ndarray) -> Found:
-        entries = {entry: np.load(entry / "names.npy") for entry in self._entries(kind)}
+        entries = dict(self._entries(kind))
         known = np.concatenate([NO_NAMES, *entries.values()])
         first, old = _places(names, names), _places(names, known)
         new = np.flatnonzero((old < 0) & (first == np.arange(len(names))))
         place = np.where(old < 0, len(known) + np.searchsorted(new, first), old)
         return Found({entry: len(part) for entry, part in entries.items()}, new, place, int((old >= 0).sum()))
 
-    def _entries(self, kind: str) -> Iterator[Path]:
-        """Those that are whole and of this run."""
+    def _entries(self, kind: str) -> Iterator[tuple[Path, np.ndarray]]:
+        """Those that are whole and of this run, with the names of what they hold."""
         for entry in sorted((self.store.root / kind).glob("[0-9a-f]*")):
             with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # damaged, or removed just now
                 key = json.loads((entry / "key.json").read_bytes())
-                if key["of"] == self.of and self.store.has(kind, key):
-                    yield entry
+                names = np.load(entry / "names.npy", allow_pickle=False)
+                if key == self.key(names) and names.shape[1:] == NO_NAMES.shape[1:] and self.store.has(kind, key):
+                    yield entry, names
                     os.utime(entry)  # by which others may see what is not used any more
 
 

@@ -152,7 +152,8 @@ def _secret(folder: Path, changed: int) -> tuple[Truth, np.ndarray]:
     makes the cache forget a challenge that lay in the same place before."""
     with contextlib.suppress(FileNotFoundError):  # the first versions wrote no manifest
         if problem := manifest.damage(folder):
-            raise RunError(f"{folder} is damaged ({problem}). Fix: bring back a copy")
+            own = f"where it was changed on purpose, remove {folder / manifest.MANIFEST}"
+            raise RunError(f"{folder} is damaged ({problem}). Fix: bring back a copy, or {own}")
     truth = Truth.load(folder)
     with reading(folder / "public.npy"):
         public = np.load(folder / "public.npy", mmap_mode="r", allow_pickle=False)
