@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 from toy_data import write_kway, write_numbers, write_pairs
 
 import mmtab
 from mmtab.config.types import RunConfig
+from mmtab.model.matcher import Matcher
 from mmtab.model.row_model import RowModel
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.session import open_run
 from mmtab.runs.train import train
-from mmtab.utils.errors import ConfigError
 
 SMALL = ["trainer.max_epochs=2", "trainer.precision=fp32", "text.n_depths=1"]
 
@@ -88,6 +90,34 @@ def test_one_of_several_is_the_model_that_there_would_be_alone(
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def test_pairs_are_not_averaged(configure: Callable[..., RunConfig], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="n_members=3: only models of rows are averaged"):
-        train(configure(write_pairs(tmp_path / "data"), *SMALL, "n_members=3"), tmp_path / "run")
+@pytest.mark.parametrize("head", ["combined", "fusion", "two_tower"])
+def test_a_run_of_several_matchers_predicts_the_mean_of_their_logits(
+    head: str, configure: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    data, folder = write_pairs(tmp_path / "data", n=60), tmp_path / "run"
+    valid = train(configure(data, *SMALL, "n_members=2", f"pair_head={head}"), folder)
+    assert evaluate(folder, "valid") == valid
+    session = open_run(folder)
+    model = session.model
+    assert isinstance(model, Matcher) and len(model.others) == 1
+    names = {name.split("backbone")[0] for name, _ in model.named_parameters() if "backbone" in name}
+    assert not any(name.startswith("others") for name in names), "pretrained networks are there once"
+    assert not any(name.startswith("others.0.base") for name in model.state_dict()), "the base is there once"
+
+    batches, _, _ = session.load("test", data)
+    batch = batches.__getitems__([*range(len(batches))])
+    turned = replace(batch, left=batch.right, right=batch.left)
+    logits, back = (logits_of(model, one) for one in (batch, turned))
+    assert np.array_equal(logits, back), "the same from either side, to the last bit"
+    others, model.others = [*model.others], nn.ModuleList()
+    singles = [logits_of(one, batch) for one in (model, *others)]
+    assert not np.allclose(*singles)
+    np.testing.assert_allclose(logits, np.mean(singles, 0), atol=1e-5)
+    if head != "fusion":  # whose rows have no vectors
+        rows = pq.read_table(data / "left.parquet")
+        assert mmtab.load_run(folder).embed(rows, image_root=data, side="left").shape == (len(rows), 2 * 16)
+
+
+def logits_of(model: Matcher, batch: Any) -> np.ndarray:
+    with torch.no_grad():
+        return model.eval()(batch).logits.numpy()

@@ -238,7 +238,7 @@ class RunConfig:
         "recipes to train in turn while trainer.max_minutes last, of which the best on valid is kept; see recipe=auto",
     )
     d_model: int = setting(128, "width of tokens and row vectors", at_least=1, at_most=65_536)
-    n_members: int = setting(1, "models of rows that learn side by side and are averaged", at_least=1, at_most=64)
+    n_members: int = setting(1, "models that learn side by side and are averaged", at_least=1, at_most=64)
     token_dropout: float = setting(
         0.1, "probability that a token is hidden from the fusion in training", at_least=0, below=1
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +17,19 @@ from mmtab.model.encoders import ColumnEncoder
 from mmtab.model.encoders.similarity import SimilarityEncoder
 from mmtab.model.feature_tokenizer import RowTokenizer
 from mmtab.model.heads import JointPairHead, PairHead, symmetric
+from mmtab.model.sharing import borrow
 from mmtab.model.towers import SearchTowers
 from mmtab.model.trees import BoostedTrees
 
 
 @dataclass
 class PairScores:
-    """What a matcher makes of a batch. ``loss`` is added to the task's in training."""
+    """What a matcher makes of a batch. In training, ``loss`` is added to the task's, and ``others`` are those of
+    further models, each of which learns by itself."""
 
     logits: Float[Tensor, "b r"]
     loss: Float[Tensor, ""] | None = None
+    others: Sequence[PairScores] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ class Matcher(nn.Module):
                      others') is left out, so that neither leans on the other
     contrast_weight  weight of InfoNCE in the loss
     temperature      of InfoNCE
+    others           further matchers, whose logits are averaged with these (deep ensembles, Lakshminarayanan et al.
+                     2017); each learns by itself, but pretrained networks and the base are one. Tokens, summary and
+                     vector of a row are then those of all of them, side by side
     """
 
     reads: Tensor
@@ -108,6 +115,7 @@ class Matcher(nn.Module):
         branch_dropout: float = 0.3,
         contrast_weight: float = 0.1,
         temperature: float = 0.1,
+        others: Sequence[Matcher] = (),
     ) -> None:
         super().__init__()
         self.tokenizer, self.fusion, self.towers = tokenizer, fusion, towers
@@ -129,19 +137,50 @@ class Matcher(nn.Module):
             self.cross_norm = nn.LayerNorm(d_model)
             n_tokens = 2 * self.cross.n_columns * self.cross.tokens_per_column
             self.cross_place = nn.Parameter(torch.randn(n_tokens, d_model) * 0.1)
+        borrow(others, [tokenizer, self.cross, self.base])
+        self.others: Any = nn.ModuleList(others)
+
+    @property
+    def models(self) -> list[Matcher]:
+        return [self, *self.others]
 
     def forward(self, batch: PairBatch) -> PairScores:
         rows = self.rows(batch.table) if batch.rows is None else batch.rows
-        logits = self.score(rows[batch.left], rows[batch.right], batch.similarity, batch.cross)
-        learns = self.training and rows.vector is not None and self.contrast_weight > 0
-        return PairScores(logits, self.contrast_weight * self._info_nce(rows, batch) if learns else None)
+        if not self.training:
+            return PairScores(self.score(rows[batch.left], rows[batch.right], batch.similarity, batch.cross))
+        each = [model._learn(own, batch) for model, own in zip(self.models, self._apart(rows), strict=True)]
+        return replace(each[0], others=each[1:])
 
     def rows(self, table: TensorTable) -> Rows:
         """Everything about rows that does not depend on other rows."""
-        return self.summarise(self.tokenizer(table))
+        return self.summarise(Tokens.concat(*(model.tokenizer(table) for model in self.models)))
 
     def summarise(self, tokens: Tokens, hidden: Bool[Tensor, " t"] | None = None) -> Rows:
         """The rows of these tokens. ``hidden``: token places that the row vector leaves out."""
+        each = [m._summary(own.tokens, hidden) for m, own in zip(self.models, self._apart(Rows(tokens)), strict=True)]
+        if not self.others:
+            return each[0]
+        vector = _side_by_side([own.vector for own in each])
+        vector = None if vector is None else F.normalize(vector, dim=-1)
+        return Rows(tokens, _side_by_side([own.summary for own in each]), vector)
+
+    def _apart(self, rows: Rows) -> list[Rows]:
+        """Those of each of the models."""
+        n = len(self.models)
+        if n == 1:
+            return [rows]
+        tokens = map(Tokens, rows.tokens.x.chunk(n, 1), rows.tokens.mask.chunk(n, 1))
+        summaries = [None] * n if rows.summary is None else rows.summary.chunk(n, 1)
+        vectors = [None] * n if rows.vector is None else [F.normalize(x, dim=-1) for x in rows.vector.chunk(n, 1)]
+        return list(map(Rows, tokens, summaries, vectors))
+
+    def _learn(self, rows: Rows, batch: PairBatch) -> PairScores:
+        """In training, what this one of the models says."""
+        logits = self._logits(rows[batch.left], rows[batch.right], batch.similarity, batch.cross)
+        learns = rows.vector is not None and self.contrast_weight > 0
+        return PairScores(logits, self.contrast_weight * self._info_nce(rows, batch) if learns else None)
+
+    def _summary(self, tokens: Tokens, hidden: Bool[Tensor, " t"] | None) -> Rows:
         if not self.towers:
             return Rows(tokens)
         # The vector reads nothing that some relation ignores, or else blocking would miss its matches.
@@ -176,6 +215,19 @@ class Matcher(nn.Module):
         cross        both rows' text in one sequence a pair
         hidden       token places that token fusion leaves out
         """
+        sides = zip(self._apart(left), self._apart(right), strict=True)
+        each = [m._logits(*rows, similarity, cross, hidden) for m, rows in zip(self.models, sides, strict=True)]
+        return torch.stack(each).mean(0) if self.others else each[0]
+
+    def _logits(
+        self,
+        left: Rows,
+        right: Rows,
+        similarity: Float[Tensor, "b f"] | None = None,
+        cross: TextBatch | None = None,
+        hidden: Bool[Tensor, " t"] | None = None,
+    ) -> Float[Tensor, "b r"]:
+        """Those of this one of the models."""
         branches: list[Tensor] = []
         similarity_tokens: list[Tokens] = []
         if self.comparison is not None and similarity is not None:
@@ -249,6 +301,11 @@ class Matcher(nn.Module):
         near = rows.vector[anchor] @ rows.vector.T / self.temperature
         others = partners[anchor].scatter(1, partner[:, None], False)
         return F.cross_entropy(near.masked_fill(others, -torch.inf), partner)
+
+
+def _side_by_side(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [x for x in parts if x is not None]
+    return torch.cat(present, 1) if present else None
 
 
 def _symmetric_to_token(d_model: int) -> nn.Sequential:

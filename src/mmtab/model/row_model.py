@@ -15,6 +15,7 @@ from mmtab.features.batches import RowBatch, TensorTable
 from mmtab.model.base import LinearBase
 from mmtab.model.feature_tokenizer import RowTokenizer
 from mmtab.model.heads import ClassScores, KWayHead, NumberHead, NumberScores
+from mmtab.model.sharing import borrow
 
 
 class RowModel(nn.Module):
@@ -44,9 +45,7 @@ class RowModel(nn.Module):
     ) -> None:
         super().__init__()
         self.tokenizer, self.fusion, self.head, self.base, self.alone = tokenizer, fusion, head, base, alone
-        shared = {id(module) for module in tokenizer.modules()}
-        for other in others:
-            _borrow(other, shared)
+        borrow(others, [tokenizer])
         self.others: Any = nn.ModuleList(others)
         if base is not None:  # of 0 the layers below would learn nothing at first
             with torch.no_grad():
@@ -68,14 +67,3 @@ class RowModel(nn.Module):
             alone = [model.alone if self.training else None for model in models]
             each = [s.on(base, None if a is None else a(v)) for s, a, v in zip(each, alone, x, strict=False)]
         return replace(each[0], others=each[1:])
-
-
-def _borrow(model: nn.Module, shared: set[int]) -> None:
-    """Let those of the modules within be used, but not be owned, that belong to another model as well: they are saved,
-    moved and counted with that one."""
-    for name, child in [*model.named_children()]:
-        if id(child) in shared:
-            delattr(model, name)
-            object.__setattr__(model, name, child)
-        else:
-            _borrow(child, shared)

@@ -93,9 +93,9 @@ def _train_all(
 
 def _deciding(config: RunConfig) -> dict[str, Any]:
     """What tells the model of one step from that of another: of the text encoder nothing where there is no text, and of
-    the pair model nothing where there are no pairs, and of how many are averaged nothing where these are pairs."""
+    the pair model nothing where there are no pairs."""
     schema = chosen_schema(config.dataset, data_folder(config))
-    apart = APART | ({"pair_head", "search"} if schema.of_rows else {"n_members"})
+    apart = APART | ({"pair_head", "search"} if schema.of_rows else set())
     return deciding(config if columns_of_text(config, schema) else replace(config, text={}), apart)
 
 

@@ -268,7 +268,9 @@ class Session:
     def width(self) -> int:
         """Of ``vectors``."""
         search = self.model.search if isinstance(self.model, Matcher) else None
-        return self.config.d_model if search is None else search.n_members * search.d_vector
+        if search is None:
+            return self.config.d_model * self.config.n_members
+        return search.n_members * search.d_vector
 
     def vectors(self, table: EncodedTable, is_right: bool | None = None) -> np.ndarray:
         """[n, d] float32 row vectors: those that the head reads; of matching those that are searched, for which

@@ -153,23 +153,28 @@ def build_model(config: RunConfig, schema: Schema, fitted: Fitted, folder: Path 
     encoders, backbones = _encoders(config, schema, fitted, folder)
     tokenizer = RowTokenizer(encoders, config.d_model, config.token_dropout)
     fusion: nn.Module = part(config.fusion, "fusion")()
+
+    def another() -> tuple[RowTokenizer, nn.Module]:  # drawn after what one model has, which is the same alone
+        encoders, _ = _encoders(config, schema, fitted, folder, backbones)
+        return RowTokenizer(encoders, config.d_model, config.token_dropout), part(config.fusion, "fusion")()
+
     if schema.of_rows:
         head, base = _row_head(config, fitted), _base(config, schema, fitted, backbones)
         heads = head(), base, None if base is None else head()
-        others = []
-        for _ in range(config.n_members - 1):  # drawn after what one model has, which is the same whatever their number
-            encoders, _ = _encoders(config, schema, fitted, folder, backbones)
-            other = RowTokenizer(encoders, config.d_model, config.token_dropout), part(config.fusion, "fusion")()
-            others.append(RowModel(*other, head(), None, None if base is None else head()))
+        models = range(config.n_members - 1)
+        others = [RowModel(*another(), head(), None, None if base is None else head()) for _ in models]
         return Network(RowModel(tokenizer, fusion, *heads, others), backbones)
-    if config.n_members > 1:
-        raise ConfigError(f"n_members={config.n_members}: only models of rows are averaged, and these are pairs")
     relations = _relation_views(config, schema, fitted, encoders)
     parts, cross = _matcher_parts(config, schema, fitted, folder)
     parts = replace(parts, search=_search(config, schema, fitted, backbones))
-    model = part(config.pair_head.model, "pair_head.model")(
-        tokenizer=tokenizer, fusion=fusion, relations=relations, parts=parts
-    )
+    build = functools.partial(part(config.pair_head.model, "pair_head.model"), relations=relations)
+    further: dict[str, Any] = {}
+    if config.n_members > 1:  # of its own, each has what learns by the pairs alone
+        own = [(*another(), _pair_parts(config, schema, fitted)) for _ in range(config.n_members - 1)]
+        further["others"] = [
+            build(tokenizer=t, fusion=f, parts=replace(p, cross=parts.cross, base=parts.base)) for t, f, p in own
+        ]
+    model = build(tokenizer=tokenizer, fusion=fusion, parts=parts, **further)
     return Network(model, Backbones(backbones.text, backbones.image, cross))
 
 
@@ -311,25 +316,32 @@ def _matcher_parts(
     config: RunConfig, schema: Schema, fitted: Fitted, folder: Path | None
 ) -> tuple[MatcherParts, TextBackbone | TextSpec | None]:
     """In an order that the random numbers of a seed depend on."""
-    head, n_relations = config.pair_head, len(schema.relations)
-    tower = part(head.tower, "pair_head.tower")(n_relations=n_relations) if head.tower else None
-    joint = part(head.joint, "pair_head.joint")(n_relations=n_relations) if head.joint else None
-    similarity = cross = backbone = None
-    if head.compare:
-        assert fitted.similarity is not None
-        groups = [n for _, n in fitted.similarity.groups]
-        similarity = part(head.compare, "pair_head.compare")(groups=groups, n_relations=n_relations)
+    head, parts, cross, backbone = config.pair_head, _pair_parts(config, schema, fitted), None, None
     settings = _cross_settings(config)
     if settings is not None:
         columns = cross_columns(schema, _also(settings))
         if columns:
             copy = None if folder is None else folder / "cross_backbone"
             cross, backbone = build_text_encoder(settings, "pair_head.cross", len(columns), copy)
-    if not head.base or fitted.similarity is None or similarity is None:
-        return MatcherParts(tower, joint, cross, similarity), backbone
+    parts = replace(parts, cross=cross)
+    if not head.base or fitted.similarity is None or parts.similarity is None:
+        return parts, backbone
     owners, ignored = fitted.similarity.owners, schema.relations.values()
     base = part(head.base, "pair_head.base")(reads=[[name not in columns for name in owners] for columns in ignored])
-    return MatcherParts(tower, joint, cross, similarity, base), backbone
+    return replace(parts, base=base), backbone
+
+
+def _pair_parts(config: RunConfig, schema: Schema, fitted: Fitted) -> MatcherParts:
+    """Those that learn by the pairs alone."""
+    head, n_relations = config.pair_head, len(schema.relations)
+    tower = part(head.tower, "pair_head.tower")(n_relations=n_relations) if head.tower else None
+    joint = part(head.joint, "pair_head.joint")(n_relations=n_relations) if head.joint else None
+    if not head.compare:
+        return MatcherParts(tower, joint)
+    assert fitted.similarity is not None
+    groups = [n for _, n in fitted.similarity.groups]
+    similarity = part(head.compare, "pair_head.compare")(groups=groups, n_relations=n_relations)
+    return MatcherParts(tower, joint, similarity=similarity)
 
 
 def _search(config: RunConfig, schema: Schema, fitted: Fitted, backbones: Backbones) -> SearchTowers | None:

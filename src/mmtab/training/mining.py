@@ -44,8 +44,9 @@ class RowEncoder:
         ``ROWS_IN_MEMORY`` bytes are left to the batches."""
         batches.use_encoded(None)
         rows = np.unique(np.concatenate([batches.left, batches.right]))
-        tokens = self.model.tokenizer.column  # type: ignore[union-attr]
-        if len(rows) * tokens.numel() * tokens.element_size() > ROWS_IN_MEMORY:  # type: ignore[operator]
+        model: Any = self.model
+        tokens = model.tokenizer.column
+        if len(rows) * tokens.numel() * tokens.element_size() * len(model.models) > ROWS_IN_MEMORY:
             return
         place = np.full(batches.table.n_rows, -1)
         with self.compute.evaluating(self.model):
