@@ -97,6 +97,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("train dataset=DATA output=out${", "a name in which ${ is not closed. Fix: give another output=FOLDER"),
     (f"train dataset=DATA output={'n' * 300}", "File name too long. Fix: give another path"),
     ("prepare split DATA --method alphabetic", "'alphabetic' is not one of"),
+    ("export", "Missing argument 'run'"),
+    ("results", "Missing argument 'folders'"),
     ("export DATA", "Missing option '--output'"),
     ("export run=DATA", "Missing option '--output'"),
     ("prepare split folder=DATA method=alphabetic", "'alphabetic' is not one of"),

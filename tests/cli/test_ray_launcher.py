@@ -30,7 +30,7 @@ def test_a_multirun_gives_what_its_runs_give_alone_and_names_those_that_fail(
     done = script("train", "-m", "launcher=ray", "dataset=custom", *settings, *model, *own, *sweep, "seed=1,-1")
     assert done.returncode == 1 and "error: 1 of 2 runs failed, for what is said above: 1" in done.stderr, done
     folders = sorted((tmp_path / "sweep").glob("*_seed*"))
-    assert [folder.name for folder in folders] == ["0_custom_seed1", "1_custom_seed-1"]
+    assert [folder.name for folder in folders] == ["0_data_seed1", "1_data_seed-1"]
     assert scores(folders[0]) == scores(tmp_path / "alone")
 
 

@@ -32,7 +32,7 @@ ADDED = {
     "fusion": set(),
     "search": {"n_ids", "backbones", "hidden", "two_sides"},
     "kway_head.head": {"n_classes"},
-    "pair_head.model": {"tokenizer", "fusion", "relations", "parts"},
+    "pair_head.model": {"tokenizer", "fusion", "relations", "parts", "others"},
     "pair_head.tower": {"n_relations"},
     "pair_head.joint": {"n_relations"},
     "pair_head.compare": {"groups", "n_relations"},

@@ -79,8 +79,9 @@ def _with_folder(argument: str) -> Sequence[str]:
         raise ConfigError("dataset=: expected a name of configs/dataset/, or a dataset folder")
     if name == "dataset" and entry[0] == "[":
         raise ConfigError(f"{argument}: a run has one dataset. Fix: train -m dataset={entry[1:-1]} makes a run of each")
-    is_path = name == "dataset" and (os.sep in entry or Path(entry).exists())
-    if not is_path:
+    here, described = Path(entry).exists(), (CONFIGS / "dataset" / f"{entry}.yaml").is_file()
+    in_root = not described and (Path(LocalSettings().data_root).expanduser() / entry).is_dir()
+    if name != "dataset" or not (os.sep in entry or here or in_root):
         return [argument]
     folder, overrides = dataset_place(entry, "dataset")
     return [*overrides, f"dataset.name={written(folder)}"]

@@ -110,7 +110,7 @@ def _run_app(app: Any, arguments: list[str], name: str) -> None:
     try:
         status = app(args=arguments, prog_name=name, standalone_mode=False)
     except typer.TyperException as error:
-        if not arguments:  # then this is the help
+        if type(error).__name__ == "NoArgsIsHelpError":  # whose message is the help
             print(error.format_message())
             sys.exit(0)
         context = getattr(error, "ctx", None)

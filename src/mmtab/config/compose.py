@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -124,7 +123,7 @@ def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, 
         return entry, (f"dataset={entry}",)
     check_here(entry, where)
     folder, in_root = Path(entry).expanduser().resolve(), Path(LocalSettings().data_root).expanduser() / entry
-    if not folder.exists() and os.sep in entry and in_root.is_dir():
+    if not folder.exists() and in_root.is_dir():
         folder = in_root.resolve()
     if folder.is_dir():
         return folder.name, ("dataset=custom", f"dataset.path={written(str(folder))}")

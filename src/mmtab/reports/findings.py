@@ -159,6 +159,8 @@ def _fit(
         return Finding(WARNING, f"{text} {values[-1]:.3f} in the last, {n}."), more
     text = f"It learnt long enough: valid {metric} was best in epoch {best + 1} of {n} ({values[best]:.3f}), and"
     text += f" changed at the end by less than its standard error ({error:.3f})."
+    by = "area under the precision-recall curve" if "valid/pr_auc" in rows[0] else title
+    text += f" The epoch that is kept is chosen by valid {by}." if by != "RMSE" else ""
     return Finding(PLAIN if risen else GOOD, text + (f" But {fell}: it grew too sure." if risen else "")), ""
 
 
