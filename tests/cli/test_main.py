@@ -98,8 +98,11 @@ def test_every_setting_states_its_meaning() -> None:
         assert all(rule.meaning for _, rule, _ in walk(settings))
 
 
-@pytest.mark.parametrize("words", [["dataset={}"], ["dataset=custom", "dataset.path={}"]])
-def test_a_dataset_folder_lends_its_name(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("words", [["dataset={}"], ["dataset=custom", "dataset.path={}"], ["dataset=my dätaset"]])
+def test_a_dataset_folder_lends_its_name(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMTAB_DATA", str(tmp_path))  # where the last of them is looked for
     folder = tmp_path / "my dätaset"
     write_kway(folder, n=30, images=False)
     main.run("train", [*(word.format(folder) for word in words), "-c", "job", "output=unused"])
