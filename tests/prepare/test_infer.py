@@ -160,11 +160,9 @@ def test_numbers_among_other_cells_are_told(tmp_path: Path, marker: str) -> None
 
 
 def test_a_label_that_is_a_quantity_is_told(tmp_path: Path) -> None:
-    path = toy_data.write_table(
-        tmp_path / "rows.csv", {"x": ["u", "v"] * 100, "price": [f"{i % 50}.5" for i in range(200)]}
-    )
+    path = toy_data.write_table(tmp_path / "rows.csv", {"x": ["u", "v"] * 100, "price": [str(i) for i in range(200)]})
     notes = infer({"rows": path}, name="toys", label="price").notes
-    assert any("price has 50 different numbers" in note for note in notes)
+    assert any("price has 200 different numbers" in note for note in notes)
     few = toy_data.write_table(tmp_path / "few.csv", {"x": ["u", "v"] * 100, "stars": [str(i % 5) for i in range(200)]})
     assert not any("different numbers" in note for note in infer({"rows": few}, name="toys", label="stars").notes)
 
