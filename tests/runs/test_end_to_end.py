@@ -264,7 +264,7 @@ def test_scripts_from_training_to_prediction(tmp_path: Path, backbone: Path, mon
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     folders = sorted(sweep.glob("*_seed*"))
-    assert [f.name for f in folders] == ["0_custom_seed0", "1_custom_seed1"]
+    assert [f.name for f in folders] == ["0_data_seed0", "1_data_seed1"]
     assert "test" in json.loads((folders[0] / "metrics.json").read_text())
     assert any((folders[0] / "wandb").glob("offline-run*"))
     done = script("evaluate", f"run={folders[0]}", "split=valid")

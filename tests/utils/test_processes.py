@@ -229,5 +229,5 @@ def test_a_launcher_completes_a_sweep(tmp_path: Path, small: list[str]) -> None:
     alone(tmp_path / "alone", *own, "seed=1")
     evaluate(tmp_path / "alone", "test")
     folders = sorted((tmp_path / "sweep").glob("*_seed*"))
-    assert [folder.name for folder in folders] == ["0_custom_seed0", "1_custom_seed1"]
+    assert [folder.name for folder in folders] == ["0_data_seed0", "1_data_seed1"]
     assert scores(folders[1], "test") == scores(tmp_path / "alone", "test")

@@ -262,7 +262,8 @@ def find_last(folder: Path, fingerprint: str) -> Path | None:
     """The checkpoint that a run in this folder resumes from, or None. Half-written files of a killed process are
     removed; raises RunError for a checkpoint that is damaged or of other data."""
     last = folder / LAST
-    _remove([*leftovers(folder), *leftovers(last.parent)])
+    if distributed.is_first():  # which is done with its own; another would remove what the first one is writing
+        _remove([*leftovers(folder), *leftovers(last.parent)])
     if not last.is_file():
         return None
     state = read_checkpoint(last)
