@@ -34,7 +34,8 @@ def match(settings: MatchConfig) -> None:
     print_metrics(f"matches in {settings.output}", write_result(settings))
     output = Path(settings.output).expanduser()
     beside = {"page": output.with_suffix(".html"), "clusters": output.with_stem(f"{output.stem}_clusters")}
-    print("; ".join(f"{name}: {path}" for name, path in beside.items() if path.is_file()))
+    if written := [f"{name}: {path}" for name, path in beside.items() if path.is_file()]:
+        print("; ".join(written))
 
 
 def sweep(settings: SweepConfig) -> None:

@@ -53,7 +53,7 @@ class Module(pl.LightningModule):
 
     def training_step(self, batch: RowBatch | PairBatch, index: int) -> Tensor:
         scores = self.model(batch)
-        each = [scores, *getattr(scores, "others", ())]
+        each = [scores, *scores.others]
         loss = torch.stack([self.task.loss_of(of_one, batch.label) for of_one in each]).mean()
         self.n_trained += len(batch.label)
         step_loss = loss.detach()

@@ -171,7 +171,7 @@ def as_numbers(data: Data, column: str, a: argparse.Namespace, work: Path) -> li
     if not (work / "timm").exists():
         timm_folder(work / "timm")
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
-    model.load_state_dict(torch.load(work / "timm" / "pytorch_model.bin", weights_only=True), strict=False)
+    model.load_state_dict(torch.load(work / "timm" / "pytorch_model.bin", weights_only=True))
     decode = timm.data.create_transform((3, 128, 128), interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
     paths = sorted({path for frame in data.frames.values() for path in frame[column] if path is not None})
     vectors: dict[str, Any] = {}
