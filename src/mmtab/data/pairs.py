@@ -57,14 +57,24 @@ class Pairs:
         relations = {name: labels.take(pa.array(rows)) for name, labels in self.relations.items()}
         return Pairs(self.name, self.left[rows], self.right[rows], *ids, relations)
 
+    def labelled(self, relation: str, label: int) -> tuple[np.ndarray, np.ndarray]:
+        """Left and right row numbers of the pairs that have this label."""
+        labels = self.relations.get(relation)
+        chosen = np.zeros(len(self), bool) if labels is None else np.asarray(labels) == label
+        return self.left[chosen], self.right[chosen]
+
+    def single_share(self, relation: str) -> float:
+        """The share of the matches neither of whose records has another partner on the other side; 0 where matches are
+        too few to tell."""
+        matches = np.unique(np.stack(self.labelled(relation, 1), 1), axis=0)
+        if len(matches) < ENOUGH_MATCHES:
+            return 0.0
+        times = [np.unique(side, return_inverse=True, return_counts=True)[1:] for side in matches.T]
+        return float(np.all([counts[place] == 1 for place, counts in times], 0).mean())
+
     def one_to_one(self) -> list[str]:
         """Relations in which no record has two partners on the other side, as far as matches are enough to tell."""
-        single = []
-        for name, labels in self.relations.items():
-            matches = np.unique(np.stack([self.left, self.right], 1)[np.asarray(labels) == 1], axis=0)
-            if len(matches) >= ENOUGH_MATCHES and all(len(np.unique(side)) == len(side) for side in matches.T):
-                single.append(name)
-        return single
+        return [name for name in self.relations if self.single_share(name) == 1]
 
     def contradictions(self) -> list[np.ndarray]:
         """The rows of each pair that some relation labels both 1 and 0, swapped or not, in the order of the table."""

@@ -9,14 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmtab.data.dataset import dataset_folder
 from mmtab.data.digests import digest_of
-from mmtab.data.pairs import Records, read_pairs, read_records
+from mmtab.data.pairs import Records
 from mmtab.data.schema import Schema
 from mmtab.data.table import Table
 from mmtab.matching.encoding import Context, EncodedRecords, encode_records
 from mmtab.matching.search import Searcher, Side, word_vectors
-from mmtab.runs.inputs import cache_of
 from mmtab.utils.cache import Arrays
 from mmtab.utils.errors import MmtabError
 
@@ -124,14 +122,11 @@ def _side(context: Context, encoded: EncodedRecords) -> Side:
 
 def _choose_on_valid(context: Context, searcher: Searcher, left_asks: bool) -> Neighbourhood:
     """By the valid matches of the run's dataset: the ranks that their partners would have among the records at hand."""
-    session, config = context.session, context.config
+    config = context.config
     n_queries, n_others = len(searcher.queries), len(searcher.others)
     max_k = min(config.k or max(1, min(config.max_k, config.max_candidates // n_queries)), n_others)
-    dataset = session.config.dataset
     try:
-        folder = dataset_folder(dataset, session.config.data_root, cache_of(session.config))
-        records = read_records(folder, session.schema, dataset.bad_cells)  # type: ignore[arg-type]
-        pairs = read_pairs(folder, session.schema, "valid", records)
+        pairs, records = context.labelled("valid"), context.dataset[1]
     except MmtabError as error:
         k = max_k if config.k else min(max_k, K)
         print(f"k={k}, since the valid pairs of the run's dataset cannot be read to choose it ({error})")

@@ -15,13 +15,15 @@ import pyarrow.ipc
 import torch
 
 from mmtab.config.types import MatchConfig
+from mmtab.data.dataset import dataset_folder
 from mmtab.data.digests import digest_of
-from mmtab.data.pairs import Records
+from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
 from mmtab.data.table import Table
 from mmtab.features.batches import Rows, Tokens
 from mmtab.features.text import Sequences
 from mmtab.matching.keep import NO_NAMES, Keep, names_of
 from mmtab.model.matcher import Matcher
+from mmtab.runs.inputs import cache_of
 from mmtab.runs.session import Session
 from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.engine import SERIAL, Engine, Shared, Work
@@ -77,6 +79,18 @@ class Context:
     def cross(self) -> Sequences | None:
         """The text of all records as token sequences, for a cross-encoder."""
         return self.session.encode_cross(self.records.table, self.store)
+
+    @functools.cached_property
+    def dataset(self) -> tuple[Path, Records]:
+        """The folder of the run's own dataset, and its records. Raises MmtabError where they cannot be read."""
+        config = self.session.config
+        folder = dataset_folder(config.dataset, config.data_root, cache_of(config))
+        return folder, read_records(folder, self.session.schema, config.dataset.bad_cells)  # type: ignore[arg-type]
+
+    def labelled(self, split: str) -> Pairs:
+        """The pairs of a split of the run's own dataset. Raises MmtabError as ``dataset``."""
+        folder, records = self.dataset
+        return read_pairs(folder, self.session.schema, split, records)
 
     @property
     def model(self) -> Matcher:

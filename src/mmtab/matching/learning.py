@@ -47,16 +47,26 @@ def with_labels(matches: Matches, methods: Sequence[str], known: np.ndarray) -> 
     return clustered(replace(matches, thresholds=thresholds), methods), learned
 
 
-def best_threshold(matches: Matches, method: str, r: int) -> float:
-    """That of ``THRESHOLDS`` with the best expected F1 of clusters: calibrated probabilities, and labels as 1 and 0,
-    say how many matches there are, for labels alone are too few to count them."""
+def best_threshold(
+    matches: Matches,
+    method: str,
+    r: int,
+    thresholds: Sequence[float] = THRESHOLDS,
+    counts: np.ndarray | None = None,
+) -> float:
+    """That of some thresholds with the best expected F1 of clusters: calibrated probabilities, and labels as 1 and 0,
+    say how many matches there are, for labels alone are too few to count them. ``counts`` [n] bool: the candidates by
+    which it is measured; None: all."""
     known, f1 = matches.known[:, r], []
     p = np.where(known >= 0, known, matches.probability[:, r])
-    for threshold in THRESHOLDS:
+    if counts is not None:
+        p = p * counts
+    for threshold in thresholds:
         clusters = _clusters(matches, method, r, threshold)
         together = clusters[matches.left] == clusters[matches.right]
-        f1.append(2 * p[together].sum() / max(together.sum() + p.sum(), 1e-12))
-    best = [t for t, score in zip(THRESHOLDS, f1, strict=True) if score >= max(f1) - 1e-12]
+        n_together = (together if counts is None else together & counts).sum()
+        f1.append(2 * p[together].sum() / max(n_together + p.sum(), 1e-12))
+    best = [t for t, score in zip(thresholds, f1, strict=True) if score >= max(f1) - 1e-12]
     return min(best, key=lambda t: abs(t - matches.thresholds[r]))  # of equally good ones that which was there before
 
 

@@ -34,6 +34,7 @@ from mmtab.matching.keep import keep_of
 from mmtab.matching.labels import PairLabels, find_pairs, read_labels
 from mmtab.matching.learning import changes, clustered, label_curve, with_labels
 from mmtab.matching.result import Matches, paths_beside, write_candidates
+from mmtab.matching.rivals import against_rivals
 from mmtab.matching.scoring import score
 from mmtab.matching.truth import BlockedPairs, blocking_against, scores_against
 from mmtab.runs import provenance
@@ -62,7 +63,7 @@ def _match(config: MatchConfig, engine: Engine) -> Matches:
     context, labels = _begin(config, engine)
     session, records = context.session, context.records
     methods = _methods(context, labels)  # which may refuse, before anything is computed
-    thresholds: np.ndarray = session.task.thresholds  # type: ignore[attr-defined]
+    thresholds: np.ndarray = session.task.thresholds.copy()  # type: ignore[attr-defined]
     encoded, candidates = _block(context, seconds)
     n_blocked, n = len(candidates.left), len(records.table)
     new = find_pairs(candidates.left, candidates.right, labels.left, labels.right, n) < 0
@@ -85,6 +86,8 @@ def _match(config: MatchConfig, engine: Engine) -> Matches:
         n_blocked,
         columns,
     )
+    pair_calls = replace(unlabelled, known=known).above_threshold
+    n_weighed = against_rivals(context, unlabelled, candidates.score, methods)
     unlabelled = clustered(unlabelled, methods)
     matches, learned = with_labels(unlabelled, methods, known)
     seconds.lap("cluster")
@@ -95,7 +98,7 @@ def _match(config: MatchConfig, engine: Engine) -> Matches:
         contributions = explain(context, encoded, left[places], right[places], columns)
         matches.contributions = dict(zip(places.tolist(), contributions, strict=True))
         seconds.lap("explain")
-    matches.report = blocking_report(context, candidates) | {"relations": _relations(matches, methods)}
+    matches.report = blocking_report(context, candidates) | {"relations": _relations(matches, methods, n_weighed)}
     if context.keep is not None:
         matches.report["kept"] = {"records": encoded.n_kept, "pairs": n_kept}
     if config.labels is not None:
@@ -103,7 +106,8 @@ def _match(config: MatchConfig, engine: Engine) -> Matches:
             of_relation |= changes(unlabelled, matches, r, learned[r])
     if config.truth is not None:
         with _truth(config) as truth:
-            matches.report["scores"] = scores_against(truth, matches)
+            alone = {r: pair_calls[:, r] for r in np.flatnonzero(n_weighed).tolist()}
+            matches.report["scores"] = scores_against(truth, matches, alone)
             if config.curve:
                 matches.report["label_curve"] = label_curve(truth, matches, methods)
     matches.report |= _costs(seconds, started)
@@ -255,11 +259,12 @@ def blocking_report(context: Context, candidates: Candidates) -> dict[str, Any]:
     }
 
 
-def _relations(matches: Matches, methods: list[str]) -> dict[str, dict[str, Any]]:
+def _relations(matches: Matches, methods: list[str], n_weighed: list[int]) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "threshold": float(matches.thresholds[r]),
             "clustering": methods[r],
+            "weighed_by": n_weighed[r],
             "n_matches": int(matches.together[:, r].sum()),
             "n_clusters": len(np.unique(matches.clusters[r])),
             "n_clusters_of_several": int((np.bincount(matches.clusters[r]) > 1).sum()),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +22,23 @@ from mmtab.training.metrics import pair_metrics
 from mmtab.utils.errors import RunError
 
 
-def scores_against(path: Path, matches: Matches) -> dict[str, float]:
+def scores_against(
+    path: Path, matches: Matches, alone: Mapping[int, np.ndarray] = MappingProxyType({})
+) -> dict[str, float]:
     """Of labelled pairs: recall of blocking, F1 of scores and of clusters; of entities: recall of blocking and the
-    scores of clusters. Keys begin with the relation where there are several. Raises RunError for another table."""
+    scores of clusters. Keys begin with the relation where there are several. Raises RunError for another table.
+
+    Where truth tells enough matches, and no record has two, ``partner_*`` count all pairs of records whose partner is
+    known, the unlabelled ones too: of a catalogue's many look-alikes labels name but a few.
+
+    alone  by number of each relation whose probabilities were weighed, [n] bool: the candidates that the pair model
+           calls matches by itself, whose F1 stands beside that of the weighed
+    """
     n = matches.n_blocked
     blocked = BlockedPairs(matches.schema, matches.records, matches.left[:n], matches.right[:n])
     names = files.header(path, matches.schema.name).names
     if "left_id" in names:
-        return _against_pairs(path, matches, blocked)
+        return _against_pairs(path, matches, blocked, alone)
     return _against_entities(path, matches, blocked)
 
 
@@ -96,24 +107,46 @@ class BlockedPairs:
         return float(hits.sum() / n_true) if n_true else 1.0
 
 
-def _against_pairs(path: Path, matches: Matches, blocked: BlockedPairs) -> dict[str, float]:
+def _against_pairs(
+    path: Path, matches: Matches, blocked: BlockedPairs, alone: Mapping[int, np.ndarray]
+) -> dict[str, float]:
     schema = matches.schema
     pairs = read_pairs_file(path, schema, matches.records)
+    single = pairs.one_to_one() if matches.records.n_left is not None else []
     place = find_pairs(matches.left, matches.right, pairs.left, pairs.right, len(matches.records.table))
-    found = blocked.find(pairs.left, pairs.right) >= 0
+    found, found_at = blocked.find(pairs.left, pairs.right) >= 0, place >= 0
     scores: dict[str, float] = {}
     for r, name in enumerate(schema.relations):
         if name not in pairs.relations:
             continue
         label, prefix = np.asarray(pairs.relations[name]), _prefix(name)
-        above = np.where(place >= 0, matches.above_threshold[place, r] if len(matches.left) else 0.0, 0.0)
         clusters = matches.clusters[r]
-        together = (clusters[pairs.left] == clusters[pairs.right]).astype(float)
+        above = matches.above_threshold[:, r]
+        called = {"score": alone[r], "weighed": above} if r in alone else {"score": above}
+        given = {kind: found_at & chosen[place] if len(chosen) else found_at for kind, chosen in called.items()}
+        given["cluster"] = clusters[pairs.left] == clusters[pairs.right]
         scores[f"{prefix}blocking_recall"] = _recall(found, label)
-        for kind, y_pred in (("score", above), ("cluster", together)):
-            metrics = pair_metrics(label, y_pred.astype(bool))
+        for kind, y_pred in given.items():
+            metrics = pair_metrics(label, y_pred)
             scores |= {f"{prefix}{kind}_{m}": metrics[m] for m in ("f1", "precision", "recall")}
+        if name in single:
+            ends = pairs.left[label == 1], pairs.right[label == 1]
+            for kind, chosen in (called | {"cluster": matches.together[:, r]}).items():
+                values = _partners(matches.left[chosen], matches.right[chosen], *ends, len(matches.records.table))
+                scores |= {f"{prefix}{kind}_partner_{m}": value for m, value in values.items()}
     return scores
+
+
+def _partners(
+    left: np.ndarray, right: np.ndarray, true_left: np.ndarray, true_right: np.ndarray, n: int
+) -> dict[str, float]:
+    """F1, precision and recall of pairs among all of the ``n`` records whose one partner is known."""
+    partner = np.full(n, -1)
+    partner[true_left], partner[true_right] = true_right, true_left
+    n_called = int(((partner[left] >= 0) | (partner[right] >= 0)).sum())
+    n_right = int((partner[left] == right).sum())
+    rates = {"precision": n_right / max(n_called, 1), "recall": n_right / max(len(true_left), 1)}
+    return {"f1": 2 * n_right / max(n_called + len(true_left), 1)} | rates
 
 
 def _against_entities(path: Path, matches: Matches, blocked: BlockedPairs) -> dict[str, float]:

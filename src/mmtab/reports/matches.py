@@ -157,6 +157,8 @@ def _facts(
         counts = report["relations"][name]
         several = f"{counts['n_clusters_of_several']:,} clusters of several ({counts['clustering']})"
         text = f"{counts['n_matches']:,} in {several}"
+        if counts["weighed_by"]:
+            text += f"; scores weighed against those of rivals, by {counts['weighed_by']:,} known matches"
         facts.append(("matches" if len(relations) == 1 else f"matches, {name}", text))
         if "n_labels" in counts:
             facts.append((f"labels, {name}" if len(relations) > 1 else "labels", _learned(counts)))

@@ -1,0 +1,144 @@
+"""A candidate's score weighed against those of its rivals, the other candidates of either of its records.
+
+Where each record has one partner, a pair that scores high is no match if others of its records score higher. The pair
+model cannot know: it sees one pair at a time, and learned from pairs of which every third matches, not every hundredth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.special import expit, logit
+
+from mmtab.data.pairs import ENOUGH_MATCHES, Pairs, Records
+from mmtab.matching.encoding import Context
+from mmtab.matching.keep import names_of
+from mmtab.matching.labels import find_pairs
+from mmtab.matching.learning import best_threshold
+from mmtab.matching.result import Matches
+from mmtab.utils.errors import MmtabError
+
+C = 1.0  # inverse strength of the ridge penalty, of standardised inputs
+NEARLY_ALL = 0.95  # share of train's matches whose records have no other partner there
+THRESHOLDS = (0.02, 0.05, *np.linspace(0.1, 0.8, 8).round(1).tolist())  # few, for clusters of large tables take time
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Candidates as left and right row numbers [n] of ``n_records``, and the scores [n] that blocking gave them."""
+
+    left: np.ndarray
+    right: np.ndarray
+    n_records: int
+    nearness: np.ndarray
+    one_table: bool = False
+
+    def touched(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """[n] bool: candidates that share a record with one of these pairs."""
+        return np.isin(self.left, left) | np.isin(self.right, right)
+
+    def places(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Of these pairs, as far as they are candidates."""
+        found = find_pairs(self.left, self.right, left, right, self.n_records)
+        return found[found >= 0]
+
+    def shares(self, x: np.ndarray) -> list[np.ndarray]:
+        """Twice [n]: the log-softmax of ``x`` over the candidates of either record, those of left ones first. Of one
+        table, whose records have no side, the smaller comes first."""
+        ends = np.stack([self.left, self.right])
+        total = _log_sum(np.tile(x, 2), ends.ravel(), self.n_records)
+        shares = x - total[ends]
+        return list(np.sort(shares, 0) if self.one_table else shares)
+
+
+def weigh(graph: Graph, probability: np.ndarray, known: np.ndarray) -> np.ndarray | None:
+    """[n] probabilities of the candidates, each against its rivals; None where too few matches are known to fit them.
+
+    A logistic regression reads the pair model's log-odds, the nearness, and of the nearness and of both together the
+    share that the candidate has among those of its left and of its right record (the dual softmax: Smith et al. 2017,
+    Cheng et al. 2021). It is fitted to candidates, so that its probabilities are those of candidates.
+
+    probability  [n] of the pair model
+    known        [n] 1 of matches that the model did not learn from, 0 of candidates that are none, -1 of others
+    """
+    rows = np.flatnonzero(known >= 0)
+    match = known[rows] == 1
+    if match.sum() < ENOUGH_MATCHES or match.all():
+        return None
+    own = [logit(probability.clip(1e-15, 1 - 1e-15)), graph.nearness.astype(float)]
+    shares = [of for x in (own[1:], own) for of in graph.shares(_fitted(x, rows, match))]
+    return expit(_fitted([*own, *shares], rows, match))
+
+
+def against_rivals(context: Context, matches: Matches, nearness: np.ndarray, methods: list[str]) -> list[int]:
+    """Weigh the probabilities of each relation and choose its threshold anew. Returns by relation how many matches
+    both were fitted to, 0 where the pair model's stay.
+
+    What is known are the valid pairs of the run's own dataset whose records are at hand with the same cells; where
+    records of two tables have one partner, as train tells, also that other candidates of these matches are none. The
+    threshold is that of the best expected F1 among records whose partner train did not tell.
+    """
+    n_known = [0] * len(methods)
+    if not len(matches.left):
+        return n_known
+    try:
+        train, valid = (_at_hand(context, split) for split in ("train", "valid"))
+    except MmtabError:  # blocking has said so
+        return n_known
+    lacks = len(matches.left) - len(nearness)  # labelled pairs that blocking did not find
+    nearness = np.append(nearness, np.full(lacks, nearness.min(initial=0.0)))
+    one_table = matches.records.n_left is None
+    graph = Graph(matches.left, matches.right, len(matches.records.table), nearness, one_table)
+    for r, name in enumerate(matches.schema.relations):
+        known = np.full(len(graph.left), -1)
+        if not one_table and train.single_share(name) >= NEARLY_ALL:
+            known[graph.touched(*valid.labelled(name, 1))] = 0
+        for pairs, label, says in ((train, 1, -1), (valid, 0, 0), (valid, 1, 1)):
+            known[graph.places(*pairs.labelled(name, label))] = says
+        weighed = weigh(graph, matches.probability[:, r], known)
+        if weighed is not None:
+            n_known[r] = int((known == 1).sum())
+            matches.probability[:, r] = weighed
+            told = graph.touched(*train.labelled(name, 1))
+            matches.thresholds[r] = best_threshold(matches, methods[r], r, THRESHOLDS, ~told)
+    return n_known
+
+
+def _at_hand(context: Context, split: str) -> Pairs:
+    """Those pairs of the run's own dataset whose records are among those to match, as row numbers of these."""
+    (_, own), records, pairs = context.dataset, context.records, context.labelled(split)
+    rows = np.unique(np.concatenate([pairs.left, pairs.right]))
+    n_left = len(own.table) if own.n_left is None else own.n_left
+    places = np.full(len(own.table), -1)
+    for side, of_side in (("left", rows[rows < n_left]), ("right", rows[rows >= n_left])):
+        found = records.row_of(own.table.ids.take(pa.array(of_side)), side)
+        places[of_side] = np.asarray(pc.fill_null(found, -1))
+    rows = rows[places[rows] >= 0]
+    ours, theirs = (
+        names_of(context.session, Records(of.table.take(at), int((at < (of.n_left or 0)).sum())))
+        for of, at in ((own, rows), (records, places[rows]))
+    )
+    places[rows[(ours != theirs).any(1)]] = -1  # another record by the same id
+    left, right = places[pairs.left], places[pairs.right]
+    kept = np.flatnonzero((left >= 0) & (right >= 0))
+    return replace(pairs.take(kept), left=left[kept], right=right[kept])
+
+
+def _fitted(columns: list[np.ndarray], rows: np.ndarray, match: np.ndarray) -> np.ndarray:
+    """[n] log-odds by a logistic regression on ``columns`` ([n] each), fitted to ``rows``."""
+    from sklearn.linear_model import LogisticRegression
+
+    x = np.stack(columns, 1)
+    x = (x - x[rows].mean(0)) / np.maximum(x[rows].std(0), 1e-9)
+    return LogisticRegression(C=C, max_iter=1000).fit(x[rows], match).decision_function(x)
+
+
+def _log_sum(x: np.ndarray, group: np.ndarray, n: int) -> np.ndarray:
+    """[n]: log of the sum of exp(x) of each group, -inf of an empty one."""
+    highest = np.full(n, -np.inf)
+    np.maximum.at(highest, group, x)
+    with np.errstate(divide="ignore"):
+        return highest + np.log(np.bincount(group, np.exp(x - highest[group]), n))
