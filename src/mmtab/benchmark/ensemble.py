@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtab.benchmark.scoring import CheckedPredictions, write_predictions
+from mmtab.benchmark.scoring import CheckedPredictions, write_splits
 from mmtab.benchmark.truth import Truth
-from mmtab.training.metrics import best_threshold
 from mmtab.utils.errors import RunError
 
 ROUNDS = 25
@@ -38,10 +37,7 @@ def average(
         total += p["valid"][best]
     weights = counts / counts.sum()
     mixed = {split: np.tensordot(weights, of_members, 1) for split, of_members in p.items()}
-    relations = [] if valid.schema.of_rows else range(valid.label.shape[1])
-    thresholds = [best_threshold(mixed["valid"][:, r], valid.label[:, r]) for r in relations]
-    for truth in (valid, test):
-        write_predictions(output / f"predictions_{truth.split}.parquet", truth, mixed[truth.split], thresholds)
+    write_splits(output, valid, test, mixed)
     return dict(zip(names, weights.tolist(), strict=True))
 
 

@@ -110,9 +110,12 @@ def run_job(folder: Path) -> None:
     with alone_in(folder):
         if is_done(folder):
             return
-        config, predictions = job.config, _predictions(folder)
+        config, predictions = job.config, folder / "predictions"
         if config.train is not None:
-            predictions, cost = folder / "run", _train(job, folder / "run")
+            cost = _train(job, folder / "run")
+            if config.in_tables:
+                cost = _in_tables(job, folder / "run", predictions, cost)
+            predictions = _predictions(folder)
         elif config.baseline is not None:
             cost = _baseline(job, config.baseline, predictions)
         elif config.command is not None:
@@ -128,7 +131,7 @@ def run_job(folder: Path) -> None:
 
 def _predictions(folder: Path) -> Path:
     """Where the predictions of a job's folder are."""
-    return folder / "run" if (folder / "run").exists() else folder / "predictions"
+    return folder / "predictions" if (folder / "predictions").exists() else folder / "run"
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
@@ -251,6 +254,16 @@ def _train(job: Job, folder: Path) -> Cost:
         predict_rows_per_second=scores["test"]["predict_rows_per_second"],
         n_parameters=facts["n_parameters"],
         peak_memory_mib=facts["peak_memory_mib"],
+    )
+
+
+def _in_tables(job: Job, run: Path, predictions: Path, cost: Cost) -> Cost:
+    from mmtab.benchmark.in_tables import predict_in_tables
+
+    began = time.perf_counter()
+    n = predict_in_tables(run, Path(job.data), predictions)
+    return dataclasses.replace(
+        cost, predict_rows_per_second=n / (time.perf_counter() - began), peak_memory_mib=provenance.peak_memory_mib()
     )
 
 

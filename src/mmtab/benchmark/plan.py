@@ -160,6 +160,8 @@ def check_system(name: str, system: SystemConfig, config: BenchmarkConfig) -> No
             f"{where}: expected one of train, baseline, command, members; found {', '.join(ways) or 'none'}"
         )
     check(system, f"{where}.")
+    if system.in_tables and (system.train is None or system.tasks != ["matching"]):
+        raise ConfigError(f"{where}: in_tables=true goes with train and tasks=[matching]")
     if system.command is not None:
         fill_in(name, system.command, Path(), Path(), 0)
     if system.baseline is not None:

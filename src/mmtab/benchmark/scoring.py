@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from mmtab.runs.predictions import (
     probability_columns,
     relation_suffixes,
 )
-from mmtab.training.metrics import class_metrics, means_over_relations, number_metrics, pair_metrics
+from mmtab.training.metrics import best_threshold, class_metrics, means_over_relations, number_metrics, pair_metrics
 from mmtab.utils.errors import DataError
 
 SUM_TOLERANCE = 1e-3  # of the probabilities of a row; float32 softmax over a thousand classes stays well below
@@ -88,6 +88,15 @@ def write_predictions(path: Path, truth: Truth, p: np.ndarray, thresholds: Seque
     else:
         columns = pair_columns(truth.relations, p, p >= np.asarray(thresholds))
     files.write_table(path, pa.table(truth.ids | columns))
+
+
+def write_splits(output: Path, valid: Truth, test: Truth, p: Mapping[str, np.ndarray]) -> None:
+    """Write predictions_valid and predictions_test of probabilities or numbers ``p`` of each split; thresholds of
+    matches are chosen on valid."""
+    relations = [] if valid.schema.of_rows else range(valid.label.shape[1])
+    thresholds = [best_threshold(p["valid"][:, r], valid.label[:, r]) for r in relations]
+    for truth in (valid, test):
+        write_predictions(output / f"predictions_{truth.split}.parquet", truth, p[truth.split], thresholds)
 
 
 def read_predictions(path: Path, truth: Truth) -> CheckedPredictions:

@@ -31,6 +31,9 @@ class SystemConfig:
     needs: list[str] = setting([], "column types without which a dataset is left out")
     deterministic: bool = setting(False, "the same for every seed, so that one is enough")
     train: list[str] | None = setting(None, "settings of train")
+    in_tables: bool = setting(
+        False, "with train, matching: pairs are scored by mmtab match, within the whole tables that they come from"
+    )
     baseline: str | None = setting(None, "name of benchmark/baselines/")
     command: list[str] | None = setting(None, "program and its arguments")
     members: list[str] | None = setting(None, "systems that make up an ensemble")
