@@ -46,20 +46,46 @@ class Graph:
         return found[found >= 0]
 
     def shares(self, x: np.ndarray) -> list[np.ndarray]:
-        """Twice [n]: the log-softmax of ``x`` over the candidates of either record, those of left ones first. Of one
-        table, whose records have no side, the smaller comes first."""
-        ends = np.stack([self.left, self.right])
-        total = _log_sum(np.tile(x, 2), ends.ravel(), self.n_records)
-        shares = x - total[ends]
-        return list(np.sort(shares, 0) if self.one_table else shares)
+        """Twice [n]: the log-softmax of ``x`` over the candidates of the left record, and over those of the right."""
+        highest = self._highest(x)
+        total = np.zeros(self.n_records)
+        for side in (self.left, self.right):
+            total += np.bincount(side, np.exp(x - highest[side]), self.n_records)
+        return self._of_ends([x - highest[side] - np.log(total[side]) for side in (self.left, self.right)])
+
+    def margins(self, x: np.ndarray) -> list[np.ndarray]:
+        """Twice [n]: ``x`` less the highest of the other candidates of the left record, and of the right. A record
+        without others has one that is lower than all, by 1."""
+        ends, both = np.concatenate([self.left, self.right]), np.tile(x, 2)
+        order = np.lexsort((-both, ends))
+        start = np.searchsorted(ends[order], np.arange(self.n_records + 1))
+        alone, best = np.diff(start) < 2, both[order]
+        lowest = x.min(initial=0.0) - 1
+        first, second = (np.append(best, [lowest] * 2)[np.minimum(start[:-1] + i, len(best))] for i in (0, 1))
+        second = np.where(alone, lowest, second)
+        sides = (self.left, self.right)
+        return self._of_ends([x - np.where(x >= first[side], second[side], first[side]) for side in sides])
+
+    def _of_ends(self, values: list[np.ndarray]) -> list[np.ndarray]:
+        """Of one table, whose records have no side, the smaller of the two comes first."""
+        return list(np.sort(values, 0)) if self.one_table else values
+
+    def _highest(self, x: np.ndarray) -> np.ndarray:
+        """[n_records], -inf of a record without candidates."""
+        highest = np.full(self.n_records, -np.inf)
+        for side in (self.left, self.right):
+            np.maximum.at(highest, side, x)
+        return highest
 
 
 def weigh(graph: Graph, probability: np.ndarray, known: np.ndarray) -> np.ndarray | None:
     """[n] probabilities of the candidates, each against its rivals; None where too few matches are known to fit them.
 
-    A logistic regression reads the pair model's log-odds, the nearness, and of the nearness and of both together the
-    share that the candidate has among those of its left and of its right record (the dual softmax: Smith et al. 2017,
-    Cheng et al. 2021). It is fitted to candidates, so that its probabilities are those of candidates.
+    A logistic regression reads the pair model's log-odds and the nearness, and how these stand among those of the
+    other candidates of the left and of the right record: the share of the nearness, and of both together the share (the
+    dual softmax: Smith et al. 2017, Cheng et al. 2021), a sharper share and the margin over the best other (Lowe 2004).
+    A second round adds the share of what the first one says. It is fitted to candidates, so that its probabilities are
+    those of candidates.
 
     probability  [n] of the pair model
     known        [n] 1 of matches that the model did not learn from, 0 of candidates that are none, -1 of others
@@ -69,8 +95,9 @@ def weigh(graph: Graph, probability: np.ndarray, known: np.ndarray) -> np.ndarra
     if match.sum() < ENOUGH_MATCHES or match.all():
         return None
     own = [logit(probability.clip(1e-15, 1 - 1e-15)), graph.nearness.astype(float)]
-    shares = [of for x in (own[1:], own) for of in graph.shares(_fitted(x, rows, match))]
-    return expit(_fitted([*own, *shares], rows, match))
+    near, both = _fitted(own[1:], rows, match), _fitted(own, rows, match)
+    first = [*own, *graph.shares(near), *graph.shares(both), *graph.shares(2 * both), *graph.margins(both)]
+    return expit(_fitted([*first, *graph.shares(_fitted(first, rows, match))], rows, match))
 
 
 def against_rivals(context: Context, matches: Matches, nearness: np.ndarray, methods: list[str]) -> list[int]:
@@ -134,11 +161,3 @@ def _fitted(columns: list[np.ndarray], rows: np.ndarray, match: np.ndarray) -> n
     x = np.stack(columns, 1)
     x = (x - x[rows].mean(0)) / np.maximum(x[rows].std(0), 1e-9)
     return LogisticRegression(C=C, max_iter=1000).fit(x[rows], match).decision_function(x)
-
-
-def _log_sum(x: np.ndarray, group: np.ndarray, n: int) -> np.ndarray:
-    """[n]: log of the sum of exp(x) of each group, -inf of an empty one."""
-    highest = np.full(n, -np.inf)
-    np.maximum.at(highest, group, x)
-    with np.errstate(divide="ignore"):
-        return highest + np.log(np.bincount(group, np.exp(x - highest[group]), n))
