@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from mmtab.benchmark.job import Job, is_done, read_result
-from mmtab.benchmark.plan import JOBS, check_systems, find_datasets, plan_jobs, with_members
+from mmtab.benchmark.plan import JOBS, check_places, check_systems, find_datasets, plan_jobs, with_members
 from mmtab.benchmark.types import Board, Failure
 from mmtab.config.ranking import BenchmarkConfig
 from mmtab.data import files
@@ -30,6 +30,7 @@ def run_benchmark(config: BenchmarkConfig) -> Board:
     config = with_members(config)
     if added := sorted(set(config.system) - chosen):
         say(f"also run, as members of ensembles: {', '.join(added)}")
+    check_places(config)
     check_systems(config)
     from mmtab.benchmark import multabench
 

@@ -20,6 +20,7 @@ from mmtab.config.types import CONFIGS, LocalSettings
 from mmtab.utils.errors import ConfigError
 from mmtab.utils.exits import friendly
 from mmtab.utils.machine import has_gpu
+from mmtab.utils.paths import check_writable
 from mmtab.utils.processes import follow_parent
 from mmtab.utils.progress import showing
 
@@ -113,6 +114,8 @@ def check_place(settings: Any) -> None:
                 raise ConfigError(f"{name}={path}: no such file or folder{export if of_hub else ''}")
             if name == "run" and rule.exists:
                 read_facts(path.expanduser())
+            if name == "output":
+                check_writable(path, name, is_file=bool(rule.suffixes))
     accelerator = getattr(getattr(settings, "trainer", settings), "accelerator", "auto")
     if accelerator in ("gpu", "cuda") and not has_gpu():
         raise ConfigError(f"accelerator={accelerator}: this machine shows no GPU. Fix: accelerator=auto, or cpu")
