@@ -21,6 +21,7 @@ from mmtab.utils.locks import is_held
 from mmtab.utils.paths import check_inside
 from mmtab.utils.pool import Pool, Task
 from mmtab.utils.progress import duration, say, under_way
+from mmtab.utils.text import count
 
 
 def run_benchmark(config: BenchmarkConfig) -> Board:
@@ -40,7 +41,8 @@ def run_benchmark(config: BenchmarkConfig) -> Board:
     _adopt_cells(output)
     jobs = plan_jobs(config, sources)
     n_done = sum(map(is_done, jobs))
-    say(f"{len(jobs):,} jobs: {len(config.system)} systems on {len(sources)} datasets; {n_done:,} are done already")
+    systems, datasets = count(len(config.system), "system"), count(len(sources), "dataset")
+    say(f"{count(len(jobs), 'job')}: {systems} on {datasets}; {n_done:,} done already")
     failures = Work(config, jobs).run()
     from mmtab.benchmark.results import collect
     from mmtab.benchmark.scoreboard import markdown, write_scoreboard

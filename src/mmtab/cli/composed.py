@@ -59,6 +59,13 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
             paths, sweeps = paths_of(name), bool({"-m", "--multirun"} & set(arguments))
             if sweeps and (own := [argument for argument in arguments if argument.startswith("output=")]):
                 raise ConfigError(f"{own[0]}: each run of -m has a folder of its own. Fix: hydra.sweep.dir=FOLDER")
+            for argument in arguments:
+                if (
+                    argument.endswith("=")
+                    and argument != "dataset="
+                    and (paths.get(argument.strip("+=")) or argument == "hydra.run.dir=")
+                ):
+                    raise ConfigError(f"{argument}: expected a value. Fix: {argument}VALUE, or leave it out")
             given = _named([override for argument in arguments for override in _with_folder(argument)])
             sys.argv[1:] = [split_overrides(literal(argument, paths, sweeps)) for argument in given]
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(task)()

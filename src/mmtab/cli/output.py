@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtab.utils.errors import printable
+from mmtab.utils.text import count
 
 APP: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}  # of every typer.Typer
 
@@ -44,7 +45,7 @@ def say_first(doing: str, run: str) -> None:
     from mmtab.utils.progress import say
 
     schema = read_schema(Path(run))
-    say(f"{doing} with {run}, of the dataset {schema.name} ({schema.task}, {len(schema.columns)} columns)")
+    say(f"{doing} with {run}, of the dataset {schema.name} ({schema.task}, {count(len(schema.columns), 'column')})")
 
 
 def _number(value: Any) -> str:

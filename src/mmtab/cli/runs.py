@@ -18,9 +18,11 @@ from mmtab.config.types import (
     ReproduceConfig,
     RunConfig,
 )
+from mmtab.utils.atomic import write_json
 from mmtab.utils.engine import running
 from mmtab.utils.errors import ConfigError
 from mmtab.utils.progress import say, under_way
+from mmtab.utils.text import count
 
 SIDES = ("left", "right", "records")  # tables that pairs name
 
@@ -88,11 +90,15 @@ def evaluate(settings: EvaluateConfig) -> None:
     """Score a run on a labelled split and write its report page.
 
     mmtab evaluate run=FOLDER split=test [path=DATASET]   path: where the dataset has moved
+    mmtab evaluate FOLDER -o metrics.json              the metrics into a file too
     """
     from mmtab.runs.asked import check_split
+    from mmtab.runs.inputs import check_outside
 
     folder, data = Path(settings.run), Path(settings.path) if settings.path else None
     check_split(folder, settings.split, data, settings)
+    if settings.output:
+        check_outside(Path(settings.output), folder)
     say_first(f"scoring split {settings.split}", settings.run)
     with under_way("loading torch"):
         from mmtab.reports.run_page import report_after
@@ -104,6 +110,9 @@ def evaluate(settings: EvaluateConfig) -> None:
         metrics = evaluate_run(folder, settings.split, data, hardware, settings, settings.wandb, engine)
     if distributed.is_first():
         print_metrics(settings.run, {settings.split: metrics})
+        if settings.output:
+            write_json(Path(settings.output).expanduser(), {settings.split: metrics})
+            print(f"metrics: {settings.output}")
         if settings.report:
             print(report_after(folder, settings.split, data, hardware, settings))
 
@@ -142,7 +151,7 @@ def predict(settings: PredictConfig) -> None:
     options["dialect"] = dialect
     with running(**asdict(settings.engine)) as engine:
         n_rows = predict_run(*places, **options, engine=engine)
-    print(f"{n_rows} predictions written to {settings.output}")
+    print(f"{count(n_rows, 'prediction')} written to {settings.output}")
 
 
 def report(settings: ReportConfig) -> None:
@@ -188,7 +197,8 @@ def reproduce(settings: ReproduceConfig) -> None:
     for difference in result.around:
         print(f"different: {difference.what}: {difference.then} then, {difference.now} now")
     for split, n in result.n_predictions_changed.items():
-        print(f"{split}: {f'{n} predictions changed' if n >= 0 else 'the run has no predictions to compare with'}")
+        changed = f"{count(n, 'prediction')} changed" if n >= 0 else "the run has no predictions to compare with"
+        print(f"{split}: {changed}")
     worst = result.worst()
     print("the same to the last digit" if worst == 0 else f"metrics differ by up to {worst:.3g}")
     sys.exit(int(worst > settings.tolerance))

@@ -307,9 +307,8 @@ class LocalSettings:
 class EvaluateConfig(LocalSettings):
     run: str = setting(MISSING, "run folder", kind="path", exists=True)
     split: str = setting("test", "split to score", choices=SPLITS)
-    path: str | None = setting(
-        None, "dataset folder; null: the one that the run was trained on", kind="path", exists=True
-    )
+    path: str | None = setting(None, "dataset folder; null: that of the run's training", kind="path", exists=True)
+    output: str | None = setting(None, "file to write the metrics to as well", kind="path", suffixes=(".json",))
     report: bool = setting(True, "write the report page too")
     engine: EngineConfig = setting(EngineConfig, "where blocks of the split are computed")
     wandb: WandbConfig = setting(WandbConfig, "logging to Weights & Biases, where the run has a run there")
