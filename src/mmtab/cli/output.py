@@ -14,10 +14,10 @@ APP: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": Fals
 
 
 def print_metrics(title: str, columns: dict[str, dict[str, Any]]) -> None:
-    """A table with a row for each metric and a column for each split."""
+    """A table with a row for each metric that there is something to say of, and a column for each split."""
     names = {name: None for values in columns.values() for name in values}
     rows = [(name, *(_number(values.get(name)) for values in columns.values())) for name in names]
-    print_table(title, ["metric", *columns], rows, width=100)
+    print_table(title, ["metric", *columns], [row for row in rows if any(row[1:])], width=100)
 
 
 def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], width: int = 160) -> None:
