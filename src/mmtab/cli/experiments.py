@@ -31,7 +31,7 @@ def match(settings: MatchConfig) -> None:
 
     run, names = Path(settings.run), ("records", "left", "right", "truth", "labels")
     given = {name: path for name in names if (path := getattr(settings, name))}
-    check_matches(run)
+    check_matches(run, settings)
     check_tables(given)
     check_output(Path(settings.output), map(Path, given.values()))
     check_outside(Path(settings.output), run)

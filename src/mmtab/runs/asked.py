@@ -50,8 +50,9 @@ class PredictOptions:
                 raise RunError(f"interval={self.interval}: expected a share of the labels, above 0 and below 1")
 
 
-def check_matches(run: Path) -> None:
-    """Raise RunError for a run that is not of matching."""
+def check_matches(run: Path, local: LocalSettings) -> None:
+    """Raise RunError for a run that has parts which are not trusted, or is not of matching."""
+    open_config(run, local)
     schema = read_schema(run)
     if schema.task is not TaskKind.MATCHING:
         fix = f"mmtab predict run={run} input=TABLE output=PREDICTIONS, or name a run of matching"
