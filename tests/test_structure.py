@@ -34,6 +34,12 @@ def test_the_command_line_starts_without_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_messages_name_commands_and_no_scripts() -> None:
+    """A wheel has no scripts/, and some of these are called otherwise than their commands."""
+    named = [path.name for path in (SOURCE / "reports").rglob("*.py") if "prepare_data.py" in path.read_text("utf-8")]
+    assert named == []
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
 def test_scripts_are_thin(script: Path) -> None:
     lines = script.read_text(encoding="utf-8").splitlines()

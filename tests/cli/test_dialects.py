@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,7 +12,7 @@ import yaml
 
 from mmtab.cli import main
 from mmtab.cli.dialects import as_settings
-from mmtab.config.types import MatchConfig, ReportConfig
+from mmtab.config.types import MatchConfig, PredictConfig, ReportConfig
 
 ROWS = "label,colour,price\n" + "".join(f"{'ab'[i % 2]},{['red', 'blue'][i % 2]},{i}.5\n" for i in range(40))
 
@@ -60,6 +62,19 @@ def test_commands_with_settings_take_options(kway_run: tuple[Path, Path], tmp_pa
     output = tmp_path / "a=b.parquet"
     main.run("predict", ["--input", str(data / "valid.parquet"), f"--run={run}", "-o", str(output)])
     assert pq.read_table(output).num_rows == pq.read_table(data / "valid.parquet").num_rows
+
+
+def test_evaluate_writes_its_metrics_to_a_file_too(kway_run: tuple[Path, Path], tmp_path: Path) -> None:
+    run = shutil.copytree(kway_run[1], tmp_path / "run")
+    main.run("evaluate", [str(run), "split=valid", "report=false", "-o", str(tmp_path / "metrics.json")])
+    written, own = (json.loads(path.read_text())["valid"] for path in (tmp_path / "metrics.json", run / "metrics.json"))
+    assert written.items() <= own.items() and "accuracy" in written
+
+
+def test_words_after_the_run_are_its_tables() -> None:
+    assert as_settings(["a", "rows.csv", "-o", "o.csv"], PredictConfig) == ["output=o.csv", "run=a", "input=rows.csv"]
+    assert as_settings(["b.csv", "run=a"], PredictConfig) == ["run=a", "input=b.csv"]
+    assert as_settings(["a", "l", "r"], MatchConfig) == ["run=a", "left=l", "right=r"]
 
 
 @pytest.mark.parametrize(

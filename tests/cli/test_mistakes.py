@@ -45,6 +45,26 @@ MISTAKES: list[tuple[str, str]] = [
     ("train trainer.accelerator=gpuu", "trainer.accelerator=gpuu: expected one of auto, cpu, gpu"),
     ("train seed", "error: seed: expected NAME=VALUE"),
     ("evaluate runs/fashion/1", "error: run=runs/fashion/1: no such file or folder"),
+    ("train noisy", "noisy: expected NAME=VALUE, such as dataset=noisy"),
+    ("sweep noisy", "noisy: expected NAME=VALUE, such as datasets=noisy"),
+    ("train SEED=1", "no setting SEED; did you mean seed"),
+    ("train tiem_limit=60", "no setting tiem_limit; did you mean trainer.max_minutes (in minutes)?"),
+    ("train time_limit=60", "no setting time_limit; did you mean trainer.max_minutes (in minutes)?"),
+    ("train output=", "output=: expected a value. Fix: output=VALUE, or leave it out"),
+    ("evaluate run=", "run=: expected a value"),
+    ("evaluate runs/one runs/two", "runs/two: expected NAME=VALUE; the command takes one run by a word alone"),
+    ("predict nowhere no.csv output=o.csv", "run=nowhere: no such file or folder"),
+    ("match nowhere a b c output=o.csv", "c: expected NAME=VALUE; the command takes one run, then left, then right"),
+    (
+        "sweep recipe=frozen datasets=DATA output=o",
+        "recipe is a setting of train, not of sweep. Fix: 'overrides=[",
+    ),
+    ("sweep trainer.lrr=1 output=o", "did you mean trainer.lr? Settings of train stand in 'overrides=[NAME=VALUE]'"),
+    ("sweep dataset=DATA output=o", "no setting dataset; did you mean datasets?"),
+    (
+        "benchmark trainer.lr=1 output=o",
+        "trainer.lr is a setting of train, not of benchmark. Fix: 'overrides=[trainer.",
+    ),
     ("train --sed=1", "no setting sed; did you mean seed"),
     ("train --trainer.lr -1", "trainer.lr=-1.0: expected at least 0"),
     ("train --seed", "--seed: expected a value. Fix: --seed VALUE, or seed=VALUE"),
@@ -64,6 +84,11 @@ MISTAKES: list[tuple[str, str]] = [
     ("predict run=DATA input=s3://b/rows.csv output=s3://b/out.csv", "output=s3://b/out.csv: expected a path|finished"),
     ("train dataset=s3://bucket/data", "dataset=s3://bucket/data: expected a path of this machine, found an address"),
     ("train dataset=custom dataset.path=hf://data", "dataset.path=hf://data: expected a path of this machine"),
+    ("prepare all DATA/train.parquet lable=type -o out", "lable=type: no option lable, and no such file; did you mean"),
+    ("prepare all DATA/train.parquet zzz=type -o out", "zzz=type: no option zzz, and no such file; expected one of"),
+    ("prepare all left.csv pairs.csv -o out", "left is alone. Fix: give both tables, left and right, or call the one"),
+    ("export DATA outpt=o", "outpt=o: no option outpt, and no such file; did you mean output?"),
+    ("results nowhere", "no folder nowhere; expected run folders, or folders that hold some"),
     ("prepare infer DATA/train.parquet -o s3://b/x", "output=s3://b/x: expected a path of this machine"),
     ("train dataset.path=DATA", "is not read, for dataset=catalogue is generated. Fix: add dataset=custom"),
     ("evaluate run=DATA/train.parquet", "it is a file"),
@@ -133,23 +158,77 @@ for line in sys.stdin:
 def test_mistakes_are_one_line_before_anything_slow(tmp_path: Path) -> None:
     """One test, so that one worker makes them all."""
     write_kway(tmp_path / "toys", n=30, images=False)
+    (tmp_path / "left.csv").write_text("id,name\n1,cup\n2,pot\n")
+    (tmp_path / "pairs.csv").write_text("left_id,right_id,label\n1,1,1\n2,1,0\n")
     (tmp_path / "runs" / "one").mkdir(parents=True)
     (tmp_path / "runs" / "one" / "provenance.json").write_text("{}")
     typed = [line.replace("DATA", "toys").replace("RUNS", "runs") for line, _ in MISTAKES]
+    check_told(typed, [message.replace("DATA", "toys") for _, message in MISTAKES], tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def check_told(typed: list[str], messages: list[str], folder: Path) -> None:
+    """Each line is refused in one line, which says one of the parts of its message, without torch."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # also where there is a GPU
     command, text = [sys.executable, "-c", MAKE_ALL], "\n".join(typed)
     done = subprocess.run(
-        command, input=text, capture_output=True, text=True, cwd=tmp_path, timeout=500, check=False, env=environment
+        command, input=text, capture_output=True, text=True, cwd=folder, timeout=500, check=False, env=environment
     )
     results = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(results) == len(MISTAKES), done.stderr[-2000:]
-    assert not (tmp_path / "out").exists()
-    for (line, message), result in zip(MISTAKES, results, strict=True):
+    assert len(results) == len(typed), done.stderr[-2000:]
+    for line, message, result in zip(typed, messages, results, strict=True):
         said = result["err"]
         assert said.startswith("error: ") and said.count("\n") == 1, (line, said)
-        assert any(part.replace("DATA", "toys") in said for part in message.split("|")), (line, said)
+        assert any(part in said for part in message.split("|")), (line, said)
         assert result["status"] in (1, 2) and not result["torch"], line
     print("CPU seconds of each, with imports not made yet:", *(f"{result['seconds']:.2f}" for result in results))
+
+
+# As MISTAKES, of finished runs: KWAY and PAIRS, with their datasets KDATA and PDATA
+OF_RUNS: list[tuple[str, str]] = [
+    ("match run=KWAY output=o.csv", "is a run of kway; mmtab match wants one of matching. Fix: mmtab predict run="),
+    ("match run=PAIRS output=o.xlsx", "output=o.xlsx: expected a name ending in .parquet or .csv"),
+    ("match run=PAIRS output=/proc/o.csv", "output=/proc/o.csv: No such file or directory. Fix: give another path"),
+    ("match run=PAIRS output=PAIRS/o.csv", "lies in the run folder, which is read"),
+    ("match run=PAIRS output=KDATA", "expected a name ending in"),
+    ("match run=PAIRS records=notes.md output=o.csv", "records=notes.md: no table; expected a name ending in one of"),
+    ("match run=PAIRS records=rows.csv output=rows.csv", "would overwrite rows.csv"),
+    ("evaluate KWAY path=PDATA", "is a dataset of matching; "),
+    ("predict KWAY no.csv output=o.csv", "input=no.csv: no such file or folder"),
+    ("evaluate KWAY -o KWAY/metrics.json", "lies in the run folder, which is read"),
+    ("evaluate KWAY -o metrics.csv", "output=metrics.csv: expected a name ending in .json"),
+    ("evaluate KWAY path=.", "table test: the table is missing"),
+    ("predict run=KWAY input=rows.csv output=o.xlsx", "output=o.xlsx: expected a name ending in .parquet or .csv"),
+    ("predict run=KWAY input=rows.csv output=rows.csv/o.csv", "output=rows.csv/o.csv: Not a directory. Fix: give"),
+    ("predict run=KWAY input=rows.csv output=a.csv", "output=a.csv is a folder; expected a file"),
+    ("predict run=KWAY input=rows.csv output=rows.csv", "would overwrite rows.csv"),
+    ("predict run=KWAY input=notes.md output=o.csv", "input=notes.md: no table; expected a name ending in one of"),
+    ("predict run=KWAY input=rows.csv output=o.csv", "table rows, column title: the file lacks this column"),
+    ("predict run=KWAY input=KDATA/test.parquet output=o.csv cost=3", "cost is for matching; this is a run of kway"),
+    ("predict run=KWAY input=KDATA/test.parquet output=o.csv interval=.9", "interval is for regression"),
+    ("predict run=KWAY input=rows.csv output=o.csv left=rows.csv", "left: for matching; this is a run of kway"),
+    ("predict run=PAIRS input=rows.csv output=o.csv", "matching wants left=TABLE and right=TABLE, or records=TABLE"),
+    ("report KWAY split=train", "has no scored predictions of 'train'; run mmtab evaluate"),
+    ("report KWAY,KWAY output=o.html", "the same run is named twice"),
+    ("report KWAY,KWAY output=o.csv", "output=o.csv: expected a name ending in .html"),
+    ("report KWAY,PAIRS output=o.html", "runs of different datasets cannot be compared"),
+    ("export KWAY -o /proc/o", "output /proc/o cannot be written"),
+    ("export KWAY -o out format=pickle", "format=pickle: expected run, onnx or torch"),
+    ("sweep datasets=KDATA output=rows.csv", "output=rows.csv: Not a directory. Fix: give another path"),
+    ("benchmark track=kway output=rows.csv", "output=rows.csv: Not a directory. Fix: give another path"),
+    ("benchmark track.kway.datasets=[nowhere/x] track=kway output=o", "track.kway: there is no "),
+]
+
+
+def test_what_a_run_cannot_do_is_told_before_it_is_opened(
+    kway_run: tuple[Path, Path], pairs_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    names = {"KDATA": kway_run[0], "PDATA": pairs_run[0], "KWAY": kway_run[1], "PAIRS": pairs_run[1]}
+    (tmp_path / "rows.csv").write_text("id,name\n1,cup\n")
+    (tmp_path / "notes.md").write_text("a,b\n")
+    (tmp_path / "a.csv").mkdir()
+    typed = [re.sub("|".join(names), lambda name: str(names[name[0]]), line) for line, _ in OF_RUNS]
+    check_told(typed, [message for _, message in OF_RUNS], tmp_path)
 
 
 def test_a_command_without_arguments_shows_its_help(tmp_path: Path) -> None:

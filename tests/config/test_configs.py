@@ -324,14 +324,14 @@ def test_a_list_may_lack_its_brackets(argument: str, expected: list[Any], monkey
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("output=~/my run", str(Path.home() / "my run")),
-        ("output='my run'", "my run"),
-        ('output="my run"', "my run"),
-        ("output=${oc.env:HOME}/my run", f"{Path.home()}/my run"),
-        ("output=${input}-out", "i-out"),
-        ("output=there ${input}/out", "there ${input}/out"),
-        ("output=2021", "2021"),
-        ("+output=a b", "a b"),
+        ("image_root=~/my run", str(Path.home() / "my run")),
+        ("image_root='my run'", "my run"),
+        ('image_root="my run"', "my run"),
+        ("image_root=${oc.env:HOME}/my run", f"{Path.home()}/my run"),
+        ("image_root=${input}-out", "i-out"),
+        ("image_root=there ${input}/out", "there ${input}/out"),
+        ("image_root=2021", "2021"),
+        ("+image_root=a b", "a b"),
     ],
 )
 def test_what_a_path_may_say_besides_itself(
@@ -339,5 +339,5 @@ def test_what_a_path_may_say_besides_itself(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there ${input}").mkdir()
-    settings = seen_settings(["run=r", "input=i", argument, "left=null"], "predict", monkeypatch)
-    assert (settings.output, settings.left) == (expected, None)
+    settings = seen_settings(["run=r", "input=i", "output=o.csv", argument, "left=null"], "predict", monkeypatch)
+    assert (settings.image_root, settings.left) == (expected, None)

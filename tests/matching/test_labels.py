@@ -160,6 +160,17 @@ def test_too_few_labels_change_nothing() -> None:
         assert reason in learned.left_out and (learned.probability == p).all()
 
 
+def test_labels_that_say_the_opposite_are_told() -> None:
+    p, _ = candidates(1_000, 2.0, 2.0, 0)
+    known = np.full(len(p), -1)
+    sure = np.append(np.argsort(p)[-30:], np.argsort(p)[:30])
+    known[sure] = (p[sure] < 0.5).astype(int)
+    learned = learn(p, known)
+    assert learned.contradicted == "the labels contradict the model: 60 of 60 say the opposite of its score"
+    known[sure] = (p[sure] >= 0.5).astype(int)
+    assert not learn(p, known).contradicted
+
+
 def test_pairs_to_label_are_spread_over_scores_and_clusters() -> None:
     rng = np.random.default_rng(0)
     n = 5_000

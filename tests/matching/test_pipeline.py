@@ -241,6 +241,13 @@ def test_labels_are_taken_as_given_and_learned_from(trained: Path, two_tables: P
 
     rng = np.random.default_rng(0)
     many = [*rng.permutation(np.flatnonzero(same))[:40], *rng.permutation(np.flatnonzero(~same))[:40]]
+    given = labels_file(tmp_path / "all_wrong.csv", before, many, (~same[many]).astype(int))
+    match = ["match", f"run={trained}", f"output={tmp_path / 'm.csv'}", f"labels={given}", "k=3", "explain=false"]
+    with pytest.warns(UserWarning, match=r"the labels contradict the model: \d+ of 80 say the opposite of its score"):
+        told = script(*match)
+    assert "contradict" not in told.stdout and "not_learned" not in told.stdout, "no rows that say nothing"
+    assert "of 80 say the opposite of its score, so that next to nothing" in (tmp_path / "m.html").read_text()
+
     given = labels_file(tmp_path / "many.csv", before, many, rng.integers(0, 2, len(many)))
     shown = write_result(settings(trained, tmp_path / "m.csv", labels=given, clustering="components", **wide))["match"]
     assert shown["not_learned"] == "" and shown["temperature"] > 2, "labels at random make every score doubtful"

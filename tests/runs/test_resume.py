@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -116,13 +117,23 @@ PICTURES = [
     ],
 )
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
-    tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch, write: Any, after: int, overrides: list[str]
+    tmp_path: Path,
+    configure: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    write: Any,
+    after: int,
+    overrides: list[str],
 ) -> None:
     config = configure(write(tmp_path / "data"), "trainer.batch_size=8", *overrides)
     expected = train(config, tmp_path / "whole")
     config.trainer.checkpoint_seconds = 0
     folder = tmp_path / "killed"
-    assert train_killed(config, folder, monkeypatch, after) > 1
+    capsys.readouterr()
+    n_killed = train_killed(config, folder, monkeypatch, after)
+    said = re.findall(r"goes on where it was stopped: in epoch (\d+) of at most (\d+), after", capsys.readouterr().out)
+    assert n_killed > 1 and len(said) == n_killed
+    assert all(1 <= int(epoch) <= int(most) == config.trainer.max_epochs for epoch, most in said)
     assert result(folder) == result(tmp_path / "whole")
     assert evaluate(folder, "valid") == expected
     kept = sorted(path.name for path in (folder / "checkpoints").iterdir())

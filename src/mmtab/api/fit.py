@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import filecmp
+import inspect
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -125,10 +126,14 @@ def fit(
         ]:
             raise ConfigError(f"fit: {given[0]} goes with a table; {train} is a dataset, whose folder says this")
     else:
-        asked = compose_run("fit", ["dataset=custom"], settings)  # before anything is written
+        asked = compose_run("fit", ["dataset=custom"], settings, ARGUMENTS)  # before anything is written
         records_by_name = {"left": left, "right": right, "records": records}
         sides = {name: frame for name, frame in records_by_name.items() if frame is not None}
         tables = sides | _splits(train, valid, test, task or ("matching" if sides else "rows"), bool(sides))
+        if (left is None) != (right is None):
+            alone, missing = ("left", "right") if right is None else ("right", "left")
+            fix = f"give {missing}= too, or the one table of all records as records="
+            raise ConfigError(f"fit: {alone} is given without {missing}. Fix: {fix}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -148,7 +153,7 @@ def fit(
             data = _data_beside(folder, tables, **options)
             path, name = written(str(data.folder.resolve())), written(data.schema.name)
             place = ["dataset=custom", f"dataset.path={path}", f"dataset.name={name}"]
-        config = compose_run("fit", place, settings)
+        config = compose_run("fit", place, settings, ARGUMENTS)
         if image_root is not None:
             config = replace(config, dataset=replace(config.dataset, image_root=str(root_of(None, image_root))))
         data_root, cache = absolute(config.data_root), absolute(config.cache)
@@ -165,6 +170,9 @@ def fit(
     if report:
         run.report()
     return run
+
+
+ARGUMENTS = tuple(name for name in inspect.signature(fit).parameters if name != "overrides")
 
 
 def _minutes(seconds: Any) -> float | None:

@@ -23,11 +23,12 @@ from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.spelling import spelling
 from mmtab.runs import hub
 from mmtab.runs import predictions as prediction_files
+from mmtab.runs.asked import PredictOptions
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.export import export_run
 from mmtab.runs.folder import METRICS, open_config, read_facts, read_run_file, read_schema
 from mmtab.runs.inputs import standard_table, trained_on
-from mmtab.runs.predict import NO_OPTIONS, PredictOptions, embed_table, predict_table
+from mmtab.runs.predict import NO_OPTIONS, embed_table, predict_table
 from mmtab.runs.scored import read_scored, scored_splits
 from mmtab.runs.session import SLICE, Session, open_run
 from mmtab.utils.errors import ConfigError, DataError, MmtabError, RunError

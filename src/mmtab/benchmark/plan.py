@@ -41,6 +41,13 @@ def seeds_of(value: Any) -> list[int]:
     return seeds
 
 
+def check_places(config: BenchmarkConfig) -> None:
+    """Raises ConfigError for a dataset that is neither a name nor a folder, before anything is composed."""
+    for track, settings in config.track.items():
+        for entry in settings.datasets:
+            dataset_place(entry, f"track.{track}")
+
+
 def find_datasets(config: BenchmarkConfig) -> tuple[dict[str, Source], dict[str, list[str]]]:
     """All datasets of the tracks, and their names by track."""
     sources: dict[str, Source] = {}

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from mmtab.benchmark.job import Job, is_done, read_result
-from mmtab.benchmark.plan import JOBS, check_systems, find_datasets, plan_jobs, with_members
+from mmtab.benchmark.plan import JOBS, check_places, check_systems, find_datasets, plan_jobs, with_members
 from mmtab.benchmark.types import Board, Failure
 from mmtab.config.ranking import BenchmarkConfig
 from mmtab.data import files
@@ -21,6 +21,7 @@ from mmtab.utils.locks import is_held
 from mmtab.utils.paths import check_inside
 from mmtab.utils.pool import Pool, Task
 from mmtab.utils.progress import duration, say, under_way
+from mmtab.utils.text import count
 
 
 def run_benchmark(config: BenchmarkConfig) -> Board:
@@ -30,6 +31,7 @@ def run_benchmark(config: BenchmarkConfig) -> Board:
     config = with_members(config)
     if added := sorted(set(config.system) - chosen):
         say(f"also run, as members of ensembles: {', '.join(added)}")
+    check_places(config)
     check_systems(config)
     from mmtab.benchmark import multabench
 
@@ -39,7 +41,8 @@ def run_benchmark(config: BenchmarkConfig) -> Board:
     _adopt_cells(output)
     jobs = plan_jobs(config, sources)
     n_done = sum(map(is_done, jobs))
-    say(f"{len(jobs):,} jobs: {len(config.system)} systems on {len(sources)} datasets; {n_done:,} are done already")
+    systems, datasets = count(len(config.system), "system"), count(len(sources), "dataset")
+    say(f"{count(len(jobs), 'job')}: {systems} on {datasets}; {n_done:,} done already")
     failures = Work(config, jobs).run()
     from mmtab.benchmark.results import collect
     from mmtab.benchmark.scoreboard import markdown, write_scoreboard

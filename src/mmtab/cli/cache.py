@@ -21,6 +21,7 @@ from mmtab.cli.output import APP, print_line, print_table
 from mmtab.config.types import RunConfig
 from mmtab.utils.cache import DAY, Entry, Store, least_used
 from mmtab.utils.errors import ConfigError
+from mmtab.utils.text import count
 
 app = typer.Typer(no_args_is_help=True, help="What the cache holds, and making room in it.", **APP)
 Cache = Annotated[Path, typer.Option("--cache", envvar="MMTAB_CACHE", help="the folder of the cache")]
@@ -109,8 +110,8 @@ def _facts(entries: list[Entry]) -> tuple[str, str]:
 
 
 def _counted(entries: list[Entry], word: str) -> str:
-    many = word if len(entries) == 1 else f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
-    return f"{len(entries)} {many} ({filesize.decimal(sum(entry.n_bytes for entry in entries))})"
+    several = f"{word[:-1]}ies" if word.endswith("y") else ""
+    return f"{count(len(entries), word, several)} ({filesize.decimal(sum(entry.n_bytes for entry in entries))})"
 
 
 def _short(digest: str) -> str:

@@ -20,6 +20,7 @@ from mmtab.config.types import CONFIGS, LocalSettings
 from mmtab.utils.errors import ConfigError
 from mmtab.utils.exits import friendly
 from mmtab.utils.machine import has_gpu
+from mmtab.utils.paths import check_writable
 from mmtab.utils.processes import follow_parent
 from mmtab.utils.progress import showing
 
@@ -58,6 +59,13 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
             paths, sweeps = paths_of(name), bool({"-m", "--multirun"} & set(arguments))
             if sweeps and (own := [argument for argument in arguments if argument.startswith("output=")]):
                 raise ConfigError(f"{own[0]}: each run of -m has a folder of its own. Fix: hydra.sweep.dir=FOLDER")
+            for argument in arguments:
+                if (
+                    argument.endswith("=")
+                    and argument != "dataset="
+                    and (paths.get(argument.strip("+=")) or argument == "hydra.run.dir=")
+                ):
+                    raise ConfigError(f"{argument}: expected a value. Fix: {argument}VALUE, or leave it out")
             given = _named([override for argument in arguments for override in _with_folder(argument)])
             sys.argv[1:] = [split_overrides(literal(argument, paths, sweeps)) for argument in given]
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(task)()
@@ -113,6 +121,8 @@ def check_place(settings: Any) -> None:
                 raise ConfigError(f"{name}={path}: no such file or folder{export if of_hub else ''}")
             if name == "run" and rule.exists:
                 read_facts(path.expanduser())
+            if name == "output":
+                check_writable(path, name, is_file=bool(rule.suffixes))
     accelerator = getattr(getattr(settings, "trainer", settings), "accelerator", "auto")
     if accelerator in ("gpu", "cuda") and not has_gpu():
         raise ConfigError(f"accelerator={accelerator}: this machine shows no GPU. Fix: accelerator=auto, or cpu")

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mmtab.utils.errors import ConfigError
+from mmtab.config.types import MatchConfig, PredictConfig
+from mmtab.utils.errors import ConfigError, did_you_mean
 
 # Options of Hydra: those with a value in an argument of its own, and the others.
 VALUED = {"-c", "--cfg", "-p", "--package", "-cn", "--config-name", "-cp", "--config-path", "-cd", "--config-dir"}
 VALUED |= {"-i", "--info", "--experimental-rerun"}
 BARE = {"-h", "--help", "-m", "--multirun", "--resolve", "--hydra-help", "-sc", "--shell-completion"}
 
+PLACES: dict[type, tuple[str, ...]] = {PredictConfig: ("input",), MatchConfig: ("left", "right")}  # after the run
+
 
 def as_settings(arguments: Sequence[str], settings: type) -> list[str]:
-    """``name=VALUE`` for each option, as Hydra takes them. A word by itself names a run, where the command has one.
-    Raises ConfigError for an option without a value."""
-    words, options, given, runs = list(arguments), list[str](), list[str](), list[str]()
-    has_run = any(field.name == "run" for field in fields(settings))
+    """``name=VALUE`` for each option, as Hydra takes them. A word by itself names a run, where the command has one, and
+    further ones the tables. Raises ConfigError for an option without a value, and for a word too many."""
+    words, options, given, bare = list(arguments), list[str](), list[str](), list[str]()
+    kinds = {field.name: field.metadata["rule"].kind for field in fields(settings) if "rule" in field.metadata}
     while words:
         word = words.pop(0)
         option, equals, value = word.partition("=")
@@ -33,16 +37,24 @@ def as_settings(arguments: Sequence[str], settings: type) -> list[str]:
             given.append(f"{name}={value if equals else words.pop(0)}")
         elif word.startswith("-"):
             raise ConfigError(f"no option {word}; settings are written name=VALUE or --name VALUE")
-        elif has_run and not equals and word[:1] not in ("~", "+"):
-            runs.append(word)
+        elif "run" in kinds and not equals and word[:1] not in ("~", "+"):
+            bare.append(word)
         else:
             given.append(word)
     # Options first: Hydra's parser takes no settings on both sides of one.
-    return options + given + ([f"run={runs[0] if len(runs) == 1 else '[' + ','.join(runs) + ']'}"] if runs else [])
+    if kinds.get("run") == "paths":
+        return options + given + ([f"run={bare[0] if len(bare) == 1 else '[' + ','.join(bare) + ']'}"] if bare else [])
+    named = {word.partition("=")[0] for word in given}
+    places = [name for name in ("run", *PLACES.get(settings, ())) if name not in named]
+    if len(bare) > len(places):
+        takes = f"one run{''.join(f', then {name}' for name in PLACES.get(settings, ()))}"
+        raise ConfigError(f"{bare[len(places)]}: expected NAME=VALUE; the command takes {takes} by a word alone")
+    return options + given + [f"{name}={word}" for name, word in zip(places, bare, strict=False)]
 
 
 def as_options(app: Any, arguments: Sequence[str]) -> list[str]:
-    """``--name VALUE``, or the value alone at its place, for each ``name=VALUE`` that a Typer app knows."""
+    """``--name VALUE``, or the value alone at its place, for each ``name=VALUE`` that a Typer app knows. Raises
+    ConfigError for one that it does not know, unless it may be a text that has an equals sign in it."""
     import typer
 
     command, words, given = typer.main.get_command(app), list(arguments), list[str]()
@@ -63,7 +75,10 @@ def as_options(app: Any, arguments: Sequence[str]) -> list[str]:
             n_values = 0 if option is None or option.is_flag or equals else option.nargs
             given += [word, *words[:n_values]]
             words = words[n_values:]
-        elif not equals or Path(word).exists() or (name not in places and option is None):
+        elif not equals or Path(word).exists():
+            bare.append(word)
+        elif name not in places and option is None:
+            _check_text(word, places, options)
             bare.append(word)
         elif name in places:
             named[name] = _several(value)
@@ -78,6 +93,15 @@ def as_options(app: Any, arguments: Sequence[str]) -> list[str]:
         given += [*named.get(name, []), *bare[:n_values]]
         bare = bare[n_values:]
     return given + bare
+
+
+def _check_text(word: str, places: Mapping[str, Any], options: Iterable[str]) -> None:
+    """Raise ConfigError for ``name=VALUE`` whose name is like a known one, or that would be one of several files."""
+    name = word.partition("=")[0]
+    hint = did_you_mean(name, {*places, *(key[2:].replace("-", "_") for key in options if key.startswith("--"))})
+    several = any(place.nargs < 0 for place in places.values())
+    if re.fullmatch(r"[\w-]+", name) and (several or hint.startswith("did you mean")):
+        raise ConfigError(f"{word}: no option {name}, and no such file; {hint}")
 
 
 def _several(value: str) -> list[str]:

@@ -26,7 +26,16 @@ def match(settings: MatchConfig) -> None:
     MATCHES_clusters (every record in one cluster), a .json of counts and scores, and a .html page. The same command
     resumes what was killed.
     """
-    tables = [path for path in (settings.records, settings.left, settings.right) if path]
+    from mmtab.runs.asked import check_matches, check_tables
+    from mmtab.runs.inputs import check_output, check_outside
+
+    run, names = Path(settings.run), ("records", "left", "right", "truth", "labels")
+    given = {name: path for name in names if (path := getattr(settings, name))}
+    check_matches(run, settings)
+    check_tables(given)
+    check_output(Path(settings.output), map(Path, given.values()))
+    check_outside(Path(settings.output), run)
+    tables = [path for name, path in given.items() if name in ("records", "left", "right")]
     say_first(f"matching {' and '.join(tables) or 'the tables of the dataset'}", settings.run)
     with under_way("loading torch"):
         from mmtab.reports.matches import write_result

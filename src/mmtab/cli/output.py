@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from mmtab.utils.errors import printable
+from mmtab.utils.text import count
 
 APP: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}  # of every typer.Typer
 
 
 def print_metrics(title: str, columns: dict[str, dict[str, Any]]) -> None:
-    """A table with a row for each metric and a column for each split."""
+    """A table with a row for each metric that there is something to say of, and a column for each split."""
     names = {name: None for values in columns.values() for name in values}
     rows = [(name, *(_number(values.get(name)) for values in columns.values())) for name in names]
-    print_table(title, ["metric", *columns], rows, width=100)
+    print_table(title, ["metric", *columns], [row for row in rows if any(row[1:])], width=100)
 
 
 def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], width: int = 160) -> None:
@@ -44,7 +45,7 @@ def say_first(doing: str, run: str) -> None:
     from mmtab.utils.progress import say
 
     schema = read_schema(Path(run))
-    say(f"{doing} with {run}, of the dataset {schema.name} ({schema.task}, {len(schema.columns)} columns)")
+    say(f"{doing} with {run}, of the dataset {schema.name} ({schema.task}, {count(len(schema.columns), 'column')})")
 
 
 def _number(value: Any) -> str:

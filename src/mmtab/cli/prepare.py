@@ -20,6 +20,7 @@ import typer
 from mmtab.cli.output import APP, print_line, print_table
 from mmtab.data import files
 from mmtab.utils.errors import ConfigError, DataError
+from mmtab.utils.text import count
 
 ABOUT = "From raw tables to a described, checked dataset folder, step by step."
 app = typer.Typer(no_args_is_help=True, help=ABOUT, **APP)
@@ -193,7 +194,7 @@ def _verdict(folder: Path, alarms: list[Any], strict: bool = False) -> None:
     """Print the alarms and end with the exit status they deserve."""
     rows = [(str(alarm.severity), alarm.message, "\n".join(alarm.rows[:3])) for alarm in alarms]
     if rows:
-        print_table(f"{folder.name}: {len(rows)} alarms", ["severity", "what", "rows"], rows)
+        print_table(f"{folder.name}: {count(len(rows), 'alarm')}", ["severity", "what", "rows"], rows)
     else:
         print_line(f"{folder}: nothing to say against it")
     failing = {"error", "severe"} if strict else {"error"}

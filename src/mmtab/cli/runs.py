@@ -18,9 +18,13 @@ from mmtab.config.types import (
     ReproduceConfig,
     RunConfig,
 )
+from mmtab.utils.atomic import write_json
 from mmtab.utils.engine import running
 from mmtab.utils.errors import ConfigError
 from mmtab.utils.progress import say, under_way
+from mmtab.utils.text import count
+
+SIDES = ("left", "right", "records")  # tables that pairs name
 
 
 def train(settings: RunConfig) -> None:
@@ -86,19 +90,29 @@ def evaluate(settings: EvaluateConfig) -> None:
     """Score a run on a labelled split and write its report page.
 
     mmtab evaluate run=FOLDER split=test [path=DATASET]   path: where the dataset has moved
+    mmtab evaluate FOLDER -o metrics.json              the metrics into a file too
     """
+    from mmtab.runs.asked import check_split
+    from mmtab.runs.inputs import check_outside
+
+    folder, data = Path(settings.run), Path(settings.path) if settings.path else None
+    check_split(folder, settings.split, data, settings)
+    if settings.output:
+        check_outside(Path(settings.output), folder)
     say_first(f"scoring split {settings.split}", settings.run)
     with under_way("loading torch"):
         from mmtab.reports.run_page import report_after
         from mmtab.runs.evaluate import evaluate as evaluate_run
         from mmtab.utils import distributed
 
-    folder, data = Path(settings.run), Path(settings.path) if settings.path else None
     hardware = Hardware(settings.accelerator, settings.devices)
     with running(**asdict(settings.engine)) as engine:
         metrics = evaluate_run(folder, settings.split, data, hardware, settings, settings.wandb, engine)
     if distributed.is_first():
         print_metrics(settings.run, {settings.split: metrics})
+        if settings.output:
+            write_json(Path(settings.output).expanduser(), {settings.split: metrics})
+            print(f"metrics: {settings.output}")
         if settings.report:
             print(report_after(folder, settings.split, data, hardware, settings))
 
@@ -109,21 +123,35 @@ def predict(settings: PredictConfig) -> None:
     mmtab predict run=FOLDER input=TABLE output=PREDICTIONS
     mmtab predict run=FOLDER input=PAIRS left=TABLE right=TABLE output=PREDICTIONS
     """
+    from mmtab.data.csv_files import Dialect
+    from mmtab.runs.asked import PredictOptions, check_rows, check_sides, check_tables
+    from mmtab.runs.folder import open_config, read_schema
+    from mmtab.runs.inputs import check_output, check_outside
+
+    run, dialect = Path(settings.run), Dialect(settings.encoding or "", settings.delimiter or "")
+    schema, sides = read_schema(run), {name: getattr(settings, name) for name in SIDES}
+    check_tables({"input": settings.input} | sides)
+    PredictOptions(settings.coverage, settings.cost, settings.interval).check(schema)
+    check_sides(schema, sides)
+    check_output(Path(settings.output), [Path(text) for text in (settings.input, *sides.values()) if text])
+    check_outside(Path(settings.output), run)
+    if schema.of_rows:
+        bad_cells, root = open_config(run, settings).dataset.bad_cells, settings.image_root
+        check_rows(Path(settings.input), schema, bad_cells, Path(root) if root else None, dialect)
     say_first(f"predicting {settings.input}", settings.run)
     with under_way("loading torch"):
-        from mmtab.data.csv_files import Dialect
         from mmtab.data.remote import fetched
         from mmtab.runs.predict import predict as predict_run
 
-    places = [Path(settings.run), Path(fetched(settings.input)), Path(settings.output)]
-    names = ("left", "right", "records", "image_root")
+    places = [run, Path(fetched(settings.input)), Path(settings.output)]
+    names = (*SIDES, "image_root")
     options: dict[str, Any] = {name: Path(fetched(path)) for name in names if (path := getattr(settings, name))}
     options |= {"coverage": settings.coverage, "cost": settings.cost, "interval": settings.interval}
     options |= {"hardware": Hardware(settings.accelerator, settings.devices), "local": settings}
-    options["dialect"] = Dialect(settings.encoding or "", settings.delimiter or "")
+    options["dialect"] = dialect
     with running(**asdict(settings.engine)) as engine:
         n_rows = predict_run(*places, **options, engine=engine)
-    print(f"{n_rows} predictions written to {settings.output}")
+    print(f"{count(n_rows, 'prediction')} written to {settings.output}")
 
 
 def report(settings: ReportConfig) -> None:
@@ -135,11 +163,16 @@ def report(settings: ReportConfig) -> None:
     folders = [Path(folder) for folder in (settings.run if isinstance(settings.run, list) else [settings.run])]
     if settings.output is not None and len(folders) == 1:
         raise ConfigError("output= is for a comparison of several runs; the page of one lies in its folder")
-    from mmtab.reports import run_page, runs_page
+    from mmtab.runs.scored import chosen_split, read_runs
+
+    if len(folders) > 1:
+        read_runs(folders, settings.split)  # which may refuse, before anything is written
+    else:
+        chosen_split(folders[0], settings.split)
+    with under_way("loading torch"):
+        from mmtab.reports import run_page, runs_page
 
     hardware = Hardware(settings.accelerator, settings.devices)
-    if len(folders) > 1:
-        runs_page.read_runs(folders, settings.split)  # which may refuse, before anything is written
     for folder in folders:
         options: dict[str, Any] = {"ablation": settings.ablation, "more_rows": settings.more_rows}
         options |= {"hardware": hardware, "local": settings}
@@ -164,7 +197,8 @@ def reproduce(settings: ReproduceConfig) -> None:
     for difference in result.around:
         print(f"different: {difference.what}: {difference.then} then, {difference.now} now")
     for split, n in result.n_predictions_changed.items():
-        print(f"{split}: {f'{n} predictions changed' if n >= 0 else 'the run has no predictions to compare with'}")
+        changed = f"{count(n, 'prediction')} changed" if n >= 0 else "the run has no predictions to compare with"
+        print(f"{split}: {changed}")
     worst = result.worst()
     print("the same to the last digit" if worst == 0 else f"metrics differ by up to {worst:.3g}")
     sys.exit(int(worst > settings.tolerance))

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,8 @@ SETTINGS: dict[str, type] = {
     "sweep": types.SweepConfig,
     "benchmark": ranking.BenchmarkConfig,
 }  # by command, each composed from configs/COMMAND.yaml
+FIRST = {"train": "dataset", "sweep": "datasets", "benchmark": "track"}  # what a word by itself is likely to mean
+OF_RUNS = ("sweep", "benchmark")  # commands that take settings of train as ``overrides``
 PATHS_OF_PARTS = {"text.backbone": "path", "image.backbone": "path"}
 
 
@@ -155,25 +157,25 @@ def without_hydra() -> Iterator[None]:
             GlobalHydra.instance().initialize(own)
 
 
-def compose_run(where: str, place: Sequence[str], overrides: Sequence[str]) -> RunConfig:
+def compose_run(where: str, place: Sequence[str], overrides: Sequence[str], also: Iterable[str] = ()) -> RunConfig:
     """The configuration of a run on the dataset that the overrides ``place`` name; raises ConfigError that begins with
-    ``where``."""
+    ``where``. ``also``: names beside those of settings that a misspelt one may mean."""
     from hydra.errors import HydraException
 
     try:
         return compose(*place, *overrides, "output=unused", "test=false")
     except (HydraException, ConfigError) as error:
-        raise ConfigError(f"{where}: {reason(error, 'train', place)}") from error
+        raise ConfigError(f"{where}: {reason(error, 'train', place, also)}") from error
 
 
-def reason(error: Exception, command: str, place: Sequence[str] = ()) -> str:
+def reason(error: Exception, command: str, place: Sequence[str] = (), also: Iterable[str] = ()) -> str:
     """What Hydra finds wrong with the overrides of a command, in one line. ``place``: of them those that name the
-    dataset."""
+    dataset; ``also``: as for ``compose_run``."""
     from hydra.errors import OverrideParseException
 
     text, cause = str(error), error.__cause__
     if unknown := re.match(r"Could not override '([^']+)'", text):
-        return _no_setting(unknown[1], command, place)
+        return _no_setting(unknown[1], command, place, also)
     if isinstance(cause, OmegaConfBaseException):
         return _misfit(cause, command, place)
     if absent := re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]*)'", text):
@@ -186,7 +188,8 @@ def reason(error: Exception, command: str, place: Sequence[str] = ()) -> str:
         unread = "it cannot be read. Fix: put the value in quotes, and these in quotes of the shell"
         if equals and name:
             return f"{error.override}: {unread}"
-        return f"{error.override}: expected NAME=VALUE"
+        first = None if name in known_settings(command) else FIRST.get(command)
+        return f"{error.override}: expected NAME=VALUE{f', such as {first}={error.override}' if first else ''}"
     if several := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
         return (
             f"{several[1]}={several[2]}: one value is expected; several are written [{several[2]}], where it is a list"
@@ -205,12 +208,25 @@ def _misfit(error: OmegaConfBaseException, command: str, place: Sequence[str] = 
     return f"{name}: {text}"
 
 
-def _no_setting(name: str, command: str, place: Sequence[str]) -> str:
+def _no_setting(name: str, command: str, place: Sequence[str], also: Iterable[str] = ()) -> str:
+    known, further, otherwise = known_settings(command, place), set(also), f"mmtab {command} --help lists all"
+    if command in OF_RUNS:
+        of_train = known_settings("train") - {"dataset", "output"}
+        if name in of_train:
+            return f"{name} is a setting of train, not of {command}. Fix: 'overrides=[{name}=VALUE]'"
+        hint = did_you_mean(name, of_train, otherwise)
+        otherwise = hint if hint == otherwise else f"{hint} Settings of train stand in 'overrides=[NAME=VALUE]'"
+    if command == "train" and not further:  # the seconds of mmtab.fit
+        hint = did_you_mean(name, known | {"time_limit"}, otherwise)
+        return f"no setting {name}; {hint.replace('time_limit', 'trainer.max_minutes (in minutes)')}"
+    return f"no setting {name}; {did_you_mean(name, known | further, otherwise)}"
+
+
+def known_settings(command: str, place: Sequence[str] = ()) -> set[str]:
+    """Names of the settings and groups of a command; of train on the dataset that ``place`` names."""
     if command == "train":
-        known = set(_names(dataclasses.asdict(compose(*place, "output=unused")))) | {"recipe", "launcher"}
-    else:
-        known = {name for name, _, _ in walk(SETTINGS[command]())}
-    return f"no setting {name}; {did_you_mean(name, known, f'mmtab {command} --help lists all')}"
+        return set(_names(dataclasses.asdict(compose(*place, "output=unused")))) | {"recipe", "launcher"}
+    return {name for name, _, _ in walk(SETTINGS[command]())}
 
 
 def _names(value: dict[str, Any], prefix: str = "") -> Iterator[str]:

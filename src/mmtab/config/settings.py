@@ -27,10 +27,13 @@ class Rule:
     kind: str = ""  # path or paths (a list), which command lines take as they are
     exists: bool = False  # whether there has to be a file or folder of that path when a command begins
     remote: bool = False  # a table, which may also lie at an address
+    suffixes: tuple[str, ...] = ()  # in one of which the name of a file has to end
 
     @property
     def allowed(self) -> str:
-        """Choices and bounds in words; empty where there are none."""
+        """Choices, bounds and suffixes in words; empty where there are none."""
+        if self.suffixes:
+            return f"a name ending in {' or '.join(self.suffixes)}"
         bounds = ", and ".join(f"{word} {bound:g}" for word, bound, _ in self._bounds())
         if not self.choices:
             return bounds
@@ -38,6 +41,8 @@ class Rule:
 
     def permits(self, value: Any) -> bool:
         bounds = self._bounds()
+        if value is not None and self.suffixes:
+            return str(value).endswith(self.suffixes)
         if value is None or value in self.choices or not (bounds or self.choices):
             return True
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

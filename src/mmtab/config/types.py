@@ -307,9 +307,8 @@ class LocalSettings:
 class EvaluateConfig(LocalSettings):
     run: str = setting(MISSING, "run folder", kind="path", exists=True)
     split: str = setting("test", "split to score", choices=SPLITS)
-    path: str | None = setting(
-        None, "dataset folder; null: the one that the run was trained on", kind="path", exists=True
-    )
+    path: str | None = setting(None, "dataset folder; null: that of the run's training", kind="path", exists=True)
+    output: str | None = setting(None, "file to write the metrics to as well", kind="path", suffixes=(".json",))
     report: bool = setting(True, "write the report page too")
     engine: EngineConfig = setting(EngineConfig, "where blocks of the split are computed")
     wandb: WandbConfig = setting(WandbConfig, "logging to Weights & Biases, where the run has a run there")
@@ -326,7 +325,7 @@ class ReportConfig(LocalSettings):
     split: str | None = setting(None, "split to report; null: test where it was scored, else valid", choices=SPLITS)
     ablation: bool = setting(True, "score valid again without each column and modality, which takes longest")
     more_rows: bool = setting(False, "train on parts of train too, to say what more rows would bring")
-    output: str | None = setting(None, "page that compares several runs; null: comparison.html", kind="path")
+    output: str | None = setting(None, "page of several runs; null: comparison.html", kind="path", suffixes=(".html",))
     accelerator: str = setting("auto", ACCELERATOR, choices=ACCELERATORS)
     devices: int = setting(1, DEVICES, at_least=1)
 
@@ -334,7 +333,7 @@ class ReportConfig(LocalSettings):
 @dataclass
 class NewTables(LocalSettings):
     run: str = setting(MISSING, "run folder", kind="path", exists=True)
-    output: str = setting(MISSING, "table to write, .csv or .parquet", kind="path")
+    output: str = setting(MISSING, "table to write", kind="path", suffixes=(".parquet", ".csv"))
     left: str | None = setting(None, "matching: table of the left records", kind="path", exists=True, remote=True)
     right: str | None = setting(None, "matching: table of the right records", kind="path", exists=True, remote=True)
     records: str | None = setting(None, "matching: one table of all records", kind="path", exists=True, remote=True)

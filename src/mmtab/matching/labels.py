@@ -24,6 +24,7 @@ from mmtab.utils.errors import DataError, RunError
 
 RELATION = "relation"  # the column that names it, where there are several
 N_PRIOR = 20  # labels that the run's own calibration counts as
+WIDEST = 3.0  # the largest logarithm of the temperature, with which nothing is left of scores
 WIDE = 2.0  # times what a model's log-odds say of how sure it is, before labels tell
 STEP, MOST = 1.0, 12  # log-odds of a bin of scores, and bins on either side of the threshold
 
@@ -125,12 +126,13 @@ def find_pairs(left: np.ndarray, right: np.ndarray, wanted: np.ndarray, with_: n
 @dataclass(frozen=True)
 class Learned:
     """Probabilities [n] of a relation; log-odds are divided by ``temperature``, then ``bias`` is added. ``left_out``:
-    why nothing was learned."""
+    why nothing was learned. ``contradicted``: what labels say that leave nothing of the scores."""
 
     probability: np.ndarray
     temperature: float = 1.0
     bias: float = 0.0
     left_out: str = ""
+    contradicted: str = ""
 
 
 def learn(probability: np.ndarray, known: np.ndarray) -> Learned:
@@ -151,9 +153,13 @@ def learn(probability: np.ndarray, known: np.ndarray) -> Learned:
         log_sum = np.logaddexp(0, scaled)
         return float((log_sum - y * scaled).sum() + N_PRIOR * (log_sum - agreed * scaled).mean())
 
-    log_temperature, bias = minimize(loss, [0.0, 0.0], bounds=[(-3, 3), (-10, 10)], method="L-BFGS-B").x
+    log_temperature, bias = minimize(loss, [0.0, 0.0], bounds=[(-WIDEST, WIDEST), (-10, 10)], method="L-BFGS-B").x
     temperature = float(np.exp(log_temperature))
-    return Learned(expit(z / temperature + bias), temperature, float(bias))
+    contradicted = ""
+    if log_temperature > WIDEST - 0.01:
+        n_others = int(((given >= 0) != (y == 1)).sum())
+        contradicted = f"the labels contradict the model: {n_others} of {len(y)} say the opposite of its score"
+    return Learned(expit(z / temperature + bias), temperature, float(bias), contradicted=contradicted)
 
 
 # --- which to ask for -------------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ def changes(before: Matches, after: Matches, r: int, learned: Learned) -> dict[s
         "bias": learned.bias,
         "n_changed": int((before.together[:, r] != after.together[:, r]).sum()),
         "not_learned": learned.left_out,
+        "contradicted": learned.contradicted,
     }
 
 

@@ -22,7 +22,7 @@ from mmtab.prepare.infer import Proposal, infer
 from mmtab.prepare.rules import IGNORE
 from mmtab.utils.addresses import check_here
 from mmtab.utils.cache import Store
-from mmtab.utils.errors import ConfigError
+from mmtab.utils.errors import ConfigError, DataError
 
 ALIASES = objects.SPLITS | {"pairs_val": "pairs_valid", "tableA": "left", "tableB": "right"}
 STEMS = {"rows", *SPLITS, "left", "right", "records", "pairs", *(f"pairs_{split}" for split in SPLITS)}
@@ -68,6 +68,9 @@ def propose(
     ignored = {column for column, role in (types or {}).items() if role == IGNORE}
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mmtab-") as raw_scratch:
+        if len(alone := {"left", "right"} & sources.keys()) == 1:
+            problem, fix = f"{alone.pop()} is alone", "give both tables, left and right, or call the one records"
+            raise DataError(name or output.name, problem, fix=fix)
         tables: dict[str, Path] = {}
         for stem, source in sources.items():
             (folder := Path(raw_scratch) / stem).mkdir()

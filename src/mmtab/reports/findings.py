@@ -129,7 +129,7 @@ def _splits(metrics: Mapping[str, Mapping[str, float]], metric: str, n_test: int
         return
     text = f"test {metric} ({test:.3f}) is below valid ({valid:.3f}) by more than noise"
     why = "the splits differ, or much was chosen on valid"
-    yield Finding(WARNING, f"{text}: {why}.", "prepare_data.py check compares the splits")
+    yield Finding(WARNING, f"{text}: {why}.", "mmtab prepare check FOLDER compares the splits")
 
 
 def _fit(
@@ -176,7 +176,7 @@ def _modalities(ablation: Mapping[str, Any]) -> Iterator[Finding]:
         change = f"taking it away changes {metric} by {-values['loss']:+.3f} {interval}"
         change += f" and {values['changed']:.0%} of the predictions"
         if values["verdict"] == "unused":
-            describe = f"look at these columns with prepare_data.py describe; or dataset.drop=[{name}]"
+            describe = f"look at these columns with mmtab prepare describe FOLDER; or dataset.drop=[{name}]"
             text = f"{name} is not used: {change}. Alone it reaches {values['alone']:.3f}."
             yield Finding(WARNING, text, TRIES.get(name, describe))
         elif values["verdict"] == "replaceable":

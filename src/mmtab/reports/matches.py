@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,13 @@ def write_result(config: MatchConfig) -> dict[str, dict[str, Any]]:
         }
         for name in relations
     }
+    for name in relations:
+        if found := report["relations"][name].get("contradicted"):
+            fix = "look whether 1 stands for a match, or leave the labels out"
+            where = f", relation {name}" if len(relations) > 1 else ""
+            warnings.warn(
+                f"labels={config.labels}{where}: {found}, of which next to nothing is left. Fix: {fix}", stacklevel=2
+            )
     facts = _facts(report, relations, scores)
     write_page(
         output.with_suffix(".html"),
@@ -122,7 +130,8 @@ def write_result(config: MatchConfig) -> dict[str, dict[str, Any]]:
     )
     columns: dict[str, dict[str, Any]] = {}
     for name in relations:
-        columns["match" if name == LABEL else name] = scores[name] | report["relations"][name]
+        told = {key: value for key, value in report["relations"][name].items() if key != "contradicted"}
+        columns["match" if name == LABEL else name] = scores[name] | told
     columns["whole"] = _whole(report)
     return columns
 
@@ -178,6 +187,8 @@ def _learned(counts: Mapping[str, Any]) -> str:
     if counts["not_learned"]:
         return f"{given}: taken as given, but nothing was learned ({counts['not_learned']}); {changed}"
     moved = f"threshold {counts['threshold_of_run']:.3f} to {counts['threshold']:.3f}"
+    if counts["contradicted"]:
+        given += f"; {counts['contradicted']}, so that next to nothing is left of the scores"
     scale = f"log-odds divided by {counts['temperature']:.2f}, {counts['bias']:+.2f} added"
     return f"{given}; {moved}; {scale}; {changed}"
 

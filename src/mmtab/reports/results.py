@@ -18,7 +18,7 @@ from mmtab.runs.folder import APART, CONFIG, METRICS, flat, read_facts, read_run
 from mmtab.runs.manifest import verified
 from mmtab.runs.predictions import predictions_path
 from mmtab.utils.errors import RunError
-from mmtab.utils.text import markdown_table, markdown_text
+from mmtab.utils.text import count, markdown_table, markdown_text
 
 CEILING = "ceiling of its modalities"
 N_NAMED = 3  # settings at most by which a row is told from another
@@ -33,6 +33,7 @@ class Row:
     settings  those that the numbers hang on
     ceiling   the best reachable score, where it is known
     differs   the settings by which it is told from other rows of the dataset
+    scores    by seed; several where a run was repeated
     """
 
     dataset: str
@@ -41,18 +42,24 @@ class Row:
     settings: dict[str, Any]
     ceiling: float | None = None
     differs: str = ""
-    scores: list[float] = field(default_factory=list)
+    scores: dict[int, list[float]] = field(default_factory=dict)
     costs: list[tuple[float, ...]] = field(default_factory=list)
+
+    @property
+    def score(self) -> float:
+        """The mean over seeds."""
+        return mean(map(mean, self.scores.values()))
 
     def cells(self, references: Mapping[str, float], names: list[str]) -> list[str]:
         """A line of the table; ``names``: columns for ``references``, the figures of others."""
-        costs = zip(*self.costs, strict=True)
+        costs, n = zip(*self.costs, strict=True), len(self.costs)
+        seeds = [mean(scores) for scores in self.scores.values()]
         return [
             markdown_text(" ".join(filter(None, (self.dataset, self.dropped, self.differs)))),
             markdown_text(self.metric),
-            f"**{mean(self.scores):.3f}**" + (f" ± {stdev(self.scores):.3f}" if len(self.scores) > 1 else ""),
+            f"**{self.score:.3f}**" + (f" ± {stdev(seeds):.3f}" if len(seeds) > 1 else ""),
             *(f"{references[name]:.3f}" if name in references else "" for name in names),
-            str(len(self.scores)),
+            str(n) if n == len(seeds) else f"{n} of {count(len(seeds), 'seed')}",
             *(format(mean(values), how) for values, how in zip(costs, COSTS.values(), strict=True)),
         ]
 
@@ -60,6 +67,8 @@ class Row:
 def collect(folders: list[Path], split: str) -> dict[str, list[Row]]:
     """Finished runs at or below the folders, by task; raises RunError when there are none."""
     tasks: dict[str, dict[str, Row]] = defaultdict(dict)
+    if absent := [folder for folder in folders if not folder.exists()]:
+        raise RunError(f"no folder {absent[0]}; expected run folders, or folders that hold some")
     for path in sorted({p for folder in folders for p in folder.rglob("provenance.json")}):
         metrics = read_run_file(path.parent, METRICS)
         if split not in metrics or (path.parent / "reproduction.json").exists():  # which repeats another run
@@ -74,7 +83,7 @@ def collect(folders: list[Path], split: str) -> dict[str, list[Row]]:
         key = json.dumps([schema.name, dropped, settings], sort_keys=True)
         row = tasks[schema.task].setdefault(key, row)
         with reading(path.parent / METRICS):
-            row.scores.append(metrics[split][schema.metric])
+            row.scores.setdefault(config["seed"], []).append(metrics[split][schema.metric])
         minutes, gib = facts["seconds"]["total"] / 60, facts["peak_memory_mib"] / 1024
         row.costs.append((minutes, facts["train_rows_per_second"], metrics[split]["predict_rows_per_second"], gib))
     if not tasks:
@@ -112,7 +121,7 @@ def markdown(tables: dict[str, list[Row]]) -> str:
         head = ["dataset", "metric", "mmtab", *names, "runs", *COSTS]
         body = [row.cells(reference, names) for row, reference in zip(rows, references, strict=True)]
         if not any(row.dropped for row in rows) and max(Counter(row.dataset for row in rows).values()) == 1:
-            average = mean(mean(row.scores) for row in rows)
+            average = mean(row.score for row in rows)
             body.append(["**average**", "", f"**{average:.3f}**", *[""] * (len(head) - 3)])
         parts.append(markdown_table(head, body))
     return "\n\n".join(parts)

@@ -35,13 +35,13 @@ from mmtab.runs.folder import (
 from mmtab.runs.inputs import data_folder
 from mmtab.runs.manifest import recording
 from mmtab.runs.provenance import REPORT
-from mmtab.runs.scored import Scored, ScoredPredictions, read_scored, scored_splits
+from mmtab.runs.scored import Scored, ScoredPredictions, chosen_split, read_scored, scored_splits
 from mmtab.runs.scored_numbers import ScoredNumbers
 from mmtab.runs.session import open_run
 from mmtab.training.metrics import bootstrap, class_metrics, number_metrics, pair_metrics
 from mmtab.utils import distributed
 from mmtab.utils.atomic import replacing, write_json, write_text
-from mmtab.utils.errors import MmtabError, RunError
+from mmtab.utils.errors import MmtabError
 from mmtab.utils.progress import under_way
 
 N_MISTAKES = 12
@@ -72,10 +72,8 @@ def write_report(
 
     Raises RunError for a folder that is no finished run, or a split that was not scored.
     """
-    facts, config, splits = read_facts(folder), open_config(folder, local), scored_splits(folder)
-    if split is None and not splits:
-        raise RunError(f"{folder}: no split was scored; run mmtab evaluate run={folder}")
-    predictions = read_scored(folder, split or splits[0])
+    facts, config = read_facts(folder), open_config(folder, local)
+    predictions = read_scored(folder, chosen_split(folder, split))
     source, parts, problem = None, list[dict[str, Any]](), ""
     try:
         data = data or data_folder(config)

@@ -18,15 +18,12 @@ from mmtab.reports.results import differing
 from mmtab.reports.run_page import interval, read_ablation
 from mmtab.reports.svg import svg
 from mmtab.runs.folder import METRICS, flat, learning_curves, open_config, read_facts, read_run_file
-from mmtab.runs.scored import Scored, ScoredPredictions, read_scored, scored_splits
+from mmtab.runs.scored import Predictions, Scored, ScoredPredictions, read_runs
 from mmtab.training.metrics import bootstrap
 from mmtab.utils.atomic import write_text
-from mmtab.utils.errors import RunError
 
 MAX_NAMED = 20  # rows that the runs disagree on
 HIDDEN_SETTINGS = ("output", "data_root", "cache")
-
-Predictions = Mapping[str, Sequence[Scored]]  # by run, one a relation
 
 
 def write_comparison(
@@ -51,38 +48,6 @@ def write_comparison(
     )
     write_text(output, page)
     return output
-
-
-def read_runs(folders: Sequence[Path], split: str | None = None) -> tuple[dict[str, Path], str, Predictions]:
-    """The runs by a short name, the split, and their predictions on it. Raises as ``write_comparison``."""
-    runs = dict(zip(_names(folders), folders, strict=True))
-    if split is None:
-        common = [s for s in scored_splits(folders[0]) if all(s in scored_splits(folder) for folder in folders)]
-        if not common:
-            fix = f"mmtab evaluate run={folders[0]} split=valid, and so of each"
-            raise RunError(f"these runs have no scored split in common. Fix: {fix}")
-        split = common[0]
-    predictions = {name: read_scored(folder, split) for name, folder in runs.items()}
-    kinds: dict[str, str] = {}
-    for name, relations in predictions.items():
-        schema = relations[0].schema
-        of_pairs = "" if schema.of_rows else f" of {', '.join(schema.relations)}"
-        kinds.setdefault(f"{schema.name} ({schema.task}{of_pairs})", name)
-    if len(kinds) > 1:
-        found = ", ".join(f"{kind} of {name}" for kind, name in kinds.items())
-        fix = "name runs of one dataset; mmtab results FOLDER… has a table of all"
-        raise RunError(f"runs of different datasets cannot be compared row by row: {found}. Fix: {fix}")
-    return runs, split, predictions
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """As little of each path as tells them apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    for n in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(path[-n:]) for path in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise RunError(f"the same run is named twice: {', '.join(map(str, folders))}")
 
 
 def _pictures(runs: Mapping[str, Path], predictions: Predictions, metric: str) -> list[tuple[str, Markup]]:

@@ -12,6 +12,7 @@ from typing import Any
 from mmtab.runs.export import CARD, MODEL
 from mmtab.runs.manifest import MANIFEST
 from mmtab.utils.errors import RunError, first_line
+from mmtab.utils.online import hub_or_cache
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -29,7 +30,7 @@ def download(name: str, revision: str | None = None) -> Path:
     # A folder of files: the hub's own cache holds links, by which a run might lead out of its folder
     folder = Path(HF_HOME) / "mmtab" / name.replace("/", "--") / (revision or "main").replace("/", "--")
     wanted: dict[str, Any] = {"allow_patterns": [*MODEL, MANIFEST, CARD], "local_dir": folder, "endpoint": _endpoint()}
-    with _reaching(f"{name} is no folder, and could not be read from the hub"):
+    with _reaching(f"{name} is no folder, and could not be read from the hub"), hub_or_cache():
         huggingface_hub.snapshot_download(name, revision=revision, **wanted)
     return folder
 

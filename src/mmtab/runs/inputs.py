@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +21,11 @@ from mmtab.data.schema import ColumnType, Schema
 from mmtab.data.spelling import as_given
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
-from mmtab.features.preprocess import Fitted, numbers_of
 from mmtab.utils.cache import Store
 from mmtab.utils.errors import ConfigError, DataError, RunError
+
+if TYPE_CHECKING:
+    from mmtab.features.preprocess import Fitted
 
 
 def standard_table(path: files.Source, schema: Schema, scratch: Path, dialect: Dialect = FOUND_OUT) -> files.Source:
@@ -109,6 +111,8 @@ def check_outside(output: Path, run: Path, name: str = "output") -> None:
 
 def labels_of(fitted: Fitted, table: Table | Stream, schema: Schema) -> np.ndarray:
     """[n] int64 classes, -1 where the table has no labels; or float64 numbers, NaN where it has none."""
+    from mmtab.features.preprocess import numbers_of  # which imports torch
+
     if schema.label_type is ColumnType.NUMERIC:
         return np.concatenate([numbers_of(batch, schema.label or "") for batch in table.batches()])
     coder = fitted.preprocessor.labels_

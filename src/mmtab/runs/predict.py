@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,9 @@ from mmtab.data.pairs import read_pairs_file, read_side, with_absent_columns
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.loader import RowBatches
+from mmtab.runs.asked import PredictOptions, check_sides
 from mmtab.runs.blocks import predict_rows
-from mmtab.runs.folder import read_facts
+from mmtab.runs.folder import read_facts, read_schema
 from mmtab.runs.inputs import (
     check_output,
     check_outside,
@@ -34,22 +35,10 @@ from mmtab.runs.inputs import (
 )
 from mmtab.runs.session import Session, open_run
 from mmtab.training.predictions import Predictions, stack
-from mmtab.training.regression import RegressionTask
-from mmtab.training.tasks import PairTask
 from mmtab.utils import distributed
 from mmtab.utils.cache import Store
 from mmtab.utils.engine import SERIAL, Engine
 from mmtab.utils.errors import RunError
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """``coverage``, ``cost`` and ``interval``, see ``predict``."""
-
-    coverage: float | None = None
-    cost: float | None = None
-    interval: float | None = None
-
 
 NO_OPTIONS = PredictOptions()
 
@@ -87,13 +76,15 @@ def predict(
     interval: share of labels that are to lie within the intervals of numbers; None: 0.9
     engine:   where blocks of the table are computed
     """
-    check_output(output, [input, left, right, records])
-    check_outside(output, folder)
-    session = open_run(folder, hardware, local)
-    options = PredictOptions(coverage, cost, interval)
     if output.suffix not in FORMATS:
         raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
+    check_output(output, [input, left, right, records])
+    check_outside(output, folder)
+    options, schema = PredictOptions(coverage, cost, interval), read_schema(folder)
+    options.check(schema)
     sides = {"left": left, "right": right, "records": records}
+    check_sides(schema, sides)
+    session = open_run(folder, hardware, local)
     as_text = output.suffix == ".csv"
     table = predict_table(
         session, folder, input, sides, options, image_root=image_root, dialect=dialect, as_text=as_text, engine=engine
@@ -194,16 +185,11 @@ def _unknown(session: Session, n: int) -> np.ndarray:
 def _check(session: Session, folder: Path, options: PredictOptions) -> tuple[Session, np.ndarray | None]:
     """The session with the thresholds that the options ask for, and the least confidence [r] of a prediction. Raises
     RunError for options that the run cannot have."""
+    options.check(session.schema)
     coverage, cost, interval = options.coverage, options.cost, options.interval
     least_confidence = None if coverage is None else _least_confidence(session, folder, coverage)
     if cost is not None:
-        if not isinstance(session.task, PairTask):
-            raise RunError(f"cost is for matching; this is a run of {session.schema.task}")
-        if not isinstance(cost, int | float) or not 0 < cost < math.inf:
-            raise RunError(
-                f"cost={cost}: expected a number above 0, what a false match costs where a missed one costs 1"
-            )
-        task = copy.copy(session.task)  # the session is used again
+        task: Any = copy.copy(session.task)  # the session is used again
         task.use_cost(cost)
         session = replace(session, task=task)
     if interval is not None:
@@ -212,12 +198,9 @@ def _check(session: Session, folder: Path, options: PredictOptions) -> tuple[Ses
 
 
 def _check_interval(session: Session, folder: Path, level: float) -> None:
-    if not isinstance(session.task, RegressionTask):
-        raise RunError(f"interval is for regression; this is a run of {session.schema.task}")
-    if not isinstance(level, int | float) or not 0 < level < 1:
-        raise RunError(f"interval={level}: expected a share of the labels, above 0 and below 1")
+    task: Any = session.task
     try:
-        if session.task.interval(session.task.no_predictions(), level) is None:
+        if task.interval(task.no_predictions(), level) is None:
             raise RunError(f"{folder} has no intervals: {read_facts(folder).get('left_out', {}).get('intervals')}")
     except ValueError as error:
         raise RunError(f"interval={level}: {error}") from error
@@ -225,8 +208,6 @@ def _check_interval(session: Session, folder: Path, level: float) -> None:
 
 def _least_confidence(session: Session, folder: Path, coverage: float) -> np.ndarray:
     """[r] the confidence that the share ``coverage`` of valid reaches."""
-    if not isinstance(coverage, int | float) or not 0 < coverage <= 1:
-        raise RunError(f"coverage={coverage}: expected a share of the rows, above 0 and at most 1")
     least_confidence = session.task.least_confidence(coverage)
     if least_confidence is None:
         left_out = read_facts(folder).get("left_out", {})

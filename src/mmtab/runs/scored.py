@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,7 @@ class ScoredPredictions:
 
 
 Scored = ScoredPredictions | ScoredNumbers
+Predictions = Mapping[str, Sequence[Scored]]  # by run, one a relation
 
 
 def scored_splits(folder: Path) -> list[str]:
@@ -177,12 +178,20 @@ def scored_splits(folder: Path) -> list[str]:
     return [s for s in sorted(scored, key=lambda s: (s != "test", s)) if predictions_path(folder, s).is_file()]
 
 
+def chosen_split(folder: Path, split: str | None = None) -> str:
+    """The split, or the first of ``scored_splits``; raises RunError where it was not scored."""
+    splits = scored_splits(folder)
+    if split is None and not splits:
+        raise RunError(f"{folder}: no split was scored; run mmtab evaluate run={folder}")
+    if split is not None and split not in splits:
+        problem = f"{folder} has no scored predictions of {split!r}"
+        raise RunError(f"{problem}; run mmtab evaluate run={folder} split={split}")
+    return split or splits[0]
+
+
 def read_scored(folder: Path, split: str) -> list[ScoredPredictions] | list[ScoredNumbers]:
     """The predictions of a run, one for each relation; raises RunError where the split was not scored."""
-    if split not in scored_splits(folder):
-        raise RunError(
-            f"{folder} has no scored predictions of {split!r}; run mmtab evaluate run={folder} split={split}"
-        )
+    chosen_split(folder, split)
     schema, state = read_schema(folder), read_task_state(folder)
     path = verified(folder, predictions_path(folder, split).name)
     with reading(path):
@@ -205,6 +214,39 @@ def read_scored(folder: Path, split: str) -> list[ScoredPredictions] | list[Scor
                 f"Fix: mmtab evaluate run={folder} split={split}"
             )
     return predictions
+
+
+def read_runs(folders: Sequence[Path], split: str | None = None) -> tuple[dict[str, Path], str, Predictions]:
+    """The runs by a short name, the split, and their predictions on it. Raises RunError where
+    they are of different datasets, share no scored split, or one is named twice."""
+    runs = dict(zip(_names(folders), folders, strict=True))
+    if split is None:
+        common = [s for s in scored_splits(folders[0]) if all(s in scored_splits(folder) for folder in folders)]
+        if not common:
+            fix = f"mmtab evaluate run={folders[0]} split=valid, and so of each"
+            raise RunError(f"these runs have no scored split in common. Fix: {fix}")
+        split = common[0]
+    predictions = {name: read_scored(folder, split) for name, folder in runs.items()}
+    kinds: dict[str, str] = {}
+    for name, relations in predictions.items():
+        schema = relations[0].schema
+        of_pairs = "" if schema.of_rows else f" of {', '.join(schema.relations)}"
+        kinds.setdefault(f"{schema.name} ({schema.task}{of_pairs})", name)
+    if len(kinds) > 1:
+        found = ", ".join(f"{kind} of {name}" for kind, name in kinds.items())
+        fix = "name runs of one dataset; mmtab results FOLDER… has a table of all"
+        raise RunError(f"runs of different datasets cannot be compared row by row: {found}. Fix: {fix}")
+    return runs, split, predictions
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """As little of each path as tells them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for n in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(path[-n:]) for path in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise RunError(f"the same run is named twice: {', '.join(map(str, folders))}")
 
 
 def scored_rows(

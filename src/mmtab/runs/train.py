@@ -58,6 +58,7 @@ from mmtab.utils.errors import RunError, TrainingError
 from mmtab.utils.locks import alone_in
 from mmtab.utils.machine import prepare_process, usable_cores
 from mmtab.utils.progress import asked, say, under_way
+from mmtab.utils.text import count
 
 
 def train(config: RunConfig, folder: Path, reserve: float = 0.0) -> dict[str, float]:
@@ -168,10 +169,10 @@ def _plan(session: Session, n_train: int, limit: float | None) -> str:
     settings, compute = session.config.trainer, session.compute
     sizes = [(p.numel(), p.requires_grad) for p in session.model.parameters()]
     learned, total = sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes)
-    what = "rows" if session.schema.of_rows else "pairs"
+    what = count(n_train, "row" if session.schema.of_rows else "pair")
     n_steps = math.ceil(n_train / settings.batch_size / settings.accumulate)
-    text = f"training: {learned:,} of {total:,} parameters learn from {n_train:,} {what}, "
-    text += f"at most {settings.max_epochs} epochs of {n_steps:,} steps"
+    text = f"training: {learned:,} of {total:,} parameters learn from {what}, "
+    text += f"at most {count(settings.max_epochs or 0, 'epoch')} of {count(n_steps, 'step')}"
     if limit is not None:
         text += f" and {limit:.4g} min in all"
     place = f"{compute.device}, {torch.get_num_threads()} threads" if compute.device.type == "cpu" else compute.device
@@ -216,7 +217,8 @@ def _finished_metrics(config: RunConfig, folder: Path) -> dict[str, float]:
     check_same(config, folder, settled=False)
     facts = read_facts(folder)
     if distributed.is_first():
-        when = f"finished {facts['time']} at commit {facts['git_commit']}"
+        commit = facts.get("git_commit")
+        when = f"finished {facts['time']}{f' at commit {commit}' if commit else ''}"
         warnings.warn(f"{folder} already holds this run, {when}: nothing was trained", stacklevel=3)
         (folder / LAST).unlink(missing_ok=True)  # which a kill right at the end may have left
     return read_run_file(folder, METRICS)["valid"]

@@ -33,6 +33,7 @@ from mmtab.utils.locks import lock
 from mmtab.utils.paths import check_inside
 from mmtab.utils.pool import PAUSE, Pool, Task
 from mmtab.utils.progress import say, under_way
+from mmtab.utils.text import count
 
 TRAIN = [sys.executable, "-m", "mmtab.cli", "train"]
 EVALUATE = [sys.executable, "-m", "mmtab.cli", "evaluate"]
@@ -291,7 +292,8 @@ def run_sweep(config: SweepConfig, train: list[str] = TRAIN, evaluate: list[str]
     ``train`` and ``evaluate`` replace the commands that train a run and score it on test. Raises ConfigError for
     settings that do not fit, before any run starts, and RunError if every trial failed or the storage did."""
     plan = read_plan(config)
-    say(f"{plan.n_trials} trials of {len(plan.runs)} runs: {', '.join(run.name for run in plan.runs[:8])}")
+    names = ", ".join(run.name for run in plan.runs[:8])
+    say(f"{count(plan.n_trials, 'trial')} of {count(len(plan.runs), 'run')}: {names}")
     display = Display(plan)
     runner = Runner(plan, train, evaluate, display)
     try:

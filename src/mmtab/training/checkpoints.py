@@ -36,6 +36,8 @@ from mmtab.training.sharding import load_state
 from mmtab.utils import distributed
 from mmtab.utils.atomic import leftovers, replacing
 from mmtab.utils.errors import RunError, Stopped, first_line
+from mmtab.utils.progress import say
+from mmtab.utils.text import count
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGTERM))
 SYNC_EVERY = 10  # steps after which several processes agree whether to save, for which all wait for all
@@ -255,7 +257,11 @@ class Checkpoints(Checkpoint):
         self.resumed_at = state_dict["resumed_at"]
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        trainer.should_stop = checkpoint["callbacks"][self.state_key]["stop_early"]  # Lightning forgets it
+        state, n_epochs = checkpoint["callbacks"][self.state_key], trainer.max_epochs or 0
+        trainer.should_stop = state["stop_early"]  # Lightning forgets it
+        if distributed.is_first():
+            epoch = f"epoch {min(state['position'][0] + 1, n_epochs)} of at most {n_epochs}"
+            say(f"the run goes on where it was stopped: in {epoch}, after {count(checkpoint['global_step'], 'step')}")
 
 
 def find_last(folder: Path, fingerprint: str) -> Path | None:

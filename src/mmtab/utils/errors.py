@@ -95,8 +95,9 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     Dotted names are also near each other by their last parts."""
 
     def nearness(other: str) -> float:
-        ends = [text.rpartition(".")[2] for text in (name, other)]
-        whole, end = (difflib.SequenceMatcher(None, *texts).ratio() for texts in ((name, other), ends))
+        texts = [text.casefold() for text in (name, other)]
+        ends = [text.rpartition(".")[2] for text in texts]
+        whole, end = (difflib.SequenceMatcher(None, both[0], both[1]).ratio() for both in (texts, ends))
         return max(whole, 0.95 * end)
 
     names = sorted(known)

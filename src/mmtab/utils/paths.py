@@ -4,9 +4,10 @@ neither for reading nor for writing. The folder itself may be a link."""
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
-from mmtab.utils.errors import RunError
+from mmtab.utils.errors import ConfigError, RunError
 
 FOLDERS = ("checkpoints", "report", "text_backbone", "cross_backbone")  # of a run
 ENDS_WITH_NAME = bytes.fromhex("d9d505f920a163d7")  # a journal of SQLite that names a further one
@@ -21,6 +22,21 @@ def within(root: str, path: str) -> bool:
 def leads_out(root: Path, path: Path) -> bool:
     """Whether ``path``, after its links, lies outside ``root``."""
     return not within(os.path.realpath(root), os.path.realpath(path))
+
+
+def check_writable(path: Path, name: str, is_file: bool) -> None:
+    """Raise ConfigError where no file, or folder with files, of that path can be written, whatever is in the way."""
+    path = path.expanduser()
+    if is_file and path.is_dir():
+        raise ConfigError(f"{name}={path} is a folder; expected a file. Fix: name one in it")
+    places = [path, *path.absolute().parents][is_file:]
+    place = next(place for place in places if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        problem = os.strerror(error.errno) if error.errno is not None else str(error)
+        raise ConfigError(f"{name}={path}: {problem}. Fix: give another path") from error
 
 
 def check_inside(root: Path, path: Path) -> None:

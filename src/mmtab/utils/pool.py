@@ -17,6 +17,7 @@ from mmtab.utils.machine import usable_cores
 from mmtab.utils.paths import check_run_links
 from mmtab.utils.processes import WITH_PARENT, last_error
 from mmtab.utils.progress import under_way
+from mmtab.utils.text import count
 
 TICK = 0.02  # seconds between two looks at the children
 PAUSE = 1.0  # seconds until a process with nothing to do looks again for work that another one left
@@ -141,7 +142,7 @@ class Pool:
     def check(self) -> None:
         """Stop in order if a signal has asked for it."""
         if self.signals:
-            self.tell(f"stopping: waiting for {len(self.children)} runs to save; once more to stop at once")
+            self.tell(f"stopping: waiting for {count(len(self.children), 'run')} to save; once more to stop at once")
             self.end_children()
             raise Stopped(self.signals[0], "stopped; the same command goes on")
 

@@ -13,6 +13,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t\u200c\u200d" else " " if c.isspace() else "�" for c in text)
 
 
+def count(n: int, one: str, several: str = "") -> str:
+    return f"{n:,} {one if n == 1 else several or one + 's'}"
+
+
 def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 

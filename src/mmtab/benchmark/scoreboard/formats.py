@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mmtab.benchmark.statistics import Standing
 from mmtab.benchmark.types import Board
+from mmtab.utils.text import count as count
 
 NONE = "–"
 KINDS = ("mmtab", "control", "rival", "team")
@@ -60,10 +61,6 @@ def p_value(value: float) -> str:
 def without_zero(value: float) -> str:
     """.0625"""
     return f"{value:.4g}".removeprefix("0") if value < 1 else "1"
-
-
-def count(n: int, one: str, several: str = "") -> str:
-    return f"{n:,} {one if n == 1 else several or one + 's'}"
 
 
 def listed(parts: Sequence[str]) -> str:

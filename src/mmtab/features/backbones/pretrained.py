@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmtab.utils.errors import ConfigError, first_line, short
+from mmtab.utils.errors import ConfigError, did_you_mean, first_line, short
 from mmtab.utils.manifest import file_digest
+from mmtab.utils.online import hub_or_cache
 
 MINILM = "minilm-l6"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -34,12 +35,18 @@ def _loading(setting: str, advice: str) -> Iterator[None]:
         raise ConfigError(f"{setting}: cannot be loaded ({first_line(error)[:200]}). {advice}") from error
 
 
-def _loading_text(name: str, folder: Path | None) -> contextlib.AbstractContextManager[None]:
-    if folder is not None:
-        return _loading(str(folder), "Restore it from a copy of the run")
+@contextlib.contextmanager
+def _loading_text(name: str, folder: Path | None) -> Iterator[None]:
     files = "config.json, tokenizer and model.safetensors"
-    advice = f"Give {MINILM}, a Hugging Face name while online, or a folder with {files}"
-    return _loading(f"text.backbone={name}", advice)
+    place, advice = (
+        f"text.backbone={name}",
+        f"Give {MINILM}, a Hugging Face name while online, or a folder with {files}",
+    )
+    if folder is not None:
+        place, advice = str(folder), "Restore it from a copy of the run"
+    of_hub = folder is None and name != MINILM and not Path(name).exists()
+    with _loading(place, advice), hub_or_cache() if of_hub else contextlib.nullcontext():
+        yield
 
 
 def text_tokenizer(name: str, folder: Path | None = None) -> Any:
@@ -109,7 +116,12 @@ def image_network(name: str, pretrained: bool = True) -> nn.Module:
             if pretrained:
                 net.load_state_dict(_efficientnet_weights(net))
             return net
-        net = timm.create_model(architecture, pretrained=pretrained and not checkpoint, num_classes=0)
+        if not timm.is_model(architecture):
+            known = timm.list_models()
+            raise ConfigError(f"no timm name; {did_you_mean(architecture, known, 'timm.list_models() lists all')}")
+        of_hub = pretrained and not checkpoint
+        with hub_or_cache() if of_hub else contextlib.nullcontext():
+            net = timm.create_model(architecture, pretrained=of_hub, num_classes=0)
         if checkpoint and pretrained:
             load_checkpoint(net, checkpoint, weights_only=True)
         return net
