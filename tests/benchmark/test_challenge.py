@@ -913,6 +913,7 @@ def f1(label: np.ndarray, said: np.ndarray) -> float:
     return float(2 * (label & said).sum() / (label.sum() + said.sum()))
 
 
+@pytest.mark.slow
 def test_50_teams_with_many_submissions(memory: Path, sources: dict[str, Path]) -> None:
     challenge = open_challenge(memory / "c", sources, TRACKS, title="Load", per_day=10, seed=0)
     rng, seconds = np.random.default_rng(0), 0.0
