@@ -16,8 +16,7 @@ def serve(folder: Path, table: Path) -> None:
     """Print the id of each row with its class and how likely that is, or with its number."""
     preparation, graph = Preparation.load(folder), open_graph(folder)
     for ids, inputs in preparation.rows(table, size=64):
-        (output,) = graph.run(None, inputs)
-        for name, row in zip(ids.column(0).to_pylist(), output, strict=True):
+        for name, row in zip(ids.column(0).to_pylist(), graph(inputs), strict=True):
             if preparation.classes:
                 print(name, preparation.classes[row.argmax()], f"{row.max():.6f}", sep="\t")
             else:

@@ -64,8 +64,7 @@ def inputs_of(preparation: Preparation, data: Path, folder: Path, size: int, swa
 
 def graph_of(folder: Path) -> Callable[[Inputs], np.ndarray]:
     if (folder / "model.onnx").exists():
-        graph = open_graph(folder)
-        return lambda inputs: graph.run(None, inputs)[0]
+        return open_graph(folder)
     module = torch.export.load(folder / "model.pt2").module()
     return lambda inputs: module({name: torch.from_numpy(x) for name, x in inputs.items()}).numpy()
 
@@ -178,7 +177,7 @@ def stranger(kway_run: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-def write_model(path: Path, facts: dict[str, Any], opset: int = 18, **external: str) -> None:
+def write_model(path: Path, facts: dict[str, Any], opset: int = 18, weight: float = 1.0, **external: str) -> None:
     """``external``: where the file says that its weights lie."""
     kinds = {"output": facts["outputs"]["output"]}
     ends = {
@@ -188,7 +187,7 @@ def write_model(path: Path, facts: dict[str, Any], opset: int = 18, **external: 
         for name, fact in (facts["inputs"] | kinds).items()
     }
     output, k = ends.pop("output"), facts["outputs"]["output"]["shape"][-1]
-    weights = helper.make_tensor("weights", onnx.TensorProto.FLOAT, [1, k], np.ones(k, np.float32))
+    weights = helper.make_tensor("weights", onnx.TensorProto.FLOAT, [1, k], np.full(k, weight, np.float32))
     if external:
         weights.ClearField("float_data")
         weights.data_location = onnx.TensorProto.EXTERNAL
@@ -230,9 +229,9 @@ def test_the_example_ends_in_one_line(
     copied = Path(shutil.copytree(stranger, tmp_path / "export"))
     (copied / "manifest.json").unlink()
     for change, said in (
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot be opened"),
-        (lambda path: path.write_bytes(b""), "cannot be opened"),
-        (lambda path: path.write_bytes(b"no model" * 100), "cannot be opened"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot be used"),
+        (lambda path: path.write_bytes(b""), "cannot be used"),
+        (lambda path: path.write_bytes(b"no model" * 100), "cannot be used"),
         (lambda path: path.unlink(), "has no model.onnx. Fix: mmtab export RUN -o FOLDER --format onnx"),
     ):
         change(copied / "model.onnx")
@@ -327,11 +326,19 @@ def test_a_model_that_is_another_or_reads_other_files_is_refused(stranger: Path,
     load(folder)
     for place in ("../secret", str(tmp_path / "secret"), "link", "below/secret", "absent", "*/_ORT_MEM_ADDR_/*"):
         write_model(folder / "model.onnx", facts, location=place)
-        with pytest.raises(RunError, match=r"model\.onnx cannot be opened \(.*Fix: export the run again") as caught:
+        with pytest.raises(RunError, match=r"model\.onnx cannot be used \(.*Fix: export the run again") as caught:
             open_graph(folder)
         assert "\n" not in str(caught.value)
+    inputs: Inputs = {name: np.zeros([2] * len(of["shape"]), of["dtype"]) for name, of in facts["inputs"].items()}
+    write_model(folder / "model.onnx", facts, weight=math.nan)
+    with pytest.raises(RunError, match=r"model\.onnx cannot be used \(.*invalid dimensions.*Fix: "):
+        open_graph(folder)(inputs)
+    shapes = {name: [2 if isinstance(n, str) else n for n in of["shape"]] for name, of in facts["inputs"].items()}
+    inputs = {name: np.zeros(shapes[name], x.dtype) for name, x in inputs.items()}
+    with pytest.raises(RunError, match=r"model\.onnx: expected 2 predictions, all of them numbers, found others"):
+        open_graph(folder)(inputs)
     write_model(folder / "model.onnx", facts, opset=999)
-    with pytest.raises(RunError, match=r"model\.onnx cannot be opened \("):
+    with pytest.raises(RunError, match=r"model\.onnx cannot be used \("):
         open_graph(folder)
     others: list[tuple[str, str, Any]] = [
         ("outputs", "output", {"dtype": "float32", "shape": ["rows", 4]}),

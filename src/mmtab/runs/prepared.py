@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from mmtab.utils.optional import require
 from mmtab.utils.paths import check_run_links
 
 ONNX, OUTPUT = "model.onnx", "output"
+AGAIN = "export the run again, or restore the export from a copy"
 # Shape letters of any size, from 1 on
 FREE = {"b": "rows", "s": "sequences", "l": "tokens", "m": "pictures", "j": "pictures of a cell", "n": "n-grams"}
 Prepared = tuple[pa.Table, dict[str, np.ndarray]]  # ids, and by name what a graph reads
@@ -97,7 +99,7 @@ class Preparation:
             made = Preparation(schema, fitted, Backbones(text, image, cross), facts["bad_cells"], compares)
             wanted = made.facts()
             for part in ("inputs", "outputs"):
-                _check_alike(folder / GRAPH, part, wanted[part], facts.get(part, wanted[part]))
+                _check_alike(folder / GRAPH, part, wanted[part], facts[part])
         return made
 
     def blank(self) -> RowBatch | PairBatch:
@@ -226,30 +228,43 @@ def _check_alike(path: Path, where: str, expected: Any, found: Any) -> None:
             _check_alike(path, f"{where}.{key}", expected.get(key), found.get(key))
     elif expected != found:
         wanted, is_there = ("no entry" if x is None else short(x) for x in (expected, found))
-        raise RunError(f"{path}, {where}: expected {wanted}, found {is_there}. Fix: export the run again")
+        raise RunError(f"{path}, {where}: expected {wanted}, found {is_there}. Fix: {AGAIN}")
 
 
-def open_graph(folder: Path) -> Any:
-    """The ``model.onnx`` of an export, as a session of onnxruntime. Raises RunError for a folder that has none, and for
-    a file that is damaged, or is none of the graph that graph.json tells of."""
+def open_graph(folder: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """What the ``model.onnx`` of an export makes of prepared inputs, on CPU. Raises RunError for a folder
+    that has none, and for a file that is damaged, is none of the graph that graph.json tells of, or cannot compute."""
     check_run_links(folder)
-    facts = read_run_file(folder, GRAPH)
-    for name in (ONNX, f"{ONNX}.data"):  # the weights of a large model lie beside it
-        path = verified(folder, name)
-        if name == ONNX and not path.is_file():
-            raise RunError(f"{folder} has no {ONNX}. Fix: mmtab export RUN -o FOLDER --format onnx")
-    onnxruntime, path = require("onnxruntime", extra="onnx"), folder / ONNX
+    facts, path = read_run_file(folder, GRAPH), verified(folder, ONNX)
+    verified(folder, f"{ONNX}.data")  # where the weights of a large model lie
+    if not path.is_file():
+        raise RunError(f"{folder} has no {ONNX}. Fix: mmtab export RUN -o FOLDER --format onnx")
+    onnxruntime = require("onnxruntime", extra="onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # an error says it
-    try:
+    with _by_onnxruntime(path):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # whatever is wrong with the file
-        raise RunError(f"{path} cannot be opened ({first_line(error)}). Fix: export the run again") from error
     for part, ends in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
-        if part in facts:
-            said = {name: _as_of_onnx(fact) for name, fact in facts[part].items()}
-            _check_alike(path, part, said, {end.name: {"dtype": end.type, "shape": _fixed(end.shape)} for end in ends})
-    return session
+        said = {name: _as_of_onnx(fact) for name, fact in facts[part].items()}
+        _check_alike(path, part, said, {end.name: {"dtype": end.type, "shape": _fixed(end.shape)} for end in ends})
+
+    def predict(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        with _by_onnxruntime(path):
+            output: np.ndarray = session.run([OUTPUT], inputs)[0]
+        n = len(inputs["left" if "left" in inputs else "row"])
+        if len(output) != n or not np.isfinite(output).all():
+            raise RunError(f"{path}: expected {n} predictions, all of them numbers, found others. Fix: {AGAIN}")
+        return output
+
+    return predict
+
+
+@contextlib.contextmanager
+def _by_onnxruntime(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever is wrong with the file
+        raise RunError(f"{path} cannot be used ({first_line(error)}). Fix: {AGAIN}") from error
 
 
 def _as_of_onnx(fact: dict[str, Any]) -> dict[str, Any]:
