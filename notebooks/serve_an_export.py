@@ -8,21 +8,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import onnxruntime
-
-from mmtab.runs.prepared import Preparation
-from mmtab.utils.errors import MmtabError, RunError
+from mmtab.runs.prepared import Preparation, open_graph
+from mmtab.utils.errors import MmtabError
 
 
 def serve(folder: Path, table: Path) -> None:
     """Print the id of each row with its class and how likely that is, or with its number."""
-    preparation = Preparation.load(folder)
-    if not (folder / "model.onnx").is_file():
-        raise RunError(f"{folder} has no model.onnx. Fix: mmtab export RUN -o FOLDER --format onnx")
-    graph = onnxruntime.InferenceSession(folder / "model.onnx")
+    preparation, graph = Preparation.load(folder), open_graph(folder)
     for ids, inputs in preparation.rows(table, size=64):
-        (output,) = graph.run(None, inputs)
-        for name, row in zip(ids.column(0).to_pylist(), output, strict=True):
+        for name, row in zip(ids.column(0).to_pylist(), graph(inputs), strict=True):
             if preparation.classes:
                 print(name, preparation.classes[row.argmax()], f"{row.max():.6f}", sep="\t")
             else:

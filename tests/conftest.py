@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
+from copy import deepcopy
+from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,12 @@ import yaml
 if "PYTEST_XDIST_WORKER" in os.environ:  # several threads in each of several processes get in each other's way
     os.environ["OMP_NUM_THREADS"] = "1"
 
-if os.environ.get("MMTAB_SHAPES", "1") != "0":
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check shapes where tests run: the process that only hands them out to others need not import all that."""
+    hands_out = config.getoption("numprocesses") and "PYTEST_XDIST_WORKER" not in os.environ
+    if hands_out or os.environ.get("MMTAB_SHAPES", "1") == "0":
+        return
     # What is first imported from a hooked module is compiled anew, whatever has been compiled before.
     import lightgbm  # noqa: F401
     import pandas  # noqa: F401
@@ -59,6 +66,8 @@ def _find_data() -> Path | None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMTAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(os, "fsync", lambda _: None)  # no machine dies while tests run, and disks take their time
+        patch.setattr(os, "sync", lambda: None)
         yield
 
 
@@ -87,16 +96,27 @@ def configure(small_config: Callable[..., Any], tmp_path: Path) -> Callable[...,
 
 @pytest.fixture(scope="session")
 def small_config(backbone: Path) -> Callable[..., Any]:
-    """``configure`` for fixtures that several tests share: its first argument is the output folder."""
+    """``configure`` for fixtures that several tests share: its first argument is the output folder. Hydra takes a good
+    part of the time of a small run, and so composes the same overrides once."""
     from mmtab.config.compose import compose
+    from mmtab.config.parts import allow_targets
     from mmtab.config.types import RunConfig
 
     text = [f"text.backbone={backbone}", "text.max_length=24", "text.n_tuned_layers=1"]
     model = [*text, "image.size=32", "d_model=16", "fusion.d_hidden=32"]
     trainer = ["trainer.max_epochs=2", "trainer.batch_size=16", "trainer.progress=false"]
 
+    @cache
+    def composed(_: tuple[str | None, ...], *overrides: str) -> RunConfig:
+        return compose("dataset=custom", "dataset.path=FOLDER", *model, *trainer, "output=OUTPUT", *overrides)
+
     def make(output: Path, folder: Path, *overrides: str) -> RunConfig:
-        return compose("dataset=custom", f"dataset.path={folder}", *model, *trainer, f"output={output}", *overrides)
+        here = os.environ.get("MMTAB_CACHE"), os.environ.get("MMTAB_DATA")  # which configs/train.yaml reads
+        config = deepcopy(composed(here, *overrides))
+        allow_targets(asdict(config))  # as whoever composes them does
+        config.output = str(output) if config.output == "OUTPUT" else config.output
+        config.dataset.path = str(folder) if config.dataset.path == "FOLDER" else config.dataset.path
+        return config
 
     return make
 

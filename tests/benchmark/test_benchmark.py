@@ -173,7 +173,13 @@ def test_every_system_on_every_dataset(tables: Path, rival: Path, backbone: Path
 def finished(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A finished benchmark, and what its board says."""
     output = tmp_path_factory.mktemp("finished") / "bench"
-    return output, _numbers(run_benchmark(config_of(output, tables, {"majority": system(baseline="majority")})))
+    return output, _numbers(run_benchmark(smallest(output, tables)))
+
+
+def smallest(output: Path, tables: Path) -> BenchmarkConfig:
+    """Of one job, for each starts a process."""
+    track = {"kway": TrackConfig("K-way", [str(tables / "things")])}
+    return config_of(output, tables, {"majority": system(baseline="majority")}, track=track)
 
 
 def _numbers(board: Board) -> Any:
@@ -189,7 +195,7 @@ def test_a_damaged_benchmark_has_the_same_numbers_or_says_what_is_damaged(
     shutil.copytree(finished[0], output)
     done = damage_at_random(output, seed)
     try:
-        board = run_benchmark(config_of(output, tables, {"majority": system(baseline="majority")}))
+        board = run_benchmark(smallest(output, tables))
     except MmtabError as error:
         assert "\n" not in str(error) and done.split()[3].rsplit("/")[-1] in str(error), (done, error)
     else:
@@ -203,7 +209,7 @@ def test_a_result_that_lost_its_digest_is_not_believed(
     path = next(output.rglob("result.json"))
     path.write_text(path.read_text().replace('"digest"', '"digesu"'))
     with pytest.raises(MmtabError, match=r"result\.json is damaged \(it has other bytes.*Fix: remove "):
-        run_benchmark(config_of(output, tables, {"majority": system(baseline="majority")}))
+        run_benchmark(smallest(output, tables))
 
 
 def changed(output: Path, pattern: str, **values: Any) -> None:
@@ -241,7 +247,7 @@ def test_what_does_not_fit_in_a_benchmark_is_named(
     output = Path(shutil.copytree(finished[0], tmp_path / "bench"))
     change(output)
     with pytest.raises(RunError, match=problem) as caught:
-        run_benchmark(config_of(output, tables, {"majority": system(baseline="majority")}))
+        run_benchmark(smallest(output, tables))
     assert str(output) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -255,7 +261,7 @@ def test_labels_of_other_jobs_are_not_believed(finished: tuple[Path, Any], table
     changed(output, "zero/things/*/result.json", system="zero", files={})
     changed(output, "systems.json", zero={"title": "zero"})
     with pytest.raises(RunError, match=r"zero/things/.* has other labels of things"):
-        run_benchmark(config_of(output, tables, {"majority": system(baseline="majority")}))
+        run_benchmark(smallest(output, tables))
 
 
 def test_a_log_is_not_written_elsewhere(tables: Path, tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ import re
 import signal
 import sqlite3
 import stat
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +24,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 from commands import script
+from forked import FORK, forked
 from sklearn import metrics as sk
 from toy_data import change_cell, write_kway, write_pairs, write_table
 from typer.testing import CliRunner
@@ -38,6 +37,7 @@ from mmtab.benchmark.challenge import (
     open_challenge,
     ranked,
     standings,
+    submissions,
     submit,
     untrusted,
 )
@@ -394,38 +394,24 @@ def test_the_daily_limit(tmp_path: Path, challenge: Challenge) -> None:
         submit(challenge.folder, "A", {"toys": made[4]}, datetime(2025, 1, 1))
 
 
-SENDS = """
-import sys
-from datetime import UTC, datetime
-from pathlib import Path
-from mmtab.benchmark.challenge import submit
-from mmtab.utils.errors import DataError
-import sklearn.metrics
-print("ready", flush=True)
-sys.stdin.readline()
-for path in sys.argv[2:]:
-    try:
-        submit(Path(sys.argv[1]), "A", {"toys": Path(path)}, datetime(2025, 3, 1, 12, tzinfo=UTC))
-        print("scored")
-    except DataError as error:
-        print("limit" if "has used its 3" in str(error) else error)
-"""
+def send(folder: Path, paths: list[Path], all_are_there: Any, said: Any) -> None:
+    all_are_there.wait()
+    for path in paths:
+        try:
+            submit(folder, "A", {"toys": path}, DAY)
+            said.put("scored")
+        except DataError as error:
+            said.put("limit" if "has used its 3" in str(error) else str(error))
 
 
 def test_the_limit_holds_for_processes_at_once(tmp_path: Path, challenge: Challenge) -> None:
     made = [handed(tmp_path, challenge, "toys", right=0.5, seed=seed) for seed in range(16)]
-    command = [sys.executable, "-c", SENDS, str(challenge.folder)]
-    running = [
-        subprocess.Popen([*command, *map(str, made[i::3])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for i in range(3)
-    ]
+    all_are_there, queue = FORK.Barrier(3), FORK.Queue()
+    running = [forked(send, challenge.folder, made[i::3], all_are_there, queue) for i in range(3)]
+    said = [queue.get(timeout=500) for _ in made]
     for process in running:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    for process in running:  # now that all are there
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    said = [line for process in running for line in process.communicate(timeout=500)[0].split("\n") if line]
+        process.join(500)
+        assert process.exitcode == 0
     assert sorted(said) == ["limit"] * 13 + ["scored"] * 3
     assert sorted(stored(challenge.folder, "select attempt from attempts")) == [(1,), (2,), (3,)]
     assert len(list((challenge.folder / "files").iterdir())) == 6  # each with its array; nothing of those refused
@@ -468,29 +454,27 @@ def test_a_folder_is_scored_whole_or_not_at_all(tmp_path: Path, challenge: Chall
         submit(challenge.folder, "A", {"../toys": folder / "toys.parquet"}, DAY)
 
 
-KILLED = """
-import os, signal, sys
-from datetime import UTC, datetime
-from pathlib import Path
-from mmtab.benchmark.challenge import submissions
-folder, place, *paths = sys.argv[1:]
-owner = submissions if hasattr(submissions, place) else submissions.Challenge
-function = getattr(owner, place)
-calls = []
-def dies(*arguments):
-    if calls: os.kill(os.getpid(), signal.SIGKILL)
-    calls.append(1)
-    return function(*arguments)
-setattr(owner, place, dies)
-submissions.submit(Path(folder), "A", {Path(p).stem: Path(p) for p in paths}, datetime(2025, 3, 1, 12, tzinfo=UTC))
-"""
+def submit_and_die(folder: Path, place: str, paths: list[Path]) -> None:
+    """When a function is called again, without any farewell."""
+    owner: Any = submissions if hasattr(submissions, place) else submissions.Challenge
+    function, calls = getattr(owner, place), []
+
+    def dies(*arguments: Any) -> Any:
+        if calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls.append(1)
+        return function(*arguments)
+
+    setattr(owner, place, dies)
+    submissions.submit(folder, "A", {path.stem: path for path in paths}, DAY)
 
 
 @pytest.mark.parametrize("place", ["_score", "replacing", "write_predictions"])
 def test_killed_in_the_middle(tmp_path: Path, challenge: Challenge, place: str) -> None:
     paths = [handed(tmp_path, challenge, name, f"{name}.parquet", right=0.5) for name in ("toys", "pairs")]
-    done = subprocess.run([sys.executable, "-c", KILLED, str(challenge.folder), place, *map(str, paths)], timeout=500)
-    assert done.returncode == -signal.SIGKILL
+    process = forked(submit_and_die, challenge.folder, place, paths)
+    process.join(500)
+    assert process.exitcode == -signal.SIGKILL
     assert stored(challenge.folder) == [] == standings(challenge.folder).entries
     left = list((challenge.folder / "files").glob(".writing-*"))
     assert left
@@ -929,6 +913,7 @@ def f1(label: np.ndarray, said: np.ndarray) -> float:
     return float(2 * (label & said).sum() / (label.sum() + said.sum()))
 
 
+@pytest.mark.slow
 def test_50_teams_with_many_submissions(memory: Path, sources: dict[str, Path]) -> None:
     challenge = open_challenge(memory / "c", sources, TRACKS, title="Load", per_day=10, seed=0)
     rng, seconds = np.random.default_rng(0), 0.0

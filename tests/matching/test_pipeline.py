@@ -72,7 +72,7 @@ def trained(two_tables: Path, train: Callable[..., Path]) -> Path:
 
 
 def settings(trained: Path, output: Path, **changes: Any) -> MatchConfig:
-    return MatchConfig(run=str(trained), output=str(output), **{"shard": 32, "n_shown": 12, **changes})
+    return MatchConfig(run=str(trained), output=str(output), **{"shard": 100, "n_shown": 12, **changes})
 
 
 def test_all_that_matching_writes(trained: Path, two_tables: Path, tmp_path: Path) -> None:

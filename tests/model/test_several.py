@@ -25,8 +25,15 @@ from mmtab.runs.train import train
 SMALL = ["trainer.max_epochs=2", "trainer.precision=fp32", "text.n_depths=1"]
 
 
-@pytest.mark.parametrize("write", [write_kway, write_numbers])
-@pytest.mark.parametrize("base", ["linear", "none"])
+@pytest.mark.parametrize(
+    ("base", "write"),
+    [
+        ("linear", write_kway),
+        ("linear", write_numbers),
+        ("none", write_numbers),
+        pytest.param("none", write_kway, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_of_several_predicts_the_mean_of_their_scores(
     write: Any, base: str, configure: Callable[..., RunConfig], tmp_path: Path
 ) -> None:

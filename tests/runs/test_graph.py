@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import math
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,17 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
+import onnx
 import pyarrow.parquet
 import pytest
 import torch
 from commands import SCRIPTS
+from onnx import helper
 
 import mmtab
 from mmtab.data.files import InMemory
-from mmtab.runs.graph import write_torch
+from mmtab.runs.graph import preparation_of, write_torch
 from mmtab.runs.inputs import records_to_match
-from mmtab.runs.prepared import Preparation
+from mmtab.runs.manifest import recording
+from mmtab.runs.prepared import Preparation, open_graph
 from mmtab.runs.session import open_run
 from mmtab.utils.errors import ConfigError, RunError
 
@@ -61,8 +64,7 @@ def inputs_of(preparation: Preparation, data: Path, folder: Path, size: int, swa
 
 def graph_of(folder: Path) -> Callable[[Inputs], np.ndarray]:
     if (folder / "model.onnx").exists():
-        graph = onnxruntime.InferenceSession(folder / "model.onnx")
-        return lambda inputs: graph.run(None, inputs)[0]
+        return open_graph(folder)
     module = torch.export.load(folder / "model.pt2").module()
     return lambda inputs: module({name: torch.from_numpy(x) for name, x in inputs.items()}).numpy()
 
@@ -163,28 +165,194 @@ def test_models_with_views_of_tensors_are_written(tmp_path: Path, recwarn: pytes
     assert torch.equal(torch.export.load(tmp_path / "model.pt2").module()(x), model(x))
 
 
-def test_the_example_ends_in_one_line(kway_run: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def stranger(kway_run: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export whose model.onnx has the inputs and the output of the run's, and says of each class how many rows were
+    before it in the batch. Tests change a copy."""
+    folder = Path(shutil.copytree(kway_run[1], tmp_path_factory.mktemp("stranger") / "export"))
+    with recording(folder, "graph.json", "model.*"):
+        facts = preparation_of(open_run(folder)).facts()
+        write_model(folder / "model.onnx", facts)
+        (folder / "graph.json").write_text(json.dumps({"file": "model.onnx"} | facts))
+    return folder
+
+
+def write_model(path: Path, facts: dict[str, Any], opset: int = 18, weight: float = 1.0, **external: str) -> None:
+    """``external``: where the file says that its weights lie."""
+    kinds = {"output": facts["outputs"]["output"]}
+    ends = {
+        name: helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(np.dtype(fact["dtype"])), fact["shape"]
+        )
+        for name, fact in (facts["inputs"] | kinds).items()
+    }
+    output, k = ends.pop("output"), facts["outputs"]["output"]["shape"][-1]
+    weights = helper.make_tensor("weights", onnx.TensorProto.FLOAT, [1, k], np.full(k, weight, np.float32))
+    if external:
+        weights.ClearField("float_data")
+        weights.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in external.items():
+            weights.external_data.add(key=key, value=value)
+    nodes = [
+        helper.make_node("Cast", ["row"], ["number"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["number", "axes"], ["column"]),
+        helper.make_node("MatMul", ["column", "weights"], ["output"]),
+    ]
+    axes = helper.make_tensor("axes", onnx.TensorProto.INT64, [1], [1])
+    graph = helper.make_graph(nodes, "graph", [*ends.values()], [output], [weights, axes])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+
+
+def example(monkeypatch: pytest.MonkeyPatch, *arguments: Path) -> str:
+    """What it ends with where it does not end well, else nothing."""
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, arguments)])
+    try:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    except SystemExit as ended:
+        return str(ended.code)
+    return ""
+
+
+def test_the_example_ends_in_one_line(
+    kway_run: tuple[Path, Path],
+    stranger: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     data, folder = kway_run
-    shutil.copytree(folder, tmp_path / "export")
-    facts = {"inputs": {}, "text": None, "cross": None, "image": None, "bad_cells": "error"}
-    (tmp_path / "export" / "graph.json").write_text(json.dumps(facts))
-    for given, said in (((folder,), "rows.csv"), ((tmp_path / "export", data / "test.parquet"), "has no model.onnx")):
-        done = subprocess.run([sys.executable, EXAMPLE, *given], capture_output=True, text=True, timeout=500)
-        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
-    (tmp_path / "export" / "graph.json").rename(tmp_path / "elsewhere.json")
-    (tmp_path / "export" / "graph.json").symlink_to(tmp_path / "elsewhere.json")
-    with pytest.raises(RunError, match=r"graph.json.*link"):
-        Preparation.load(tmp_path / "export")
+    rows = data / "test.parquet"
+    assert example(monkeypatch, stranger, rows) == ""
+    assert len(capfd.readouterr().out.splitlines()) == len(pyarrow.parquet.read_table(rows))
+    assert "rows.csv" in example(monkeypatch, folder)
+    copied = Path(shutil.copytree(stranger, tmp_path / "export"))
+    (copied / "manifest.json").unlink()
+    for change, said in (
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot be used"),
+        (lambda path: path.write_bytes(b""), "cannot be used"),
+        (lambda path: path.write_bytes(b"no model" * 100), "cannot be used"),
+        (lambda path: path.unlink(), "has no model.onnx. Fix: mmtab export RUN -o FOLDER --format onnx"),
+    ):
+        change(copied / "model.onnx")
+        found = example(monkeypatch, copied, rows)
+        assert found.startswith("error: ") and said in found and "\n" not in found
+        assert capfd.readouterr() == ("", ""), "nothing of onnxruntime either"
 
 
-FACTS: dict[str, Any] = {
-    "file": "model.pt2",
-    "inputs": {"row": {"dtype": "int64", "shape": ["rows"]}},
-    "text": {"backbone": "b", "layout": "joint", "max_length": 24, "also": [], "column_prefix": "{}: "},
-    "cross": None,
-    "image": {"size": 32, "fit": "squash", "crop_pct": 0.875, "interpolation": "bicubic"},
-    "bad_cells": "error",
-}
+PIECES = ["model.onnx", "graph.json", "schema.yaml", "fitted.json", "text_backbone/tokenizer.json"]
+
+
+def load(folder: Path) -> None:
+    Preparation.load(folder)
+    open_graph(folder)
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_piece_of_an_export_that_was_changed_or_is_a_link_is_named(stranger: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(stranger, tmp_path / "export"))
+    load(folder)
+    path = folder / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + b" " + content[-2:])
+    with pytest.raises(RunError, match=rf"{path.name} has changed since it was written.*Fix: restore it"):
+        load(folder)
+    path.rename(tmp_path / path.name)
+    with pytest.raises(RunError, match=rf"{path.name} is missing|has no {path.name}"):
+        load(folder)
+    (tmp_path / path.name).write_bytes(content)
+    path.symlink_to(tmp_path / path.name)
+    with pytest.raises(RunError, match=rf"{path.name} is a link to .*outside the run. Fix: replace the link"):
+        load(folder)
+
+
+def test_a_manifest_that_is_no_file_is_damaged(stranger: Path, tmp_path: Path) -> None:
+    """Only one that is not there leaves all unchecked."""
+    folder = Path(shutil.copytree(stranger, tmp_path / "export"))
+    (folder / "manifest.json").unlink()
+    load(folder)
+    (folder / "manifest.json").mkdir()
+    with pytest.raises(RunError, match=r"manifest\.json is damaged"):
+        load(folder)
+    (folder / "manifest.json").rmdir()
+    (folder / "manifest.json").symlink_to("manifest.json")
+    with pytest.raises(RunError, match=r"manifest\.json is damaged"):
+        load(folder)
+
+
+SWAPPED: list[tuple[str, Any, str]] = [
+    ("outputs.output.of", ["kind 1", "kind 0", "kind 2"], r"outputs\.output\.of: expected \['kind 0', .*found"),
+    ("outputs.output.shape", ["rows", 4], r"outputs\.output\.shape: expected \['rows', 3\], found \['rows', 4\]"),
+    ("outputs.other", {"dtype": "int64", "shape": []}, r"outputs\.other: expected no entry"),
+    ("inputs", {}, r"inputs\.\w+: expected .*, found no entry"),
+    ("inputs.row.dtype", "int32", r"inputs\.row\.dtype: expected int64, found int32"),
+    ("inputs.similarity", {"dtype": "float32", "shape": ["pairs", 3]}, r"inputs\.similarity: expected no entry"),
+    ("image.size", 64, r"inputs\.image_pixels\.shape: expected .*64, 64\], found .*32, 32"),
+    ("image", None, r"inputs\.\w+: |does not fit"),
+    ("text", None, r"inputs\.\w+: |does not fit"),
+]
+
+
+@pytest.mark.parametrize(("where", "value", "said"), SWAPPED)
+def test_a_graph_of_another_export_is_named(stranger: Path, tmp_path: Path, where: str, value: Any, said: str) -> None:
+    """Also in a folder without a manifest."""
+    folder = changed(stranger, tmp_path, where, value)
+    with pytest.raises(RunError, match=rf"graph\.json.*{said}") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def changed(stranger: Path, tmp_path: Path, where: str, value: Any) -> Path:
+    """A copy without a manifest, in whose graph.json an entry is another."""
+    folder = Path(shutil.copytree(stranger, tmp_path / "export"))
+    (folder / "manifest.json").unlink()
+    facts = json.loads((folder / "graph.json").read_text())
+    *outer, last = where.split(".")
+    functools.reduce(dict.__getitem__, outer, facts)[last] = value
+    (folder / "graph.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_a_model_that_is_another_or_reads_other_files_is_refused(stranger: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(stranger, tmp_path / "export"))
+    (folder / "manifest.json").unlink()
+    facts = json.loads((folder / "graph.json").read_text())
+    weights = np.ones(3, np.float32).tobytes()
+    for path in (tmp_path / "secret", folder / "inside.data"):
+        path.write_bytes(weights)
+    (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "below").symlink_to(tmp_path)
+    write_model(folder / "model.onnx", facts, location="inside.data")
+    load(folder)
+    for place in ("../secret", str(tmp_path / "secret"), "link", "below/secret", "absent", "*/_ORT_MEM_ADDR_/*"):
+        write_model(folder / "model.onnx", facts, location=place)
+        with pytest.raises(RunError, match=r"model\.onnx cannot be used \(.*Fix: export the run again") as caught:
+            open_graph(folder)
+        assert "\n" not in str(caught.value)
+    inputs: Inputs = {name: np.zeros([2] * len(of["shape"]), of["dtype"]) for name, of in facts["inputs"].items()}
+    write_model(folder / "model.onnx", facts, weight=math.nan)
+    with pytest.raises(RunError, match=r"model\.onnx cannot be used \(.*invalid dimensions.*Fix: "):
+        open_graph(folder)(inputs)
+    shapes = {name: [2 if isinstance(n, str) else n for n in of["shape"]] for name, of in facts["inputs"].items()}
+    inputs = {name: np.zeros(shapes[name], x.dtype) for name, x in inputs.items()}
+    with pytest.raises(RunError, match=r"model\.onnx: expected 2 predictions, all of them numbers, found others"):
+        open_graph(folder)(inputs)
+    write_model(folder / "model.onnx", facts, opset=999)
+    with pytest.raises(RunError, match=r"model\.onnx cannot be used \("):
+        open_graph(folder)
+    others: list[tuple[str, str, Any]] = [
+        ("outputs", "output", {"dtype": "float32", "shape": ["rows", 4]}),
+        ("inputs", "row", {"dtype": "int64", "shape": [5]}),
+        ("inputs", "more", {"dtype": "float32", "shape": ["rows"]}),
+    ]
+    for part, name, fact in others:
+        other = copy.deepcopy(facts)
+        other[part][name] = fact
+        write_model(folder / "model.onnx", other)
+        with pytest.raises(RunError, match=rf"model\.onnx, {part}\.{name}.*: expected .*, found "):
+            open_graph(folder)
+
+
 MISFITS: list[tuple[str, Any]] = [
     ("file", "../model.pt2"),
     ("inputs", ["row"]),
@@ -204,16 +372,8 @@ MISFITS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("where", "value"), MISFITS)
-def test_facts_of_a_graph_that_do_not_fit_are_named(
-    kway_run: tuple[Path, Path], tmp_path: Path, where: str, value: Any
-) -> None:
-    folder = shutil.copytree(kway_run[1], tmp_path / "export")
-    (folder / "graph.json").write_text(json.dumps(FACTS))
-    assert Preparation.load(folder).bad_cells == "error"
-    facts: Any = copy.deepcopy(FACTS)
-    *outer, last = where.split(".")
-    functools.reduce(dict.__getitem__, outer, facts)[last] = value
-    (folder / "graph.json").write_text(json.dumps(facts))
+def test_facts_of_a_graph_that_do_not_fit_are_named(stranger: Path, tmp_path: Path, where: str, value: Any) -> None:
+    folder = changed(stranger, tmp_path, where, value)
     with pytest.raises(RunError, match=rf"graph\.json, {where}.*: expected .*, found ") as caught:
         Preparation.load(folder)
     assert "\n" not in str(caught.value)

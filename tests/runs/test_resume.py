@@ -67,17 +67,6 @@ def train_killed(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, aft
 
 VARIANTS = [
     (write_kway, 1, ["dataset.drop=[image,text]", "trainer.max_epochs=3"]),
-    (
-        write_kway,
-        7,
-        [
-            "dataset.drop=[image]",
-            "trainer.max_epochs=12",
-            "trainer.patience=3",
-            "text.n_tuned_layers=0",
-            "trainer.keep=3",
-        ],
-    ),
     (write_kway, 4, ["dataset.drop=[image]", "trainer.n_workers=1", "kway_head.n_sampled=2"]),
     (
         write_pairs,
@@ -90,9 +79,20 @@ VARIANTS = [
             "pair_head.augment.cell_drop=0.3",
         ],
     ),
-    (write_pairs, 3, ["dataset.drop=[image]", "pair_head.cross_text=true", "pair_head.augment.span_deletion=0.5"]),
 ]
-PICTURES = [
+LONGER = [
+    (
+        write_kway,
+        7,
+        [
+            "dataset.drop=[image]",
+            "trainer.max_epochs=12",
+            "trainer.patience=3",
+            "text.n_tuned_layers=0",
+            "trainer.keep=3",
+        ],
+    ),
+    (write_pairs, 3, ["dataset.drop=[image]", "pair_head.cross_text=true", "pair_head.augment.span_deletion=0.5"]),
     (write_kway, 4, []),
     (
         write_kway,
@@ -112,7 +112,7 @@ PICTURES = [
     ("write", "after", "overrides"),
     [
         pytest.param(*each, id=f"{each[0].__name__},{','.join(each[2])}", marks=marks)
-        for group, marks in ((VARIANTS, []), (PICTURES, [pytest.mark.slow]))
+        for group, marks in ((VARIANTS, []), (LONGER, [pytest.mark.slow]))
         for each in group
     ],
 )
@@ -153,7 +153,8 @@ def test_the_disk_holds_no_more_than_what_is_kept(
 
     monkeypatch.setattr(Checkpoints, "save", look)
     data = write_kway(tmp_path / "data")
-    train(configure(data, "trainer.max_epochs=8", "trainer.checkpoint_seconds=0", "trainer.keep=2"), tmp_path / "run")
+    quick = ["dataset.drop=[image,text]", "trainer.checkpoint_seconds=0"]
+    train(configure(data, *quick, "trainer.max_epochs=8", "trainer.keep=2"), tmp_path / "run")
     assert len(seen) > 8 and max(seen) <= 2 + 1
 
 

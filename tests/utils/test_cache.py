@@ -225,6 +225,7 @@ def fill(store: Store, key: int, n_bytes: int = SIZE) -> Path:
 
 def as_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_used", set())
+    monkeypatch.setattr(store_module, "_spare", {})
 
 
 def test_what_was_used_least_recently_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,6 +288,20 @@ def test_an_entry_larger_than_the_limit_is_kept_and_said_once(tmp_path: Path) ->
         paths = [fill(store, key) for key in range(3)]
     assert all(path.is_dir() for path in paths)
     assert len([w for w in said if "stays above its limit" in str(w.message)]) == 1
+
+
+def test_room_is_looked_for_at_times_and_where_little_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at every entry takes a while, where there are many."""
+    looked, entries, clock = [], Store.entries, [0.0]
+    monkeypatch.setattr(Store, "entries", lambda self: looked.append(1) or entries(self))
+    monkeypatch.setattr(store_module.time, "monotonic", lambda: clock[0])
+    for minutes, key, times in ((0, 0, 1), (0, 1, 1), (1, 2, 2), (1, 3, 2)):
+        clock[0] = 61 * minutes
+        fill(Store(tmp_path, limit=100 * SIZE), key)
+        assert len(looked) == times
+    for key in range(4, 40):  # a tenth of what is free holds nine of them
+        fill(Store(tmp_path, limit=100 * SIZE), key)
+    assert 5 <= len(looked) <= 7
 
 
 def test_leftovers_go_when_room_is_made(tmp_path: Path) -> None:

@@ -282,9 +282,9 @@ RULES: dict[str, Rule] = {
     ABLATION: _ablation,
     MORE_ROWS: _more_rows,
     GRAPH: record(
-        {"inputs": mapping(TENSOR), "bad_cells": choice("error", "missing")}
-        | {"text": maybe(TEXT_OF_GRAPH), "cross": maybe(TEXT_OF_GRAPH), "image": maybe(IMAGE_OF_GRAPH)},
-        {"file": choice("model.onnx", "model.pt2"), "outputs": mapping(TENSOR)},
+        {"file": choice("model.onnx", "model.pt2"), "inputs": mapping(TENSOR), "outputs": mapping(TENSOR)}
+        | {"text": maybe(TEXT_OF_GRAPH), "cross": maybe(TEXT_OF_GRAPH), "image": maybe(IMAGE_OF_GRAPH)}
+        | {"bad_cells": choice("error", "missing")},
     ),
 }
 

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from mmtab.config.types import Hardware
-from mmtab.data import files
-from mmtab.data.streams import Stream
-from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone, TextSpec
+from mmtab.features.backbones import Backbones, ImageBackbone, TextBackbone
 from mmtab.features.batches import PairBatch, RowBatch, TensorTable
 from mmtab.features.cache import half
-from mmtab.runs.prepared import Preparation, graph_inputs
+from mmtab.runs.prepared import FREE, ONNX, OUTPUT, Preparation, graph_inputs, shape_letters
 from mmtab.runs.session import Session, open_run
 from mmtab.utils.errors import RunError, first_line
 from mmtab.utils.optional import require
 
-FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
-OUTPUT = "output"
-# Shape letters of any size, from 1 on; in order they are traced with sizes from 3 on.
-FREE = {"b": "rows", "s": "sequences", "l": "tokens", "m": "pictures", "j": "pictures of a cell", "n": "n-grams"}
+FILES = {"onnx": ONNX, "torch": "model.pt2"}
 MOST_BYTES = 1_900_000_000  # of weights in one file of ONNX, which holds 2 GB
 
 
@@ -86,77 +79,26 @@ def write_graph(folder: Path, output: Path, format: str) -> dict[str, Any]:
         require("onnxscript", extra="onnx")
     session = open_run(folder, Hardware("cpu"))
     preparation = preparation_of(session)
-    template = _blank(preparation)
+    template = preparation.blank()
     try:
         program = exported(session, template)
         write = write_onnx if format == "onnx" else write_torch
         write(program, output / FILES[format])
     except Exception as error:  # of a part of others anything
         raise RunError(f"{folder}: this model cannot be traced as a graph ({first_line(error)})") from error
-    return {"file": FILES[format]} | _facts(preparation, template, session)
+    return {"file": FILES[format]} | preparation.facts()
 
 
 def exported(session: Session, template: RowBatch | PairBatch) -> torch.export.ExportedProgram:
     """The graph of a run; ``template`` as ``Graph`` has it."""
-    sizes, example, free = dict(zip(FREE, range(3, 9), strict=True)), {}, {}
+    sizes, example, free = dict(zip(FREE, range(3, 9), strict=True)), {}, {}  # each its own, so that none is fixed
     for name, x in graph_inputs(template).items():
-        letters = _letters(template, name)
+        letters = shape_letters(template, name)
         shape = [sizes.get(letter, n) for letter, n in zip(letters, x.shape, strict=True)]
         example[name] = torch.zeros(shape, dtype=torch.from_numpy(x).dtype)
         free[name] = {i: torch.export.Dim.DYNAMIC for i, letter in enumerate(letters) if letter in FREE}
     with torch.no_grad():
         return torch.export.export(Graph(session, template), (example,), dynamic_shapes=(free,))
-
-
-def _facts(preparation: Preparation, template: RowBatch | PairBatch, session: Session) -> dict[str, Any]:
-    of, schema, pairs = preparation.backbones, preparation.schema, isinstance(template, PairBatch)
-    inputs = {}
-    for name, x in graph_inputs(template).items():
-        shape: list[str | int] = [
-            FREE.get(letter, n) for letter, n in zip(_letters(template, name), x.shape, strict=True)
-        ]
-        if pairs and name.startswith(("left", "right", "similarity", "cross_")):
-            shape[0] = "pairs"
-        inputs[name] = {"dtype": str(x.dtype), "shape": shape}
-    values = preparation.classes or list(schema.relations) or [schema.label or ""]
-    first, number = "pairs" if pairs else "rows", session.fitted.target is not None
-    output = {"dtype": "float64", "shape": [first]} if number else {"dtype": "float32", "shape": [first, len(values)]}
-    return {
-        "inputs": inputs,
-        "outputs": {OUTPUT: output | {"of": values}},
-        "text": _settings(of.text_spec),
-        "cross": _settings(of.cross_spec),
-        "image": None if of.image_spec is None else asdict(of.image_spec),
-        "bad_cells": preparation.bad_cells,
-    }
-
-
-def _settings(spec: TextSpec | None) -> dict[str, Any] | None:
-    """What ``TextSpec.load`` takes."""
-    if spec is None:
-        return None
-    return {
-        "backbone": spec.name,
-        "layout": spec.layout,
-        "max_length": spec.max_length,
-        "also": list(spec.also),
-        "column_prefix": spec.column_prefix,
-    }
-
-
-def _blank(preparation: Preparation) -> RowBatch | PairBatch:
-    """A row without any cells, or a pair of it."""
-    schema, one = preparation.schema, np.zeros(1, np.int64)
-    nothing = pa.table({schema.id: ["0"]} | {column.name: pa.nulls(1, pa.string()) for column in schema.columns})
-    table = next(Stream(files.InMemory("blank", nothing), schema, Path(), labels=False).batches())
-    batches = preparation.row_batches(table) if schema.of_rows else preparation.pair_batches(table, one, one, {})
-    return batches.__getitems__([0])
-
-
-def _letters(template: RowBatch | PairBatch, name: str) -> list[str]:
-    """The shape letters of an input, as batches.py has them."""
-    dims = type(template).dims()
-    return dims.get(f"table_{name}") or dims[name]
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -43,13 +43,13 @@ def recording(folder: Path, *patterns: str) -> Iterator[None]:
 def read_manifest(folder: Path) -> dict[str, Entry]:
     """By file, relative to the folder; empty where there is none. Raises RunError where it is damaged itself."""
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists() and not path.is_symlink():
         return {}
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         entries = {str(name): Entry(int(size), str(sha256)) for name, (size, sha256) in raw["files"].items()}
         whole = raw["sha256"] == _digest(entries)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         whole = False
     if not whole:
         raise RunError(f"{path} is damaged. {ADVICE}")

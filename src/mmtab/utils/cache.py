@@ -49,6 +49,7 @@ HARMLESS = (WRITING, ".encoding-", ".nfs", ".snapshot", ".DS_Store", "lost+found
 NAMES = {"downloads": re.compile("[0-9a-f]{16}"), "catalogue": re.compile(r"\w+-\d+-\d+-[0-9a-f]{8}")}
 
 _used: set[Path] = set()  # entries that this process may still read
+_spare: dict[tuple[Path, int], tuple[float, float]] = {}  # bytes by which a cache may grow until room is made, and when
 _intact: dict[Path, tuple[int, int]] = {}  # entries whose digests this process has compared, and with which manifest
 
 
@@ -159,7 +160,7 @@ class Store:
         with contextlib.suppress(OSError):  # a cache that is read only, or of another user
             os.utime(entry)
         if placed and self.limit is not None:
-            self._make_room(self.limit)
+            self._make_room(self.limit, manifest.n_bytes(entry))
         return entry
 
     def has(self, kind: str, key: dict[str, Any]) -> bool:
@@ -207,7 +208,7 @@ class Store:
     def entries(self) -> list[Entry]:
         """All that is whole, of every kind, and was made here."""
         return [
-            Entry(kind, path.name, path, _n_bytes(path), used)
+            Entry(kind, path.name, path, manifest.n_bytes(path), used)
             for kind, path in self._paths()
             if not path.name.startswith(".") and _is_entry(path) and (used := _mtime(path)) is not None
         ]
@@ -231,7 +232,7 @@ class Store:
                 used = _mtime(path) or 0.0
             else:
                 continue
-            entries.append(Entry(kind, path.name, path, _n_bytes(path), used))
+            entries.append(Entry(kind, path.name, path, manifest.n_bytes(path), used))
         return entries
 
     def remove(self, entries: Iterable[Entry]) -> list[Entry]:
@@ -252,13 +253,21 @@ class Store:
             removed.append(entry)
         return removed
 
-    def _make_room(self, limit: int) -> None:
+    def _make_room(self, limit: int, n_bytes: int) -> None:
+        """Looks at every entry, and so not each time that one of ``n_bytes`` is placed, but after a minute, and once
+        this process has taken a tenth of what was free: others may take the rest."""
+        spare, until = _spare.get((self.root, limit), (0.0, 0.0))
+        _spare[self.root, limit] = spare - n_bytes, until
+        if spare > n_bytes and time.monotonic() < until:
+            return
         self.remove(self.leftovers())
         entries = [entry for entry in self.entries() if entry.kind not in FETCHED]
         late = time.time() - GRACE
         evictable = [entry for entry in entries if entry.used < late and entry.path.resolve() not in _used]
-        self.remove(least_used(evictable, sum(entry.n_bytes for entry in entries) - limit))
-        if sum(entry.n_bytes for entry in entries) - sum(entry.n_bytes for entry in evictable) > limit:
+        total = sum(entry.n_bytes for entry in entries)
+        _spare[self.root, limit] = (limit - total) / 10, time.monotonic() + GRACE
+        self.remove(least_used(evictable, total - limit))
+        if total - sum(entry.n_bytes for entry in evictable) > limit:
             warnings.warn(  # the same words each time, so that Python shows them once
                 f"the cache {self.root} stays above its limit of {limit / 1e9:g} GB: the runs of now need more",
                 stacklevel=3,
@@ -305,7 +314,7 @@ def _stem(entry: Path) -> str:
 
 
 def _is_lock(path: Path) -> bool:
-    return path.name.startswith(".") and path.suffix == ".lock" and _n_bytes(path) == 0
+    return path.name.startswith(".") and path.suffix == ".lock" and manifest.n_bytes(path) == 0
 
 
 def _is_entry(path: Path) -> bool:
@@ -434,17 +443,3 @@ def _mtime(path: Path) -> float | None:
         return path.stat().st_mtime
     except OSError:
         return None
-
-
-def _n_bytes(path: Path | str) -> int:
-    """Of all files below a folder, or of a file; none for what is being removed."""
-    try:
-        with os.scandir(path) as found:
-            return sum(
-                _n_bytes(part.path) if part.is_dir(follow_symlinks=False) else part.stat(follow_symlinks=False).st_size
-                for part in found
-            )
-    except NotADirectoryError:
-        return Path(path).stat().st_size
-    except OSError:
-        return 0

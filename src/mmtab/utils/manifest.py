@@ -124,6 +124,20 @@ def sync(folder: Path) -> None:
         sync_one(path)
 
 
+def n_bytes(path: Path | str) -> int:
+    """Of all files below a folder, or of a file; none for what is being removed."""
+    try:
+        with os.scandir(path) as found:
+            return sum(
+                n_bytes(part.path) if part.is_dir(follow_symlinks=False) else part.stat(follow_symlinks=False).st_size
+                for part in found
+            )
+    except NotADirectoryError:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 

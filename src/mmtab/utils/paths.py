@@ -11,7 +11,8 @@ from mmtab.utils.errors import ConfigError, RunError
 
 FOLDERS = ("checkpoints", "report", "text_backbone", "cross_backbone")  # of a run
 ENDS_WITH_NAME = bytes.fromhex("d9d505f920a163d7")  # a journal of SQLite that names a further one
-SUFFIXES = {".ckpt", ".csv", ".html", ".json", ".parquet", ".png", ".safetensors", ".txt", ".yaml"}
+SUFFIXES = {".ckpt", ".csv", ".data", ".html", ".json", ".onnx", ".parquet", ".png", ".pt2", ".safetensors", ".txt"}
+SUFFIXES |= {".yaml"}
 
 
 def within(root: str, path: str) -> bool:
