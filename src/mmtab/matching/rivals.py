@@ -158,6 +158,11 @@ def _fitted(columns: list[np.ndarray], rows: np.ndarray, match: np.ndarray) -> n
     """[n] log-odds by a logistic regression on ``columns`` ([n] each), fitted to ``rows``."""
     from sklearn.linear_model import LogisticRegression
 
-    x = np.stack(columns, 1)
-    x = (x - x[rows].mean(0)) / np.maximum(x[rows].std(0), 1e-9)
-    return LogisticRegression(C=C, max_iter=1000).fit(x[rows], match).decision_function(x)
+    x = np.stack([column[rows] for column in columns], 1)
+    mean, scale = x.mean(0), np.maximum(x.std(0), 1e-9)
+    model = LogisticRegression(C=C, max_iter=1000).fit((x - mean) / scale, match)
+    weights = model.coef_[0] / scale
+    log_odds = np.full(len(columns[0]), model.intercept_[0] - mean @ weights)
+    for column, weight in zip(columns, weights, strict=True):  # one at a time: there may be millions of candidates
+        log_odds += weight * column
+    return log_odds
