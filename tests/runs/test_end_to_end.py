@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -110,8 +111,10 @@ def test_a_run_with_its_calibration_in_provenance_still_opens(
     (again,) = read_scored(folder, "test")
     assert (again.temperature, again.threshold) == (scored.temperature, scored.threshold)
     (folder / "provenance.json").write_text(json.dumps(facts | old | {"confidence": None}))
+    given: Any = {} if run == "kway_run" else {side: data / f"{side}.parquet" for side in ("left", "right")}
+    table = data / ("test.parquet" if run == "kway_run" else "pairs_test.parquet")
     with pytest.raises(RunError, match="of an earlier mmtab"):
-        predict(folder, data / "test.parquet", tmp_path / "out.csv", coverage=0.5)
+        predict(folder, table, tmp_path / "out.csv", coverage=0.5, **given)
 
 
 @pytest.mark.parametrize("write", [write_kway, write_pairs])
