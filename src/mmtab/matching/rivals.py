@@ -23,6 +23,7 @@ from mmtab.utils.errors import MmtabError
 
 C = 1.0  # inverse strength of the ridge penalty, of standardised inputs
 NEARLY_ALL = 0.95  # share of train's matches whose records have no other partner there
+TOO_MANY = 2.0  # times the matches that there may be: then probabilities are those of labelled pairs, not of candidates
 THRESHOLDS = (0.02, 0.05, *np.linspace(0.1, 0.8, 8).round(1).tolist())  # few, for clusters of large tables take time
 
 
@@ -104,8 +105,9 @@ def against_rivals(context: Context, matches: Matches, nearness: np.ndarray, met
     """Weigh the probabilities of each relation and choose its threshold anew. Returns by relation how many matches
     both were fitted to, 0 where the pair model's stay.
 
-    What is known are the valid pairs of the run's own dataset whose records are at hand with the same cells; where
-    records of two tables have one partner, as train tells, also that other candidates of these matches are none. The
+    What is known are the valid pairs of the run's own dataset whose records are at hand with the same cells. Where
+    records of two tables have one partner, as train tells, or probabilities fitted to labelled pairs alone add up to
+    more matches than there can be, other candidates of valid matches count as none. The
     threshold is that of the best expected F1 among records whose partner train did not tell.
     """
     n_known = [0] * len(methods)
@@ -120,18 +122,35 @@ def against_rivals(context: Context, matches: Matches, nearness: np.ndarray, met
     one_table = matches.records.n_left is None
     graph = Graph(matches.left, matches.right, len(matches.records.table), nearness, one_table)
     for r, name in enumerate(matches.schema.relations):
-        known = np.full(len(graph.left), -1)
-        if not one_table and train.single_share(name) >= NEARLY_ALL:
-            known[graph.touched(*valid.labelled(name, 1))] = 0
-        for pairs, label, says in ((train, 1, -1), (valid, 0, 0), (valid, 1, 1)):
-            known[graph.places(*pairs.labelled(name, label))] = says
+        single = not one_table and train.single_share(name) >= NEARLY_ALL
+        known = _known(graph, train, valid, name, single)
         weighed = weigh(graph, matches.probability[:, r], known)
+        if weighed is not None and not one_table and weighed.sum() > TOO_MANY * _most(matches.records, train, name):
+            known = _known(graph, train, valid, name, rivals=True)
+            weighed = weigh(graph, matches.probability[:, r], known)
         if weighed is not None:
             n_known[r] = int((known == 1).sum())
             matches.probability[:, r] = weighed
             told = graph.touched(*train.labelled(name, 1))
             matches.thresholds[r] = best_threshold(matches, methods[r], r, THRESHOLDS, ~told)
     return n_known
+
+
+def _known(graph: Graph, train: Pairs, valid: Pairs, relation: str, rivals: bool) -> np.ndarray:
+    """[n] for ``weigh``. ``rivals``: other candidates of valid matches count as none, unless train says they match."""
+    known = np.full(len(graph.left), -1)
+    if rivals:
+        known[graph.touched(*valid.labelled(relation, 1))] = 0
+    for pairs, label, says in ((train, 1, -1), (valid, 0, 0), (valid, 1, 1)):
+        known[graph.places(*pairs.labelled(relation, label))] = says
+    return known
+
+
+def _most(records: Records, train: Pairs, relation: str) -> float:
+    """How many matches there are if each record of the smaller side has as many as those that match in train."""
+    ends = train.labelled(relation, 1)
+    partners = max((len(side) / len(np.unique(side)) for side in ends if len(side)), default=np.inf)
+    return partners * min(map(len, records.sides.values()))
 
 
 def _at_hand(context: Context, split: str) -> Pairs:
