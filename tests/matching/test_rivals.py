@@ -60,6 +60,13 @@ def test_neither_the_order_of_candidates_nor_the_sides_of_one_table_matter() -> 
     np.testing.assert_allclose(swapped, straight, rtol=1e-6)
 
 
+def test_a_record_of_one_table_is_touched_on_either_side() -> None:
+    ends = np.array([0, 1, 2]), np.array([3, 4, 5])
+    pair = np.array([4]), np.array([0])
+    touched = [Graph(*ends, 6, np.zeros(3), one_table).touched(*pair).tolist() for one_table in (True, False)]
+    assert touched == [[True, True, False], [False, False, False]]
+
+
 def test_with_few_known_matches_or_none_else_the_scores_stay() -> None:
     of, probability, match = graph()
     assert weigh(of, probability, np.where(of.left < 20, match, -1)) is None

@@ -39,6 +39,8 @@ class Graph:
 
     def touched(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """[n] bool: candidates that share a record with one of these pairs."""
+        if self.one_table:
+            left = right = np.append(left, right)
         return np.isin(self.left, left) | np.isin(self.right, right)
 
     def places(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
