@@ -117,7 +117,8 @@ def against_rivals(context: Context, matches: Matches, nearness: np.ndarray, met
         return n_known
     try:
         train, valid = (_at_hand(context, split) for split in ("train", "valid"))
-    except MmtabError:  # blocking has said so
+    except MmtabError as error:
+        print(f"scores are not weighed against those of rivals, for the run's own pairs cannot be read ({error})")
         return n_known
     lacks = len(matches.left) - len(nearness)  # labelled pairs that blocking did not find
     nearness = np.append(nearness, np.full(lacks, nearness.min(initial=0.0)))
