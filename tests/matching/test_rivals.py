@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from scipy.special import expit
@@ -67,6 +68,14 @@ def test_a_record_of_one_table_is_touched_on_either_side() -> None:
     assert touched == [[True, True, False], [False, False, False]]
 
 
+def test_what_is_the_same_in_all_that_is_known_says_nothing_of_others() -> None:
+    of, probability, match = graph()
+    nearness = np.where(of.left < 80, 0.5, of.nearness * 1000).astype(np.float32)
+    weighed = weigh(Graph(of.left, of.right, of.n_records, nearness), probability, np.where(of.left < 80, match, -1))
+    new = of.left >= 80
+    assert weighed is not None and weighed[match & new].mean() > weighed[~match & new].mean() + 0.3
+
+
 def test_with_few_known_matches_or_none_else_the_scores_stay() -> None:
     of, probability, match = graph()
     assert weigh(of, probability, np.where(of.left < 20, match, -1)) is None
@@ -111,6 +120,17 @@ def test_clusters_of_weighed_scores(run: Path, catalogue: Path, tmp_path: Path) 
     assert scores["score_partner_precision"] <= scores["score_precision"], "labels name few of the look-alikes"
     again = pipeline.match(MatchConfig(run=str(run), output=str(tmp_path / "n.parquet"), k=8, explain=False))
     np.testing.assert_array_equal(again.probability, result.probability)
+
+
+def test_a_truth_that_names_pairs_twice(run: Path, catalogue: Path, tmp_path: Path) -> None:
+    table = pyarrow.parquet.read_table(catalogue / "pairs_test.parquet")
+    twice = write_table(tmp_path / "twice.parquet", pa.concat_tables([table, table]))
+    options = {"run": str(run), "k": 8, "explain": False}
+    once, again = (
+        pipeline.match(MatchConfig(output=str(tmp_path / "m.parquet"), truth=str(truth), **options))  # type: ignore[arg-type]
+        for truth in (catalogue / "pairs_test.parquet", twice)
+    )
+    assert again.report["scores"] == once.report["scores"]
 
 
 def test_other_records_by_the_same_ids_are_no_known_matches(run: Path, catalogue: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mmtab.data.table import Table
 from mmtab.matching.encoding import Context, EncodedRecords, encode_records
 from mmtab.matching.search import Searcher, Side, word_vectors
 from mmtab.utils.cache import Arrays
-from mmtab.utils.errors import MmtabError
+from mmtab.utils.errors import DataError, MmtabError
 
 WEIGHTS = tuple(np.linspace(0, 1, 11).round(1).tolist())
 K, WEIGHT = 20, 0.5  # where there is nothing to choose them by
@@ -127,16 +127,18 @@ def _choose_on_valid(context: Context, searcher: Searcher, left_asks: bool) -> N
     max_k = min(config.k or max(1, min(config.max_k, config.max_candidates // n_queries)), n_others)
     try:
         pairs, records = context.labelled("valid"), context.dataset[1]
+        left, right = pairs.matches
+        if not len(left):
+            raise DataError(pairs.name, "no pair has label 1")
+        rows = np.unique(np.concatenate([left, right]))
+        n_left = None if records.n_left is None or searcher.same else int((rows < records.n_left).sum())
+        matched = Records(records.table.take(rows), n_left)
+        valid = replace(context, records=matched, key=digest_of(f"{context.key} valid"))
+        side = _side(valid, encode_records(valid))  # which wants their pictures, too
     except MmtabError as error:
         k = max_k if config.k else min(max_k, K)
         print(f"k={k}, since the valid pairs of the run's dataset cannot be read to choose it ({error})")
         return Neighbourhood(k, WEIGHT, None)
-    left, right = pairs.matches
-    rows = np.unique(np.concatenate([left, right]))
-    n_left = None if records.n_left is None or searcher.same else int((rows < records.n_left).sum())
-    matched = Records(records.table.take(rows), n_left)
-    valid = replace(context, records=matched, key=digest_of(f"{context.key} valid"))
-    side = _side(valid, encode_records(valid))
     queries, partners = np.searchsorted(rows, left), np.searchsorted(rows, right)
     query_rows = None
     if searcher.same:  # in a table that holds both, a record is not its own neighbour

@@ -109,33 +109,38 @@ def against_rivals(context: Context, matches: Matches, nearness: np.ndarray, met
 
     What is known are the valid pairs of the run's own dataset whose records are at hand with the same cells. Where
     records of two tables have one partner, as train tells, or probabilities fitted to labelled pairs alone add up to
-    more matches than there can be, other candidates of valid matches count as none. The
-    threshold is that of the best expected F1 among records whose partner train did not tell.
+    more matches than there can be, other candidates of valid matches count as none. The threshold is that of the best
+    expected F1 among records whose partner train did not tell, where these have enough matches.
     """
     n_known = [0] * len(methods)
     if not len(matches.left):
         return n_known
     try:
-        train, valid = (_at_hand(context, split) for split in ("train", "valid"))
-    except MmtabError as error:
-        print(f"scores are not weighed against those of rivals, for the run's own pairs cannot be read ({error})")
+        whole_train, (train, valid) = context.labelled("train"), _at_hand(context, "train", "valid")
+    except (MmtabError, OSError) as error:
+        print(f"scores stay those of the pair model, since the run's dataset cannot be read to weigh them ({error})")
         return n_known
     lacks = len(matches.left) - len(nearness)  # labelled pairs that blocking did not find
     nearness = np.append(nearness, np.full(lacks, nearness.min(initial=0.0)))
     one_table = matches.records.n_left is None
     graph = Graph(matches.left, matches.right, len(matches.records.table), nearness, one_table)
     for r, name in enumerate(matches.schema.relations):
-        single = not one_table and train.single_share(name) >= NEARLY_ALL
+        single = not one_table and whole_train.single_share(name) >= NEARLY_ALL
         known = _known(graph, train, valid, name, single)
         weighed = weigh(graph, matches.probability[:, r], known)
-        if weighed is not None and not one_table and weighed.sum() > TOO_MANY * _most(matches.records, train, name):
+        if (
+            weighed is not None
+            and not one_table
+            and weighed.sum() > TOO_MANY * _most(matches.records, whole_train, name)
+        ):
             known = _known(graph, train, valid, name, rivals=True)
             weighed = weigh(graph, matches.probability[:, r], known)
         if weighed is not None:
             n_known[r] = int((known == 1).sum())
             matches.probability[:, r] = weighed
-            told = graph.touched(*train.labelled(name, 1))
-            matches.thresholds[r] = best_threshold(matches, methods[r], r, THRESHOLDS, ~told)
+            new = ~graph.touched(*train.labelled(name, 1))
+            enough = weighed[new].sum() >= ENOUGH_MATCHES  # where records have many partners, train may touch all
+            matches.thresholds[r] = best_threshold(matches, methods[r], r, THRESHOLDS, new if enough else None)
     return n_known
 
 
@@ -156,10 +161,12 @@ def _most(records: Records, train: Pairs, relation: str) -> float:
     return partners * min(map(len, records.sides.values()))
 
 
-def _at_hand(context: Context, split: str) -> Pairs:
-    """Those pairs of the run's own dataset whose records are among those to match, as row numbers of these."""
-    (_, own), records, pairs = context.dataset, context.records, context.labelled(split)
-    rows = np.unique(np.concatenate([pairs.left, pairs.right]))
+def _at_hand(context: Context, *splits: str) -> list[Pairs]:
+    """Those pairs of the run's own dataset whose records are among those to match, as row numbers of these, by
+    split."""
+    (_, own), records = context.dataset, context.records
+    labelled = [context.labelled(split) for split in splits]
+    rows = np.unique(np.concatenate([side for pairs in labelled for side in (pairs.left, pairs.right)]))
     n_left = len(own.table) if own.n_left is None else own.n_left
     places = np.full(len(own.table), -1)
     for side, of_side in (("left", rows[rows < n_left]), ("right", rows[rows >= n_left])):
@@ -171,9 +178,12 @@ def _at_hand(context: Context, split: str) -> Pairs:
         for of, at in ((own, rows), (records, places[rows]))
     )
     places[rows[(ours != theirs).any(1)]] = -1  # another record by the same id
-    left, right = places[pairs.left], places[pairs.right]
-    kept = np.flatnonzero((left >= 0) & (right >= 0))
-    return replace(pairs.take(kept), left=left[kept], right=right[kept])
+    at_hand = []
+    for pairs in labelled:
+        left, right = places[pairs.left], places[pairs.right]
+        kept = np.flatnonzero((left >= 0) & (right >= 0))
+        at_hand.append(replace(pairs.take(kept), left=left[kept], right=right[kept]))
+    return at_hand
 
 
 def _fitted(columns: list[np.ndarray], rows: np.ndarray, match: np.ndarray) -> np.ndarray:
@@ -181,7 +191,8 @@ def _fitted(columns: list[np.ndarray], rows: np.ndarray, match: np.ndarray) -> n
     from sklearn.linear_model import LogisticRegression
 
     x = np.stack([column[rows] for column in columns], 1)
-    mean, scale = x.mean(0), np.maximum(x.std(0), 1e-9)
+    mean, scale = x.mean(0), x.std(0)
+    scale[scale < 1e-9] = np.inf  # what is the same in all that is known tells nothing of others
     model = LogisticRegression(C=C, max_iter=1000).fit((x - mean) / scale, match)
     weights = model.coef_[0] / scale
     log_odds = np.full(len(columns[0]), model.intercept_[0] - mean @ weights)

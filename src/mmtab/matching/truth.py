@@ -130,9 +130,10 @@ def _against_pairs(
             metrics = pair_metrics(label, y_pred)
             scores |= {f"{prefix}{kind}_{m}": metrics[m] for m in ("f1", "precision", "recall")}
         if name in single:
-            ends = pairs.left[label == 1], pairs.right[label == 1]
+            true = np.unique([pairs.left[label == 1], pairs.right[label == 1]], axis=1)  # truth may name a pair twice
             for kind, chosen in (called | {"cluster": matches.together[:, r]}).items():
-                values = _partners(matches.left[chosen], matches.right[chosen], *ends, len(matches.records.table))
+                ends = matches.left[chosen], matches.right[chosen]
+                values = _partners(*ends, true[0], true[1], len(matches.records.table))
                 scores |= {f"{prefix}{kind}_partner_{m}": value for m, value in values.items()}
     return scores
 
