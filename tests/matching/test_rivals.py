@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,36 @@ def test_other_records_by_the_same_ids_are_no_known_matches(run: Path, catalogue
     same = given | {"right": str(write_table(tmp_path / "right.csv", tables["right"]))}
     result = pipeline.match(MatchConfig(run=str(run), output=str(tmp_path / "m.parquet"), k=8, explain=False, **same))
     assert result.report["relations"]["label"]["weighed_by"] > 50, "from another file, in another format"
+
+
+def test_records_have_one_partner_also_where_none_of_train_is_at_hand(
+    run: Path, catalogue: Path, tmp_path: Path
+) -> None:
+    later = {side: pyarrow.parquet.read_table(catalogue / f"{side}.parquet").slice(384) for side in ("left", "right")}
+    given = {side: str(write_table(tmp_path / f"{side}.parquet", table)) for side, table in later.items()}
+    result = pipeline.match(MatchConfig(run=str(run), output=str(tmp_path / "m.parquet"), k=8, explain=False, **given))
+    assert result.report["relations"]["label"]["weighed_by"] > 50
+    assert result.probability.sum() < 1.5 * 256, "no more than there are records"
+
+
+def test_records_of_one_table_match_no_more_often_than_those_of_train(
+    catalogue: Path, small_config: Callable[..., object], tmp_path: Path
+) -> None:
+    """Labels that name few of the look-alikes make probabilities those of labelled pairs: then the scores stay."""
+    shutil.copytree(catalogue, tmp_path / "one")
+    sides = [pyarrow.parquet.read_table(catalogue / f"{side}.parquet") for side in ("left", "right")]
+    write_table(tmp_path / "one" / "records.parquet", pa.concat_tables(sides, promote_options="permissive"))
+    for side in ("left", "right"):
+        (tmp_path / "one" / f"{side}.parquet").unlink()
+    config: Any = small_config(tmp_path / "run", tmp_path / "one", "trainer.max_epochs=1")
+    train(config, tmp_path / "run")
+    result = pipeline.match(
+        MatchConfig(run=str(tmp_path / "run"), output=str(tmp_path / "m.parquet"), k=25, explain=False)
+    )
+    report = result.report["relations"]["label"]
+    assert report["weighed_by"] == 0
+    assert (
+        report["threshold"]
+        == result.thresholds[0]
+        == json.loads((tmp_path / "run/task.json").read_text())["thresholds"][0]
+    )

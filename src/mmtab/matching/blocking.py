@@ -129,7 +129,7 @@ def _choose_on_valid(context: Context, searcher: Searcher, left_asks: bool) -> N
         pairs, records = context.labelled("valid"), context.dataset[1]
         left, right = pairs.matches
         if not len(left):
-            raise DataError(pairs.name, "no pair has label 1")
+            raise DataError(context.session.schema.name, "no pair has label 1", table=pairs.name)
         rows = np.unique(np.concatenate([left, right]))
         n_left = None if records.n_left is None or searcher.same else int((rows < records.n_left).sum())
         matched = Records(records.table.take(rows), n_left)

@@ -62,12 +62,11 @@ class Graph:
         ends, both = np.concatenate([self.left, self.right]), np.tile(x, 2)
         order = np.lexsort((-both, ends))
         start = np.searchsorted(ends[order], np.arange(self.n_records + 1))
-        alone, best = np.diff(start) < 2, both[order]
-        lowest = x.min(initial=0.0) - 1
-        first, second = (np.append(best, [lowest] * 2)[np.minimum(start[:-1] + i, len(best))] for i in (0, 1))
-        second = np.where(alone, lowest, second)
+        several = np.diff(start) > 1
+        highest, second = self._highest(x), np.full(self.n_records, x.min(initial=0.0) - 1)
+        second[several] = both[order[start[:-1][several] + 1]]
         sides = (self.left, self.right)
-        return self._of_ends([x - np.where(x >= first[side], second[side], first[side]) for side in sides])
+        return self._of_ends([x - np.where(x >= highest[side], second[side], highest[side]) for side in sides])
 
     def _of_ends(self, values: list[np.ndarray]) -> list[np.ndarray]:
         """Of one table, whose records have no side, the smaller of the two comes first."""
@@ -109,14 +108,16 @@ def against_rivals(context: Context, matches: Matches, nearness: np.ndarray, met
 
     What is known are the valid pairs of the run's own dataset whose records are at hand with the same cells. Where
     records of two tables have one partner, as train tells, or probabilities fitted to labelled pairs alone add up to
-    more matches than there can be, other candidates of valid matches count as none. The threshold is that of the best
-    expected F1 among records whose partner train did not tell, where these have enough matches.
+    more matches than there can be, other candidates of valid matches count as none; in one table the scores then stay.
+    The threshold is that of the best expected F1 among records whose partner train did not tell, where these have
+    enough matches.
     """
     n_known = [0] * len(methods)
     if not len(matches.left):
         return n_known
     try:
-        whole_train, (train, valid) = context.labelled("train"), _at_hand(context, "train", "valid")
+        whole_train, whole_valid = context.labelled("train"), context.labelled("valid")
+        train, valid = _at_hand(context, whole_train, whole_valid)
     except (MmtabError, OSError) as error:
         print(f"scores stay those of the pair model, since the run's dataset cannot be read to weigh them ({error})")
         return n_known
@@ -128,11 +129,9 @@ def against_rivals(context: Context, matches: Matches, nearness: np.ndarray, met
         single = not one_table and whole_train.single_share(name) >= NEARLY_ALL
         known = _known(graph, train, valid, name, single)
         weighed = weigh(graph, matches.probability[:, r], known)
-        if (
-            weighed is not None
-            and not one_table
-            and weighed.sum() > TOO_MANY * _most(matches.records, whole_train, name)
-        ):
+        if weighed is not None and weighed.sum() > TOO_MANY * _most(matches.records, whole_train, name):
+            if one_table:  # whose records may have several partners: of their other candidates nothing is known
+                continue
             known = _known(graph, train, valid, name, rivals=True)
             weighed = weigh(graph, matches.probability[:, r], known)
         if weighed is not None:
@@ -155,17 +154,18 @@ def _known(graph: Graph, train: Pairs, valid: Pairs, relation: str, rivals: bool
 
 
 def _most(records: Records, train: Pairs, relation: str) -> float:
-    """How many matches there are if each record of the smaller side has as many as those that match in train."""
-    ends = train.labelled(relation, 1)
+    """How many matches there are if each record of the smaller side, or of the one table, has as many as those that
+    match in train."""
+    one_table, ends = records.n_left is None, [*train.labelled(relation, 1)]
+    if one_table:  # which holds both ends of each match
+        ends = [np.concatenate(ends)]
     partners = max((len(side) / len(np.unique(side)) for side in ends if len(side)), default=np.inf)
-    return partners * min(map(len, records.sides.values()))
+    return partners * min(map(len, records.sides.values())) / (2 if one_table else 1)
 
 
-def _at_hand(context: Context, *splits: str) -> list[Pairs]:
-    """Those pairs of the run's own dataset whose records are among those to match, as row numbers of these, by
-    split."""
+def _at_hand(context: Context, *labelled: Pairs) -> list[Pairs]:
+    """Of pairs of the run's own dataset those whose records are among those to match, as row numbers of these."""
     (_, own), records = context.dataset, context.records
-    labelled = [context.labelled(split) for split in splits]
     rows = np.unique(np.concatenate([side for pairs in labelled for side in (pairs.left, pairs.right)]))
     n_left = len(own.table) if own.n_left is None else own.n_left
     places = np.full(len(own.table), -1)
