@@ -43,7 +43,7 @@ def with_labels(matches: Matches, methods: Sequence[str], known: np.ndarray) -> 
     matches = replace(matches, probability=probability, known=known)
     for r, of_relation in enumerate(learned):
         if not of_relation.left_out:
-            thresholds[r] = best_threshold(matches, methods[r], r)
+            thresholds[r], _ = best_threshold(matches, methods[r], r)
     return clustered(replace(matches, thresholds=thresholds), methods), learned
 
 
@@ -52,22 +52,23 @@ def best_threshold(
     method: str,
     r: int,
     thresholds: Sequence[float] = THRESHOLDS,
-    counts: np.ndarray | None = None,
-) -> float:
-    """That of some thresholds with the best expected F1 of clusters: calibrated probabilities, and labels as 1 and 0,
-    say how many matches there are, for labels alone are too few to count them. ``counts`` [n] bool: the candidates by
-    which it is measured; None: all."""
-    known, f1 = matches.known[:, r], []
-    p = np.where(known >= 0, known, matches.probability[:, r])
-    if counts is not None:
-        p = p * counts
+    chances: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """That of some thresholds with the best expected F1 of clusters, and this F1. ``chances`` [n] say how likely each
+    candidate is a match, NaN of candidates by which it is not measured. None: calibrated probabilities, and labels as 1
+    and 0, say how many matches there are, for labels alone are too few to count them."""
+    if chances is None:
+        known = matches.known[:, r]
+        chances = np.where(known >= 0, known, matches.probability[:, r])
+    counts, f1 = ~np.isnan(chances), []
+    n_matches = chances[counts].sum()
     for threshold in thresholds:
         clusters = _clusters(matches, method, r, threshold)
-        together = clusters[matches.left] == clusters[matches.right]
-        n_together = (together if counts is None else together & counts).sum()
-        f1.append(2 * p[together].sum() / max(n_together + p.sum(), 1e-12))
+        together = (clusters[matches.left] == clusters[matches.right]) & counts
+        f1.append(float(2 * chances[together].sum() / max(together.sum() + n_matches, 1e-12)))
     best = [t for t, score in zip(thresholds, f1, strict=True) if score >= max(f1) - 1e-12]
-    return min(best, key=lambda t: abs(t - matches.thresholds[r]))  # of equally good ones that which was there before
+    # of equally good ones that which was there before
+    return min(best, key=lambda t: abs(t - matches.thresholds[r])), max(f1)
 
 
 def changes(before: Matches, after: Matches, r: int, learned: Learned) -> dict[str, Any]:

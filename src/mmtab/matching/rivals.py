@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from scipy.special import expit, logit
 
 from mmtab.data.pairs import ENOUGH_MATCHES, Pairs, Records
+from mmtab.data.splits import components
 from mmtab.matching.encoding import Context
 from mmtab.matching.keep import names_of
 from mmtab.matching.labels import find_pairs
@@ -129,18 +130,40 @@ def against_rivals(context: Context, matches: Matches, nearness: np.ndarray, met
         single = not one_table and whole_train.single_share(name) >= NEARLY_ALL
         known = _known(graph, train, valid, name, single)
         weighed = weigh(graph, matches.probability[:, r], known)
-        if weighed is not None and weighed.sum() > TOO_MANY * _most(matches.records, whole_train, name):
-            if one_table:  # whose records may have several partners: of their other candidates nothing is known
-                continue
-            known = _known(graph, train, valid, name, rivals=True)
+        too_many = weighed is not None and weighed.sum() > TOO_MANY * _most(matches.records, whole_train, name)
+        if too_many and not one_table:
+            known, too_many = _known(graph, train, valid, name, rivals=True), False
             weighed = weigh(graph, matches.probability[:, r], known)
-        if weighed is not None:
-            n_known[r] = int((known == 1).sum())
-            matches.probability[:, r] = weighed
+        if weighed is None:
+            continue
+        after = replace(matches, probability=matches.probability.copy())
+        after.probability[:, r] = weighed
+        if too_many:  # so that they do not say how many matches there are; labels have to
+            chances = _told(graph, train, valid, name)
+            _, before_f1 = best_threshold(matches, methods[r], r, matches.thresholds[r : r + 1].tolist(), chances)
+            threshold, f1 = best_threshold(after, methods[r], r, THRESHOLDS, chances)
+            if f1 <= before_f1:
+                continue
+        else:
             new = ~graph.touched(*train.labelled(name, 1))
             enough = weighed[new].sum() >= ENOUGH_MATCHES  # where records have many partners, train may touch all
-            matches.thresholds[r] = best_threshold(matches, methods[r], r, THRESHOLDS, new if enough else None)
+            threshold, _ = best_threshold(
+                after, methods[r], r, THRESHOLDS, np.where(new, weighed, np.nan) if enough else None
+            )
+        n_known[r] = int((known == 1).sum())
+        matches.probability[:, r], matches.thresholds[r] = weighed, threshold
     return n_known
+
+
+def _told(graph: Graph, train: Pairs, valid: Pairs, relation: str) -> np.ndarray:
+    """[n] of one table: 1 of candidates that the matches of train and valid connect, 0 of others with a record of a
+    valid match, NaN of others, of which labels tell nothing."""
+    ends = (np.concatenate(of) for of in zip(train.labelled(relation, 1), valid.labelled(relation, 1), strict=True))
+    groups = components(graph.n_records, *ends)
+    told = np.full(len(graph.left), np.nan)
+    of_valid = graph.touched(*valid.labelled(relation, 1))
+    told[of_valid] = (groups[graph.left] == groups[graph.right])[of_valid]
+    return told
 
 
 def _known(graph: Graph, train: Pairs, valid: Pairs, relation: str, rivals: bool) -> np.ndarray:
