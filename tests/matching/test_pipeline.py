@@ -417,7 +417,7 @@ def test_what_is_read_is_not_overwritten(trained: Path, two_tables: Path) -> Non
 
 def test_a_run_that_classifies_rows_does_not_match(train: Callable[..., Path], tmp_path: Path) -> None:
     trained = train(write_kway(tmp_path / "kway", images=False), "trainer.max_epochs=1", "dataset.drop=[]")
-    with pytest.raises(RunError, match="classify rows"):
+    with pytest.raises(RunError, match="is a run of kway; mmtab match wants one of matching"):
         pipeline.match(settings(trained, tmp_path / "m.csv"))
 
 

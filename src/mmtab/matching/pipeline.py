@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from mmtab.config.settings import check
 from mmtab.config.types import Hardware, MatchConfig, RunConfig
 from mmtab.data import files
 from mmtab.data import table as tables
@@ -26,26 +25,27 @@ from mmtab.data.dataset import dataset_folder
 from mmtab.data.pairs import Records, read_records
 from mmtab.data.raw import standard_file
 from mmtab.data.remote import fetched
-from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.schema import Schema
+from mmtab.matching.asked import check_match, written
 from mmtab.matching.blocking import Candidates, block, search_vectors
 from mmtab.matching.encoding import Context, EncodedRecords, encode_records
 from mmtab.matching.explain import explain, explained_columns
 from mmtab.matching.keep import keep_of
 from mmtab.matching.labels import PairLabels, find_pairs, read_labels
 from mmtab.matching.learning import changes, clustered, label_curve, with_labels
-from mmtab.matching.result import Matches, paths_beside, write_candidates
+from mmtab.matching.result import Matches, write_candidates
 from mmtab.matching.rivals import against_rivals
 from mmtab.matching.scoring import score
 from mmtab.matching.truth import BlockedPairs, blocking_against, scores_against
 from mmtab.runs import provenance
-from mmtab.runs.folder import CONFIG, FITTED, SCHEMA, open_config, read_facts, read_schema
-from mmtab.runs.inputs import cache_of, check_output, check_outside, records_to_match
+from mmtab.runs.folder import CONFIG, FITTED, SCHEMA
+from mmtab.runs.inputs import cache_of, check_output, records_to_match
 from mmtab.runs.session import open_run
 from mmtab.training.places import BEST
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
 from mmtab.utils.engine import Engine, running
-from mmtab.utils.errors import ConfigError, RunError
+from mmtab.utils.errors import ConfigError
 
 
 def match(config: MatchConfig) -> Matches:
@@ -149,21 +149,12 @@ def _begin(config: MatchConfig, engine: Engine) -> tuple[Context, PairLabels]:
     """The run and the records, once all settings are found to fit. The tables are read first: it takes longest to open
     the run."""
     output = Path(config.output)
-    _check(config, output)
-    made = (output, *paths_beside(output))
-    given = [Path(table) for table in (config.left, config.right, config.records, config.truth, config.labels) if table]
-    for path in made:
-        check_output(path, given)
-    check_outside(output, Path(config.run))
+    run_config, schema = check_match(config)
     if config.truth is not None:
         with _truth(config) as truth:  # which tells now of one that cannot be read
             files.header(truth, "truth")
-    read_facts(Path(config.run))
-    run_config, schema = open_config(Path(config.run), config), read_schema(Path(config.run))
-    if schema.task is not TaskKind.MATCHING:
-        raise RunError(f"{config.run} was trained to classify rows; matching wants a run on a matching dataset")
     records, paths = _read(config, run_config, schema)
-    for path in made:
+    for path in written(output):
         check_output(path, paths)
     labels = PairLabels.none()
     if config.labels is not None:
@@ -276,12 +267,6 @@ def _relations(matches: Matches, methods: list[str], n_weighed: list[int]) -> di
 def _costs(seconds: _Stopwatch, started: float) -> dict[str, Any]:
     total = {"total": time.perf_counter() - started}
     return {"seconds": seconds.laps | total, "peak_memory_mib": provenance.peak_memory_mib()}
-
-
-def _check(config: MatchConfig, output: Path) -> None:
-    if output.suffix not in files.FORMATS:
-        raise ConfigError(f"output={output}: expected a name ending in .parquet or .csv")
-    check(config)
 
 
 def _read(config: MatchConfig, run: RunConfig, schema: Schema) -> tuple[Records, list[Path]]:

@@ -50,15 +50,6 @@ class PredictOptions:
                 raise RunError(f"interval={self.interval}: expected a share of the labels, above 0 and below 1")
 
 
-def check_matches(run: Path, local: LocalSettings) -> None:
-    """Raise RunError for a run that has parts which are not trusted, or is not of matching."""
-    open_config(run, local)
-    schema = read_schema(run)
-    if schema.task is not TaskKind.MATCHING:
-        fix = f"mmtab predict run={run} input=TABLE output=PREDICTIONS, or name a run of matching"
-        raise RunError(f"{run} is a run of {schema.task}; mmtab match wants one of matching. Fix: {fix}")
-
-
 def check_sides(schema: Schema, sides: Mapping[str, object]) -> None:
     """Raise RunError where ``sides`` (left, right, records) are not what this task predicts by."""
     given = [name for name, table in sides.items() if table is not None]
