@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mmtab.config.types import LocalSettings
-from mmtab.data import raw
+from mmtab.data import files, raw
 from mmtab.data import table as tables
 from mmtab.data.csv_files import Dialect
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.streams import Stream
 from mmtab.runs.folder import open_config, read_schema
-from mmtab.runs.inputs import picture_root, standard_table, trained_on
+from mmtab.runs.inputs import check_output, check_outside, picture_root, standard_table, trained_on
 from mmtab.utils.addresses import address_of
 from mmtab.utils.errors import RunError
 
@@ -61,7 +61,23 @@ def check_sides(schema: Schema, sides: Mapping[str, object]) -> None:
         raise RunError("matching wants left=TABLE and right=TABLE, or records=TABLE")
 
 
-def check_tables(paths: Mapping[str, str | None]) -> None:
+def check_predict(
+    run: Path, input: str | Path, output: Path, sides: Mapping[str, str | Path | None], options: PredictOptions
+) -> Schema:
+    """The schema of the run. Raises RunError for what it cannot be asked, and RunError or ConfigError where what is
+    read would be overwritten."""
+    schema, given = read_schema(run), {"input": input, **sides}
+    if output.suffix not in files.FORMATS:
+        raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
+    check_tables(given)
+    options.check(schema)
+    check_sides(schema, sides)
+    check_output(output, [Path(table) for table in given.values() if table])
+    check_outside(output, run)
+    return schema
+
+
+def check_tables(paths: Mapping[str, str | Path | None]) -> None:
     """Raise RunError for a file that is no table by its name."""
     for name, text in paths.items():
         if text and address_of(Path(text)) is None and Path(text).is_file() and not raw.suffix_of(Path(text)):
