@@ -97,6 +97,7 @@ def test_all_that_matching_writes(trained: Path, two_tables: Path, tmp_path: Pat
     assert 0 < report["blocking"]["reduction_ratio"] < 1 and report["scores"]["blocking_recall"] > 0.5
     assert {"encode", "block", "score", "cluster", "explain", "total"} == set(report["seconds"])
     assert shown["match"]["n_matches"] == report["relations"]["label"]["n_matches"]
+    assert report["relations"]["label"]["weighed_by"] == 0 and "weighed_by" not in shown["match"]
     columns = {"title", "size", "colour", "photo", "made", "texts together"}
     said = [
         part.rsplit(" ", 1) for p in pairs for part in f"{p['spoke_for']}; {p['spoke_against']}".split("; ") if part
