@@ -235,7 +235,7 @@ class Runner:
             count = f"{sum(map(trial.finished, self.plan.runs))} of {len(self.plan.runs)}"
             text += f"  {result.metric} {result.values['score']:.4f}  {result.seconds:.0f} s  ({count})"
         else:
-            text += f"  FAILED: {result.error}"
+            text += f"  {self.pool.failure_text(trial.folder / run.name, result.error)}"
             if run in self._startable(trial):
                 text += "; once more"
             elif self._is_given_up(trial, run):
