@@ -139,4 +139,4 @@ class Work:
 def _n_train(data: str) -> int:
     """Training rows, or pairs, of a dataset folder."""
     schema = Schema.read(Path(data))
-    return files.count(find_table(Path(data), schema, "train" if schema.of_rows else "pairs_train"), schema.name)
+    return files.count(find_table(Path(data), schema, schema.table_of("train")), schema.name)

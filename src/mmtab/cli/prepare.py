@@ -88,7 +88,7 @@ def split(
     from mmtab.prepare import split
 
     schema = split.split(folder, method=method, by=by, fractions=fractions, seed=seed)
-    stems = [stem if schema.label else f"pairs_{stem}" for stem in SPLITS]
+    stems = map(schema.table_of, SPLITS)
     counts = [(stem, str(files.count(files.find(folder, schema.name, stem), schema.name))) for stem in stems]
     how = ", ".join(f"{name} {value}" for name, value in schema.split.items())
     print_table(f"{schema.name}: {how}", ["table", "rows"], counts)

@@ -35,13 +35,14 @@ def train(settings: RunConfig) -> None:
     mmtab train dataset=custom dataset.path=FOLDER
     mmtab train -m dataset=fashion,music seed=0,1
     """
-    from mmtab.data.dataset import chosen_schema, dataset_folder, summary
+    from mmtab.data.dataset import chosen_schema, summary
     from mmtab.runs.folder import check_run_folder
+    from mmtab.runs.inputs import data_folder
 
     folder = _output_folder()
     check_run_folder(settings, folder)
     with under_way(f"reading {settings.dataset.name}"):
-        data = dataset_folder(settings.dataset, settings.data_root, Path(settings.cache).expanduser())
+        data = data_folder(settings)
         for line in summary(data, chosen_schema(settings.dataset, data)):
             say(line)
     with under_way("loading torch"):

@@ -21,7 +21,6 @@ from mmtab.config.types import Hardware, MatchConfig, RunConfig
 from mmtab.data import files
 from mmtab.data import table as tables
 from mmtab.data.csv_files import Dialect
-from mmtab.data.dataset import dataset_folder
 from mmtab.data.pairs import Records, read_records
 from mmtab.data.raw import standard_file
 from mmtab.data.remote import fetched
@@ -39,7 +38,7 @@ from mmtab.matching.scoring import score
 from mmtab.matching.truth import BlockedPairs, blocking_against, scores_against
 from mmtab.runs import provenance
 from mmtab.runs.folder import CONFIG, FITTED, SCHEMA
-from mmtab.runs.inputs import cache_of, check_output, records_to_match
+from mmtab.runs.inputs import check_output, data_folder, records_to_match
 from mmtab.runs.session import open_run
 from mmtab.training.places import BEST
 from mmtab.utils.atomic import write_json
@@ -58,7 +57,7 @@ def match(config: MatchConfig) -> Matches:
 
 
 def _match(config: MatchConfig, engine: Engine) -> Matches:
-    started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
+    output, seconds = Path(config.output), _Stopwatch()
     config = _with_local_tables(config)
     context, labels = _begin(config, engine)
     session, records = context.session, context.records
@@ -110,7 +109,7 @@ def _match(config: MatchConfig, engine: Engine) -> Matches:
             matches.report["scores"] = scores_against(truth, matches, alone)
             if config.curve:
                 matches.report["label_curve"] = label_curve(truth, matches, methods)
-    matches.report |= _costs(seconds, started)
+    matches.report |= seconds.costs()
     matches.write(output)
     shutil.rmtree(context.store.root, ignore_errors=True)
     return matches
@@ -119,7 +118,7 @@ def _match(config: MatchConfig, engine: Engine) -> Matches:
 def find_candidates(config: MatchConfig) -> dict[str, Any]:
     """``match`` until the candidates are found: writes them, the vectors of the records and the report, which it
     returns."""
-    started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
+    output, seconds = Path(config.output), _Stopwatch()
     config = _with_local_tables(config)
     with running(**asdict(config.engine)) as engine:
         context, _ = _begin(config, engine)
@@ -131,7 +130,7 @@ def find_candidates(config: MatchConfig) -> dict[str, Any]:
         blocked = BlockedPairs(context.session.schema, context.records, candidates.left, candidates.right)
         with _truth(config) as truth:
             report["scores"] = blocking_against(truth, blocked)
-    report |= _costs(seconds, started)
+    report |= seconds.costs()
     vectors = search_vectors(encoded) if encoded.shards else np.zeros((0, 1), np.float32)
     write_candidates(output, context.session.schema, context.records, candidates, vectors)
     write_json(output.with_suffix(".json"), report)
@@ -204,6 +203,7 @@ class _Stopwatch:
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self.start()
+        self._began = self._start
 
     def start(self) -> None:
         self._start = time.perf_counter()
@@ -211,6 +211,10 @@ class _Stopwatch:
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
         self.laps[stage], self._start = now - self._start, now
+
+    def costs(self) -> dict[str, Any]:
+        seconds = self.laps | {"total": time.perf_counter() - self._began}
+        return {"seconds": seconds, "peak_memory_mib": provenance.peak_memory_mib()}
 
 
 def _methods(context: Context, labels: PairLabels) -> list[str]:
@@ -264,11 +268,6 @@ def _relations(matches: Matches, methods: list[str], n_weighed: list[int]) -> di
     }
 
 
-def _costs(seconds: _Stopwatch, started: float) -> dict[str, Any]:
-    total = {"total": time.perf_counter() - started}
-    return {"seconds": seconds.laps | total, "peak_memory_mib": provenance.peak_memory_mib()}
-
-
 def _read(config: MatchConfig, run: RunConfig, schema: Schema) -> tuple[Records, list[Path]]:
     """The records, and the files that they come from."""
     paths = {name: Path(getattr(config, name)) for name in ("left", "right", "records") if getattr(config, name)}
@@ -278,7 +277,7 @@ def _read(config: MatchConfig, run: RunConfig, schema: Schema) -> tuple[Records,
             options |= {"image_root": Path(config.image_root)} if config.image_root else {}
             records = records_to_match(schema, run.dataset.bad_cells, Path(scratch), **options)
         return records, list(paths.values())
-    folder = dataset_folder(run.dataset, run.data_root, cache_of(run))
+    folder = data_folder(run)
     records = read_records(folder, schema, run.dataset.bad_cells)  # type: ignore[arg-type]
     stems = ["records"] if records.n_left is None else ["left", "right"]
     return records, [tables.find_table(folder, schema, stem) for stem in stems]

@@ -101,4 +101,4 @@ def check_split(run: Path, split: str, path: Path | None, local: LocalSettings |
     if path is not None and (path / "dataset.yaml").is_file() and (task := Schema.read(path).task) is not schema.task:
         raise RunError(f"path={path} is a dataset of {task}; {run} is a run of {schema.task}. Fix: another path or run")
     folder = path.expanduser() if path is not None else trained_on(run, open_config(run, local))
-    tables.find_table(folder, schema, split if schema.of_rows else f"pairs_{split}")
+    tables.find_table(folder, schema, schema.table_of(split))

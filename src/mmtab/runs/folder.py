@@ -319,11 +319,11 @@ def reading(path: Path) -> Iterator[None]:
         raise RunError(f"{path} does not fit ({type(error).__name__}: {reason})") from error
 
 
-def open_config(folder: Path, local: LocalSettings | None = None, wandb: WandbConfig | None = None) -> RunConfig:
+def open_config(folder: Path, local: LocalSettings | None = None) -> RunConfig:
     """The configuration of a run, as data: nothing in it is resolved. Where this machine reads and writes is ``local``
-    (default: as the environment says), and ``wandb`` (default: disabled), not what the run says, and also what becomes
-    of bad cells where ``local`` says it. Raises RunError for a part that is neither of mmtab nor trusted
-    (``config.parts``), and for a link that leads out of the folder."""
+    (default: as the environment says), not what the run says, and also what becomes of bad cells where ``local`` says
+    it; wandb is disabled. Raises RunError for a part that is neither of mmtab nor trusted (``config.parts``), and for a
+    link that leads out of the folder."""
     check_run_links(folder)
     raw = with_current_targets(read_run_file(folder, CONFIG))
     local = local or LocalSettings()
@@ -341,7 +341,7 @@ def open_config(folder: Path, local: LocalSettings | None = None, wandb: WandbCo
         cache=local.cache,
         cache_gb=local.cache_gb,
         logger=["csv"],
-        wandb=wandb or WandbConfig(),
+        wandb=WandbConfig(),
     )
 
 
