@@ -77,11 +77,7 @@ def _by_column(entries: list[str] | None, option: str, what: str) -> dict[str, s
 
 @app.command()
 def split(
-    folder: Folder,
-    method: How = "auto",
-    by: By = None,
-    fractions: Fractions = (0.7, 0.1, 0.2),
-    seed: Seed = 0,
+    folder: Folder, method: How = "auto", by: By = None, fractions: Fractions = (0.7, 0.1, 0.2), seed: Seed = 0
 ) -> None:
     """Divide rows (or pairs) into train, valid and test."""
     from mmtab.config.types import SPLITS

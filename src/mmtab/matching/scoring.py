@@ -31,14 +31,7 @@ def score(context: Context, encoded: EncodedRecords, left: np.ndarray, right: np
 
 
 def map_pairs(
-    context: Context,
-    encoded: EncodedRecords,
-    pairs: Shard,
-    compute: PairFunction,
-    width: int,
-    *,
-    kind: str,
-    title: str,
+    context: Context, encoded: EncodedRecords, pairs: Shard, compute: PairFunction, width: int, *, kind: str, title: str
 ) -> tuple[np.ndarray, int]:
     """[n, width]: ``compute`` of pairs, in shards that are each kept under ``kind`` once finished; and of how many it
     was kept before."""

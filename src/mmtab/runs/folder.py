@@ -257,10 +257,7 @@ IMAGE_OF_GRAPH = record(
 )
 RULES: dict[str, Rule] = {
     CONFIG: record({"dataset": record({"drop": texts()})}),
-    SCHEMA: record(
-        {"task": text, "metric": text},
-        {"columns": mapping(text)} | PARTS,
-    ),
+    SCHEMA: record({"task": text, "metric": text}, {"columns": mapping(text)} | PARTS),
     FITTED: record(
         {
             "preprocessor": record(
@@ -284,7 +281,7 @@ RULES: dict[str, Rule] = {
     GRAPH: record(
         {"file": choice("model.onnx", "model.pt2"), "inputs": mapping(TENSOR), "outputs": mapping(TENSOR)}
         | {"text": maybe(TEXT_OF_GRAPH), "cross": maybe(TEXT_OF_GRAPH), "image": maybe(IMAGE_OF_GRAPH)}
-        | {"bad_cells": choice("error", "missing")},
+        | {"bad_cells": choice("error", "missing")}
     ),
 }
 
