@@ -294,7 +294,9 @@ def test_a_failure_is_named_and_the_rest_goes_on(
         ("majority", "offers", 0),
         ("both", "offers", 0),
     }
-    assert "once more" in capsys.readouterr().out
+    lines = capsys.readouterr().out
+    assert "I cannot do this; once more" in lines and lines.count("I cannot do this") == 1, "said once"
+    assert "rival  things  seed 0  FAILED again, for the same reason" in lines
     assert "I cannot do this" in (tmp_path / "bench/jobs/rival/things/seed0/log.txt").read_text()
     monkeypatch.delenv("RIVAL_FAILS")
     assert not run_benchmark(config_of(tmp_path / "bench", tables, systems)).failures, "what failed is tried again"

@@ -14,6 +14,7 @@ import toy_data
 from PIL import Image
 
 import mmtab
+from mmtab.config.compose import dataset_place
 from mmtab.config.types import DatasetConfig
 from mmtab.data.dataset import Picture, chosen_schema, summary
 from mmtab.data.schema import Schema
@@ -115,3 +116,18 @@ def test_what_is_in_a_dataset_is_said_in_two_lines(tmp_path: Path) -> None:
     first, second = summary(tmp_path / "pairs", Schema.read(tmp_path / "pairs"))
     assert "matching" in first
     assert re.fullmatch(r"rows: left \d+, right \d+, pairs_train \d+, pairs_valid \d+, pairs_test \d+", second)
+
+
+def test_a_name_means_the_same_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name of configs/dataset/, else a folder here, else one of the data root; a path is a folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MMTAB_DATA", str(tmp_path / "root"))
+    monkeypatch.setenv("MMTAB_CACHE", str(tmp_path / "cache"))
+    for folder in ("catalogue", "root/toys", "root/both", "both"):
+        toy_data.write_kway(tmp_path / folder, images=False)
+    for name, folder in (("toys", "root/toys"), ("both", "both"), ("./catalogue", "catalogue")):
+        place = f"dataset.path={tmp_path / folder}"
+        assert mmtab.load_dataset(name).folder == tmp_path / folder and dataset_place(name)[1][1] == place
+    assert mmtab.load_dataset(Path("catalogue")).folder == tmp_path / "catalogue"
+    assert dataset_place("catalogue") == ("catalogue", ("dataset=catalogue",))
+    assert mmtab.load_dataset("catalogue").folder.is_relative_to(tmp_path / "cache")

@@ -97,6 +97,7 @@ def test_all_that_matching_writes(trained: Path, two_tables: Path, tmp_path: Pat
     assert 0 < report["blocking"]["reduction_ratio"] < 1 and report["scores"]["blocking_recall"] > 0.5
     assert {"encode", "block", "score", "cluster", "explain", "total"} == set(report["seconds"])
     assert shown["match"]["n_matches"] == report["relations"]["label"]["n_matches"]
+    assert report["relations"]["label"]["weighed_by"] == 0 and "weighed_by" not in shown["match"]
     columns = {"title", "size", "colour", "photo", "made", "texts together"}
     said = [
         part.rsplit(" ", 1) for p in pairs for part in f"{p['spoke_for']}; {p['spoke_against']}".split("; ") if part
@@ -417,7 +418,7 @@ def test_what_is_read_is_not_overwritten(trained: Path, two_tables: Path) -> Non
 
 def test_a_run_that_classifies_rows_does_not_match(train: Callable[..., Path], tmp_path: Path) -> None:
     trained = train(write_kway(tmp_path / "kway", images=False), "trainer.max_epochs=1", "dataset.drop=[]")
-    with pytest.raises(RunError, match="classify rows"):
+    with pytest.raises(RunError, match="is a run of kway; mmtab match wants one of matching"):
         pipeline.match(settings(trained, tmp_path / "m.csv"))
 
 

@@ -367,7 +367,12 @@ def test_failures_are_named_and_the_rest_goes_on(bench: Bench, capfd: pytest.Cap
     bench.run(**changes)
     assert bench.started() == started, "a failed trial stays so"
     lines = capfd.readouterr().out
-    assert "FAILED: exit status 1: error: no room for batches of 48; once more" in lines
+    failed = [line for line in lines.splitlines() if line.startswith("trial 11  easy seed 0  FAILED")]
+    assert [line.split("seed 0  ")[1] for line in failed] == [
+        "FAILED: exit status 1: error: no room for batches of 48; once more",
+        "FAILED again, for the same reason; once more",
+        "FAILED again, for the same reason; given up after 3 attempts",
+    ]
     assert Path(said["log"]).read_text().count("a word before") == 3
 
 

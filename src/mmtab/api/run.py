@@ -112,10 +112,9 @@ class Run:
         session = self._session()
         schema = session.schema
         with tempfile.TemporaryDirectory(prefix="mmtab-") as scratch:
-            stem = "test" if schema.of_rows else "pairs_test"
             dialect = dialect_of(tables)
             _check_names(tables, schema)
-            for name, frame in {stem: data, **tables}.items():
+            for name, frame in {schema.table_of("test"): data, **tables}.items():
                 source = in_memory(session, frame, name, image_root, dialect, labels=True)
                 rows = files.read(standard_table(source, schema, Path(scratch)), schema.name)
                 files.write_table(Path(scratch) / f"{name}.parquet", rows)

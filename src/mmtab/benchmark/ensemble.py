@@ -14,10 +14,7 @@ ROUNDS = 25
 
 
 def average(
-    valid: Truth,
-    test: Truth,
-    predictions: dict[str, dict[str, CheckedPredictions]],
-    output: Path,
+    valid: Truth, test: Truth, predictions: dict[str, dict[str, CheckedPredictions]], output: Path
 ) -> dict[str, float]:
     """Choose weights on valid, write predictions_valid and predictions_test; returns the weights by member.
 

@@ -20,7 +20,7 @@ def without_labels(source: Path, target: Path, split: str = "test", copy: bool =
     the standard and the pictures that they name. Files are hard links, or copies where those cannot be and with
     ``copy``: through a symbolic link a program would find the labels."""
     schema = Schema.read(source)
-    path = find_table(source, schema, split if schema.of_rows else f"pairs_{split}")
+    path = find_table(source, schema, schema.table_of(split))
     labels = [schema.label] if schema.of_rows else list(schema.relations)
     target.mkdir(parents=True, exist_ok=True)
     replace(schema, ceilings={}).write(target)

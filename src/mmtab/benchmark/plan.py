@@ -66,8 +66,8 @@ def find_datasets(config: BenchmarkConfig) -> tuple[dict[str, Source], dict[str,
             if not table.has_labels(folder, schema, "test"):
                 raise ConfigError(f"{where}: {name} has no labelled test split, so nothing can be ranked on it")
             if name not in sources:
-                stem = "test" if schema.of_rows else "pairs_test"
-                tables = [*table.training_files(folder, schema), table.find_table(folder, schema, stem)]
+                test = table.find_table(folder, schema, schema.table_of("test"))
+                tables = [*table.training_files(folder, schema), test]
                 sources[name] = Source(name, list(place), folder, schema, table.fingerprint(tables))
             tracks.setdefault(track, []).append(name)
     if not sources:

@@ -16,7 +16,7 @@ from mmtab.benchmark.job import check_files, read_labels_and_predictions, read_r
 from mmtab.benchmark.plan import JOBS, Source
 from mmtab.benchmark.types import Board, Entry, Failure, RankedDataset, Score
 from mmtab.config.ranking import BenchmarkConfig, SystemConfig
-from mmtab.config.types import CONFIGS
+from mmtab.config.types import CONFIGS, SPLITS
 from mmtab.data import files, table
 from mmtab.utils import manifest
 from mmtab.utils.atomic import write_json
@@ -117,8 +117,8 @@ def _facts(results: Sequence[dict[str, Any]]) -> dict[str, str]:
 def card_of(source: Source) -> dict[str, str]:
     """The facts of a dataset's card."""
     schema = source.schema
-    stems = ["train", "valid", "test"] if schema.of_rows else ["pairs_train", "pairs_valid", "pairs_test"]
-    counts = [f"{files.count(table.find_table(source.folder, schema, stem), schema.name):,}" for stem in stems]
+    tables = [table.find_table(source.folder, schema, schema.table_of(split)) for split in SPLITS]
+    counts = [f"{files.count(path, schema.name):,}" for path in tables]
     types = Counter(str(column.type) for column in schema.columns)
     facts = {
         "rows" if schema.of_rows else "pairs": " / ".join(counts) + " (train / valid / test)",

@@ -104,14 +104,14 @@ class Work:
 
     def _fail(self, folder: Path, failure: str) -> None:
         self.failures[folder] = failure
-        self.pool.tell(f"{self.jobs[folder].title}  FAILED: {failure}")
+        self.pool.tell(f"{self.jobs[folder].title}  {self.pool.failure_text(folder, failure)}")
 
     def _ended(self, folder: Path, seconds: float, failure: str) -> None:
         title = self.jobs[folder].title
         if failure:
             self.attempts[folder] = self.attempts.get(folder, 0) + 1
             if self.attempts[folder] <= self.config.retries:
-                self.pool.tell(f"{title}  FAILED: {failure}; once more")
+                self.pool.tell(f"{title}  {self.pool.failure_text(folder, failure)}; once more")
                 self.waiting.append(folder)
             else:
                 self._fail(folder, failure)
@@ -139,4 +139,4 @@ class Work:
 def _n_train(data: str) -> int:
     """Training rows, or pairs, of a dataset folder."""
     schema = Schema.read(Path(data))
-    return files.count(find_table(Path(data), schema, "train" if schema.of_rows else "pairs_train"), schema.name)
+    return files.count(find_table(Path(data), schema, schema.table_of("train")), schema.name)

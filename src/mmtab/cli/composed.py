@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import GrammarParseError
 
 from mmtab.cli.dialects import as_settings
-from mmtab.config.compose import SETTINGS, dataset_place, paths_of, reason, register, resolve, without_hydra
+from mmtab.config.compose import SETTINGS, dataset_place, locate, paths_of, reason, register, resolve, without_hydra
 from mmtab.config.overrides import literal, split_overrides, written
 from mmtab.config.parts import trust
 from mmtab.config.settings import walk
@@ -83,13 +83,14 @@ def run_composed(name: str, command: Callable[[Any], None], arguments: Sequence[
 def _with_folder(argument: str) -> Sequence[str]:
     """``dataset=FOLDER`` as the overrides that it stands for."""
     name, _, entry = argument.partition("=")
-    if name == "dataset" and not entry:
+    if name != "dataset":
+        return [argument]
+    if not entry:
         raise ConfigError("dataset=: expected a name of configs/dataset/, or a dataset folder")
-    if name == "dataset" and entry[0] == "[":
+    if entry[0] == "[":
         raise ConfigError(f"{argument}: a run has one dataset. Fix: train -m dataset={entry[1:-1]} makes a run of each")
-    here, described = Path(entry).exists(), (CONFIGS / "dataset" / f"{entry}.yaml").is_file()
-    in_root = not described and (Path(LocalSettings().data_root).expanduser() / entry).is_dir()
-    if name != "dataset" or not (os.sep in entry or here or in_root):
+    place = locate(entry)
+    if isinstance(place, str) or not (os.sep in entry or place.exists()):
         return [argument]
     folder, overrides = dataset_place(entry, "dataset")
     return [*overrides, f"dataset.name={written(folder)}"]

@@ -26,23 +26,17 @@ def match(settings: MatchConfig) -> None:
     MATCHES_clusters (every record in one cluster), a .json of counts and scores, and a .html page. The same command
     resumes what was killed.
     """
-    from mmtab.runs.asked import check_matches, check_tables
-    from mmtab.runs.inputs import check_output, check_outside
+    from mmtab.matching.asked import check_match, clusters_path
 
-    run, names = Path(settings.run), ("records", "left", "right", "truth", "labels")
-    given = {name: path for name in names if (path := getattr(settings, name))}
-    check_matches(run, settings)
-    check_tables(given)
-    check_output(Path(settings.output), map(Path, given.values()))
-    check_outside(Path(settings.output), run)
-    tables = [path for name, path in given.items() if name in ("records", "left", "right")]
-    say_first(f"matching {' and '.join(tables) or 'the tables of the dataset'}", settings.run)
+    check_match(settings)
+    tables = " and ".join(filter(None, (settings.records, settings.left, settings.right)))
+    say_first(f"matching {tables or 'the tables of the dataset'}", settings.run)
     with under_way("loading torch"):
         from mmtab.reports.matches import write_result
 
     print_metrics(f"matches in {settings.output}", write_result(settings))
     output = Path(settings.output).expanduser()
-    beside = {"page": output.with_suffix(".html"), "clusters": output.with_stem(f"{output.stem}_clusters")}
+    beside = {"page": output.with_suffix(".html"), "clusters": clusters_path(output)}
     if written := [f"{name}: {path}" for name, path in beside.items() if path.is_file()]:
         print("; ".join(written))
 

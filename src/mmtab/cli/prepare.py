@@ -77,18 +77,14 @@ def _by_column(entries: list[str] | None, option: str, what: str) -> dict[str, s
 
 @app.command()
 def split(
-    folder: Folder,
-    method: How = "auto",
-    by: By = None,
-    fractions: Fractions = (0.7, 0.1, 0.2),
-    seed: Seed = 0,
+    folder: Folder, method: How = "auto", by: By = None, fractions: Fractions = (0.7, 0.1, 0.2), seed: Seed = 0
 ) -> None:
     """Divide rows (or pairs) into train, valid and test."""
     from mmtab.config.types import SPLITS
     from mmtab.prepare import split
 
     schema = split.split(folder, method=method, by=by, fractions=fractions, seed=seed)
-    stems = [stem if schema.label else f"pairs_{stem}" for stem in SPLITS]
+    stems = map(schema.table_of, SPLITS)
     counts = [(stem, str(files.count(files.find(folder, schema.name, stem), schema.name))) for stem in stems]
     how = ", ".join(f"{name} {value}" for name, value in schema.split.items())
     print_table(f"{schema.name}: {how}", ["table", "rows"], counts)

@@ -35,13 +35,14 @@ def train(settings: RunConfig) -> None:
     mmtab train dataset=custom dataset.path=FOLDER
     mmtab train -m dataset=fashion,music seed=0,1
     """
-    from mmtab.data.dataset import chosen_schema, dataset_folder, summary
+    from mmtab.data.dataset import chosen_schema, summary
     from mmtab.runs.folder import check_run_folder
+    from mmtab.runs.inputs import data_folder
 
     folder = _output_folder()
     check_run_folder(settings, folder)
     with under_way(f"reading {settings.dataset.name}"):
-        data = dataset_folder(settings.dataset, settings.data_root, Path(settings.cache).expanduser())
+        data = data_folder(settings)
         for line in summary(data, chosen_schema(settings.dataset, data)):
             say(line)
     with under_way("loading torch"):
@@ -124,17 +125,13 @@ def predict(settings: PredictConfig) -> None:
     mmtab predict run=FOLDER input=PAIRS left=TABLE right=TABLE output=PREDICTIONS
     """
     from mmtab.data.csv_files import Dialect
-    from mmtab.runs.asked import PredictOptions, check_rows, check_sides, check_tables
-    from mmtab.runs.folder import open_config, read_schema
-    from mmtab.runs.inputs import check_output, check_outside
+    from mmtab.runs.asked import PredictOptions, check_predict, check_rows
+    from mmtab.runs.folder import open_config
 
     run, dialect = Path(settings.run), Dialect(settings.encoding or "", settings.delimiter or "")
-    schema, sides = read_schema(run), {name: getattr(settings, name) for name in SIDES}
-    check_tables({"input": settings.input} | sides)
-    PredictOptions(settings.coverage, settings.cost, settings.interval).check(schema)
-    check_sides(schema, sides)
-    check_output(Path(settings.output), [Path(text) for text in (settings.input, *sides.values()) if text])
-    check_outside(Path(settings.output), run)
+    sides = {name: getattr(settings, name) for name in SIDES}
+    asked = PredictOptions(settings.coverage, settings.cost, settings.interval)
+    schema = check_predict(run, settings.input, Path(settings.output), sides, asked)
     if schema.of_rows:
         bad_cells, root = open_config(run, settings).dataset.bad_cells, settings.image_root
         check_rows(Path(settings.input), schema, bad_cells, Path(root) if root else None, dialect)

@@ -119,19 +119,27 @@ def register() -> None:
         store.store(name=f"mmtab_{command}", node=kind)  # in one store with those of a program that calls mmtab
 
 
+def locate(entry: str | Path, data_root: str | Path | None = None) -> str | Path:
+    """A name of configs/dataset/, else the folder: here, or else under ``data_root`` (default: MMTAB_DATA, else
+    ``data``). Where there is neither, the folder here."""
+    if isinstance(entry, str) and entry in names_in("dataset"):
+        return entry
+    here, in_root = Path(entry).expanduser(), Path(data_root or LocalSettings().data_root).expanduser() / entry
+    return (in_root if not here.exists() and in_root.is_dir() else here).resolve()
+
+
 def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, ...]]:
     """The name of a dataset among the runs, and the overrides of train.py that say it."""
-    if (CONFIGS / "dataset" / f"{entry}.yaml").is_file():
-        return entry, (f"dataset={entry}",)
     check_here(entry, where)
-    folder, in_root = Path(entry).expanduser().resolve(), Path(LocalSettings().data_root).expanduser() / entry
-    if not folder.exists() and in_root.is_dir():
-        folder = in_root.resolve()
+    folder = locate(entry)
+    if isinstance(folder, str):
+        return entry, (f"dataset={entry}",)
     if folder.is_dir():
         return folder.name, ("dataset=custom", f"dataset.path={written(str(folder))}")
     if folder.exists():
         raise ConfigError(f"{where}: {entry} is no dataset folder, but a file")
     if Path(entry).name != entry or Path(entry).suffix:
+        in_root = Path(LocalSettings().data_root).expanduser() / entry
         raise ConfigError(f"{where}: there is no {folder}, nor {in_root} (MMTAB_DATA). Fix: correct the path")
     hint = did_you_mean(entry, names_in("dataset"))
     raise ConfigError(f"{where}: {entry} is neither a dataset folder nor a name of configs/dataset/; {hint}")

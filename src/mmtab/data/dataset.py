@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -13,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from mmtab.config.types import CONFIGS, SPLITS, DatasetConfig, GenerateConfig
+from mmtab.config.compose import locate, names_in
+from mmtab.config.types import CONFIGS, SPLITS, DatasetConfig, GenerateConfig, LocalSettings
 from mmtab.data import files
 from mmtab.data.cells import ImageSource, image_sources
 from mmtab.data.files import table_stems
@@ -124,36 +124,33 @@ class Dataset:
 
 
 def find_dataset(name: str | Path, data_root: str | Path | None = None) -> Path:
-    """The folder of a dataset. ``name``: a folder, a name of configs/dataset/ (``catalogue`` is made on the spot), or a
-    folder under ``data_root`` (default: MMTAB_DATA, else ``data``). Raises DataError when there is none."""
+    """The folder of a dataset. ``name``: a name of configs/dataset/ (``catalogue`` is made on the spot), a folder, or
+    one under ``data_root`` (default: MMTAB_DATA, else ``data``). Raises DataError when there is none."""
     if not isinstance(name, str | PurePath):
         raise ConfigError(f"dataset {name!r}: expected a name or a folder")
     check_here(name, "dataset")
-    path = Path(name).expanduser()
-    if path.is_file():
-        fix = "mmtab.Dataset.from_frame(path, label=…) makes a dataset of a table"
-        raise DataError(str(name), "this is a file, not a dataset folder", fix=fix)
-    if (path / "dataset.yaml").is_file():
-        return path
-    root = str(data_root or os.environ.get("MMTAB_DATA", "data"))
-    described = CONFIGS / "dataset" / f"{name}.yaml"
-    dataset = DatasetConfig(name=str(name), path=str(name))
-    if described.is_file() and name != "custom":
-        raw = yaml.safe_load(described.read_text(encoding="utf-8"))
+    local, entry = LocalSettings(), str(name)
+    root, place = str(data_root or local.data_root), locate(name, data_root)
+    if isinstance(place, Path):
+        if place.is_file():
+            fix = "mmtab.Dataset.from_frame(path, label=…) makes a dataset of a table"
+            raise DataError(entry, "this is a file, not a dataset folder", fix=fix)
+        dataset = DatasetConfig(name=entry, path=str(place) if place.exists() else entry)
+    else:
+        raw = yaml.safe_load((CONFIGS / "dataset" / f"{name}.yaml").read_text(encoding="utf-8"))
         generate = GenerateConfig(**raw["generate"]) if raw.get("generate") else None
         dataset = DatasetConfig(name=raw["name"], path=raw.get("path"), generate=generate)
     try:
-        return dataset_folder(dataset, root, Path(os.environ.get("MMTAB_CACHE", "~/.cache/mmtab")).expanduser())
+        return dataset_folder(dataset, root, Path(local.cache).expanduser())
     except DataError as error:
-        if (CONFIGS / "import" / f"{name}.yaml").is_file():
-            fix = f"mmtab prepare import {name} -o {Path(root) / (dataset.path or str(name))}"
-            raise DataError(str(name), "it is not here, but there is a recipe for it", fix=fix) from error
-        if described.is_file() or path.name != str(name):
+        if entry in names_in("import"):
+            fix = f"mmtab prepare import {name} -o {Path(root) / (dataset.path or entry)}"
+            raise DataError(entry, "it is not here, but there is a recipe for it", fix=fix) from error
+        if isinstance(place, str) or Path(entry).name != entry:
             raise
-        names = {path.stem for path in described.parent.glob("*.yaml")} - {"custom"}
-        hint = did_you_mean(str(name), names)
+        hint = did_you_mean(entry, set(names_in("dataset")) - {"custom"})
         problem = f"neither a dataset folder, nor one in {root} (MMTAB_DATA), nor a name of configs/dataset/; {hint}"
-        raise DataError(str(name), problem) from error
+        raise DataError(entry, problem) from error
 
 
 # --- what training chooses of it -----------------------------------------------------------------------------------

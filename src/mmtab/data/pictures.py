@@ -61,11 +61,7 @@ class Pictures:
 
 
 def load_pictures(
-    table: Table | Stream,
-    columns: list[str],
-    spec: ImageSpec,
-    store: Store,
-    bad_cells: BadCells = "error",
+    table: Table | Stream, columns: list[str], spec: ImageSpec, store: Store, bad_cells: BadCells = "error"
 ) -> Pictures:
     """Each distinct picture decoded once, by as many threads as there are cores, and kept in the store.
 

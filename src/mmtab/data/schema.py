@@ -91,6 +91,10 @@ class Schema:
         """Whether the question is about single rows, in tables train, valid and test; else it is about pairs."""
         return self.task is not TaskKind.MATCHING
 
+    def table_of(self, split: str) -> str:
+        """The name of the table that a split is, of rows or of pairs."""
+        return split if self.of_rows else f"pairs_{split}"
+
     @property
     def label_type(self) -> ColumnType:
         """How the cells of the label are read: names of classes, or numbers."""

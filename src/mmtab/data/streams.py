@@ -15,6 +15,13 @@ from mmtab.data.schema import Schema
 from mmtab.data.table import BadCells, Table, has_values, read_batches
 
 
+def slices(table: Table | Stream, size: int) -> Iterator[Table]:
+    """The rows of a table, at most ``size`` at a time, which are of one batch."""
+    for batch in table.batches():
+        for start in range(0, len(batch), size):
+            yield batch.slice(start, size)
+
+
 @dataclass
 class _Facts:
     n_rows: int = 0

@@ -93,10 +93,10 @@ def find_table(folder: Path, schema: Schema, stem: str) -> Path:
 
 def has_labels(folder: Path, schema: Schema, split: str) -> bool:
     """Whether the folder has this split, with labels."""
-    stem, labels = (split, [schema.label or ""]) if schema.of_rows else (f"pairs_{split}", list(schema.relations))
-    if not files.exists(folder, stem):
+    labels = [schema.label or ""] if schema.of_rows else list(schema.relations)
+    if not files.exists(folder, schema.table_of(split)):
         return False
-    path = find_table(folder, schema, stem)
+    path = find_table(folder, schema, schema.table_of(split))
     return all(has_values(path, schema.name, label, schema.label_type) for label in labels)
 
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from mmtab.config.types import AugmentConfig
 from mmtab.data.digests import digest_of
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.streams import Stream
+from mmtab.data.streams import Stream, slices
 from mmtab.data.table import Table
 from mmtab.features.backbones.text import LEAST_LENGTH, TextSpec
 from mmtab.features.batches import TextBatch
@@ -275,8 +275,7 @@ def tokenize(
         size = max(1, CELLS_AT_ONCE // len(columns))
         with Appended(scratch / "ids.npy", dtype) as ids, Appended(scratch / "offsets.npy", np.int64) as offsets:
             offsets.append(np.zeros(1, np.int64))
-            parts = (batch.slice(start, size) for batch in table.batches() for start in range(0, len(batch), size))
-            for part in steps(parts, -(-len(table) // size), "tokens"):
+            for part in steps(slices(table, size), -(-len(table) // size), "tokens"):
                 read = zip(prefixes, (part.columns[name] for name in columns), strict=True)
                 cells = [_tokens(rust, *column) for column in read]
                 end, flat = _row_by_row(cells, dtype)

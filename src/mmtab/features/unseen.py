@@ -44,7 +44,7 @@ def unseen_columns(
     if not suspects:
         return found
     first = next(iter(table.batches()))  # for examples, and numbers as they are; of a large table not all
-    compared = {name: _compared(first, name, had, fitted, schema) for name, had in suspects.items()}
+    compared = {name: _compared(first, name, had, fitted) for name, had in suspects.items()}
     return found | {name: text for name, text in compared.items() if text}
 
 
@@ -93,7 +93,7 @@ def _reaches(share: float, unlike: np.ndarray, present: np.ndarray) -> bool:
     return n >= ENOUGH and int((unlike & present).sum()) >= share * n
 
 
-def _compared(batch: Table, name: str, had: str, fitted: Preprocessor, schema: Schema) -> str:
+def _compared(batch: Table, name: str, had: str, fitted: Preprocessor) -> str:
     cells = batch.columns[name].drop_null()
     if name in fitted.coders_:
         values = pc.unique(cells)

@@ -15,7 +15,6 @@ import pyarrow.ipc
 import torch
 
 from mmtab.config.types import MatchConfig
-from mmtab.data.dataset import dataset_folder
 from mmtab.data.digests import digest_of
 from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
 from mmtab.data.table import Table
@@ -23,7 +22,7 @@ from mmtab.features.batches import Rows, Tokens
 from mmtab.features.text import Sequences
 from mmtab.matching.keep import NO_NAMES, Keep, names_of
 from mmtab.model.matcher import Matcher
-from mmtab.runs.inputs import cache_of
+from mmtab.runs.inputs import data_folder
 from mmtab.runs.session import Session
 from mmtab.utils.cache import Arrays, Store
 from mmtab.utils.engine import SERIAL, Engine, Shared, Work
@@ -84,7 +83,7 @@ class Context:
     def dataset(self) -> tuple[Path, Records]:
         """The folder of the run's own dataset, and its records. Raises MmtabError where they cannot be read."""
         config = self.session.config
-        folder = dataset_folder(config.dataset, config.data_root, cache_of(config))
+        folder = data_folder(config)
         return folder, read_records(folder, self.session.schema, config.dataset.bad_cells)  # type: ignore[arg-type]
 
     def labelled(self, split: str) -> Pairs:

@@ -26,6 +26,7 @@ from mmtab.data.digests import digest_of
 from mmtab.data.pairs import Records
 from mmtab.data.pictures import read_picture
 from mmtab.data.schema import ColumnType
+from mmtab.data.streams import slices
 from mmtab.data.table import Table
 from mmtab.runs.inputs import check_outside
 from mmtab.runs.session import Session
@@ -115,7 +116,7 @@ def names_of(session: Session, records: Records) -> np.ndarray:
     table, n_left, row = records.table, records.n_left, 0
     narrow = sorted((name, str(kind)) for name, kind in table.narrow.items())
     digests, known = [], dict[str, str]()
-    for part in (table.slice(start, ROWS_AT_ONCE) for start in range(0, len(table), ROWS_AT_ONCE)):
+    for part in slices(table, ROWS_AT_ONCE):
         columns = [
             _pictures(part, column.name, session, known)
             if column.type is ColumnType.IMAGE

@@ -17,35 +17,34 @@ from typing import Any
 
 import numpy as np
 
-from mmtab.config.settings import check
 from mmtab.config.types import Hardware, MatchConfig, RunConfig
 from mmtab.data import files
 from mmtab.data import table as tables
 from mmtab.data.csv_files import Dialect
-from mmtab.data.dataset import dataset_folder
 from mmtab.data.pairs import Records, read_records
 from mmtab.data.raw import standard_file
 from mmtab.data.remote import fetched
-from mmtab.data.schema import Schema, TaskKind
+from mmtab.data.schema import Schema
+from mmtab.matching.asked import check_match, written
 from mmtab.matching.blocking import Candidates, block, search_vectors
 from mmtab.matching.encoding import Context, EncodedRecords, encode_records
 from mmtab.matching.explain import explain, explained_columns
 from mmtab.matching.keep import keep_of
 from mmtab.matching.labels import PairLabels, find_pairs, read_labels
 from mmtab.matching.learning import changes, clustered, label_curve, with_labels
-from mmtab.matching.result import Matches, paths_beside, write_candidates
+from mmtab.matching.result import Matches, write_candidates
 from mmtab.matching.rivals import against_rivals
 from mmtab.matching.scoring import score
 from mmtab.matching.truth import BlockedPairs, blocking_against, scores_against
 from mmtab.runs import provenance
-from mmtab.runs.folder import CONFIG, FITTED, SCHEMA, open_config, read_facts, read_schema
-from mmtab.runs.inputs import cache_of, check_output, check_outside, records_to_match
+from mmtab.runs.folder import CONFIG, FITTED, SCHEMA
+from mmtab.runs.inputs import check_output, data_folder, records_to_match
 from mmtab.runs.session import open_run
 from mmtab.training.places import BEST
 from mmtab.utils.atomic import write_json
 from mmtab.utils.cache import Store
 from mmtab.utils.engine import Engine, running
-from mmtab.utils.errors import ConfigError, RunError
+from mmtab.utils.errors import ConfigError
 
 
 def match(config: MatchConfig) -> Matches:
@@ -58,7 +57,7 @@ def match(config: MatchConfig) -> Matches:
 
 
 def _match(config: MatchConfig, engine: Engine) -> Matches:
-    started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
+    output, seconds = Path(config.output), _Stopwatch()
     config = _with_local_tables(config)
     context, labels = _begin(config, engine)
     session, records = context.session, context.records
@@ -110,7 +109,7 @@ def _match(config: MatchConfig, engine: Engine) -> Matches:
             matches.report["scores"] = scores_against(truth, matches, alone)
             if config.curve:
                 matches.report["label_curve"] = label_curve(truth, matches, methods)
-    matches.report |= _costs(seconds, started)
+    matches.report |= seconds.costs()
     matches.write(output)
     shutil.rmtree(context.store.root, ignore_errors=True)
     return matches
@@ -119,7 +118,7 @@ def _match(config: MatchConfig, engine: Engine) -> Matches:
 def find_candidates(config: MatchConfig) -> dict[str, Any]:
     """``match`` until the candidates are found: writes them, the vectors of the records and the report, which it
     returns."""
-    started, output, seconds = time.perf_counter(), Path(config.output), _Stopwatch()
+    output, seconds = Path(config.output), _Stopwatch()
     config = _with_local_tables(config)
     with running(**asdict(config.engine)) as engine:
         context, _ = _begin(config, engine)
@@ -131,7 +130,7 @@ def find_candidates(config: MatchConfig) -> dict[str, Any]:
         blocked = BlockedPairs(context.session.schema, context.records, candidates.left, candidates.right)
         with _truth(config) as truth:
             report["scores"] = blocking_against(truth, blocked)
-    report |= _costs(seconds, started)
+    report |= seconds.costs()
     vectors = search_vectors(encoded) if encoded.shards else np.zeros((0, 1), np.float32)
     write_candidates(output, context.session.schema, context.records, candidates, vectors)
     write_json(output.with_suffix(".json"), report)
@@ -149,21 +148,12 @@ def _begin(config: MatchConfig, engine: Engine) -> tuple[Context, PairLabels]:
     """The run and the records, once all settings are found to fit. The tables are read first: it takes longest to open
     the run."""
     output = Path(config.output)
-    _check(config, output)
-    made = (output, *paths_beside(output))
-    given = [Path(table) for table in (config.left, config.right, config.records, config.truth, config.labels) if table]
-    for path in made:
-        check_output(path, given)
-    check_outside(output, Path(config.run))
+    run_config, schema = check_match(config)
     if config.truth is not None:
         with _truth(config) as truth:  # which tells now of one that cannot be read
             files.header(truth, "truth")
-    read_facts(Path(config.run))
-    run_config, schema = open_config(Path(config.run), config), read_schema(Path(config.run))
-    if schema.task is not TaskKind.MATCHING:
-        raise RunError(f"{config.run} was trained to classify rows; matching wants a run on a matching dataset")
     records, paths = _read(config, run_config, schema)
-    for path in made:
+    for path in written(output):
         check_output(path, paths)
     labels = PairLabels.none()
     if config.labels is not None:
@@ -213,6 +203,7 @@ class _Stopwatch:
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self.start()
+        self._began = self._start
 
     def start(self) -> None:
         self._start = time.perf_counter()
@@ -220,6 +211,10 @@ class _Stopwatch:
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
         self.laps[stage], self._start = now - self._start, now
+
+    def costs(self) -> dict[str, Any]:
+        seconds = self.laps | {"total": time.perf_counter() - self._began}
+        return {"seconds": seconds, "peak_memory_mib": provenance.peak_memory_mib()}
 
 
 def _methods(context: Context, labels: PairLabels) -> list[str]:
@@ -273,17 +268,6 @@ def _relations(matches: Matches, methods: list[str], n_weighed: list[int]) -> di
     }
 
 
-def _costs(seconds: _Stopwatch, started: float) -> dict[str, Any]:
-    total = {"total": time.perf_counter() - started}
-    return {"seconds": seconds.laps | total, "peak_memory_mib": provenance.peak_memory_mib()}
-
-
-def _check(config: MatchConfig, output: Path) -> None:
-    if output.suffix not in files.FORMATS:
-        raise ConfigError(f"output={output}: expected a name ending in .parquet or .csv")
-    check(config)
-
-
 def _read(config: MatchConfig, run: RunConfig, schema: Schema) -> tuple[Records, list[Path]]:
     """The records, and the files that they come from."""
     paths = {name: Path(getattr(config, name)) for name in ("left", "right", "records") if getattr(config, name)}
@@ -293,7 +277,7 @@ def _read(config: MatchConfig, run: RunConfig, schema: Schema) -> tuple[Records,
             options |= {"image_root": Path(config.image_root)} if config.image_root else {}
             records = records_to_match(schema, run.dataset.bad_cells, Path(scratch), **options)
         return records, list(paths.values())
-    folder = dataset_folder(run.dataset, run.data_root, cache_of(run))
+    folder = data_folder(run)
     records = read_records(folder, schema, run.dataset.bad_cells)  # type: ignore[arg-type]
     stems = ["records"] if records.n_left is None else ["left", "right"]
     return records, [tables.find_table(folder, schema, stem) for stem in stems]

@@ -14,6 +14,7 @@ from mmtab.data import files
 from mmtab.data.pairs import Records
 from mmtab.data.schema import Schema
 from mmtab.data.spelling import typed
+from mmtab.matching.asked import clusters_path, vectors_path
 from mmtab.matching.blocking import Candidates
 from mmtab.matching.explain import contributions_text
 from mmtab.matching.labels import worth_labelling
@@ -21,19 +22,6 @@ from mmtab.runs.predictions import free_name, relation_suffixes
 from mmtab.utils.atomic import write_json
 
 DOUBTFUL = "doubtful pairs, whose labels say most"
-
-
-def clusters_path(output: Path) -> Path:
-    return output.with_name(f"{output.stem}_clusters{output.suffix}")
-
-
-def vectors_path(output: Path) -> Path:
-    return output.with_name(f"{output.stem}_vectors.parquet")
-
-
-def paths_beside(output: Path) -> list[Path]:
-    """What may be written beside ``output``."""
-    return [clusters_path(output), vectors_path(output), output.with_suffix(".json"), output.with_suffix(".html")]
 
 
 def write_candidates(

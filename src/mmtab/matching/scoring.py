@@ -31,14 +31,7 @@ def score(context: Context, encoded: EncodedRecords, left: np.ndarray, right: np
 
 
 def map_pairs(
-    context: Context,
-    encoded: EncodedRecords,
-    pairs: Shard,
-    compute: PairFunction,
-    width: int,
-    *,
-    kind: str,
-    title: str,
+    context: Context, encoded: EncodedRecords, pairs: Shard, compute: PairFunction, width: int, *, kind: str, title: str
 ) -> tuple[np.ndarray, int]:
     """[n, width]: ``compute`` of pairs, in shards that are each kept under ``kind`` once finished; and of how many it
     was kept before."""
@@ -71,7 +64,11 @@ def _computer(context: Context, encoded: EncodedRecords, compute: PairFunction, 
         names = NO_NAMES if context.keep is None else encoded.names[shard[0]] + encoded.names[shard[1]]
         store, key, more = context.shard({"pairs": digest_of(np.stack(shard))}, names)
         similarity = None if store.has(kind, key) else _similarity(context, encoded, *shard)
-        build = lambda _: _compute_shard(context, compute, encoded, shard, similarity) | more  # noqa: E731
+
+        def build(_: object) -> Arrays:
+            records = encoded.load(np.unique(np.concatenate(shard)), context.cross)
+            return {"out": compute(context, records, *shard, similarity)} | more
+
         return lambda: np.array(store.arrays(kind, key, build)["out"])
 
     return work
@@ -105,17 +102,6 @@ def logits_of(
                 text = text.to(device)
             parts.append(model.score(rows[0], rows[1], features, text, hidden).float().cpu().numpy())
     return np.concatenate(parts)
-
-
-def _compute_shard(
-    context: Context,
-    compute: PairFunction,
-    encoded: EncodedRecords,
-    shard: Shard,
-    similarity: np.ndarray | None,
-) -> Arrays:
-    records = encoded.load(np.unique(np.concatenate(shard)), context.cross)
-    return {"out": compute(context, records, *shard, similarity)}
 
 
 def _similarity(context: Context, encoded: EncodedRecords, left: np.ndarray, right: np.ndarray) -> np.ndarray | None:

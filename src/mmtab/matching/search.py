@@ -174,12 +174,7 @@ class Searcher:
         return nearest, scores
 
     def partner_ranks(
-        self,
-        queries: Side,
-        partners: Side,
-        weights: Sequence[float],
-        max_k: int,
-        query_rows: np.ndarray | None = None,
+        self, queries: Side, partners: Side, weights: Sequence[float], max_k: int, query_rows: np.ndarray | None = None
     ) -> np.ndarray:
         """[n, weights]: the rank that each query's known partner has (or would have) among the records that are
         searched, by each weight; ``max_k`` where it is not among the first so many.

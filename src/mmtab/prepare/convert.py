@@ -76,12 +76,7 @@ class Conversion:
     """From the tables of one folder to those of another, pictures included."""
 
     def __init__(
-        self,
-        output: Path,
-        schema: Schema,
-        suffix: str = "",
-        images: Images = "keep",
-        bad_cells: BadCells = "error",
+        self, output: Path, schema: Schema, suffix: str = "", images: Images = "keep", bad_cells: BadCells = "error"
     ) -> None:
         self.output, self.schema, self.suffix = output, schema, suffix
         self.images, self.bad_cells = images, bad_cells

@@ -130,8 +130,9 @@ def write_result(config: MatchConfig) -> dict[str, dict[str, Any]]:
     )
     columns: dict[str, dict[str, Any]] = {}
     for name in relations:
-        told = {key: value for key, value in report["relations"][name].items() if key != "contradicted"}
-        columns["match" if name == LABEL else name] = scores[name] | told
+        told = scores[name] | report["relations"][name]
+        untold = {"contradicted"} if told["weighed_by"] else {"contradicted", "weighed_by"}
+        columns["match" if name == LABEL else name] = {key: told[key] for key in told if key not in untold}
     columns["whole"] = _whole(report)
     return columns
 

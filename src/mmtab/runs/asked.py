@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mmtab.config.types import LocalSettings
-from mmtab.data import raw
+from mmtab.data import files, raw
 from mmtab.data import table as tables
 from mmtab.data.csv_files import Dialect
 from mmtab.data.schema import Schema, TaskKind
 from mmtab.data.streams import Stream
 from mmtab.runs.folder import open_config, read_schema
-from mmtab.runs.inputs import picture_root, standard_table, trained_on
+from mmtab.runs.inputs import check_output, check_outside, picture_root, standard_table, trained_on
 from mmtab.utils.addresses import address_of
 from mmtab.utils.errors import RunError
 
@@ -50,15 +50,6 @@ class PredictOptions:
                 raise RunError(f"interval={self.interval}: expected a share of the labels, above 0 and below 1")
 
 
-def check_matches(run: Path, local: LocalSettings) -> None:
-    """Raise RunError for a run that has parts which are not trusted, or is not of matching."""
-    open_config(run, local)
-    schema = read_schema(run)
-    if schema.task is not TaskKind.MATCHING:
-        fix = f"mmtab predict run={run} input=TABLE output=PREDICTIONS, or name a run of matching"
-        raise RunError(f"{run} is a run of {schema.task}; mmtab match wants one of matching. Fix: {fix}")
-
-
 def check_sides(schema: Schema, sides: Mapping[str, object]) -> None:
     """Raise RunError where ``sides`` (left, right, records) are not what this task predicts by."""
     given = [name for name, table in sides.items() if table is not None]
@@ -70,7 +61,23 @@ def check_sides(schema: Schema, sides: Mapping[str, object]) -> None:
         raise RunError("matching wants left=TABLE and right=TABLE, or records=TABLE")
 
 
-def check_tables(paths: Mapping[str, str | None]) -> None:
+def check_predict(
+    run: Path, input: str | Path, output: Path, sides: Mapping[str, str | Path | None], options: PredictOptions
+) -> Schema:
+    """The schema of the run. Raises RunError for what it cannot be asked, and RunError or ConfigError where what is
+    read would be overwritten."""
+    schema, given = read_schema(run), {"input": input, **sides}
+    if output.suffix not in files.FORMATS:
+        raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
+    check_tables(given)
+    options.check(schema)
+    check_sides(schema, sides)
+    check_output(output, [Path(table) for table in given.values() if table])
+    check_outside(output, run)
+    return schema
+
+
+def check_tables(paths: Mapping[str, str | Path | None]) -> None:
     """Raise RunError for a file that is no table by its name."""
     for name, text in paths.items():
         if text and address_of(Path(text)) is None and Path(text).is_file() and not raw.suffix_of(Path(text)):
@@ -94,4 +101,4 @@ def check_split(run: Path, split: str, path: Path | None, local: LocalSettings |
     if path is not None and (path / "dataset.yaml").is_file() and (task := Schema.read(path).task) is not schema.task:
         raise RunError(f"path={path} is a dataset of {task}; {run} is a run of {schema.task}. Fix: another path or run")
     folder = path.expanduser() if path is not None else trained_on(run, open_config(run, local))
-    tables.find_table(folder, schema, split if schema.of_rows else f"pairs_{split}")
+    tables.find_table(folder, schema, schema.table_of(split))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from mmtab.data.pairs import Pairs, Records
-from mmtab.data.table import Table
+from mmtab.data.streams import slices
 from mmtab.runs.session import SLICE, Rows, Session
 from mmtab.training.predictions import Predictions, stack
 from mmtab.utils.engine import Engine, Serial, Work
@@ -50,12 +50,11 @@ def _blocks(session: Session, rows: Rows) -> Iterator[Rows]:
         yield from _blocks_of_pairs(session, *rows)
         return
     session.warn_of_bad_cells(rows)
-    for batch in rows.batches():
-        for start in range(0, len(batch), SLICE):
-            block = _copied(batch.slice(start, SLICE))
-            if not block.first_row:
-                session.compare_with_train(block)
-            yield block
+    for part in slices(rows, SLICE):
+        block = part.take(np.arange(len(part)))  # copied: Arrow would pickle all of the table that a slice is of
+        if not block.first_row:
+            session.compare_with_train(block)
+        yield block
 
 
 def _blocks_of_pairs(session: Session, records: Records, pairs: Pairs) -> Iterator[tuple[Records, Pairs]]:
@@ -66,8 +65,3 @@ def _blocks_of_pairs(session: Session, records: Records, pairs: Pairs) -> Iterat
         rows, places = np.unique(np.concatenate([block.left, block.right]), return_inverse=True)
         block = replace(block, left=places[: len(block)], right=places[len(block) :])
         yield Records(records.table.take(rows), None), block
-
-
-def _copied(block: Table) -> Table:
-    """Arrow would pickle all of the table that a slice is of."""
-    return block.take(np.arange(len(block)))

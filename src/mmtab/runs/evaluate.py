@@ -31,8 +31,8 @@ def evaluate(
     engine: Engine = SERIAL,
 ) -> dict[str, float]:
     """Score a labelled split with the stored threshold; writes its predictions and adds its metrics to the folder.
-    ``path``: a dataset folder other than that of the run; ``local`` and ``wandb`` as for ``open_config``; ``engine``:
-    where blocks of the split are computed."""
+    ``path``: a dataset folder other than that of the run; ``local`` as for ``open_config``; ``wandb``: default off;
+    ``engine``: where blocks of the split are computed."""
     if split not in SPLITS:
         raise RunError(f"split={split}: expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
     session = open_run(folder, hardware, local)

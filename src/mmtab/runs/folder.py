@@ -257,10 +257,7 @@ IMAGE_OF_GRAPH = record(
 )
 RULES: dict[str, Rule] = {
     CONFIG: record({"dataset": record({"drop": texts()})}),
-    SCHEMA: record(
-        {"task": text, "metric": text},
-        {"columns": mapping(text)} | PARTS,
-    ),
+    SCHEMA: record({"task": text, "metric": text}, {"columns": mapping(text)} | PARTS),
     FITTED: record(
         {
             "preprocessor": record(
@@ -284,7 +281,7 @@ RULES: dict[str, Rule] = {
     GRAPH: record(
         {"file": choice("model.onnx", "model.pt2"), "inputs": mapping(TENSOR), "outputs": mapping(TENSOR)}
         | {"text": maybe(TEXT_OF_GRAPH), "cross": maybe(TEXT_OF_GRAPH), "image": maybe(IMAGE_OF_GRAPH)}
-        | {"bad_cells": choice("error", "missing")},
+        | {"bad_cells": choice("error", "missing")}
     ),
 }
 
@@ -319,11 +316,11 @@ def reading(path: Path) -> Iterator[None]:
         raise RunError(f"{path} does not fit ({type(error).__name__}: {reason})") from error
 
 
-def open_config(folder: Path, local: LocalSettings | None = None, wandb: WandbConfig | None = None) -> RunConfig:
+def open_config(folder: Path, local: LocalSettings | None = None) -> RunConfig:
     """The configuration of a run, as data: nothing in it is resolved. Where this machine reads and writes is ``local``
-    (default: as the environment says), and ``wandb`` (default: disabled), not what the run says, and also what becomes
-    of bad cells where ``local`` says it. Raises RunError for a part that is neither of mmtab nor trusted
-    (``config.parts``), and for a link that leads out of the folder."""
+    (default: as the environment says), not what the run says, and also what becomes of bad cells where ``local`` says
+    it; wandb is disabled. Raises RunError for a part that is neither of mmtab nor trusted (``config.parts``), and for a
+    link that leads out of the folder."""
     check_run_links(folder)
     raw = with_current_targets(read_run_file(folder, CONFIG))
     local = local or LocalSettings()
@@ -341,7 +338,7 @@ def open_config(folder: Path, local: LocalSettings | None = None, wandb: WandbCo
         cache=local.cache,
         cache_gb=local.cache_gb,
         logger=["csv"],
-        wandb=wandb or WandbConfig(),
+        wandb=WandbConfig(),
     )
 
 

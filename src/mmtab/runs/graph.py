@@ -113,14 +113,7 @@ def _cdist(a: Tensor, b: Tensor, p: float = 2.0, *_: Any) -> Tensor:
 
 
 def _embedding_bag(
-    weight: Tensor,
-    ids: Tensor,
-    starts: Tensor,
-    scale: bool,
-    mode: int,
-    sparse: bool,
-    weights: Tensor | None,
-    *_: Any,
+    weight: Tensor, ids: Tensor, starts: Tensor, scale: bool, mode: int, sparse: bool, weights: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows = weight.index_select(0, ids)
     rows = rows if weights is None else rows * weights[:, None]

@@ -16,25 +16,16 @@ import pyarrow as pa
 from mmtab.config.types import Hardware, LocalSettings
 from mmtab.data import files
 from mmtab.data.csv_files import FOUND_OUT, Dialect
-from mmtab.data.files import FORMATS
 from mmtab.data.pairs import read_pairs_file, read_side, with_absent_columns
 from mmtab.data.streams import Stream
 from mmtab.data.table import Table
 from mmtab.features.loader import RowBatches
-from mmtab.runs.asked import PredictOptions, check_sides
+from mmtab.runs.asked import PredictOptions, check_predict
 from mmtab.runs.blocks import predict_rows
-from mmtab.runs.folder import read_facts, read_schema
-from mmtab.runs.inputs import (
-    check_output,
-    check_outside,
-    pair_ids,
-    picture_root,
-    records_to_match,
-    row_ids,
-    standard_table,
-)
-from mmtab.runs.session import Session, open_run
-from mmtab.training.predictions import Predictions, stack
+from mmtab.runs.folder import read_facts
+from mmtab.runs.inputs import pair_ids, picture_root, records_to_match, row_ids, standard_table
+from mmtab.runs.session import Rows, Session, open_run
+from mmtab.training.predictions import stack
 from mmtab.utils import distributed
 from mmtab.utils.cache import Store
 from mmtab.utils.engine import SERIAL, Engine
@@ -76,14 +67,8 @@ def predict(
     interval: share of labels that are to lie within the intervals of numbers; None: 0.9
     engine:   where blocks of the table are computed
     """
-    if output.suffix not in FORMATS:
-        raise RunError(f"output={output}: expected a name ending in .parquet or .csv")
-    check_output(output, [input, left, right, records])
-    check_outside(output, folder)
-    options, schema = PredictOptions(coverage, cost, interval), read_schema(folder)
-    options.check(schema)
-    sides = {"left": left, "right": right, "records": records}
-    check_sides(schema, sides)
+    options, sides = PredictOptions(coverage, cost, interval), {"left": left, "right": right, "records": records}
+    check_predict(folder, input, output, sides, options)
     session = open_run(folder, hardware, local)
     as_text = output.suffix == ".csv"
     table = predict_table(
@@ -119,28 +104,27 @@ def predict_table(
     """
     session, least_confidence = _check(session, folder, options)
     schema, bad_cells = session.schema, session.config.dataset.bad_cells
-    predictions: Predictions | None = None
+    rows: Rows
     with tempfile.TemporaryDirectory(prefix="mmtab-") if _on_disk(input, *sides.values()) else nullcontext("") as place:
         source = standard_table(input, schema, Path(place), dialect)
         if schema.of_rows:
             root = picture_root(input, image_root)
-            table = Stream(source, schema, root, bad_cells, labels=False, allow_empty=True)  # type: ignore[arg-type]
-            ids = row_ids(table)
-            if len(ids):
-                if store is None:
-                    predictions, _ = predict_rows(session, table, engine, _unknown(session, len(ids)))
-                else:
-                    predictions = _in_slices(session, table, store)
+            rows = Stream(source, schema, root, bad_cells, labels=False, allow_empty=True)  # type: ignore[arg-type]
+            ids = row_ids(rows)
         else:
             records = records_to_match(schema, bad_cells, Path(place), image_root=image_root, dialect=dialect, **sides)
             pairs = read_pairs_file(source, schema, records, allow_empty=True)
-            ids = pair_ids(pairs)
-            if len(ids):
-                if store is None:
-                    predictions, _ = predict_rows(session, (records, pairs), engine)
-                else:
-                    predictions, _ = session.predictions(session.batches((records, pairs), store))
-    predictions = session.task.no_predictions() if predictions is None else predictions
+            rows, ids = (records, pairs), pair_ids(pairs)
+        if not len(ids):
+            predictions = session.task.no_predictions()
+        elif store is None:
+            labels = _unknown(session, len(ids)) if schema.of_rows else None
+            predictions, _ = predict_rows(session, rows, engine, labels)
+        elif isinstance(rows, tuple):
+            predictions, _ = session.predictions(session.batches(rows, store))
+        else:
+            slices = session.encoded_slices(rows, store)
+            predictions = stack([session.predictions(RowBatches(x, _unknown(session, x.n_rows)))[0] for x in slices])
     return session.predictions_table(ids, predictions, None, least_confidence, options.interval, as_text)
 
 
@@ -169,13 +153,6 @@ def embed_table(
 
 def _on_disk(*tables: files.Source | None) -> bool:
     return any(isinstance(table, Path) for table in tables)
-
-
-def _in_slices(session: Session, table: Stream, store: Store) -> Predictions:
-    parts = list[Predictions]()
-    for encoded in session.encoded_slices(table, store):
-        parts.append(session.predictions(RowBatches(encoded, _unknown(session, encoded.n_rows)))[0])
-    return stack(parts)
 
 
 def _unknown(session: Session, n: int) -> np.ndarray:

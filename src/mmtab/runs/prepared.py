@@ -18,7 +18,7 @@ from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.pairs import read_pairs_file
 from mmtab.data.pictures import ImageSpec
 from mmtab.data.schema import ColumnType, Schema
-from mmtab.data.streams import Stream
+from mmtab.data.streams import Stream, slices
 from mmtab.data.table import Table
 from mmtab.features.backbones import Backbones, TextSpec
 from mmtab.features.batches import PairBatch, RowBatch
@@ -171,11 +171,9 @@ class Preparation:
         with tempfile.TemporaryDirectory(prefix="mmtab-") as place:
             source = standard_table(input, self.schema, Path(place), dialect)
             stream = Stream(source, self.schema, picture_root(input), self.bad_cells, labels=False, allow_empty=True)
-            for table in stream.batches():
-                for start in range(0, len(table), size):
-                    part = table.slice(start, size)
-                    batch = self.row_batches(part).__getitems__(list(range(len(part))))
-                    yield pa.table({self.schema.id: part.ids}), graph_inputs(batch)
+            for part in slices(stream, size):
+                batch = self.row_batches(part).__getitems__(list(range(len(part))))
+                yield pa.table({self.schema.id: part.ids}), graph_inputs(batch)
 
     def pairs(
         self,

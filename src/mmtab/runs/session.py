@@ -24,7 +24,7 @@ from mmtab.data import table as tables
 from mmtab.data.pairs import Pairs, Records, read_pairs, read_records
 from mmtab.data.schema import Schema
 from mmtab.data.spelling import typed
-from mmtab.data.streams import Stream
+from mmtab.data.streams import Stream, slices
 from mmtab.data.table import Table
 from mmtab.features.backbones import Backbones
 from mmtab.features.batches import PairBatch, RowBatch, is_known
@@ -184,11 +184,10 @@ class Session:
             return
         self.warn_of_bad_cells(table)
         parts: list[tuple[np.ndarray, np.ndarray]] = []
-        for batch in table.batches():
-            for start in range(0, len(batch), SLICE):
-                encoded = self.encode(batch.slice(start, SLICE), store)
-                parts.append((encoded.numeric, encoded.categorical))
-                yield encoded
+        for part in slices(table, SLICE):
+            encoded = self.encode(part, store)
+            parts.append((encoded.numeric, encoded.categorical))
+            yield encoded
         numeric, categorical = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         plain = EncodedTable(len(table), numeric, categorical)
         warn_of_unseen(table, plain, self.fitted, self.schema)

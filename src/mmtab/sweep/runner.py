@@ -235,7 +235,7 @@ class Runner:
             count = f"{sum(map(trial.finished, self.plan.runs))} of {len(self.plan.runs)}"
             text += f"  {result.metric} {result.values['score']:.4f}  {result.seconds:.0f} s  ({count})"
         else:
-            text += f"  FAILED: {result.error}"
+            text += f"  {self.pool.failure_text(trial.folder / run.name, result.error)}"
             if run in self._startable(trial):
                 text += "; once more"
             elif self._is_given_up(trial, run):
@@ -316,8 +316,7 @@ def _metrics_on_test(folder: Path) -> dict[str, Any] | None:
 
 def _has_labelled_test(folder: Path, config: RunConfig) -> bool:
     """Whether the dataset of a run has a test split with labels."""
-    from mmtab.data.dataset import dataset_folder
     from mmtab.data.table import has_labels
+    from mmtab.runs.inputs import data_folder
 
-    data = dataset_folder(config.dataset, config.data_root, Path(config.cache).expanduser())
-    return has_labels(data, read_schema(folder), "test")
+    return has_labels(data_folder(config), read_schema(folder), "test")

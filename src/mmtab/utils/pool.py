@@ -104,6 +104,7 @@ class Pool:
         self.children: dict[int, Child] = {}  # by place
         self.gpus = visible_gpus()
         self.signals: list[int] = []
+        self._reasons: dict[Path, str] = {}  # of the last failure in a folder
 
     def drive(self, next_task: Callable[[], Task | None], is_over: Callable[[], bool] = lambda: True) -> None:
         """Keep the children at work until ``next_task`` has no more and ``is_over``. Raises Stopped after a signal."""
@@ -125,6 +126,11 @@ class Pool:
                     return
                 self.tick()
                 time.sleep(TICK if self.children else PAUSE)
+
+    def failure_text(self, folder: Path, failure: str) -> str:
+        """How the task of a folder failed; a reason that was given before is not given again."""
+        is_known, self._reasons[folder] = self._reasons.get(folder) == failure, failure
+        return "FAILED again, for the same reason" if is_known else f"FAILED: {failure}"
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:

@@ -216,11 +216,7 @@ def open_challenge(
 
 
 def _check_settings(
-    folder: Path,
-    datasets: Mapping[str, Path],
-    tracks: Mapping[str, Sequence[str]],
-    public_share: float,
-    per_day: int,
+    folder: Path, datasets: Mapping[str, Path], tracks: Mapping[str, Sequence[str]], public_share: float, per_day: int
 ) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists: a challenge is opened once, in a new folder")

@@ -199,12 +199,7 @@ def _score(challenge: Challenge, truth: Truth, copy: Path, sha256: str) -> _Subm
 
 
 def _record(
-    db: sqlite3.Connection,
-    challenge: Challenge,
-    key: str,
-    name: str,
-    when: str,
-    submissions: Sequence[_Submission],
+    db: sqlite3.Connection, challenge: Challenge, key: str, name: str, when: str, submissions: Sequence[_Submission]
 ) -> list[Receipt]:
     """Within a transaction, so that its counts stay true. Files are written before the rows that refer to them."""
     receipts: list[Receipt] = []

@@ -43,12 +43,7 @@ __all__ = ["DownloadError", "Recipe", "import_dataset", "recipes"]
 
 
 def import_dataset(
-    name: str,
-    output: Path,
-    *,
-    source: Path | None = None,
-    cache: Path | None = None,
-    seed: int = 0,
+    name: str, output: Path, *, source: Path | None = None, cache: Path | None = None, seed: int = 0
 ) -> Path:
     """Write the dataset of recipe ``name``, or of ``multabench:NAME/FOLD``, to the new folder ``output``, whole or not
     at all, and read it back to check it.

@@ -100,9 +100,7 @@ class Raw:
             return pa.parquet.read_table(path, columns=names)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
-                self.dataset,
-                f"{path.name} is not a readable parquet file ({one_line(error)})",
-                fix="fetch it again",
+                self.dataset, f"{path.name} is not a readable parquet file ({one_line(error)})", fix="fetch it again"
             ) from error
 
     def _wanted(self, header: list[str], name: str, columns: list[str] | None, optional: Collection[str]) -> list[str]:
