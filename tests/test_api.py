@@ -106,7 +106,10 @@ def test_a_part_of_ones_own_has_its_own_settings(tmp_path: Path, small: dict[str
 def test_one_table_is_divided_scored_on_test_and_reported(tmp_path: Path, small: dict[str, Any]) -> None:
     data = write_kway(tmp_path / "data", n=60, images=False)
     rows = frame_of(data, "train", "valid", "test")
-    found = mmtab.fit(rows, label="label", output=tmp_path / "run", test=True, report=True, **small)
+    name = {"dataset": {"name": "mine"}}
+    found = mmtab.fit(rows, label="label", output=tmp_path / "run", test=True, report=True, **small, **name)
+    place = open_config(found.folder).dataset
+    assert place.name == "mine" and place.path == str((tmp_path / "run-data").resolve())
     assert [len(found.dataset[split]) for split in ("train", "valid", "test")] == pytest.approx([42, 6, 12], abs=2)
     tested = found.metrics["test"]
     assert "accuracy" in tested and found.evaluate().items() <= tested.items()

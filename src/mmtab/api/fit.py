@@ -152,9 +152,9 @@ def fit(
             }
             data = _data_beside(folder, tables, **options)
             # To compose it anew, with the place, takes as long as all else before a small training
-            given = {setting.partition("=")[0] for setting in settings}
-            path = asked.dataset.path if "dataset.path" in given else str(data.folder.resolve())
-            name = asked.dataset.name if "dataset.name" in given else data.schema.name
+            overridden = {setting.partition("=")[0] for setting in settings}
+            path = asked.dataset.path if "dataset.path" in overridden else str(data.folder.resolve())
+            name = asked.dataset.name if "dataset.name" in overridden else data.schema.name
             config = replace(asked, dataset=replace(asked.dataset, path=path, name=name))
         else:
             config = compose_run("fit", place, settings, ARGUMENTS)
