@@ -1,4 +1,5 @@
-"""Shared by all tests: the shape annotations are checked, the cache is a throw-away, real data is used where present.
+"""Shared by all tests: the shape annotations are checked where tests are of what computes with tensors, the cache is a
+throw-away, real data is used where present.
 
 MMTAB_SHAPES=0 leaves the annotations unchecked (faster); MMTAB_DATA says where the real datasets are.
 """
@@ -38,6 +39,18 @@ def pytest_configure(config: pytest.Config) -> None:
     install_import_hook(["mmtab.features", "mmtab.model", "mmtab.training"], "conftest.check_types")
 
 
+# Tests in which shapes are checked: elsewhere the same code computes, at a fifth more of the time
+SHAPES = ("features", "model", "training", "runs/test_end_to_end.py")
+TESTS = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", not any(item.path.is_relative_to(TESTS / place) for place in SHAPES))
+
+
 def check_types(function: Any) -> Any:
     """``beartype``, but for functions within functions, which it would decorate anew at each call of those, and for
     signatures that it cannot check: those with ``Self``, for the hook decorates one method at a time and so hides its
@@ -71,6 +84,26 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    """Hydra takes a good part of the time of a small run, and so composes the same overrides of the same files once."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    compose, composed = hydra.compose, dict[str, Any]()
+
+    def compose_once(name: str, overrides: list[str] | None = None, **options: Any) -> Any:
+        folders = str(GlobalHydra.instance().config_loader().get_search_path())
+        key = repr((folders, name, overrides, options))
+        if key not in composed:
+            composed[key] = compose(name, overrides, **options)
+        return deepcopy(composed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hydra, "compose", compose_once)
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of the real datasets; skips the test where there is none."""
@@ -88,6 +121,14 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_text_backbone(tmp_path_factory.mktemp("backbone"))
 
 
+@pytest.fixture(scope="session")
+def image_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a tiny image network, a thirtieth of the default one: most of what a small run builds and saves."""
+    from toy_data import tiny_image_backbone
+
+    return tiny_image_backbone(tmp_path_factory.mktemp("image_backbone"))
+
+
 @pytest.fixture
 def configure(small_config: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     """Makes a run configuration for a dataset folder that is small enough for a test, with overrides."""
@@ -95,7 +136,7 @@ def configure(small_config: Callable[..., Any], tmp_path: Path) -> Callable[...,
 
 
 @pytest.fixture(scope="session")
-def small_config(backbone: Path) -> Callable[..., Any]:
+def small_config(backbone: Path, image_backbone: str) -> Callable[..., Any]:
     """``configure`` for fixtures that several tests share: its first argument is the output folder. Hydra takes a good
     part of the time of a small run, and so composes the same overrides once."""
     from mmtab.config.compose import compose
@@ -103,7 +144,8 @@ def small_config(backbone: Path) -> Callable[..., Any]:
     from mmtab.config.types import RunConfig
 
     text = [f"text.backbone={backbone}", "text.max_length=24", "text.n_tuned_layers=1"]
-    model = [*text, "image.size=32", "d_model=16", "fusion.d_hidden=32"]
+    image = [f"image.backbone={image_backbone}", "image.size=32"]
+    model = [*text, *image, "d_model=16", "fusion.d_hidden=32"]
     trainer = ["trainer.max_epochs=2", "trainer.batch_size=16", "trainer.progress=false"]
 
     @cache

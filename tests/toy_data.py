@@ -204,3 +204,14 @@ def tiny_text_backbone(folder: Path, words: Sequence[str] = ()) -> Path:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     spelt = [*special, *letters, *(f"##{letter}" for letter in letters), *(word.lower() for word in NOUNS + COLOURS)]
     return pretrained.tiny_text_backbone(folder, words or spelt)
+
+
+def tiny_image_backbone(folder: Path) -> str:
+    """A name of image.backbone: a random network of timm, of the family of the default one, with its weights."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_efficientnet", num_classes=0).state_dict(), folder / "image.safetensors")
+    return f"test_efficientnet@{folder / 'image.safetensors'}"

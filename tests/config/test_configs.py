@@ -269,6 +269,7 @@ ODD = [
     "${x} $HOME.csv",
     "back\\${x}.csv",
 ]
+OF_TRAIN = ODD[3:6] + ODD[7:]  # which has many files to compose, and reads a path as the others do
 
 
 def seen_settings(arguments: list[str], command: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -293,13 +294,15 @@ def test_a_path_on_the_command_line_means_itself(name: str, tmp_path: Path, monk
     entries = ",".join(map(str, folders))
     settings = seen_settings([f"datasets=[{entries}, fashion]", f"output={name}"], "sweep", monkeypatch)
     assert settings.datasets == [*map(str, folders), "fashion"] and settings.output == name
+    assert compose("dataset=custom", f"dataset.path={name}", "output=o").dataset.path == name
+    if name not in OF_TRAIN:
+        return
     train = seen_settings(
         ["dataset=custom", f"dataset.path={name}", f"output={tmp_path}/run {name}"], "train", monkeypatch
     )
     assert (train.dataset.path, train.output) == (name, f"{tmp_path}/run {name}")
     train = seen_settings([f"dataset={folders[0]}", "output=o"], "train", monkeypatch)
     assert train.dataset.path == str(folders[0])
-    assert compose("dataset=custom", f"dataset.path={name}", "output=o").dataset.path == name
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def encode(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Encode:
     preprocessor = Preprocessor.fit(table.batches(), schema, CategoryRules(min_count=1))
     torch.manual_seed(0)
     text = TextBackbone(TextSpec.load(str(backbone), max_length=24), n_tuned_layers=1)
-    backbones = Backbones(text, ImageBackbone(size=32))
+    backbones = Backbones(text, ImageBackbone("test_efficientnet", 32, pretrained=False))
 
     def encoded(cache: Path) -> dict[str, bytes]:
         store_module._intact.clear()  # as another process

@@ -55,7 +55,7 @@ def _stream(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def plain(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def plain(backbone: Path, image_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Folders and valid metrics of a run on each task, with an empty cache."""
     root = tmp_path_factory.mktemp("plain")
     found: dict[str, Any] = {
@@ -64,6 +64,7 @@ def plain(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
             f"text.backbone={backbone}",
             "text.max_length=24",
             "text.n_tuned_layers=1",
+            f"image.backbone={image_backbone}",
             "image.size=32",
             "d_model=16",
             "fusion.d_hidden=32",
@@ -129,7 +130,7 @@ def test_nearly_the_same_metrics(
 def encoded(table: Table | Stream, schema: Schema, backbone: Path, store: Path) -> EncodedTable:
     torch.manual_seed(0)
     preprocessor = Preprocessor.fit(table.batches(), schema, CategoryRules(min_count=1))
-    backbones = Backbones(text_of(backbone), ImageBackbone(size=32))
+    backbones = Backbones(text_of(backbone), ImageBackbone("test_efficientnet", 32, pretrained=False))
     return encode_table(table, schema, preprocessor, backbones, FeatureCache(Store(store)))
 
 

@@ -49,11 +49,12 @@ SMALL = [
 
 
 @pytest.fixture(scope="module", name="train")
-def _train(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def _train(backbone: Path, image_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The folder of a run on a dataset."""
 
     def make(data: Path, *overrides: str) -> Path:
-        config = compose(*SMALL, f"dataset.path={data}", f"text.backbone={backbone}", *overrides)
+        backbones = [f"text.backbone={backbone}", f"image.backbone={image_backbone}"]
+        config = compose(*SMALL, f"dataset.path={data}", *backbones, *overrides)
         folder = tmp_path_factory.mktemp("run") / "run"
         train(config, folder)
         return folder

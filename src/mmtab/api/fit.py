@@ -151,9 +151,13 @@ def fit(
                 "bad_cells": asked.dataset.bad_cells,
             }
             data = _data_beside(folder, tables, **options)
-            path, name = written(str(data.folder.resolve())), written(data.schema.name)
-            place = ["dataset=custom", f"dataset.path={path}", f"dataset.name={name}"]
-        config = compose_run("fit", place, settings, ARGUMENTS)
+            # To compose it anew, with the place, takes as long as all else before a small training
+            overridden = {setting.partition("=")[0] for setting in settings}
+            path = asked.dataset.path if "dataset.path" in overridden else str(data.folder.resolve())
+            name = asked.dataset.name if "dataset.name" in overridden else data.schema.name
+            config = replace(asked, dataset=replace(asked.dataset, path=path, name=name))
+        else:
+            config = compose_run("fit", place, settings, ARGUMENTS)
         if image_root is not None:
             config = replace(config, dataset=replace(config.dataset, image_root=str(root_of(None, image_root))))
         data_root, cache = absolute(config.data_root), absolute(config.cache)
