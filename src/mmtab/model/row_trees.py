@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmtab.data.digests import digest_of
 from mmtab.features.batches import is_known
-from mmtab.model.solvers import Solver
+from mmtab.model.solvers import Solver, out_of_fold
 from mmtab.model.trees import COMMON, N_LEAVES, Forest, boosted, forest_arrays
 from mmtab.utils.cache import Arrays, Store
 
@@ -164,15 +164,8 @@ class _Problem:
         return np.float32(scores).reshape(len(x), self.n_outputs)
 
     def out_of_fold(self, folds: np.ndarray, n_rounds: int, store: Store) -> np.ndarray:
-        """[n, o] what fits to the other folds, of as many rounds, say of the rows of each."""
-        key = {"of": self.key, "folds": digest_of(folds), "n_rounds": n_rounds}
-        return store.arrays("base_folds", key, lambda _: {"output": self._by_fold(folds, n_rounds)})["output"]
-
-    def _by_fold(self, folds: np.ndarray, n_rounds: int) -> np.ndarray:
-        output = np.zeros((len(self.y), self.n_outputs), np.float32)
-        names: Sequence[int] = np.unique(folds).tolist()
-        for fold in names:
-            others = folds != fold
+        def predict(others: np.ndarray) -> np.ndarray:
             model = boosted(self._settings, (self.x[others], self.solver.scaled(self.y[others])), None, n_rounds)
-            output[~others] = self.solver.output(self._scores(model, self.x[~others], n_rounds))
-        return output
+            return self.solver.output(self._scores(model, self.x[~others], n_rounds))
+
+        return out_of_fold(store, {"of": self.key, "n_rounds": n_rounds}, folds, predict)

@@ -16,7 +16,7 @@ from torch import Tensor
 from mmtab.data.digests import digest_of
 from mmtab.features.batches import is_known
 from mmtab.features.target import Target
-from mmtab.utils.cache import Store
+from mmtab.utils.cache import Arrays, Store
 
 PERCENT = np.linspace(0, 1, 101)
 N_STEPS = 50  # of L-BFGS at most; with twice as many hardly a log-loss on other rows fell by 1 %
@@ -190,20 +190,30 @@ class Problem:
         return chosen
 
     def out_of_fold(self, folds: np.ndarray, penalty: float, store: Store) -> np.ndarray:
-        """[n, o] what fits to the other folds say of the rows of each; ``folds`` [n]."""
-        key = {"of": self.key, "folds": digest_of(folds), "penalty": penalty}
-        return store.arrays("base_folds", key, lambda _: {"output": self._by_fold(folds, penalty)})["output"]
-
-    def _by_fold(self, folds: np.ndarray, penalty: float) -> np.ndarray:
-        parts: list[tuple[np.ndarray, np.ndarray]] = []
-        for fold in np.unique(folds).tolist():
-            others = folds != fold
+        def predict(others: np.ndarray) -> np.ndarray:
             weight, bias = self.solver.fit(self.x[others], self.y[others], penalty)
-            parts.append((~others, self.solver.output(self.x[~others] @ weight + bias)))
-        output = np.zeros((len(self.y), parts[0][1].shape[1]), np.float32)
+            return self.solver.output(self.x[~others] @ weight + bias)
+
+        return out_of_fold(store, {"of": self.key, "penalty": penalty}, folds, predict)
+
+
+def out_of_fold(
+    store: Store, key: dict[str, Any], folds: np.ndarray, predict: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """[n, o] what fits to the other folds say of the rows of each; kept in ``store``.
+
+    folds    [n] the fold of each row
+    predict  is told which rows to fit to, [n] bool, and gives what that says of the rest
+    """
+
+    def compute(_: object) -> Arrays:
+        parts = [(folds == fold, predict(folds != fold)) for fold in np.unique(folds)]
+        output = np.zeros((len(folds), parts[0][1].shape[1]), np.float32)
         for rows, of_rows in parts:
             output[rows] = of_rows
-        return output
+        return {"output": output}
+
+    return store.arrays("base_folds", key | {"folds": digest_of(folds)}, compute)["output"]
 
 
 def _arrays(x: Any) -> list[np.ndarray]:
