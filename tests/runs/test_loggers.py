@@ -59,5 +59,7 @@ def test_wandb_is_a_logger_with_settings_of_its_own() -> None:
         for own in ([], ["logger=[csv,wandb]"], ["logger=[wandb]", "wandb.mode=offline"], ["wandb.mode=offline"])
     ]
     assert modes == ["disabled", "online", "offline", "offline"]
+    with pytest.raises(ConfigError, match=r"wandb\.mode=disabled, but logger names wandb"):
+        compose(*place, "logger=[csv,wandb]", "wandb.mode=disabled")
     with pytest.raises(ConfigError, match="logger=neptune: expected one of csv, wandb"):
         compose(*place, "logger=[neptune]")

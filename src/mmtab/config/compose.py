@@ -73,8 +73,11 @@ def resolve(config: DictConfig, kind: type[Settings]) -> Settings:
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} is not given. Fix: add {error.full_key}=…") from error
     check(settings)
-    if isinstance(settings, RunConfig) and "wandb" in settings.logger and settings.wandb.mode == "disabled":
-        settings.wandb.mode = "online"
+    if isinstance(settings, RunConfig):
+        wandb, named = settings.wandb, "wandb" in settings.logger
+        if named and wandb.mode == "disabled":
+            raise ConfigError("wandb.mode=disabled, but logger names wandb. Fix: leave out one of the two")
+        wandb.mode = wandb.mode or ("online" if named else "disabled")
     allow_targets(dataclasses.asdict(settings))  # whoever composes them chose them
     return settings
 

@@ -199,7 +199,7 @@ class PairHeadConfig:
 
 @dataclass
 class WandbConfig:
-    mode: str = setting("disabled", "log to Weights & Biases", choices=("disabled", "offline", "online"))
+    mode: str | None = setting(None, "null: online where logger names wandb", choices=("disabled", "offline", "online"))
     project: str = setting("mmtab", "project of the run")
     group: str | None = setting(None, "group of the run; null: that of runs which differ in the seed alone")
     job_type: str | None = setting(None, "kind of the run, for filters")

@@ -48,6 +48,7 @@ from mmtab.utils.errors import DataError, MmtabError
 from mmtab.utils.plain import read_plain, record, text
 
 RUN = "wandb_run.json"
+OFF = (None, "disabled")
 ARTIFACT_FILES = (
     "config.yaml",
     "schema.yaml",
@@ -69,7 +70,7 @@ _open: dict[Path, Wandb] = {}  # the one open run of this process, by its folder
 
 def wandb_loggers(config: RunConfig, folder: Path) -> list[Logger]:
     """The logger of the first process, where wandb is not disabled."""
-    if config.wandb.mode == "disabled" or not distributed.is_first():
+    if config.wandb.mode in OFF or not distributed.is_first():
         return []
     return [_opened(config, folder, resumes=config.resume == "auto" and (folder / LAST).exists())]
 
@@ -77,7 +78,7 @@ def wandb_loggers(config: RunConfig, folder: Path) -> list[Logger]:
 def log_results(config: RunConfig, folder: Path, split: str, data: Path | None = None) -> None:
     """Log a split that was scored: metrics, the most confident mistakes and, unless test is still to come, the run
     folder. ``data``: the dataset folder, where it is not that of the settings."""
-    if config.wandb.mode == "disabled" or not (folder in _open or (folder / RUN).exists()):
+    if config.wandb.mode in OFF or not (folder in _open or (folder / RUN).exists()):
         return
     logger = _open.get(folder) or _opened(config, folder, resumes=True)
     logger.log_results(split, data)
@@ -114,7 +115,7 @@ class Wandb(MetricsLogger):
         self.logged_splits: set[str] = set()
         self._run: Any = None
         id, problem = _stored_id(folder) if resumes else None, None
-        for mode in dict.fromkeys([config.wandb.mode, "offline"]):
+        for mode in dict.fromkeys([str(config.wandb.mode), "offline"]):
             try:
                 self._run = _start(config, folder, mode, id)
                 break
