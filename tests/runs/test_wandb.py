@@ -365,6 +365,20 @@ def train_warned(config: RunConfig, folder: Path) -> list[str]:
     return [str(each.message) for each in caught if "wandb" in str(each.message)]
 
 
+def test_a_process_of_wandb_that_does_not_end_holds_up_no_training(
+    tmp_path: Path, configure: Any, server: type[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr("wandb.sdk.lib.service.service_process.ServiceProcess.join", lambda _: ended.wait())
+    monkeypatch.setattr(wandb_log, "END_TIMEOUT", 0.2)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    try:
+        (line,) = train_warned(configure(write_kway(tmp_path / "data"), *QUICK, "wandb.mode=online"), tmp_path / "run")
+    finally:
+        ended.set()
+    assert "wandb is o" in line  # offline or off
+
+
 @pytest.mark.parametrize("fault", ["errors", "closed", "no key"])
 def test_a_server_out_of_reach_leaves_an_offline_run(
     tmp_path: Path, configure: Any, server: type[Server], monkeypatch: pytest.MonkeyPatch, fault: str

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shlex
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ ARTIFACT_FILES = (
     "predictions_*.parquet",
     "provenance.json",
 )
-INIT_TIMEOUT, FINISH_TIMEOUT = 30.0, 120.0  # seconds to reach the server, and to send the rest at the end
+INIT_TIMEOUT, FINISH_TIMEOUT, END_TIMEOUT = 30.0, 120.0, 30.0  # seconds: to reach the server, to send the rest, to end
 THUMBNAIL, MAX_PICTURES, LONGEST = 120, 4, 2000  # pixels, pictures of a cell, characters of a text
 
 _open: dict[Path, Wandb] = {}  # the one open run of this process, by its folder
@@ -222,11 +223,18 @@ def _start(config: RunConfig, folder: Path, mode: str, id: str | None) -> Any:
 
 
 def _tear_down() -> None:
-    """End wandb's own process, for which this one would otherwise wait at its end."""
-    with contextlib.suppress(Exception):
-        import wandb
+    """End wandb's own process, for which this one would otherwise wait at its end. It may hang, and wandb itself sets
+    no limit; and where it ended badly, wandb ends this one."""
 
-        wandb.teardown(exit_code=1)
+    def end() -> None:
+        with contextlib.suppress(Exception, SystemExit):
+            import wandb
+
+            wandb.teardown(exit_code=1)
+
+    thread = threading.Thread(target=end, daemon=True)
+    thread.start()
+    thread.join(END_TIMEOUT)
 
 
 def _sync(run: Any) -> str:
