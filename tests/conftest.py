@@ -6,6 +6,7 @@ MMTAB_SHAPES=0 leaves the annotations unchecked (faster); MMTAB_DATA says where 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -82,6 +83,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(os, "fsync", lambda _: None)  # no machine dies while tests run, and disks take their time
         patch.setattr(os, "sync", lambda: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_log_to_a_closed_stream() -> Iterator[None]:
+    """A command that runs within a test, by Hydra, logs to what pytest captures of that test, and is not to later."""
+    before, level = logging.root.handlers[:], logging.root.level
+    yield
+    for handler in logging.root.handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in before:
+            logging.root.removeHandler(handler)
+            logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -75,7 +75,7 @@ def export_run(folder: Path, output: Path, card: Callable[[Path], str], format: 
                     shutil.copyfile(verified(folder, name), scratch / name)
             config = open_config(folder, LocalSettings("data", "~/.cache/mmtab"))
             dataset = dataclasses.replace(config.dataset, image_root=None)
-            config = dataclasses.replace(config, output=HERE, dataset=dataset, wandb=WandbConfig())
+            config = dataclasses.replace(config, output=HERE, dataset=dataset, wandb=WandbConfig(mode="disabled"))
             raw = _without_folders(dataclasses.asdict(config))
             write_text(scratch / CONFIG, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
             if format != "run":

@@ -338,7 +338,7 @@ def open_config(folder: Path, local: LocalSettings | None = None) -> RunConfig:
         cache=local.cache,
         cache_gb=local.cache_gb,
         logger=["csv"],
-        wandb=WandbConfig(),
+        wandb=WandbConfig(mode="disabled"),
     )
 
 
