@@ -16,7 +16,7 @@ from scipy.special import expit
 from toy_data import read_rows, write_pairs, write_table
 
 from mmtab.config.types import MatchConfig
-from mmtab.matching import pipeline
+from mmtab.matching import pipeline, rivals
 from mmtab.matching.rivals import Graph, weigh
 from mmtab.runs.train import train
 
@@ -157,7 +157,7 @@ def test_records_have_one_partner_also_where_none_of_train_is_at_hand(
 
 
 def test_scores_of_one_table_are_weighed_only_where_labels_say_that_clusters_become_better(
-    catalogue: Path, small_config: Callable[..., object], tmp_path: Path
+    catalogue: Path, small_config: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Labels that name few of the look-alikes make probabilities that add up to more matches than there can be."""
     shutil.copytree(catalogue, tmp_path / "one")
@@ -173,7 +173,7 @@ def test_scores_of_one_table_are_weighed_only_where_labels_say_that_clusters_bec
             (p["left_id"], p["right_id"]) for p in read_rows(tmp_path / f"one/pairs_{split}.parquet") if p["label"]
         }
 
-    def f1(name: str, known_records: bool) -> float:
+    def f1(name: str, known_records: bool, weighed: bool = True) -> float:
         """Of clusters against all true pairs; ``known_records``: under the ids by which valid knows them."""
         table = pyarrow.parquet.read_table(tmp_path / "one" / "records.parquet")
         prefix = "" if known_records else "new "
@@ -181,11 +181,14 @@ def test_scores_of_one_table_are_weighed_only_where_labels_say_that_clusters_bec
         records = write_table(tmp_path / f"{name}.parquet", table.set_column(0, "id", [ids]))
         given = {"run": str(tmp_path / "run"), "records": str(records), "output": str(tmp_path / f"{name}_m.parquet")}
         result = pipeline.match(MatchConfig(**given, k=25, explain=False))  # type: ignore[arg-type]
-        assert (result.report["relations"]["label"]["weighed_by"] > 0) == known_records
+        assert (result.report["relations"]["label"]["weighed_by"] > 0) == (known_records and weighed)
         rows = [i.removeprefix(prefix) for i in result.records.table.ids.to_pylist()]
         together = zip(result.left[result.together[:, 0]], result.right[result.together[:, 0]], strict=True)
         called = {frozenset((rows[left], rows[right])) for left, right in together}
         n_right = len(called & {frozenset(pair) for pair in true})
         return 2 * n_right / (len(called) + len(true))
 
-    assert f1("weighed", known_records=True) > f1("alone", known_records=False) + 0.02
+    alone = f1("alone", known_records=False)
+    assert f1("weighed", known_records=True) > alone + 0.02
+    monkeypatch.setattr(rivals, "THRESHOLDS", (1 - 1e-12,))  # at which weighed scores make no clusters
+    assert f1("worse", known_records=True, weighed=False) == pytest.approx(alone, abs=0.005)
