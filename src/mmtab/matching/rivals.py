@@ -109,9 +109,10 @@ def against_rivals(context: Context, matches: Matches, nearness: np.ndarray, met
 
     What is known are the valid pairs of the run's own dataset whose records are at hand with the same cells. Where
     records of two tables have one partner, as train tells, or probabilities fitted to labelled pairs alone add up to
-    more matches than there can be, other candidates of valid matches count as none; in one table the scores then stay.
-    The threshold is that of the best expected F1 among records whose partner train did not tell, where these have
-    enough matches.
+    more matches than there can be, other candidates of valid matches count as none. In one table such probabilities
+    and their threshold are taken only where clusters among records of valid matches become better. Elsewhere the
+    threshold is that of the best expected F1 among records whose partner train did not tell, where these have enough
+    matches.
     """
     n_known = [0] * len(methods)
     if not len(matches.left):
@@ -138,18 +139,17 @@ def against_rivals(context: Context, matches: Matches, nearness: np.ndarray, met
             continue
         after = replace(matches, probability=matches.probability.copy())
         after.probability[:, r] = weighed
+        chances: np.ndarray | None
         if too_many:  # so that they do not say how many matches there are; labels have to
             chances = _told(graph, train, valid, name)
-            _, before_f1 = best_threshold(matches, methods[r], r, matches.thresholds[r : r + 1].tolist(), chances)
-            threshold, f1 = best_threshold(after, methods[r], r, THRESHOLDS, chances)
-            if f1 <= before_f1:
-                continue
         else:
             new = ~graph.touched(*train.labelled(name, 1))
             enough = weighed[new].sum() >= ENOUGH_MATCHES  # where records have many partners, train may touch all
-            threshold, _ = best_threshold(
-                after, methods[r], r, THRESHOLDS, np.where(new, weighed, np.nan) if enough else None
-            )
+            chances = np.where(new, weighed, np.nan) if enough else None
+        threshold, f1 = best_threshold(after, methods[r], r, THRESHOLDS, chances)
+        own = matches.thresholds[r : r + 1].tolist()
+        if too_many and f1 <= best_threshold(matches, methods[r], r, own, chances)[1]:
+            continue
         n_known[r] = int((known == 1).sum())
         matches.probability[:, r], matches.thresholds[r] = weighed, threshold
     return n_known
