@@ -101,14 +101,14 @@ def test_a_run_keeps_its_base_and_says_what_it_adds(configure: Callable[..., Any
 def test_a_run_that_differs_elsewhere_takes_the_same_base(
     tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, fits, fit = write_kway(tmp_path / "data"), 0, Logistic.fit
+    data, fits, fit = write_kway(tmp_path / "data"), 0, Logistic.fits
 
     def counted(*arguments: Any) -> Any:
         nonlocal fits
         fits += 1
         return fit(*arguments)
 
-    monkeypatch.setattr(Logistic, "fit", counted)
+    monkeypatch.setattr(Logistic, "fits", counted)
     options = ["base=linear", "dataset.drop=[image]", "trainer.max_epochs=1", f"cache={tmp_path / 'cache'}"]
     first = train(configure(data, *options), tmp_path / "first")
     n_fits = fits

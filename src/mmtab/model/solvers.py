@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -42,8 +43,8 @@ class Solver(Protocol):
     @property
     def target(self) -> Target | None: ...
 
-    def fit(self, x: Any, y: np.ndarray, penalty: float, start: Fit | None = None) -> Fit:
-        """``start``: the fit by another penalty."""
+    def fits(self, x: Any, y: np.ndarray, penalties: Iterable[float]) -> Iterator[Fit]:
+        """One by each penalty, computed when it is asked for; it may begin at the one before."""
 
     def scaled(self, y: np.ndarray) -> np.ndarray:
         """[n] labels as trees learn them."""
@@ -68,21 +69,18 @@ class Logistic:
         self.key: dict[str, Any] = {"k": n_classes, "steps": N_STEPS, "tolerance": TOLERANCE}
         self.boosting: dict[str, Any] = {"objective": "multiclass", "num_class": n_classes, "learning_rate": 0.1}
 
-    def fit(self, x: Any, y: np.ndarray, penalty: float, start: Fit | None = None) -> Fit:
+    def fits(self, x: Any, y: np.ndarray, penalties: Iterable[float]) -> Iterator[Fit]:
         """Minimised by L-BFGS in single precision, whose products are the costly part. A class that ``y`` lacks is
         very unlikely."""
-        n, n_inputs, k = len(y), x.shape[1], self.n_classes
+        n, k = len(y), self.n_classes
         times, transposed_times = _times(x), _times(x.T)
         label, minus_one = torch.from_numpy(y).long()[:, None], torch.full((n, 1), -1.0)
-        parameters, gradient = torch.zeros(2, n_inputs + 1, k)
-        if start is None:
-            parameters[-1] = torch.from_numpy(np.log((np.bincount(y, minlength=k) + 0.5) / (n + 1)))
-        else:
-            parameters[:-1], parameters[-1] = (torch.from_numpy(part) for part in start)
+        parameters, gradient = torch.zeros(2, x.shape[1] + 1, k)
+        parameters[-1] = torch.from_numpy(np.log((np.bincount(y, minlength=k) + 0.5) / (n + 1)))
         weight, bias, parameters.grad = parameters[:-1], parameters[-1], gradient
 
         @torch.no_grad()
-        def loss() -> Tensor:
+        def loss(penalty: float) -> Tensor:
             """Mean of a row; its gradient is the error of the probabilities times the inputs."""
             log_p = (times(weight) + bias).log_softmax(1)
             total = weight.square().sum() / 2 / penalty - log_p.gather(1, label).sum()
@@ -92,17 +90,18 @@ class Logistic:
             gradient.div_(max(n, 1))
             return total / max(n, 1)
 
-        optimiser = torch.optim.LBFGS(
-            [parameters],
-            max_iter=N_STEPS,
-            max_eval=2 * N_STEPS,
-            tolerance_grad=TOLERANCE,
-            tolerance_change=0,
-            history_size=N_REMEMBERED,
-            line_search_fn="strong_wolfe",
-        )
-        optimiser.step(loss)
-        return weight.numpy(), bias.numpy()
+        for penalty in penalties:
+            optimiser = torch.optim.LBFGS(
+                [parameters],
+                max_iter=N_STEPS,
+                max_eval=2 * N_STEPS,
+                tolerance_grad=TOLERANCE,
+                tolerance_change=0,
+                history_size=N_REMEMBERED,
+                line_search_fn="strong_wolfe",
+            )
+            optimiser.step(functools.partial(loss, penalty))
+            yield weight.numpy().copy(), bias.numpy().copy()
 
     def scaled(self, y: np.ndarray) -> np.ndarray:
         return y
@@ -129,12 +128,13 @@ class LeastSquares:
         self.key: dict[str, Any] = {"target": target.kind}
         self.boosting: dict[str, Any] = {"objective": "regression", "learning_rate": 0.05}
 
-    def fit(self, x: Any, y: np.ndarray, penalty: float, start: Fit | None = None) -> Fit:
+    def fits(self, x: Any, y: np.ndarray, penalties: Iterable[float]) -> Iterator[Fit]:
         from sklearn.linear_model import Ridge
 
-        model = Ridge(alpha=penalty, solver="sparse_cg" if sp.issparse(x) else "cholesky", tol=1e-3, max_iter=300)
-        model.fit(x, self.scaled(y).astype(np.float32))
-        return np.float32(model.coef_).reshape(-1, 1), np.float32(model.intercept_).reshape(1)
+        for penalty in penalties:
+            model = Ridge(alpha=penalty, solver="sparse_cg" if sp.issparse(x) else "cholesky", tol=1e-3, max_iter=300)
+            model.fit(x, self.scaled(y).astype(np.float32))
+            yield np.float32(model.coef_).reshape(-1, 1), np.float32(model.intercept_).reshape(1)
 
     def scaled(self, y: np.ndarray) -> np.ndarray:
         return self.target.transform(y)
@@ -178,10 +178,10 @@ class Problem:
         return store.arrays("base", self.key, lambda _: self._choose())
 
     def _choose(self) -> dict[str, np.ndarray]:
-        known, best, fit = is_known(self.y_valid), np.inf, None
+        known, best = is_known(self.y_valid), np.inf
         chosen: dict[str, np.ndarray] = {}
-        for penalty in self.penalties:
-            weight, bias = fit = self.solver.fit(self.x, self.y, penalty, fit)
+        fits = self.solver.fits(self.x, self.y, self.penalties)
+        for penalty, (weight, bias) in zip(self.penalties, fits, strict=True):
             output = self.solver.output(self.x_valid @ weight + bias)
             loss = self.solver.loss(output[known], self.y_valid[known])
             if chosen and loss >= best:
@@ -191,7 +191,7 @@ class Problem:
 
     def out_of_fold(self, folds: np.ndarray, penalty: float, store: Store) -> np.ndarray:
         def predict(others: np.ndarray) -> np.ndarray:
-            weight, bias = self.solver.fit(self.x[others], self.y[others], penalty)
+            weight, bias = next(self.solver.fits(self.x[others], self.y[others], [penalty]))
             return self.solver.output(self.x[~others] @ weight + bias)
 
         return out_of_fold(store, {"of": self.key, "penalty": penalty}, folds, predict)
