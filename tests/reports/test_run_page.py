@@ -22,7 +22,7 @@ from mmtab.data.synthetic import Channel, Recipe, ceilings, write_catalogue
 from mmtab.data.table import Table, read_split
 from mmtab.reports import figures
 from mmtab.reports.ablation import _shapley, _Work, ablate, ranking
-from mmtab.reports.more_rows import of_twice_as_many
+from mmtab.reports.more_rows import in_words, of_twice_as_many
 from mmtab.reports.run_page import report_after, write_report
 from mmtab.reports.runs_page import write_comparison
 from mmtab.reports.svg import svg
@@ -155,6 +155,10 @@ def test_pairs_lose_their_comparison_too(tmp_path: Path, configure: Callable[...
     train(configure(data), folder)
     evaluate(folder, "test")
     page = Seen(write_report(folder).read_text(encoding="utf-8"))
+    assert {len(worth) for worth in curve["modalities"].values()} == {3}
+    after = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} - before
+    assert {path.parts[0] for path in after} == {"report"} and not (folder / "report" / "parts_of_train").exists()
+    main.run("report", [str(folder)])  # what was measured stays on the page
     ablation = json.loads((folder / "report" / "ablation.json").read_text())
     assert ablation["metric"] == "f1" and ablation["subsets"][""] == ablation["nothing"]
     session = open_run(folder)
@@ -209,12 +213,29 @@ def test_the_page_says_what_more_rows_would_bring(kway: tuple[Path, Path], tmp_p
     n = json.loads((folder / "provenance.json").read_text())["n_train"]
     assert curve["rows"] == [pytest.approx(n / 4, abs=4), pytest.approx(n / 2, abs=4), n]
     assert curve["scores"][-1] == json.loads((folder / "metrics.json").read_text())["valid"]["accuracy"]
+    assert {len(worth) for worth in curve["modalities"].values()} == {3}
     after = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} - before
     assert {path.parts[0] for path in after} == {"report"} and not (folder / "report" / "parts_of_train").exists()
-    main.run("report", [str(folder), "ablation=false"])  # what was measured stays on the page
+    main.run("report", [str(folder)])  # what was measured stays on the page
+    ablation = json.loads((folder / "report" / "ablation.json").read_text())["modalities"]
+    assert {name: worth[-1] for name, worth in curve["modalities"].items()} == {
+        name: pytest.approx(of["shapley"], abs=1e-6) for name, of in ablation.items()
+    }
     page = Seen((folder / "report" / "report.html").read_text(encoding="utf-8"))
     assert "What would more rows bring?" in page.text and f"with {n:,} rows of train; if it goes on so" in page.text
-    assert "score on valid by rows of train" in {str(svg["aria-label"]) for svg in page.having("svg")}
+    drawn = {str(svg["aria-label"]) for svg in page.having("svg")}
+    assert drawn >= {"score on valid by rows of train", "worth of each modality by rows of train"}
+
+
+def test_what_a_modality_is_worth_by_rows_is_said_beyond_noise() -> None:
+    curve = {"metric": "accuracy", "rows": [100, 200, 400], "scores": [0.6, 0.7, 0.75]}
+    assert "modality" not in in_words(curve, 0.02) and "the model" not in in_words(curve, 0.02)
+    worth = {"image": [0.01, 0.02, 0.1], "text": [0.3, 0.3, 0.31], "numeric": [0.2, 0.15, 0.1]}
+    said = in_words(curve | {"modalities": worth}, 0.02)
+    assert "makes more of image (+0.010 to +0.100)." in said and "relies less on numeric (+0.200 to +0.100)." in said
+    assert "text" not in said
+    of_noise = in_words(curve | {"modalities": worth}, 0.2)
+    assert of_noise.endswith("What each modality is worth hardly depends on the rows.")
 
 
 @pytest.mark.parametrize(

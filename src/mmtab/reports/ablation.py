@@ -83,12 +83,24 @@ def ablate(session: Session, folder: Path, *, n_rows: int = MAX_ROWS) -> dict[st
     }
 
 
-def _conditions(work: _Work, groups: Mapping[str, list[str]]) -> dict[str, Removed]:
-    """By name: every subset of the modalities, without each column, and with a share of each modality missing."""
-    conditions = {
+def contributions(session: Session, folder: Path, *, n_rows: int = MAX_ROWS) -> dict[str, float]:
+    """By modality its Shapley value, as ``ablate`` has it."""
+    work, groups = _Work(session, folder, n_rows), modalities(session.schema)
+    scores = _Scores(work, _without_modalities(work, groups))
+    return {name: _shapley(scores.score, list(groups), name) for name in groups}
+
+
+def _without_modalities(work: _Work, groups: Mapping[str, list[str]]) -> dict[str, Removed]:
+    """By name every subset of the modalities, all others being missing."""
+    return {
         _subset(subset): work.everywhere(column for name in groups if name not in subset for column in groups[name])
         for subset in _subsets(list(groups))
     }
+
+
+def _conditions(work: _Work, groups: Mapping[str, list[str]]) -> dict[str, Removed]:
+    """By name: every subset of the modalities, without each column, and with a share of each modality missing."""
+    conditions = _without_modalities(work, groups)
     conditions |= {f"without {column}": work.everywhere([column]) for column in work.columns}
     draws = np.random.default_rng(0).random((len(groups), work.batches.table.n_rows))
     for share in SHARES:

@@ -272,12 +272,28 @@ def by_rows(curve: Mapping[str, Any], expected: float) -> Any:
         [rows[-1], 2 * rows[-1]], [scores[-1], expected], "o--", color=FAINT, markersize=4, label="if it goes on so"
     )
     axes.plot(rows, scores, "o-", color=INK, markersize=4, label="measured")
-    axes.set(xlabel="rows of train", ylabel=f"valid {curve['metric']}", xscale="log")
-    ticks = [*rows, 2 * rows[-1]]
-    axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
-    axes.set_xticks([], minor=True)
+    axes.set(ylabel=f"valid {curve['metric']}")
+    _rows_of_train(axes, [*rows, 2 * rows[-1]])
     axes.legend(frameon=False, fontsize=10, loc="lower right")
     return figure
+
+
+def worth_by_rows(curve: Mapping[str, Any]) -> Any:
+    """What each modality contributes to the score, by rows of train."""
+    figure, axes = _axes(WIDE, 2.6)
+    for (name, worth), colour in zip(curve["modalities"].items(), COLOURS, strict=False):
+        axes.plot(curve["rows"], worth, "o-", color=colour, markersize=4, label=name)
+    axes.axhline(0, color=FAINT, linewidth=1)
+    axes.set(ylabel=f"part of {curve['metric']}")
+    _rows_of_train(axes, curve["rows"])
+    axes.legend(frameon=False, fontsize=10)
+    return figure
+
+
+def _rows_of_train(axes: Any, ticks: Sequence[int]) -> None:
+    axes.set(xlabel="rows of train", xscale="log")
+    axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    axes.set_xticks([], minor=True)
 
 
 def label_curve(curve: Mapping[str, Any]) -> Any:

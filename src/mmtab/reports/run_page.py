@@ -88,7 +88,7 @@ def write_report(
         without = ablate(open_run(folder, hardware, local), data)
         _keep(folder, ABLATION, without)
     if curve is None and more_rows:
-        curve = rows_of_train.measure(folder, config)
+        curve = rows_of_train.measure(folder, config, None if source is None else data, hardware, local)
         _keep(folder, MORE_ROWS, curve)
     return _write(folder, facts, config, predictions, source, parts, problem, without, curve)
 
@@ -201,6 +201,8 @@ def _charts(
     if curve is not None:
         expected = rows_of_train.of_twice_as_many(curve)
         drawn["more_rows"] = "score on valid by rows of train", figures.by_rows(curve, expected)
+        if "modalities" in curve:
+            drawn["more_rows_modalities"] = "worth of each modality by rows of train", figures.worth_by_rows(curve)
     for relation in predictions:
         if isinstance(relation, ScoredNumbers):
             drawn["predicted"] = "prediction by label", figures.predicted(relation)

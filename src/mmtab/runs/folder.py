@@ -229,9 +229,12 @@ def _ablation(value: Any, where: str) -> None:
 
 
 def _more_rows(value: Any, where: str) -> None:
-    record({"metric": line, "rows": numbers(1, ascending=True, whole=True), "scores": numbers(high=1)})(value, where)
-    if not len(value["rows"]) == len(value["scores"]) > 1:
-        raise Unfit("scores", "a score for each number of rows, of which there are several", value["scores"])
+    rules = {"metric": line, "rows": numbers(1, ascending=True, whole=True), "scores": numbers(high=1)}
+    record(rules, {"modalities": mapping(numbers())})(value, where)
+    by_rows = {"scores": value["scores"]} | {f"modalities.{k}": v for k, v in value.get("modalities", {}).items()}
+    for name, scores in by_rows.items():
+        if not len(value["rows"]) == len(scores) > 1:
+            raise Unfit(name, "a score for each number of rows, of which there are several", scores)
 
 
 SCALER, CODER = (
