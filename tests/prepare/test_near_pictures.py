@@ -124,3 +124,40 @@ def test_many_pictures_are_compared_with_many() -> None:
     (found,) = near_pictures({"photo": prints})
     assert found.alarm.count >= 380
     assert all(test[1] == train[1] for test, train in found.examples)
+
+
+def test_held_out_records_that_are_nearly_those_of_training_pairs(tmp_path: Path) -> None:
+    """By their words, their cells under another id, or their pictures; of one side, for matches are alike."""
+    words = [" ".join(f"w{i}x{k}" for k in range(40)) for i in range(12)]
+    folder = tmp_path / "offers"
+    (folder / "images").mkdir(parents=True)
+    shown = {"left": [photo(i) for i in range(12)], "right": [photo(50 + i) for i in range(12)]}
+    shown["left"][10] = compressed(shown["left"][1])  # a record of test, and one of train
+    shown["left"][11] = shown["right"][0]  # of the other side
+    texts = {side: [f"{side}{i} {text}" for i, text in enumerate(words)] for side in shown}
+    texts["right"][8] = texts["right"][2].replace("w2x7", "other")
+    texts["right"][9] = texts["right"][3]
+    for side, pictures in shown.items():
+        for i, picture in enumerate(pictures):
+            picture.save(folder / "images" / f"{side}{i}.png")
+        # The two records of equal cells need one picture too.
+        photos = [f"images/{side}{3 if side == 'right' and i == 9 else i}.png" for i in range(12)]
+        write_table(folder / f"{side}.parquet", {"id": list(range(12)), "t": texts[side], "photo": photos})
+    for split, rows in {"train": range(6), "valid": range(6, 8), "test": range(8, 12)}.items():
+        pairs = {"left_id": [*rows], "right_id": [*rows], "label": [i % 2 for i in rows]}
+        write_table(folder / f"pairs_{split}.parquet", pairs)
+    columns = {"t": "text", "photo": "image"}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump({"name": "offers", "task": "matching", "columns": columns}))
+    found = [alarm for alarm in check(folder) if alarm.kind.startswith("near")]
+    assert {(alarm.kind, alarm.table) for alarm in found} == {
+        ("near_record_across_splits", "right"),
+        ("near_picture_across_splits", "left"),
+        ("near_picture_across_splits", "right"),
+    }
+    by_table = {(alarm.kind, alarm.table): alarm for alarm in found}
+    cells = by_table["near_record_across_splits", "right"]
+    assert cells.count == 2 and "2 records of right that pairs_test has" in cells.message
+    assert cells.rows == ("right row 9 (id 8) = right row 3 (id 2)", "right row 10 (id 9) = right row 4 (id 3)")
+    look = by_table["near_picture_across_splits", "left"]
+    assert (look.column, look.count) == ("photo", 1)
+    assert look.rows == ("left row 11 (id 10), images/left10.png = left row 2 (id 1), images/left1.png",)

@@ -28,7 +28,7 @@ def _natural(types: dict[str, ColumnType]) -> bool:
     return len(types) < FEW_COLUMNS and not {ColumnType.TEXT, ColumnType.IMAGE} & set(types.values())
 
 
-def _find_first(haystack: np.ndarray, needles: np.ndarray) -> np.ndarray:
+def find_first(haystack: np.ndarray, needles: np.ndarray) -> np.ndarray:
     """[n] int64: for each needle the first place in the haystack where it is, or -1."""
     if len(haystack) == 0:
         return np.full(len(needles), -1)
@@ -40,7 +40,7 @@ def _find_first(haystack: np.ndarray, needles: np.ndarray) -> np.ndarray:
 def across_splits(splits: dict[str, Split], types: dict[str, ColumnType], classes: list[Any]) -> Iterator[Finding]:
     """Rows and ids that are in two splits."""
     for a, b in combinations(splits.values(), 2):
-        n, place = len(b.ids), np.where(b.ids == 0, -1, _find_first(a.ids, b.ids))
+        n, place = len(b.ids), np.where(b.ids == 0, -1, find_first(a.ids, b.ids))
         ids = np.flatnonzero(place >= 0)
         rest = f"are also in {a.name}: if they name the same thing, leave them out of one; if not, number them anew"
         unit = f" of {b.name}"
@@ -48,7 +48,7 @@ def across_splits(splits: dict[str, Split], types: dict[str, ColumnType], classe
             yield Finding(alarm, [((b.name, int(r), ""), (a.name, int(place[r]), "")) for r in ids[:N_EXAMPLES]])
         if a.name != "train":
             continue
-        place = _find_first(a.key, b.key)
+        place = find_first(a.key, b.key)
         twice = np.flatnonzero(place >= 0)
         labelled = twice[(b.labels[twice] >= 0) & (a.labels[place[twice]] >= 0)]
         rest = "have the same features as a row of train"
@@ -72,7 +72,7 @@ def near_duplicates(splits: dict[str, Split], reader: SplitReader, classes: list
     for name, split in splits.items():
         if name == "train":
             continue
-        exact = _find_first(train.key, split.key) >= 0
+        exact = find_first(train.key, split.key) >= 0
         near = [(row, index.found[i][1]) for i, (of, row) in enumerate(index.refs) if of == name and i in index.found]
         hits = [(row, other) for row, other in near if not exact[row]]
         n, n_train = max(reader.n_near[name], 1), reader.n_near["train"]
@@ -92,7 +92,7 @@ def within_splits(splits: dict[str, Split], types: dict[str, ColumnType], classe
     chance = " (with so few columns this may be chance)" if _natural(types) else ""
     rest = f"repeat the features of an earlier row{chance}: leave them out unless they are to count twice"
     for name, split in splits.items():
-        first = _find_first(split.key, split.key)
+        first = find_first(split.key, split.key)
         again = np.flatnonzero(first != np.arange(len(first)))
         kind, things = "duplicate_within_split", f"rows of {name}"
         for alarm in counted(NOISE, kind, things, rest, len(again), len(first), table=name):
@@ -101,7 +101,7 @@ def within_splits(splits: dict[str, Split], types: dict[str, ColumnType], classe
     key, label = np.concatenate([s.key for s in parts]), np.concatenate([s.labels for s in parts])
     starts = np.cumsum([0, *(len(s.key) for s in parts)])
     rows = np.flatnonzero(label >= 0)
-    first = _find_first(key[rows], key[rows])
+    first = find_first(key[rows], key[rows])
     differs = np.flatnonzero(label[rows] != label[rows[first]])
     n_noisy = int(np.isin(key[rows], key[rows[differs]]).sum())
 

@@ -20,7 +20,9 @@ from mmtab.data.splits import components
 from mmtab.data.table import find_table, read_batches
 from mmtab.prepare.check import alarms
 from mmtab.prepare.check.alarms import N_EXAMPLES, Alarm, Cells, Severity, attempt, counted, mix, percent
+from mmtab.prepare.check.near_records import near_records
 from mmtab.prepare.check.pair_data import PairData
+from mmtab.prepare.check.pictures import picture_print
 
 ERROR, SEVERE, WARNING, NOTE = Severity
 
@@ -56,7 +58,7 @@ def check_matching(folder: Path, schema: Schema, images: bool) -> list[Alarm]:
     for split in SPLITS:
         if split not in missing and (read := attempt(collected, partial(read_pairs, folder, schema, split, records))):
             pairs[split] = read
-    cells = Cells(images)
+    cells = Cells(images, picture_print)
     data = PairData(records, pairs, schema, cells)
     collected += [*cells.alarms(), *alarms.usage_alarms(data.types, data.usage)]
     for column, kind in data.types.items():
@@ -65,7 +67,7 @@ def check_matching(folder: Path, schema: Schema, images: bool) -> list[Alarm]:
                 collected += alarms.id_like(column, table.name, table.columns[column].to_pylist())
     for look in (_repeated, _noise, _record_duplicates, _leaks, _ids, _balance):
         collected += look(data)
-    return [*collected, *_entities(data, schema)]
+    return [*collected, *_entities(data, schema), *near_records(data, cells.prints)]
 
 
 def _read_all(folder: Path, schema: Schema, name: str, partial: bool, collected: list[Alarm]) -> None:

@@ -78,8 +78,8 @@ class SplitReader:
         path = find_table(self.folder, self.schema, name)
         n = files.count(path, self.schema.name)
         rng = np.random.default_rng([0, SPLITS.index(name)])
-        sampled = _choose(rng, n, SAMPLE_ROWS)
-        near = _choose(rng, n, NEAR_TRAIN if name == "train" else NEAR_HELD_OUT)
+        sampled = choose(rng, np.arange(n), SAMPLE_ROWS)
+        near = choose(rng, np.arange(n), NEAR_TRAIN if name == "train" else NEAR_HELD_OUT)
         self.n_near[name] = 0
         keys, ids, labels = [], [], []
         usage = {column: Usage() for column in self.types}
@@ -143,8 +143,8 @@ class SplitReader:
         self.alarms.append(Alarm(Severity.ERROR, "missing_labels", message, name, label, rows, n, n / n_rows))
 
 
-def _choose(rng: np.random.Generator, n: int, most: int) -> np.ndarray:
-    return np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
+def choose(rng: np.random.Generator, rows: np.ndarray, most: int) -> np.ndarray:
+    return rows if len(rows) <= most else rows[np.sort(rng.choice(len(rows), most, replace=False))]
 
 
 def _inside(rows: np.ndarray, batch: Table) -> np.ndarray:
