@@ -14,11 +14,11 @@ from toy_data import write_kway, write_numbers, write_pairs
 
 from mmtab.api import load_run
 from mmtab.config.types import RunConfig
-from mmtab.runs import ladder
+from mmtab.runs import ladder, pace
 from mmtab.runs.evaluate import evaluate
 from mmtab.runs.folder import open_config
 from mmtab.runs.train import train
-from mmtab.utils.errors import ConfigError, TrainingError
+from mmtab.utils.errors import ConfigError, RunError, TrainingError
 
 AUTO = ["recipe=auto", "dataset.drop=[image]", "trainer.max_epochs=1"]
 
@@ -85,6 +85,35 @@ def test_no_step_begins_without_time_for_it(
     ladder.climb(config, tmp_path / "run", slow)
     assert limits == [(10.0, 4.0)] and "no time is left for several, tuned" in capsys.readouterr().out
     assert load_run(tmp_path / "run").metrics["valid"]
+
+
+@pytest.mark.parametrize("write", [write_kway, write_pairs])
+def test_a_network_reads_as_much_text_as_there_is_time_for(
+    tmp_path: Path, configure: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, write: Any
+) -> None:
+    """A call that goes on with a killed one's, on a faster machine, keeps to what that one chose."""
+    data, cut = write(tmp_path / "data", n=44, seed=11), tmp_path / "cut"  # which no other test has stored
+    config = configure(data, *AUTO, "ladder=[frozen]", "trainer.max_minutes=1e-4")
+    asked = config.text["max_length"]
+
+    def killed(step: RunConfig, where: Path, _: float) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ladder.climb(replace(config, output=str(cut)), cut, killed)
+    assert f"reads 16 tokens of a row's text: for text.max_length={asked} it would" in capsys.readouterr().out
+    with monkeypatch.context() as faster:
+        faster.setattr(pace, "tokens_per_second", lambda *_: 1e12)
+        metrics = train(replace(config, output=str(cut)), cut)
+        assert open_config(cut).text["max_length"] == 16 and evaluate(cut, "test")
+        train(config, whole := tmp_path / "whole")
+    assert open_config(whole).text["max_length"] == asked
+    with pytest.warns(UserWarning, match="already holds this run"):
+        assert train(replace(config, output=str(cut)), cut) == pytest.approx(metrics)
+    with pytest.raises(RunError, match=r"text\.max_length"):
+        train(replace(config, output=str(cut), text=config.text | {"max_length": 20}), cut)
+    train(config, again := tmp_path / "again")  # what is stored takes no time
+    assert open_config(again).text["max_length"] == asked
 
 
 def test_time_is_kept_for_a_next_step_that_could_use_it(

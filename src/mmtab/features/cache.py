@@ -71,6 +71,10 @@ class FeatureCache:
         arrays = self.store.arrays("text_features", lambda: self._text_key(backbone, sequences), build)
         return arrays["features"], arrays["present"]
 
+    def has_texts(self, backbone: TextBackbone, sequences: Sequences) -> bool:
+        """Whether ``texts`` has them stored."""
+        return self.store.has("text_features", self._text_key(backbone, sequences))
+
     def lower_layers(self, backbone: TextBackbone, sequences: Sequences) -> Ragged | None:
         """The hidden states that enter the first layer that learns, for each sequence with its special tokens; None
         where they would not fit on disk."""

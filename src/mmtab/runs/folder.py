@@ -51,6 +51,7 @@ CONFIG, SCHEMA, FITTED, TASK, METRICS = "config.yaml", "schema.yaml", "fitted.js
 PROVENANCE, CURVES = "provenance.json", "metrics.csv"
 GRAPH = "graph.json"  # of an export that has the model as a graph
 STEPS, CHOSEN = "steps", "ladder.json"  # of a run that is the best of several recipes
+TEXT_LENGTH = "text_length.json"  # in STEPS, while they are trained: the tokens that there is time for
 ABLATION = str(REPORT.parent / "ablation.json")
 MORE_ROWS = str(REPORT.parent / "more_rows.json")
 # Files as patterns of the manifest: what describes a run before it trains, and what it ends with
@@ -149,7 +150,9 @@ def check_unclaimed(folder: Path, ladder: Sequence[str] = ()) -> None:
     names = [CONFIG, SCHEMA, FITTED, *RESULTS[:-1], *FOLDERS]
     found = [name for name in names if (folder / name).exists() or (folder / name).is_symlink()]
     steps = folder / STEPS
-    found += [f"{STEPS}/{path.name}" for path in (steps.iterdir() if steps.is_dir() else ()) if path.name not in ladder]
+    known = {*ladder, TEXT_LENGTH} if ladder else set()
+    inside = [path.name for path in steps.iterdir()] if steps.is_dir() else []
+    found += [f"{STEPS}/{name}" for name in inside if name not in known]
     if found:
         problem = f"{folder} holds {', '.join(found[:3])}, which no run has written and a run would overwrite"
         raise RunError(f"{problem}. Fix: give another output=FOLDER")

@@ -16,8 +16,9 @@ import yaml
 
 from mmtab.config.types import CONFIGS, RunConfig
 from mmtab.data.dataset import chosen_schema
-from mmtab.runs.folder import APART, CHOSEN, STEPS, deciding, read_facts
+from mmtab.runs.folder import APART, CHOSEN, STEPS, TEXT_LENGTH, deciding, read_facts
 from mmtab.runs.inputs import data_folder
+from mmtab.runs.pace import LENGTHS_RULE, paced, with_length
 from mmtab.training.build import columns_of_text
 from mmtab.training.tasks import chosen_by
 from mmtab.utils.atomic import write_json
@@ -39,7 +40,7 @@ def climb(
     """
     if config.trainer.devices != 1 or config.trainer.n_nodes > 1:
         raise ConfigError("recipe=auto trains on one device; choose recipe=frozen or recipe=tuned for several")
-    steps = folder / STEPS
+    started, steps = time.perf_counter(), folder / STEPS
     for path in [steps, *(steps.iterdir() if steps.is_dir() else ())]:
         if path.is_symlink():
             raise RunError(f"{path} is a link, and what it leads to would be moved. Fix: remove it")
@@ -47,11 +48,13 @@ def climb(
         (folder / CHOSEN).unlink(missing_ok=True)
         shutil.rmtree(steps, ignore_errors=True)
     if not (folder / CHOSEN).exists() or not (steps / _read_choice(config, folder)["chosen"]).is_dir():
-        scores = _train_all(config, steps, train)
+        config, length = paced(config, with_recipe(config, config.ladder[0]), steps / TEXT_LENGTH)
+        scores = _train_all(config, steps, train, started)
         schema = chosen_schema(config.dataset, data_folder(config))
         name = chosen_by(schema.task, schema.metric)
         best = (min if name == "log_loss" else max)(scores, key=lambda recipe: scores[recipe][name])
-        write_json(folder / CHOSEN, {"chosen": best, "chosen_by": name, "valid": scores})
+        shortened = {} if length is None or length["taken"] == length["asked"] else {"text_length": length}
+        write_json(folder / CHOSEN, {"chosen": best, "chosen_by": name, "valid": scores} | shortened)
     said = _read_choice(config, folder)
     _move(steps / said["chosen"], folder)
     shutil.rmtree(steps, ignore_errors=True)
@@ -61,10 +64,10 @@ def climb(
 
 
 def _train_all(
-    config: RunConfig, steps: Path, train: Callable[[RunConfig, Path, float], dict[str, float]]
+    config: RunConfig, steps: Path, train: Callable[[RunConfig, Path, float], dict[str, float]], started: float
 ) -> dict[str, dict[str, float]]:
-    """By recipe, its metrics on valid."""
-    started, limit, scores = time.perf_counter(), config.trainer.max_minutes, dict[str, dict[str, float]]()
+    """By recipe, its metrics on valid. ``started``: by ``time.perf_counter``, when the time began to run."""
+    limit, scores = config.trainer.max_minutes, dict[str, dict[str, float]]()
     tried: list[dict[str, Any]] = []
     preparation = reserve = 0.0  # minutes: that the next step may take before it trains, and that are kept for it
     for place, recipe in enumerate(config.ladder):
@@ -123,14 +126,16 @@ def finished_as(config: RunConfig, folder: Path, saved: RunConfig) -> RunConfig:
     path = folder / CHOSEN
     if not config.ladder or not path.exists():
         return config
-    step = with_recipe(config, _read_choice(config, folder)["chosen"])
+    said = _read_choice(config, folder)
+    step = with_recipe(with_length(config, said.get("text_length")), said["chosen"])
     return replace(step, trainer=replace(step.trainer, max_minutes=saved.trainer.max_minutes))
 
 
 def _read_choice(config: RunConfig, folder: Path) -> dict[str, Any]:
     """ladder.json, by which files are moved; raises RunError where it names a recipe that the settings do not."""
     path = folder / CHOSEN
-    said = read_plain(path, record({"chosen": text, "chosen_by": text, "valid": mapping(mapping(number(nan=True)))}))
+    needed = {"chosen": text, "chosen_by": text, "valid": mapping(mapping(number(nan=True)))}
+    said = read_plain(path, record(needed, {"text_length": LENGTHS_RULE}))
     if said["chosen"] not in config.ladder or said["chosen_by"] not in said["valid"].get(said["chosen"], {}):
         raise RunError(
             f"{path}, chosen: expected one of {', '.join(config.ladder)} with its score, found {said['chosen']}"

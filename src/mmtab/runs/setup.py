@@ -88,8 +88,15 @@ LEAST_SPREAD = 1e-100  # of labels that are numbers
 
 def prepare(config: RunConfig) -> Prepared:
     """Read train and valid, fit on train, build the model, encode."""
+    schema, data = described(config)
+    return (prepare_rows if schema.of_rows else prepare_pairs)(config, schema, data)
+
+
+def described(config: RunConfig) -> tuple[Schema, Path]:
+    """The schema of the dataset, with what its tables on disk add to it, and its folder. Settings that do not fit, and
+    devices that there are not, are told of first."""
     check_settings(config)
-    _compute(config)  # which tells of devices that there are not
+    compute_of(config)
     data = data_folder(config)
     schema = chosen_schema(config.dataset, data)
     stored_in = [path for path in tables.training_files(data, schema)[1:] if not path.stem.startswith("pairs")]
@@ -99,7 +106,7 @@ def prepare(config: RunConfig) -> Prepared:
         columns = [column.name for column in schema.columns]
         absent = {side: [name for name in columns if name not in fields.names] for side, fields in headers.items()}
         schema = replace(schema, absent=absent)
-    return (prepare_rows if schema.of_rows else prepare_pairs)(config, schema, data)
+    return schema, data
 
 
 def prepare_rows(config: RunConfig, schema: Schema, data: Path) -> Prepared:
@@ -122,11 +129,10 @@ def prepare_rows(config: RunConfig, schema: Schema, data: Path) -> Prepared:
     fitted = replace(fitted, target=solvers[0].target)
     if takes_base(config, fitted.n_classes) and schema.of_type(ColumnType.TEXT):
         fitted = replace(fitted, lexicon=Lexicon.fit(train, schema, store_of(config)))
-    config = settle(config, schema.task, bool(columns_of_text(config, schema)), len(train))
-    config = with_text_length(config, schema, train)
+    config = settled(config, schema, len(train), train)
     model, backbones = build_model(config, schema, fitted)
     task = build_task(config, schema, fitted, train_labels)
-    session = Session(config, schema, fitted, model, backbones, task, _compute(config))
+    session = Session(config, schema, fitted, model, backbones, task, compute_of(config))
     encoded, valid_batches = session.encode(train), RowBatches(session.encode(valid), valid_labels)
     shares, base = unseen_shares(encoded, valid_batches.table), None
     assert isinstance(model, RowModel)
@@ -148,6 +154,13 @@ def prepare_rows(config: RunConfig, schema: Schema, data: Path) -> Prepared:
 
     files = tables.training_files(data, schema)
     return Prepared(session, train_batches, valid_batches, row_ids(valid), files, ids_of)
+
+
+def settled(config: RunConfig, schema: Schema, n_train: int, table: Stream | Table) -> RunConfig:
+    """The settings with what they leave to the task, the ``n_train`` rows or pairs, and the text of ``table``."""
+    texts = columns_of_text(config, schema)
+    apart = not schema.of_rows and bool(schema.ignored_by_some & set(texts))
+    return with_text_length(settle(config, schema.task, bool(texts), n_train, apart=apart), schema, table)
 
 
 def _solvers(config: RunConfig, schema: Schema, fitted: Fitted, label: np.ndarray) -> list[Solver]:
@@ -180,16 +193,13 @@ def prepare_pairs(config: RunConfig, schema: Schema, data: Path) -> Prepared:
         train_pairs = train_pairs.take(_some(len(train_pairs), pa.array(train_pairs.is_match), config))
     for pairs in (train_pairs, valid_pairs):
         _check_labels(pairs, schema, data)
-    texts = columns_of_text(config, schema)
-    apart = bool(schema.ignored_by_some & set(texts))
-    config = settle(config, schema.task, bool(texts), len(train_pairs), apart=apart)
-    config = with_text_length(config, schema, records.table)
+    config = settled(config, schema, len(train_pairs), records.table)
     fitted = Fitted.matching(records.table, train_pairs, schema, config.categories)
     if records.n_left is not None:
         fitted = replace(fitted, one_to_one=tuple(train_pairs.one_to_one()))
     model, backbones = build_model(config, schema, fitted)
     task = build_task(config, schema, fitted)
-    session = Session(config, schema, fitted, model, backbones, task, _compute(config))
+    session = Session(config, schema, fitted, model, backbones, task, compute_of(config))
     encoded, similarities = session.encode(records.table), None
     if isinstance(model, Matcher) and model.search is not None:
         ends = train_pairs.matches, valid_pairs.matches
@@ -260,5 +270,5 @@ def _check_labels(pairs: Pairs, schema: Schema, data: Path) -> None:
             )
 
 
-def _compute(config: RunConfig) -> Compute:
+def compute_of(config: RunConfig) -> Compute:
     return Compute(Hardware.of(config.trainer), config.trainer.precision)
