@@ -74,3 +74,19 @@ def test_rows_are_predicted_by_fits_to_other_folds(tmp_path: Any) -> None:
     again = changed.out_of_fold(folds, 1.0, Store(tmp_path))
     np.testing.assert_array_equal(said[folds == 1], again[folds == 1])
     assert not np.allclose(said[folds == 0], again[folds == 0], atol=0.1)
+
+
+@pytest.mark.parametrize("n", [2_000, 40_000])
+def test_inputs_that_few_rows_have_are_learned_from(n: int) -> None:
+    """However many rows there are, and by each penalty of a path as by itself."""
+    ids = np.arange(n) % 1_000
+    x = sp.csr_array((np.ones(n, np.float32), ids, np.arange(n + 1)), shape=(n, 1_000))
+    y = np.random.default_rng(0).integers(0, K, 1_000)[ids]
+    solver = Logistic(K)
+    for c, found in zip(path := (0.3, 1.0, 3.0, 10.0), solver.fits(x, y, path), strict=True):
+        best = LogisticRegression(C=c, tol=1e-8, max_iter=10_000).fit(x, y)
+        least = penalised(x, y, best.coef_.T, best.intercept_, c)
+        loss = -best.predict_log_proba(x)[range(n), y].mean()
+        for weight, bias in (found, fit(x, y, c)):
+            assert penalised(x, y, weight, bias, c) < least * 1.01
+            assert solver.loss(solver.output(x @ weight + bias), y) < loss * 1.03
