@@ -116,6 +116,24 @@ def test_one_table_is_divided_scored_on_test_and_reported(tmp_path: Path, small:
     assert (tmp_path / "run" / "report" / "report.html").is_file()
 
 
+def test_a_call_that_fails_removes_only_what_it_made(tmp_path: Path, small: dict[str, Any]) -> None:
+    one_class = pd.DataFrame({"a": [1.0, 2.0, 3.0] * 20, "kind": ["x"] * 60})
+    said = {"label": "kind", "task": "kway", **small}
+    with pytest.raises(MmtabError, match="one class"):
+        mmtab.fit(one_class, output=tmp_path / "new", **said)
+    assert not (tmp_path / "new-data").exists()
+    mmtab.Dataset.from_frame(one_class, label="kind", task="kway", folder=tmp_path / "run-data")
+    (tmp_path / "run-data" / "notes.txt").write_text("mine")
+    with pytest.raises(MmtabError, match="one class"):
+        mmtab.fit(one_class, output=tmp_path / "run", **said)
+    assert (tmp_path / "run-data" / "notes.txt").exists()
+    (tmp_path / "own" / ".building").mkdir(parents=True)
+    (tmp_path / "own" / ".building" / "keep.txt").write_text("mine")
+    with pytest.raises(MmtabError, match=r"\.building holds keep\.txt, which fit has not written"):
+        mmtab.fit(one_class, output=tmp_path / "own", **said)
+    assert (tmp_path / "own" / ".building" / "keep.txt").exists()
+
+
 def test_tables_beside_a_dataset_are_refused_by_name(tmp_path: Path) -> None:
     data = write_kway(tmp_path / "data", n=30, images=False)
     for name in ("valid", "test", "left", "records"):

@@ -160,6 +160,13 @@ def test_labels_keep_their_type(kind: str) -> None:
     assert classes is None or model.classes_.tolist() == classes
 
 
+@pytest.mark.parametrize("dtype", ["int64", "Int64", "str"])
+def test_labels_may_be_a_frame_of_one_column(dtype: str) -> None:
+    y = pd.DataFrame({"kind": pd.Series(FLAGS).astype("int64").astype(dtype)})
+    model = mmtab.Classifier(recipe="frozen", settings=FAST).fit({"a": [*map(float, FLAGS)]}, y)
+    assert model.classes_.tolist() == sorted(y["kind"].unique().tolist())
+
+
 @pytest.mark.parametrize(
     "y", [np.array([b"a", b"b"] * 20), np.arange(40).astype("timedelta64[h]")], ids=["S1", "m8[h]"]
 )

@@ -105,6 +105,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("sweep datasets=DATA sampler=grit output=out", "sampler=grit: expected one of"),
     ("sweep datasets=DATA space=nowhere output=out", "space=nowhere: neither a name of configs/sweep/"),
     ("sweep datasets=DATA overrides=trainer.epochs=3 output=out", "overrides: no setting trainer.epochs; did you mean"),
+    ("sweep datasets=DATA space=optimizer output=out", "configs/sweep/ nor a yaml file; did you mean optimiser?"),
     ("-optuna sweep datasets=DATA output=out", 'error: this needs optuna. Fix: pip install "mmtab[sweep]"'),
     (
         "-sparse_dot_topn match run=DATA output=o.csv",

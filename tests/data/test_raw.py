@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import pickle
 import re
 import zipfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openpyxl
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -22,7 +24,7 @@ from PIL import Image
 from toy_data import draw_picture
 
 import mmtab
-from mmtab.data import files, objects, raw
+from mmtab.data import files, formats, objects, raw
 from mmtab.data.csv_files import FOUND_OUT, Dialect
 from mmtab.data.schema import ColumnType
 from mmtab.utils.errors import DataError, MmtabError
@@ -40,6 +42,11 @@ def written(text: str, encoding: str = "utf-8") -> Callable[[Path], object]:
 
 def named(separator: str, newline: str = "\n") -> str:
     return f"sep={separator}{newline}{FRAME.to_csv(sep=separator, index=False)}"
+
+
+def json_lines(path: Path, encoding: str, end: str = "\n") -> None:
+    lines = (json.dumps(row, ensure_ascii=False) for row in FRAME.to_dict("records"))
+    path.write_bytes(end.join(lines).encode(encoding))
 
 
 def rows_of(path: Path, scratch: Path, dialect: Dialect = FOUND_OUT) -> list[dict[str, Any]]:
@@ -71,6 +78,9 @@ def rows_of(path: Path, scratch: Path, dialect: Dialect = FOUND_OUT) -> list[dic
         ("a.PARQUET", lambda path: FRAME.to_parquet(path)),
         ("a.jsonl", lambda path: FRAME.to_json(path, orient="records", lines=True)),
         ("a.ndjson", lambda path: FRAME.to_json(path, orient="records", lines=True, force_ascii=False)),
+        ("a.jsonl", lambda path: json_lines(path, "cp1252")),
+        ("a.jsonl", lambda path: json_lines(path, "utf-16")),
+        ("a.jsonl", lambda path: json_lines(path, "utf-8-sig", "\r\n")),
         ("a.xlsx", lambda path: FRAME.to_excel(path, index=False)),
     ],
 )
@@ -140,6 +150,34 @@ def test_sheets_and_mixed_cells_of_excel(tmp_path: Path) -> None:
             cells.to_excel(book, sheet_name=sheet)
     with pytest.raises(DataError, match=r"expected one sheet with cells; found \['one', 'two'\]"):
         raw.standard_file(tmp_path / "b.xlsx", tmp_path, "toys")
+
+
+def test_lines_of_json_end_with_a_newline_alone(tmp_path: Path) -> None:
+    texts = ["a\u2028b", "c\x85d", "e\x0bf"]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"t": text}, ensure_ascii=False) for text in texts[:2]), encoding="utf-8")
+    (tmp_path / "scratch").mkdir()
+    notes: list[str] = []
+    read = raw.standard_file(path, tmp_path / "scratch", "toys", notes=notes)
+    assert files.read(read, "toys")["t"].to_pylist() == texts[:2] and notes == []
+    path.write_bytes(json.dumps({"kind": "M\u00fcr"}, ensure_ascii=False).encode("cp1252"))
+    (tmp_path / "other").mkdir()
+    read = raw.standard_file(path, tmp_path / "other", "toys", notes=notes)
+    assert files.read(read, "toys")["kind"].to_pylist() == ["M\u00fcr"]
+    assert notes == ["a.jsonl: read with encoding cp1252"]
+    path.write_bytes('{"t": "Привет, мир"}'.encode("cp1251"))
+    with pytest.raises(DataError, match="no other encoding is certain"):
+        raw.standard_file(path, tmp_path, "toys")
+    assert rows_of(path, tmp_path, Dialect("cp1251", "")) == [{"t": "Привет, мир"}]
+
+
+def test_a_formula_that_no_spreadsheet_has_computed_is_no_missing_cell(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in (["a", "b"], [1, "x"], [None, "y"], ["=A2*2", "z"]):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    with pytest.raises(DataError, match=r"a\.xlsx, cell A4 is a formula whose value the file does not have"):
+        raw.standard_file(tmp_path / "a.xlsx", tmp_path, "toys")
 
 
 def test_workbooks_that_are_damaged_or_say_that_they_are_huge(tmp_path: Path) -> None:
@@ -259,3 +297,18 @@ def test_a_spreadsheet_warns_of_digits_that_it_does_not_keep(tmp_path: Path) -> 
     with pytest.warns(UserWarning, match=r"codes.xlsx, column code: 23\d{17} has more digits.* Fix: ") as caught:
         raw.standard_file(path, tmp_path / "scratch", "toys")
     assert len(caught) == 1
+
+
+def test_numbers_of_one_column_written_in_two_ways_are_told_of() -> None:
+    """113.513 fits 1.234,5, in which 113.5 is nothing: a csv of floats."""
+    table = pa.table({"a": ["113,5", "1.234,25", "99,0", "12,5"] * 10, "k": ["x", "y"] * 20})
+    run = mmtab.Dataset.from_frame(table, label="k", types={"a": "numeric"})
+    assert run.schema.formats == {"a": "1.234,5"}
+
+    def read(cells: list[str]) -> list[Any]:
+        batch = pa.record_batch({"a": cells})
+        return formats.standard_batch(batch, run.schema)["a"].to_pylist()
+
+    assert read(["1.234", "12,5"]) == ["1234", "12.5"] and read(["113.5", "7"]) == ["113.5", "7"]
+    with pytest.raises(DataError, match=r"column a.*1\.234,5, reads 113\.513 as 113513, and does not fit 113\.5"):
+        read(["113.513", "113.5"])

@@ -121,6 +121,11 @@ def test_toy_pairs_are_the_same_in_both_formats(tmp_path: Path) -> None:
         ("datetime", pa.array([3600, None], pa.timestamp("s", tz="Europe/Berlin")), [3600.0, None]),
         ("datetime", pa.array(["1970-01-02", "1970-01-01T02:00:00+01:00", ""]), [86400.0, 3600.0, None]),
         ("datetime", pa.array(["2 Jan 1970", None]).dictionary_encode(), [86400.0, None]),
+        (
+            "datetime",
+            pa.array(["Jan 2, 1970 01:00", "2-Jan-70", "02 JAN 70", "Jan 1970"]),
+            [90000.0, 86400.0, 86400.0, 0.0],
+        ),
     ],
 )
 def test_types_are_the_same_in_both_formats(tmp_path: Path, kind: str, values: pa.Array, canonical: list[Any]) -> None:
@@ -201,7 +206,11 @@ def test_text_in_a_numeric_column_of_either_format(tmp_path: Path, suffix: str) 
 
 @pytest.mark.parametrize(
     "text",
-    ["soon", "2024-13-01", "2024-01-01T25:00", "99999-01-01", "1e400", "9" * 40, "2024-01-01 10:00 +9999", "(", "nan"],
+    [
+        *("soon", "2024-13-01", "2024-01-01T25:00", "99999-01-01", "1e400", "9" * 40, "2024-01-01 10:00 +9999", "("),
+        *("nan", "13/04/24", "24-04-13", "240413", "200105", "Aug 23", "09:30", "09:30 +0100", "12", "Mon", "3.5"),
+        "12 May 10:00",
+    ],
 )
 def test_not_a_moment(tmp_path: Path, text: str) -> None:
     told(

@@ -215,8 +215,11 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
 
 def _plain(y: Any) -> Any:
-    """Labels of a type of pandas' own as numpy has them; scikit-learn would make floats of integers and truths."""
-    if not hasattr(y, "isna") or isinstance(y.dtype, np.dtype):
+    """Labels of a type of pandas' own as numpy has them; scikit-learn would make floats of integers and truths. Of a
+    frame of one column, that."""
+    if getattr(y, "ndim", 1) == 2 and y.shape[1] == 1 and hasattr(y, "iloc"):
+        y = y.iloc[:, 0]
+    if not hasattr(y, "isna") or getattr(y, "ndim", 1) != 1 or isinstance(y.dtype, np.dtype):
         return y
     if getattr(y.dtype, "categories", y).dtype.kind not in "biuf":
         return y

@@ -150,6 +150,7 @@ def fit(
                 "image_root": roots,
                 "bad_cells": asked.dataset.bad_cells,
             }
+            was_there = _beside(folder).exists()
             data = _data_beside(folder, tables, **options)
             # To compose it anew, with the place, takes as long as all else before a small training
             overridden = {setting.partition("=")[0] for setting in settings}
@@ -165,7 +166,7 @@ def fit(
         try:
             train_run(config, folder)
         except MmtabError:
-            if tables and not (folder / LAST).exists() and not is_finished(folder):
+            if tables and not was_there and not (folder / LAST).exists() and not is_finished(folder):
                 shutil.rmtree(data.folder)  # there is no run that it could belong to
             raise
     if score_test:
@@ -187,12 +188,21 @@ def _minutes(seconds: Any) -> float | None:
     return float(seconds) / 60
 
 
+def _beside(folder: Path) -> Path:
+    """Of a run's folder, where fit keeps the dataset folder of the tables."""
+    return folder.parent / f"{folder.name}-data"
+
+
 def _data_beside(folder: Path, tables: Mapping[str, Any], **options: Any) -> datasets.Dataset:
     """The dataset folder of the tables, beside the run, so that the run can be resumed, evaluated and reproduced. One
     that is there already has to be of the same tables."""
-    target, scratch = folder.parent / f"{folder.name}-data", folder / ".building"
+    target, scratch = _beside(folder), folder / ".building"
     if not distributed.is_first():
         return datasets.Dataset.read(target)
+    strange = [path.name for path in scratch.iterdir() if path.name != target.name] if scratch.is_dir() else []
+    if strange or scratch.is_symlink():
+        problem = f"{scratch} holds {strange[0] if strange else 'a link'}, which fit has not written"
+        raise ConfigError(f"fit: {problem}. Fix: remove it, or give another output=FOLDER")
     shutil.rmtree(scratch, ignore_errors=True)  # of a killed call
     try:
         made = from_frames(tables, folder=scratch / target.name, **options).folder

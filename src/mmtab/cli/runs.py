@@ -61,11 +61,12 @@ def train(settings: RunConfig) -> None:
     print_metrics(f"{settings.dataset.name}, seed {settings.seed}", columns)
     if settings.report:
         print(report_after(folder, local=LocalSettings.of(settings)))
-    _print_next(folder)
+    _print_next(folder, data)
 
 
-def _print_next(folder: Path) -> None:
-    """What was found out first, and what may be done with the run."""
+def _print_next(folder: Path, data: Path) -> None:
+    """What was found out first, and what may be done with the run; ``data`` is its dataset's folder."""
+    from mmtab.data import files
     from mmtab.reports.run_page import read_findings
     from mmtab.runs.folder import read_schema
 
@@ -74,7 +75,8 @@ def _print_next(folder: Path) -> None:
     run, tables = shlex.quote(str(folder)), "input=ROWS.csv output=predictions.csv"
     commands = [f"mmtab predict run={run} {tables}", f"mmtab export {run} -o MODEL"]
     if not read_schema(folder).of_rows:
-        commands[0] = f"mmtab match run={run} left=LEFT.csv right=RIGHT.csv output=matches.csv"
+        tables = "records=RECORDS.csv" if files.exists(data, "records") else "left=LEFT.csv right=RIGHT.csv"
+        commands[0] = f"mmtab match run={run} {tables} output=matches.csv"
     print_line(f"run folder: {folder}\nnext: {'; '.join(commands)}")
 
 

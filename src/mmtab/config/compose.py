@@ -144,7 +144,9 @@ def dataset_place(entry: str, where: str = "datasets") -> tuple[str, tuple[str, 
     if Path(entry).name != entry or Path(entry).suffix:
         in_root = Path(LocalSettings().data_root).expanduser() / entry
         raise ConfigError(f"{where}: there is no {folder}, nor {in_root} (MMTAB_DATA). Fix: correct the path")
-    hint = did_you_mean(entry, names_in("dataset"))
+    places = {Path.cwd(), Path(LocalSettings().data_root).expanduser()}
+    own = {path.parent.name for place in places if place.is_dir() for path in place.glob("*/dataset.yaml")}
+    hint = did_you_mean(entry, {*names_in("dataset"), *own})
     raise ConfigError(f"{where}: {entry} is neither a dataset folder nor a name of configs/dataset/; {hint}")
 
 

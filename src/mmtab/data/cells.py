@@ -21,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmtab.data.formats import NUMERIC_DATE, iso, parsed_moment
+from mmtab.data.formats import NUMERIC_DATE, full_year, iso, parsed_moment
 from mmtab.data.schema import ColumnType
 from mmtab.data.spelling import MOMENT, TEXT, ZONE, is_bytes, is_narrow, is_text, respelt, spelling
 
+DAY_MONTH_YEAR = r"^(\d{1,2})[\s./-]*([^\W\d_]{3,9})[\s.,/-]*(\d\d)(?![\d:])"  # 12-Apr-24
 LONGEST = 16 << 20  # bytes of a cell of text: reading more takes minutes and gigabytes
 EXPECTED = {
     ColumnType.TEXT: f"text of at most {LONGEST >> 20} MiB",
@@ -225,9 +226,13 @@ def _moment(text: str) -> datetime | None:
         try:
             return datetime.fromisoformat(text)
         except ValueError:
-            if re.match(NUMERIC_DATE, text):  # day or month first? ``data.formats`` knows, for a whole column
-                text = iso(text, "year first") or ""
-            return parsed_moment(text)
+            if match := re.match(NUMERIC_DATE, text):  # day or month first? ``data.formats`` knows, for a whole column
+                text = (iso(text, "year first") if len(match[1]) == 4 else None) or ""
+            elif match := re.match(DAY_MONTH_YEAR, text):
+                text = f"{match[1]} {match[2]} {full_year(match[3])}{text[match.end() :]}"
+            moment = parsed_moment(text)
+            # Of text that names no year, or with two digits that may be a day, any reading is a guess
+            return moment if f"{moment.year:04}" in text else None
     except (ValueError, OverflowError):
         return None
 

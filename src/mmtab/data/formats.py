@@ -42,6 +42,7 @@ AMOUNT = (
     rf"(?P<number>\d{{1,3}}(?:(?:[.,'’]|{_SPACE})\d{{3}})+(?:[.,]\d+)?|\d*[.,]?\d+)\s*"
     r"(?P<suffix>[^\d\s.,+−()-][^\d.,+−()-]{0,11}?)?\s*$"
 )
+POINTED = r"\s*[+−-]?\d+\.\d+\s*"
 NUMERIC_DATE = r"^\s*(\d{1,4})\s?[-/.]\s?(\d{1,2})\s?[-/.]\s?(\d{1,4})(?:[T,\s]+(\S.*))?\s*$"
 
 
@@ -80,14 +81,33 @@ def standard(cells: pa.Array, kind: ColumnType, written: str | None) -> pa.Array
 
 
 def standard_batch(batch: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
-    """A batch of a raw table, with the cells of columns that have a format as the standard writes them."""
+    """A batch of a raw table, with the cells of columns that have a format as the standard writes them. Raises
+    DataError where a column has cells that fit its format by what others, which do not fit it, have as their point."""
     columns = {column.name: column.type for column in schema.columns} | {schema.label: schema.label_type}
     kinds = {name: kind for name, kind in columns.items() if name in schema.formats}
+    for name in kinds.keys() & set(batch.schema.names):
+        _check_points(batch[name], schema, name)
     cells = {
         name: standard(batch[name], kinds[name], schema.formats[name]) if name in kinds else batch[name]
         for name in batch.schema.names
     }
     return pa.record_batch(list(cells.values()), names=list(cells))
+
+
+def _check_points(cells: pa.Array, schema: Schema, name: str) -> None:
+    """113.513 is 113513 in the format 1.234,5, in which 113.5 is nothing: both in one column were written otherwise."""
+    written = schema.formats[name]
+    if style_of(written) != "1.234,5" or not is_text(cells.type):
+        return
+    read = _number_reader(written)
+    texts = [text for text in cells.unique().to_pylist() if text is not None and re.fullmatch(POINTED, text)]
+    thousands, pointed = (next((t for t in texts if (read(t) is not None) == fits), None) for fits in (True, False))
+    if thousands is not None and pointed is not None:
+        problem = f"the format of train, {written}, reads {thousands} as {read(thousands)}, and does not fit {pointed}"
+        fix = "write all numbers of the column as train has them, or give them as numbers"
+        raise DataError(
+            schema.name, problem, column=name, expected=f"numbers such as {written}", found=pointed, fix=fix
+        )
 
 
 def _number_reader(written: str) -> Callable[[str], str | None]:
@@ -119,6 +139,11 @@ def parsed_moment(text: str) -> datetime:
     return parser.parse(text, default=datetime(2000, 1, 1), tzinfos=zone)
 
 
+def full_year(digits: str) -> int:
+    """Of two digits, as POSIX has it: from 69 on of the last century."""
+    return int(digits) + (0 if len(digits) > 2 else 2000 if int(digits) < 69 else 1900)
+
+
 def iso(text: str, order: str) -> str | None:
     """A date of three numbers in this order as ISO 8601; None for any other text, and for a day that never was."""
     match = re.match(NUMERIC_DATE, text)
@@ -128,9 +153,8 @@ def iso(text: str, order: str) -> str | None:
     parts = dict(zip(order, match.groups()[:3], strict=True))
     if len(parts["y"]) not in (2, 4) or max(len(parts["m"]), len(parts["d"])) > 2:
         return None
-    year = int(parts["y"]) + (0 if len(parts["y"]) == 4 else 2000 if int(parts["y"]) < 69 else 1900)
     try:
-        day = date(year, int(parts["m"]), int(parts["d"])).isoformat()
+        day = date(full_year(parts["y"]), int(parts["m"]), int(parts["d"])).isoformat()
         if not match[4]:
             return day
         try:  # dateutil is slow

@@ -88,7 +88,7 @@ def standard_file(
         (scratch / f"{stem}.parquet").symlink_to(path.resolve())
         return scratch / f"{stem}.parquet"
     elif suffix:
-        table = (_excel if suffix == ".xlsx" else _json_lines)(path, dataset)
+        table = _excel(path, dataset) if suffix == ".xlsx" else _json_lines(path, dataset, dialect, notes)
     else:
         fix = "save it as .csv or .xlsx" if path.suffix.lower() in (".xls", ".ods") else "save it as one of these"
         expected = f"one of {', '.join(FORMATS)}"
@@ -223,9 +223,17 @@ def _uncertain(dataset: str, table: str, option: str, example: str, problem: str
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def _json_lines(path: Path, dataset: str) -> pa.Table:
+def _json_lines(path: Path, dataset: str, dialect: Dialect, notes: list[str] | None) -> pa.Table:
+    try:
+        encoding = dialect.encoding or _encoding(path, False, dataset)
+        text = path.read_text(encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
+    except (UnicodeError, LookupError) as error:
+        problem = f"the file is not {dialect.encoding or 'UTF-8, and no other encoding is certain'}"
+        raise _uncertain(dataset, stem_of(path), "encoding", "cp1252", problem) from error
+    if encoding != "utf-8" and notes is not None:
+        notes.append(f"{path.name}: read with encoding {encoding}")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):  # others end no line of JSON
         try:
             if line.strip():
                 rows.append(json.loads(line))
@@ -248,9 +256,13 @@ def _excel(path: Path, dataset: str) -> pa.Table:
         most = files.MOST_COLUMNS + 1
         sheets = {sheet.title: [row[:most] for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets}
         book.close()
+        formula = _formula_without_value(openpyxl, path, sheets)
     except (zipfile.BadZipFile, KeyError, ValueError, IndexError, TypeError, SyntaxError, OSError) as error:
         problem, fix = f"{path.name} is not a readable xlsx file ({error})", "save it again, or as .csv"
         raise DataError(dataset, problem, table=stem, fix=fix) from error
+    if formula:
+        problem = f"{path.name}, cell {formula} is a formula whose value the file does not have"
+        raise DataError(dataset, problem, table=stem, fix="open it in a spreadsheet and save it, or save it as .csv")
     filled = {title: rows for title, rows in sheets.items() if any(c is not None for row in rows for c in row)}
     if len(filled) != 1:
         fix = "keep the one sheet that is the table, or save it as .csv"
@@ -265,3 +277,21 @@ def _excel(path: Path, dataset: str) -> pa.Table:
             problem = f"{path.name}, column {name}: {long:.0f} has more digits than a spreadsheet keeps in a number"
             warnings.warn(f"{problem}, so the last ones may be others. Fix: codes and ids as text", stacklevel=2)
     return from_columns(names, columns, dataset, stem, mixed=True)
+
+
+def _formula_without_value(openpyxl: Any, path: Path, sheets: dict[str, list[tuple[Any, ...]]]) -> str:
+    """The first cell of a formula that no spreadsheet has computed, such as B7 of a file that a library wrote; empty
+    where there is none."""
+    if not any(cell is None for rows in sheets.values() for row in rows for cell in row):
+        return ""
+    book = openpyxl.load_workbook(path, read_only=True)
+    try:
+        for sheet in book.worksheets:
+            sheet.reset_dimensions()
+            for cells, values in zip(sheet.iter_rows(), sheets[sheet.title], strict=False):
+                for cell, value in zip(cells, values, strict=False):
+                    if value is None and getattr(cell, "data_type", "") == "f":
+                        return str(cell.coordinate)
+    finally:
+        book.close()
+    return ""

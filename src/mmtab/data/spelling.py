@@ -115,6 +115,7 @@ def meaning(text: pa.Array) -> pa.Array:
     text = pc.if_else(pc.is_in(lower, value_set=pa.array(["false", "true"], TEXT)), lower, text)
     if pc.any(pc.match_substring_regex(text, MOMENT)).as_py():
         text = pc.if_else(pc.match_substring_regex(text, MOMENT), _by_distinct(text, _moment_of), text)
+    text = pc.if_else(pc.match_substring_regex(text, CLOCK), _without_zeros(text), text)
     return _numbers(text, FLOAT)
 
 
@@ -186,7 +187,12 @@ def _moment_of(text: str) -> str:
     except ValueError:
         return text
     moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
-    return spelling(pa.array([moment], pa.timestamp("us")))[0].as_py()
+    written = spelling(pa.array([moment], pa.timestamp("us")))[0].as_py()
+    nanos = re.search(r"\.\d{6}(\d{1,3})", text)  # which datetime cuts off
+    if nanos is None or not nanos[1].strip("0"):
+        return written
+    whole = written if " " in written else f"{written} 00:00:00"
+    return f"{whole.partition('.')[0]}.{moment.microsecond:06}{nanos[1].rstrip('0')}"
 
 
 def _nanoseconds(text: str) -> int | None:

@@ -20,7 +20,7 @@ from yaml import YAMLError
 
 from mmtab.config.overrides import written
 from mmtab.config.types import CONFIGS
-from mmtab.utils.errors import ConfigError, one_line
+from mmtab.utils.errors import ConfigError, did_you_mean, one_line
 
 SPACES = CONFIGS / "sweep"
 EXPECTED = "a list of choices, or {low: …, high: …} with log: true or step: …"
@@ -92,8 +92,8 @@ def read_space(name: str | None) -> dict[str, Any]:
     named = SPACES / f"{name}.yaml"
     path = named if named.is_file() else Path(name).expanduser()
     if not path.is_file():
-        names = ", ".join(sorted(path.stem for path in SPACES.glob("*.yaml")))
-        raise ConfigError(f"space={name}: neither a name of configs/sweep/ ({names}) nor a yaml file")
+        hint = did_you_mean(name, (path.stem for path in SPACES.glob("*.yaml")))
+        raise ConfigError(f"space={name}: neither a name of configs/sweep/ nor a yaml file; {hint}")
     try:
         space: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:

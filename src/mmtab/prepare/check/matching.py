@@ -47,7 +47,10 @@ def check_matching(folder: Path, schema: Schema, images: bool) -> list[Alarm]:
         message = "the pairs are not divided yet: run 'mmtab prepare split', then check again"
         return [*collected, Alarm(ERROR, "not_split", message, "pairs")]
     for split in missing:
-        message = f"the table pairs_{split} is missing: mmtab needs pairs_train, pairs_valid and pairs_test"
+        message = (
+            f"the table pairs_{split} is missing: mmtab learns from labelled pairs (left_id, right_id, label). Give"
+        )
+        message += " such a table to 'mmtab prepare all' as pairs.csv beside the records; it divides them"
         collected.append(Alarm(ERROR, "missing_table", message, f"pairs_{split}"))
     # Cells at fault are alarms already; with them as missing the rest can still be looked at.
     again: list[Alarm] = []
