@@ -116,6 +116,15 @@ def test_one_table_is_divided_scored_on_test_and_reported(tmp_path: Path, small:
     assert (tmp_path / "run" / "report" / "report.html").is_file()
 
 
+def test_fit_wants_something_to_learn_from() -> None:
+    sides = {"left": pd.DataFrame({"id": [1]}), "right": pd.DataFrame({"id": [2]})}
+    for given in ({}, {"train": None}):
+        with pytest.raises(ConfigError, match=r"nothing to learn from\. Fix: give a table, or a dataset"):
+            mmtab.fit(**given, label="kind")
+        with pytest.raises(ConfigError, match=r"Fix: give labelled pairs \(left_id, right_id, label\), first"):
+            mmtab.fit(**given, **sides)
+
+
 def test_a_call_that_fails_removes_only_what_it_made(tmp_path: Path, small: dict[str, Any]) -> None:
     one_class = pd.DataFrame({"a": [1.0, 2.0, 3.0] * 20, "kind": ["x"] * 60})
     said = {"label": "kind", "task": "kway", **small}

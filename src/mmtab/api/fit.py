@@ -40,7 +40,7 @@ from mmtab.utils.locks import alone_in
 
 @isolated()
 def fit(
-    train: Any,
+    train: Any = None,
     valid: Any = None,
     test: Any = None,
     *,
@@ -104,6 +104,11 @@ def fit(
     said |= {"trainer.max_minutes": _minutes(time_limit)}
     settings = _settings({name: value for name, value in said.items() if value is not None} | overrides)
     score_test, test = test is True, None if isinstance(test, bool) else test
+    if train is None:
+        records_given = any(frame is not None for frame in (left, right, records))
+        pairs = "labelled pairs (left_id, right_id, label), first: mmtab.fit(pairs, left=…, right=…)"
+        wanted = pairs if records_given else "a table, or a dataset, first"
+        raise ConfigError(f"fit: there is nothing to learn from. Fix: give {wanted}")
     if (splits := objects.splits_in(train)) is not None:
         if not {"train"} <= {*splits} <= {"train", "valid", "test"} or valid is not None or test is not None:
             others = [name for name, frame in (("valid", valid), ("test", test)) if frame is not None]
