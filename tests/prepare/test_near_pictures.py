@@ -161,3 +161,15 @@ def test_held_out_records_that_are_nearly_those_of_training_pairs(tmp_path: Path
     look = by_table["near_picture_across_splits", "left"]
     assert (look.column, look.count) == ("photo", 1)
     assert look.rows == ("left row 11 (id 10), images/left10.png = left row 2 (id 1), images/left1.png",)
+
+
+def test_records_of_few_categories_are_alike_by_chance(tmp_path: Path) -> None:
+    folder = tmp_path / "offers"
+    for side in ("left", "right"):
+        write_table(folder / f"{side}.parquet", {"id": list(range(12)), "c": ["a", "b"] * 6, "n": [1.0] * 12})
+    for split, rows in {"train": range(6), "valid": range(6, 8), "test": range(8, 12)}.items():
+        pairs = {"left_id": [*rows], "right_id": [*rows], "label": [i % 2 for i in rows]}
+        write_table(folder / f"pairs_{split}.parquet", pairs)
+    columns = {"c": "categorical", "n": "numeric"}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump({"name": "offers", "task": "matching", "columns": columns}))
+    assert not [alarm for alarm in check(folder) if alarm.kind.startswith("near")]

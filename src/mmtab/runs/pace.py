@@ -24,7 +24,7 @@ from mmtab.runs.inputs import store_of
 from mmtab.runs.setup import compute_of, described, settled
 from mmtab.training.build import build_text_encoder, columns_of_text
 from mmtab.utils.atomic import write_json
-from mmtab.utils.machine import to_evaluate
+from mmtab.utils.machine import to_evaluate, usable_cores
 from mmtab.utils.plain import number, read_plain, record
 from mmtab.utils.progress import say
 
@@ -41,17 +41,15 @@ def paced(config: RunConfig, step: RunConfig, kept: Path) -> tuple[RunConfig, di
     step: ``config`` as the first step of a ladder trains it
     kept: a file that keeps the choice, for a call that goes on with a killed one's
     """
-    minutes, choice = config.trainer.max_minutes, read_choice(kept) if kept.exists() else None
+    minutes, choice = config.trainer.max_minutes, None
+    if kept.exists():
+        choice = cast(dict[str, int], read_plain(kept, LENGTHS_RULE))
     if minutes is not None and choice is None and config.store_frozen:
         choice = _choose(step, minutes)
         if choice is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_json(kept, choice)
     return with_length(config, choice), choice
-
-
-def read_choice(path: Path) -> dict[str, int]:
-    return cast(dict[str, int], read_plain(path, LENGTHS_RULE))
 
 
 def with_length(config: RunConfig, choice: Mapping[str, int] | None) -> RunConfig:
@@ -73,6 +71,7 @@ def _choose(step: RunConfig, minutes: float) -> dict[str, int] | None:
     _, backbone = build_text_encoder(step.text, "text", len(columns))
     if not isinstance(backbone, TextBackbone):
         return None
+    torch.set_num_threads(step.trainer.n_threads or usable_cores())  # as training will have them
     compute = compute_of(step)
     cache = FeatureCache(store_of(step), compute.autocast, compute.device)
     sequences = [tokenize(table, columns, backbone.spec, cache.store) for table in read]
@@ -80,7 +79,7 @@ def _choose(step: RunConfig, minutes: float) -> dict[str, int] | None:
     asked = backbone.spec.max_length
     if not len(lengths) or all(cache.has_texts(backbone, one) for one in sequences):
         return {"asked": asked, "taken": asked}
-    n_tokens = 60 * SHARE * minutes * tokens_per_second(backbone, sequences[0], cache)
+    n_tokens = 60 * SHARE * minutes * tokens_per_second(backbone, sequences[0], cache) / step.dataset.train_share
     shorter = range(asked - asked % STEP, SHORTEST, -STEP)
     taken = next((n for n in (asked, *shorter) if np.minimum(lengths, n).sum() <= n_tokens), min(SHORTEST, asked))
     if taken < asked:

@@ -23,7 +23,7 @@ NEAR = (0.10, SEVERE), (0.01, WARNING), (0.0, NOTE)
 NOISE = (0.01, WARNING), (0.0, NOTE)
 
 
-def _natural(types: dict[str, ColumnType]) -> bool:
+def equal_by_chance(types: dict[str, ColumnType]) -> bool:
     """Whether rows may well be equal by chance."""
     return len(types) < FEW_COLUMNS and not {ColumnType.TEXT, ColumnType.IMAGE} & set(types.values())
 
@@ -55,12 +55,12 @@ def across_splits(splits: dict[str, Split], types: dict[str, ColumnType], classe
         if len(labelled):
             agree = float((b.labels[labelled] == a.labels[place[labelled]]).mean())
             rest += f"; {percent(agree)} of them have the same label there"
-        if _natural(types):
+        if equal_by_chance(types):
             rest += ". With few columns and neither text nor picture, rows repeat by chance: look whether these do"
         else:
             rest += f". A model may know them by heart: leave them out of {b.name}, or split again with duplicates in"
             rest += " one group"
-        grades, kind = WARNING if _natural(types) else DUPLICATES, "duplicate_across_splits"
+        grades, kind = WARNING if equal_by_chance(types) else DUPLICATES, "duplicate_across_splits"
         for alarm in counted(grades, kind, f"rows of {b.name}", rest, len(twice), n, table=b.name):
             yield Finding(alarm, [(b.ref(r, classes), a.ref(place[r], classes)) for r in twice[:N_EXAMPLES]])
 
@@ -89,7 +89,7 @@ def near_duplicates(splits: dict[str, Split], reader: SplitReader, classes: list
 
 def within_splits(splits: dict[str, Split], types: dict[str, ColumnType], classes: list[Any]) -> Iterator[Finding]:
     """Rows that repeat an earlier row of their table, and equal rows with different labels."""
-    chance = " (with so few columns this may be chance)" if _natural(types) else ""
+    chance = " (with so few columns this may be chance)" if equal_by_chance(types) else ""
     rest = f"repeat the features of an earlier row{chance}: leave them out unless they are to count twice"
     for name, split in splits.items():
         first = find_first(split.key, split.key)

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from mmtab.data.table import Table
 from mmtab.prepare.check.alarms import N_EXAMPLES, Alarm, Print, counted, mix
-from mmtab.prepare.check.duplicates import NEAR, find_first
+from mmtab.prepare.check.duplicates import NEAR, equal_by_chance, find_first
 from mmtab.prepare.check.near import NearIndex, row_tokens
 from mmtab.prepare.check.pair_data import PairData
 from mmtab.prepare.check.pictures import near_pictures
@@ -28,15 +29,17 @@ def near_records(data: PairData, prints: Mapping[str, Sequence[Print]]) -> Itera
     start = 0
     for side in data.sides:
         rows = slice(start, start + len(side))
-        yield from _near_cells(data, side.name, rows, of[rows])
+        yield from _near_cells(data, side, start, of[rows])
         yield from _near_looks(data, side.name, start, of[rows], prints)
         start += len(side)
 
 
-def _near_cells(data: PairData, side: str, rows: slice, of: np.ndarray) -> Iterator[Alarm]:
+def _near_cells(data: PairData, side: Table, start: int, of: np.ndarray) -> Iterator[Alarm]:
     """Records with the same cells as one of train under another id, or with nine tenths of its words and cells."""
-    rng, table = np.random.default_rng(0), next(one for one in data.sides if one.name == side)
-    cells = {column: data.columns[column][rows] for column in table.columns}
+    if equal_by_chance(data.types):
+        return
+    rng = np.random.default_rng(0)
+    cells = {column: data.columns[column][start : start + len(side)] for column in side.columns}
     key = mix([*cells.values()])
     train = choose(rng, np.flatnonzero(of == TRAIN), NEAR_TRAIN)
     asked = {split: choose(rng, np.flatnonzero(of == split), NEAR_HELD_OUT) for split in HELD_OUT}
@@ -46,7 +49,7 @@ def _near_cells(data: PairData, side: str, rows: slice, of: np.ndarray) -> Itera
         look_up = index.ask if split == TRAIN else index.add
         for first in range(0, len(chosen), TOKEN_ROWS):
             some = chosen[first : first + TOKEN_ROWS]
-            for row, tokens in zip(some.tolist(), row_tokens(table, some, data.types, cells), strict=True):
+            for row, tokens in zip(some.tolist(), row_tokens(side, some, data.types, cells), strict=True):
                 look_up((split, row), int(key[row]), tokens)
 
     for split in HELD_OUT:
@@ -57,12 +60,12 @@ def _near_cells(data: PairData, side: str, rows: slice, of: np.ndarray) -> Itera
         same = find_first(key[train], key[held_out])
         twins = {int(row): int(train[place]) for row, place in zip(held_out, same, strict=True) if place >= 0}
         twins |= {row: other for (name, row), other in near.items() if name == split and row not in twins}
-        examples = [f"{data.record(rows.start + a)} = {data.record(rows.start + b)}" for a, b in sorted(twins.items())]
-        what = f"records of {side} that pairs_{split} has and pairs_train has not"
+        examples = [f"{data.record(start + a)} = {data.record(start + b)}" for a, b in sorted(twins.items())]
+        what = f"records of {side.name} that pairs_{split} has and pairs_train has not"
         rest = "are nearly the same as one of pairs_train, or the same under another id: if two are one thing, give it"
         rest += " one id, or split again with both in one split"
         n, kind = len(held_out), "near_record_across_splits"
-        yield from counted(NEAR, kind, what, rest, len(twins), n, examples[:N_EXAMPLES], table=side)
+        yield from counted(NEAR, kind, what, rest, len(twins), n, examples[:N_EXAMPLES], table=side.name)
 
 
 def _near_looks(
