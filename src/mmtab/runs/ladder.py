@@ -23,7 +23,7 @@ from mmtab.training.build import columns_of_text
 from mmtab.training.tasks import chosen_by
 from mmtab.utils.atomic import write_json
 from mmtab.utils.errors import ConfigError, RunError, TrainingError
-from mmtab.utils.plain import mapping, number, read_plain, record, text
+from mmtab.utils.plain import mapping, maybe, number, read_plain, record, text
 from mmtab.utils.progress import say
 
 MARGIN = 1.5  # times the preparation of the last step: what that of the next may take
@@ -53,8 +53,7 @@ def climb(
         schema = chosen_schema(config.dataset, data_folder(config))
         name = chosen_by(schema.task, schema.metric)
         best = (min if name == "log_loss" else max)(scores, key=lambda recipe: scores[recipe][name])
-        shortened = {} if length is None or length["taken"] == length["asked"] else {"text_length": length}
-        write_json(folder / CHOSEN, {"chosen": best, "chosen_by": name, "valid": scores} | shortened)
+        write_json(folder / CHOSEN, {"chosen": best, "chosen_by": name, "valid": scores, "text_length": length})
     said = _read_choice(config, folder)
     _move(steps / said["chosen"], folder)
     shutil.rmtree(steps, ignore_errors=True)
@@ -135,7 +134,7 @@ def _read_choice(config: RunConfig, folder: Path) -> dict[str, Any]:
     """ladder.json, by which files are moved; raises RunError where it names a recipe that the settings do not."""
     path = folder / CHOSEN
     needed = {"chosen": text, "chosen_by": text, "valid": mapping(mapping(number(nan=True)))}
-    said = read_plain(path, record(needed, {"text_length": LENGTHS_RULE}))
+    said = read_plain(path, record(needed, {"text_length": maybe(LENGTHS_RULE)}))
     if said["chosen"] not in config.ladder or said["chosen_by"] not in said["valid"].get(said["chosen"], {}):
         raise RunError(
             f"{path}, chosen: expected one of {', '.join(config.ladder)} with its score, found {said['chosen']}"

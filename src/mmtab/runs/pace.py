@@ -53,8 +53,11 @@ def paced(config: RunConfig, step: RunConfig, kept: Path) -> tuple[RunConfig, di
 
 
 def with_length(config: RunConfig, choice: Mapping[str, int] | None) -> RunConfig:
-    """With the length that was taken, where these settings ask for what was asked then."""
-    if choice is None or config.text.get("max_length") not in (choice["asked"], "auto"):
+    """With the length that was taken where it is less, and these settings ask for what was asked then; each step of a
+    ladder has its own for ``auto``."""
+    if choice is None or choice["taken"] == choice["asked"]:
+        return config
+    if config.text.get("max_length") not in (choice["asked"], "auto"):
         return config
     return replace(config, text=config.text | {"max_length": choice["taken"]})
 
