@@ -145,7 +145,7 @@ def test_a_cell_of_text_has_a_longest_length() -> None:
 
 def test_brackets_in_lines_of_json(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(f'{{"a": {"[" * 20_000}')
-    with pytest.raises(DataError, match="line 1 is no JSON"):
+    with pytest.raises(DataError, match="line 1 cannot be read as JSON"):
         mmtab.Dataset.from_frame(tmp_path / "rows.jsonl", label="a")
 
 

@@ -324,6 +324,14 @@ def test_labels_that_train_lacks_small_and_large_classes(toys: Path) -> None:
     assert one(toys, "one_class").severity is ERROR
 
 
+@pytest.mark.parametrize("other", ["Kind 1", "kind  1", "kind 1\u200b", "kind\u00a01", "\u202akind 1", "kind \uff11"])
+def test_labels_that_seem_the_same(toys: Path, other: str) -> None:
+    assert "labels_alike" not in {alarm.kind for alarm in check(toys)}
+    edit(toys / "train.parquet", lambda rows: [r | {"label": other} if i == 0 else r for i, r in enumerate(rows)])
+    alarm = one(toys, "labels_alike")
+    assert alarm.severity is WARNING and ascii(other) in alarm.message and "'kind 1'" in alarm.message
+
+
 def test_groups_and_times_are_as_the_yaml_says(tmp_path: Path) -> None:
     folder = plain(tmp_path / "grouped", n=noise, c=lambda i, y, rng: f"g{i % 100}", d=lambda i, y, rng: "2020-01-01")
     raw = yaml.safe_load((folder / "dataset.yaml").read_text())

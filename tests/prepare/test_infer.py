@@ -159,6 +159,13 @@ def test_numbers_among_other_cells_are_told(tmp_path: Path, marker: str) -> None
     assert any("not as numeric" in note and repr(marker) in note for note in proposal.notes)
 
 
+def test_values_that_seem_the_same_are_told(tmp_path: Path) -> None:
+    cells = {"make": ["Ford", "ford ", "Opel", "Fiat"] * 50, "label": ["a", "b", "a\u200b", "b"] * 50}
+    notes = infer({"rows": toy_data.write_table(tmp_path / "rows.csv", cells)}, name="toys", label="label").notes
+    for values in (r"'a' and 'a\u200b'", "'Ford' and 'ford '"):
+        assert any(f"{values} seem one value" in note for note in notes), notes
+
+
 def test_a_label_that_is_a_quantity_is_told(tmp_path: Path) -> None:
     path = toy_data.write_table(tmp_path / "rows.csv", {"x": ["u", "v"] * 100, "price": [str(i) for i in range(200)]})
     notes = infer({"rows": path}, name="toys", label="price").notes

@@ -71,6 +71,12 @@ def test_predictions_and_exports_go_elsewhere(kway_run: tuple[Path, Path], name:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_predictions_are_a_file(kway_run: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "new.csv").mkdir()
+    with pytest.raises(ConfigError, match=r"output=.*new\.csv is a folder; expected a file"):
+        predict(kway_run[1], kway_run[0] / "test.parquet", tmp_path / "new.csv")
+
+
 def test_another_setting_of_a_finished_run_is_told_before_anything_slow(kway_run: tuple[Path, Path]) -> None:
     data, folder = kway_run
     code = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import random
@@ -39,7 +40,7 @@ def result(folder: Path) -> dict[str, Any]:
         "metrics": (folder / "metrics.json").read_text(),
         "epochs": (folder / "metrics.csv").read_text(),
         "predictions": predictions.to_pydict(),
-        "weights": {name: x.tolist() for name, x in weights.items()},
+        "weights": {name: hashlib.sha256(x.numpy().tobytes()).hexdigest() for name, x in weights.items()},
     }
 
 

@@ -133,8 +133,7 @@ def _text(path: Path, scratch: Path, dataset: str, dialect: Dialect, notes: list
     suffix, stem = suffix_of(path), stem_of(path)
     zipped, target = suffix.endswith(".gz"), scratch / f"{stem}.csv"
     try:
-        encoding = dialect.encoding or _encoding(path, zipped, dataset)
-        reading = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
+        encoding, reading = _codec(path, zipped, dataset, dialect)
         with _open(path, zipped) as raw, codecs.getreader(reading)(raw) as text:
             sample = text.read(SAMPLE, SAMPLE)
         says = re.match(r"sep=([,;\t|])\r?\n", sample)  # as Excel writes it
@@ -151,8 +150,7 @@ def _text(path: Path, scratch: Path, dataset: str, dialect: Dialect, notes: list
                     out.write(block.encode())
             path, encoding = plain, "utf-8"
     except (UnicodeError, LookupError) as error:
-        encoding = dialect.encoding or "UTF-8, and no other encoding is certain"
-        raise _uncertain(dataset, stem, "encoding", "cp1252", f"the file is not {encoding}") from error
+        raise _other_encoding(path, dataset, dialect) from error
     except (OSError, EOFError, zlib.error) as error:
         problem = f"{path.name} is not a readable {suffix[1:]} file ({error})"
         raise DataError(dataset, problem, table=stem, fix="write or copy it again") from error
@@ -170,6 +168,17 @@ def _text(path: Path, scratch: Path, dataset: str, dialect: Dialect, notes: list
 
 def _open(path: Path, zipped: bool) -> Any:
     return gzip.open(path) if zipped else path.open("rb")
+
+
+def _codec(path: Path, zipped: bool, dataset: str, dialect: Dialect) -> tuple[str, str]:
+    """The encoding of a text file, and the codec that also reads over a mark of byte order."""
+    encoding = dialect.encoding or _encoding(path, zipped, dataset)
+    return encoding, "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
+
+
+def _other_encoding(path: Path, dataset: str, dialect: Dialect) -> DataError:
+    problem = f"the file is not {dialect.encoding or 'UTF-8, and no other encoding is certain'}"
+    return _uncertain(dataset, stem_of(path), "encoding", "cp1252", problem)
 
 
 def _encoding(path: Path, zipped: bool, dataset: str) -> str:
@@ -225,25 +234,33 @@ def _uncertain(dataset: str, table: str, option: str, example: str, problem: str
 
 def _json_lines(path: Path, dataset: str, dialect: Dialect, notes: list[str] | None) -> pa.Table:
     try:
-        encoding = dialect.encoding or _encoding(path, False, dataset)
-        text = path.read_text(encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
+        encoding, codec = _codec(path, False, dataset, dialect)
+        text = path.read_text(codec)
     except (UnicodeError, LookupError) as error:
-        problem = f"the file is not {dialect.encoding or 'UTF-8, and no other encoding is certain'}"
-        raise _uncertain(dataset, stem_of(path), "encoding", "cp1252", problem) from error
+        raise _other_encoding(path, dataset, dialect) from error
     if encoding != "utf-8" and notes is not None:
         notes.append(f"{path.name}: read with encoding {encoding}")
     rows = []
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):  # others end no line of JSON
         try:
             if line.strip():
-                rows.append(json.loads(line))
+                rows.append(json.loads(line, object_pairs_hook=_keys_once))
         except (ValueError, RecursionError) as error:
             fix = "write one object a line"
-            raise DataError(dataset, f"line {number} is no JSON ({error})", table=stem_of(path), fix=fix) from error
+            raise DataError(
+                dataset, f"line {number} cannot be read as JSON ({error})", table=stem_of(path), fix=fix
+            ) from error
         if rows and not isinstance(rows[-1], dict):
             expected = 'one object, such as {"price": 1.5}'
             raise DataError(dataset, f"line {number}", table=stem_of(path), expected=expected, found=line.strip())
     return from_dicts(rows, dataset, stem_of(path), mixed=True)
+
+
+def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} comes twice")
+    return dict(pairs)
 
 
 def _excel(path: Path, dataset: str) -> pa.Table:

@@ -8,7 +8,9 @@ column is known to hold: then "True" of pandas and "TRUE" of R are true, "3.0" i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, time
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -27,7 +29,21 @@ ZONE = r"\d(Z|[+-]\d\d(:?\d\d){0,2})\s*$"  # at the end of a MOMENT
 CLOCK = r"^\d\d:\d\d:\d\d(\.\d+)?$"
 DURATION = r"(-?\d+) days(?: \+?(\d\d):(\d\d):(\d\d)(?:\.(\d+))?)?"
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # a second
+HIDDEN = "[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"  # they have no width
 TEXT = pa.large_string()
+
+
+def seeming(text: str) -> str:
+    """The text without what hides that two are the same to a reader: case, spacing, and characters that do not show."""
+    return " ".join(re.sub(HIDDEN, "", unicodedata.normalize("NFKC", text).casefold()).split())
+
+
+def seeming_same(values: Iterable[str]) -> list[list[str]]:
+    """Groups of two and more different values that seem the same."""
+    groups = defaultdict[str, list[str]](list)
+    for value in values:
+        groups[seeming(value)].append(value)
+    return [sorted(group) for group in groups.values() if len(group) > 1]
 
 
 def spelling(values: pa.Array) -> pa.Array:

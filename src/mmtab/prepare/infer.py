@@ -20,6 +20,7 @@ from mmtab.data import files
 from mmtab.data.cells import canonical
 from mmtab.data.formats import ORDERS, check_format, style_of
 from mmtab.data.schema import METRICS, Column, ColumnType, Schema, TaskKind
+from mmtab.data.spelling import seeming_same
 from mmtab.data.table import read_batches
 from mmtab.prepare.facts import Facts, facts_of, is_unique
 from mmtab.prepare.rules import ID, IGNORE, KEY_NAMES, LABEL, NAMES_PICTURES, TRUTHS, Guess, guess_type, words_of
@@ -234,6 +235,10 @@ def _warnings(facts: Facts, guess: Guess) -> Iterator[str]:
         yield f"{facts.name}: taken as {guess.role}, {why}; {fix}"
     if guess.role == LABEL and len(facts.values) == 1:
         yield f"{facts.name}: the label has one class only"
+    if guess.role in (LABEL, "categorical"):
+        for group in seeming_same(facts.values)[:3]:
+            names = " and ".join(f"{value!a}" for value in group)
+            yield f"{facts.name}: {names} seem one value and are told apart; write them alike"
 
 
 # --- the id and the label --------------------------------------------------------------------------------------------

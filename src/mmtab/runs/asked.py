@@ -21,6 +21,7 @@ from mmtab.runs.folder import open_config, read_schema
 from mmtab.runs.inputs import check_output, check_outside, picture_root, standard_table, trained_on
 from mmtab.utils.addresses import address_of
 from mmtab.utils.errors import RunError
+from mmtab.utils.paths import check_writable
 
 SMALL = 32 << 20  # bytes of a file that is read twice within a moment
 
@@ -74,6 +75,7 @@ def check_predict(
     check_sides(schema, sides)
     check_output(output, [Path(table) for table in given.values() if table])
     check_outside(output, run)
+    check_writable(output, "output", is_file=True)
     return schema
 
 

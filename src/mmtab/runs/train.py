@@ -56,7 +56,7 @@ from mmtab.utils import distributed
 from mmtab.utils.atomic import write_json, write_text
 from mmtab.utils.errors import RunError, TrainingError
 from mmtab.utils.locks import alone_in
-from mmtab.utils.machine import prepare_process, usable_cores
+from mmtab.utils.machine import prepare_process, threads, usable_cores
 from mmtab.utils.progress import asked, say, under_way
 from mmtab.utils.text import count
 
@@ -85,7 +85,8 @@ def train(config: RunConfig, folder: Path, reserve: float = 0.0) -> dict[str, fl
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         while True:
             try:
-                return _train(config, folder, reserve)
+                with threads(config.trainer.n_threads or usable_cores()):
+                    return _train(config, folder, reserve)
             except torch.OutOfMemoryError as error:
                 problem = str(error).splitlines()[0]
             except RuntimeError as error:
@@ -103,7 +104,6 @@ def _train(config: RunConfig, folder: Path, reserve: float) -> dict[str, float]:
     silence_libraries()
     prepare_process()
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    torch.set_num_threads(config.trainer.n_threads or usable_cores())
     check_loggers(config)
     with under_way("preparing"):
         prepared = prepare(config)

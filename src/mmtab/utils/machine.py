@@ -7,6 +7,7 @@ import ctypes
 import itertools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,19 @@ def usable_cores() -> int:
     if os.environ.get("OMP_NUM_THREADS", "").isdigit():
         return max(1, int(os.environ["OMP_NUM_THREADS"]))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Within, torch computes in ``n`` threads, and so does the linear algebra of numpy and scipy: what it gives depends
+    on their number in the last digits, and its own rule for it is another than torch's."""
+    import scipy.linalg  # noqa: F401  # only a library that is there can be told
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(n)
+    with threadpool_limits(n, "blas"):
+        yield
 
 
 def has_gpu() -> bool:

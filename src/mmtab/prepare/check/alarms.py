@@ -16,6 +16,7 @@ from PIL import Image
 from mmtab.data.cells import ImageSource, hashes, image_sources
 from mmtab.data.pictures import open_picture, read_picture
 from mmtab.data.schema import ColumnType
+from mmtab.data.spelling import seeming
 from mmtab.data.table import Table
 from mmtab.utils.errors import DataError
 
@@ -98,11 +99,6 @@ def name_row(table: str, row: int, row_id: object) -> str:
     return f"{table} row {row + 1}" + ("" if row_id is None else f" (id {row_id})")
 
 
-def normal(text: str) -> str:
-    """The text without what hides that two are the same: case and spacing."""
-    return " ".join(text.casefold().split())
-
-
 def mix(parts: Iterable[np.ndarray]) -> np.ndarray:
     """[n] int64: one number for each row of several hashes; their order counts."""
     out: np.ndarray | None = None
@@ -149,7 +145,7 @@ class Cells:
             numbers = pc.fill_null(values, 0.0).to_numpy(zero_copy_only=False).astype(np.float64) + 0.0  # -0 is 0
             return np.where(present, mix([numbers.view(np.int64)]), 0), present
         if kind is ColumnType.TEXT:
-            texts = (0 if v is None else hash(normal(v)) for v in values.to_pylist())
+            texts = (0 if v is None else hash(seeming(v)) for v in values.to_pylist())
             return np.fromiter(texts, np.int64, len(values)), present
         coded = values.dictionary_encode()
         of_value = np.append(hashes(coded.dictionary), 0)

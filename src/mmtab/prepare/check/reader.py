@@ -14,6 +14,7 @@ from mmtab.config.types import SPLITS
 from mmtab.data import files
 from mmtab.data.cells import hashes
 from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.spelling import seeming
 from mmtab.data.table import Table, find_table, read_batches
 from mmtab.prepare.check import alarms
 from mmtab.prepare.check.alarms import N_EXAMPLES, Alarm, Severity, Usage, mix, name_row
@@ -127,7 +128,7 @@ class SplitReader:
         for column, out in sample.items():
             values = batch.columns[column].take(rows).to_pylist() if column in batch.columns else [None] * len(rows)
             if self.types[column] is ColumnType.TEXT:
-                values = [None if text is None else alarms.normal(text[:SAMPLE_CHARACTERS]) for text in values]
+                values = [None if text is None else seeming(text[:SAMPLE_CHARACTERS]) for text in values]
             out += values
 
     def _label_faults(self, name: str, has_labels: bool, labels: np.ndarray) -> None:

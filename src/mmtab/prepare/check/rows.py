@@ -14,6 +14,7 @@ from mmtab.config.types import SPLITS
 from mmtab.data import files
 from mmtab.data.cells import hashes
 from mmtab.data.schema import ColumnType, Schema
+from mmtab.data.spelling import seeming_same
 from mmtab.data.table import find_table, read_column
 from mmtab.prepare.check.alarms import (
     N_EXAMPLES,
@@ -87,6 +88,11 @@ def _labels(splits: dict[str, Split], classes: list[str]) -> Iterator[Finding]:
             share = len(rows) / len(labels)
             alarm = Alarm(ERROR, "label_not_in_train", message, name, None, (), len(rows), share)
             yield Finding(alarm, [(split.ref(row, classes),) for row in rows[:N_EXAMPLES]])
+    alike = seeming_same(classes)
+    if alike:
+        shown = "; ".join(" and ".join(f"{name!a}" for name in group) for group in alike[:N_EXAMPLES])
+        message = f"classes that differ only in case, spacing or characters that do not show: {shown}; write them alike"
+        yield Finding(Alarm(WARNING, "labels_alike", message, "train", None, (), len(alike), len(alike) / len(classes)))
     present = np.flatnonzero(counts)
     few = [i for i in present if counts[i] < FEW_ROWS]
     if few:
