@@ -187,7 +187,7 @@ def _numbers(board: Board) -> Any:
     return [(name, score | {"prediction": score["prediction"].tolist()}) for name, score in scores]
 
 
-@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(s, marks=pytest.mark.slow) for s in range(6, 60))])
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(s, marks=pytest.mark.slow) for s in range(6, 24))])
 def test_a_damaged_benchmark_has_the_same_numbers_or_says_what_is_damaged(
     seed: int, finished: tuple[Path, Any], tables: Path, tmp_path: Path
 ) -> None:
@@ -363,13 +363,12 @@ def composed(*overrides: str) -> BenchmarkConfig:
     return config
 
 
-@pytest.mark.parametrize("path", sorted((CONFIGS / "system").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_system_file_can_be_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_system_file_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MMTAB_AUTOGLUON", "MMTAB_SPLINK"):
         monkeypatch.setenv(name, sys.executable)
-    members = [m for s in composed(f"system={path.stem}").system.values() for m in s.members or []]
-    config = composed(f"system=[{','.join(dict.fromkeys([path.stem, *members]))}]")
-    assert path.stem in config.system or path.stem == "cheap"
+    names = sorted(path.stem for path in (CONFIGS / "system").glob("*.yaml"))
+    config = composed(f"system=[{','.join(names)}]")
+    assert set(names) - {"cheap"} <= set(config.system)
     for name, each in config.system.items():
         check_system(name, each, config)
         assert each.about and each.title

@@ -313,6 +313,7 @@ def signals_of(folder: Path, task: str, relation: str) -> tuple[Ints, Ints]:
     return np.array(signals), np.array(labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "relation"), RELATIONS)
 def test_pairs_are_told_as_well_as_the_ceilings_say(task: str, relation: str, flat: Callable[[str], Path]) -> None:
     """The share of matches among the pairs with the same signals as posterior, the best threshold on it."""
@@ -377,6 +378,7 @@ def together(folder: Path, left: Row, right: Row, task: str) -> list[float]:
     return compared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "relation"), RELATIONS)
 def test_nothing_but_the_signals_tells_the_label(task: str, relation: str, flat: Callable[[str], Path]) -> None:
     pairs = pairs_of(flat(task), relation)

@@ -27,7 +27,7 @@ from mmtab.utils.cache import TAG, Store
 from mmtab.utils.errors import ConfigError
 
 Encode = Callable[[Path], dict[str, bytes]]
-N_SLOW = int(os.environ.get("MMTAB_DAMAGES", "120"))
+N_SLOW = int(os.environ.get("MMTAB_DAMAGES", "60"))
 
 
 @pytest.fixture(scope="module")

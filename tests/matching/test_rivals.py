@@ -156,6 +156,7 @@ def test_records_have_one_partner_also_where_none_of_train_is_at_hand(
     assert result.probability.sum() < 1.5 * 256, "no more than there are records"
 
 
+@pytest.mark.slow
 def test_scores_of_one_table_are_weighed_only_where_labels_say_that_clusters_become_better(
     catalogue: Path, small_config: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

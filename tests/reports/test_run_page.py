@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pages import Seen
-from toy_data import write_kway, write_pairs
+from toy_data import write_kway
 
 import mmtab
 from mmtab.cli import main
@@ -149,11 +149,8 @@ def replace_column(table: Table, name: str, cells: pa.Array) -> Table:
     return replace(table, columns=table.columns | {name: cells})
 
 
-def test_pairs_lose_their_comparison_too(tmp_path: Path, configure: Callable[..., Any]) -> None:
-    data, folder = tmp_path / "data", tmp_path / "run"
-    write_pairs(data)
-    train(configure(data), folder)
-    evaluate(folder, "test")
+def test_pairs_lose_their_comparison_too(tmp_path: Path, pairs_run: tuple[Path, Path]) -> None:
+    data, folder = pairs_run[0], Path(shutil.copytree(pairs_run[1], tmp_path / "run"))
     page = Seen(write_report(folder).read_text(encoding="utf-8"))
     ablation = json.loads((folder / "report" / "ablation.json").read_text())
     assert ablation["metric"] == "f1" and ablation["subsets"][""] == ablation["nothing"]

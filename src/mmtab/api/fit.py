@@ -29,7 +29,6 @@ from mmtab.prepare.frames import from_frames
 from mmtab.runs.evaluate import evaluate_if_labelled
 from mmtab.runs.folder import check_run_folder
 from mmtab.runs.provenance import is_finished
-from mmtab.runs.train import train as train_run
 from mmtab.training.places import LAST
 from mmtab.utils import distributed
 from mmtab.utils.addresses import check_here
@@ -168,6 +167,8 @@ def fit(
             config = replace(config, dataset=replace(config.dataset, image_root=str(root_of(None, image_root))))
         data_root, cache = absolute(config.data_root), absolute(config.cache)
         config = replace(config, output=str(folder), test=score_test, report=report, data_root=data_root, cache=cache)
+        from mmtab.runs.train import train as train_run  # here, for who only opens runs needs no trainer
+
         try:
             train_run(config, folder)
         except MmtabError:

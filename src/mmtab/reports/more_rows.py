@@ -15,7 +15,6 @@ from mmtab.config.types import Hardware, LocalSettings, RunConfig
 from mmtab.reports.ablation import contributions
 from mmtab.runs.folder import METRICS, read_facts, read_run_file, read_schema
 from mmtab.runs.session import open_run
-from mmtab.runs.train import train
 from mmtab.utils.progress import say
 
 SHARES = (0.25, 0.5)
@@ -32,6 +31,8 @@ def measure(
     """Scores on valid of the settings of a run after training on parts of its rows, and its own: ``rows`` [n] of train,
     ``scores`` [n], and, where there is ``data``, by ``modalities`` [n] what each contributes to the score (Shapley
     values, as in an ablation). A call that was killed goes on where it was."""
+    from mmtab.runs.train import train  # here, for it imports a trainer, which other pages do without
+
     metric, whole = read_schema(folder).metric, config.dataset.train_share
     runs = []
     for share in SHARES:

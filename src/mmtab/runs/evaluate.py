@@ -14,7 +14,6 @@ from mmtab.runs.inputs import data_folder, trained_on
 from mmtab.runs.manifest import recording
 from mmtab.runs.predictions import predictions_path
 from mmtab.runs.session import open_run
-from mmtab.runs.wandb import log_results
 from mmtab.utils import distributed
 from mmtab.utils.engine import SERIAL, Engine
 from mmtab.utils.errors import RunError
@@ -58,7 +57,10 @@ def evaluate(
             with recording(folder, target.name):
                 session.write_predictions(target, ids, predictions, labels)
             write_metrics(folder, split, metrics | extra)
-            log_results(config, folder, split, data)
+            if config.wandb.mode not in (None, "disabled"):
+                from mmtab.runs.wandb import log_results
+
+                log_results(config, folder, split, data)
     return metrics
 
 

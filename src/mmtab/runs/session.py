@@ -50,13 +50,12 @@ from mmtab.runs.inputs import labels_of, pair_ids, row_ids, store_of
 from mmtab.runs.manifest import read_manifest, verified, verify_below
 from mmtab.runs.predictions import predictions_table
 from mmtab.training.build import build_model, build_task
-from mmtab.training.checkpoints import load_weights, no_larger_than
 from mmtab.training.compute import Compute, silence_libraries
 from mmtab.training.mining import RowEncoder
-from mmtab.training.module import Module
 from mmtab.training.places import BEST
 from mmtab.training.predictions import Predictions, gather
 from mmtab.training.tasks import Task
+from mmtab.training.weights import load_weights, no_larger_than
 from mmtab.utils import distributed
 from mmtab.utils.cache import Store
 from mmtab.utils.engine import must_see
@@ -253,6 +252,8 @@ class Session:
                 of_chunks = steps(chunks, len(chunks), "predictions")
                 parts = [self._predictions(batches.__getitems__(rows)) for rows in of_chunks]
             return gather(parts), time.perf_counter() - start
+        from mmtab.training.module import Module
+
         trainer = self.compute.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
         module = Module(self.model, self.task, self.config.trainer)
         outputs: Any = trainer.predict(module, loader(batches, size, shuffle=False))

@@ -48,10 +48,11 @@ from mmtab.runs.predictions import predictions_path
 from mmtab.runs.session import Session
 from mmtab.runs.setup import prepare
 from mmtab.runs.wandb import log_results
-from mmtab.training.checkpoints import Checkpoints, load_weights
+from mmtab.training.checkpoints import Checkpoints
 from mmtab.training.compute import silence_libraries
 from mmtab.training.fit import fit
 from mmtab.training.places import LAST
+from mmtab.training.weights import load_weights
 from mmtab.utils import distributed
 from mmtab.utils.atomic import write_json, write_text
 from mmtab.utils.errors import RunError, TrainingError

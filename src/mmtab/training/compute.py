@@ -8,17 +8,18 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
 import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from mmtab.config.types import PRECISIONS, Hardware
 from mmtab.utils import distributed
 from mmtab.utils.errors import ConfigError
 from mmtab.utils.machine import native_bf16, to_evaluate
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 IGNORED_WARNINGS = (
     ".*num_workers.*",
@@ -96,6 +97,9 @@ class Compute:
 
     def trainer(self, **options: Any) -> pl.Trainer:
         """A Lightning trainer; ``options`` are its arguments besides those of hardware and precision."""
+        import pytorch_lightning as pl  # here, for it takes longer than all else that scoring imports
+        from lightning_fabric.utilities.exceptions import MisconfigurationException
+
         try:
             return pl.Trainer(
                 accelerator=self.hardware.accelerator,

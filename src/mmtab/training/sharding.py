@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from mmtab.features.backbones import TextBackbone
 from mmtab.model.matcher import Matcher
@@ -33,12 +33,19 @@ def shard(model: nn.Module, mesh: Any) -> None:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(isinstance(parameter, _divided()) for parameter in model.parameters())
+
+
+def _divided() -> Any:
+    """The type of tensors that lie in parts, where its module was imported, which takes two seconds: else there are
+    none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return () if module is None else module.DTensor
 
 
 def whole(x: Tensor) -> Tensor:
     """A tensor that may lie in parts on several processes, as one; then all have to ask."""
-    return x.full_tensor() if isinstance(x, DTensor) else x
+    return x.full_tensor() if isinstance(x, _divided()) else x
 
 
 def load_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
