@@ -193,7 +193,7 @@ def test_single_rows_leave_memory_flat(
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setattr("tempfile.tempdir", None)
     for _ in range(5):
-        for i in range(200):
+        for i in range(100):
             predictor(rows.slice(i % len(rows), 1))
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # KiB
     assert peaks[-1] - peaks[0] < 8 << 10, peaks

@@ -289,6 +289,13 @@ def test_modes(tmp_path: Path, mode: str, colour: Any, suffix: str, expected: tu
     assert pixels[0, :, 8, 8].tolist() == pytest.approx(expected, abs=1)
 
 
+def test_a_grey_of_16_bits_may_be_transparent(tmp_path: Path) -> None:
+    grey = np.repeat(np.array([[0, 65535 // 2]], np.uint16), 10, 1).repeat(20, 0)
+    Image.fromarray(grey).save(tmp_path / "a.png", transparency=0)
+    pixels = decode(tmp_path, "a.png").pixels[0]
+    assert (pixels[:, 8, 2] == 255).all() and pixels[:, 8, 13].tolist() == pytest.approx([127] * 3, abs=1)
+
+
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     image = Image.new("RGB", (40, 20), "blue")
     image.paste("red", (0, 0, 20, 20))  # left half

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,12 @@ def test_values_that_seem_the_same_are_told(tmp_path: Path) -> None:
         assert any(f"{values} seem one value" in note for note in notes), notes
 
 
+def test_a_column_that_names_splits_is_told(tmp_path: Path) -> None:
+    cells = {"part": ["train", "train", "Validation", "test"] * 50, "make": ["u", "v"] * 100, "label": ["a", "b"] * 100}
+    notes = infer({"rows": toy_data.write_table(tmp_path / "rows.csv", cells)}, name="toys", label="label").notes
+    assert [note for note in notes if "its values name splits" in note and note.startswith("part:")]
+
+
 def test_a_label_that_is_a_quantity_is_told(tmp_path: Path) -> None:
     path = toy_data.write_table(tmp_path / "rows.csv", {"x": ["u", "v"] * 100, "price": [str(i) for i in range(200)]})
     notes = infer({"rows": path}, name="toys", label="price").notes
@@ -226,6 +233,7 @@ def test_the_types_of_parquet_are_evidence(tmp_path: Path) -> None:
             "bytes": [b"abc"] * 100,
             "null": pa.nulls(100),
             "zip": [10115.0, None] * 50,
+            "long": [Decimal(10**25), Decimal(10**25 + 1)] * 50,
             "label": [0, 1] * 50,
         },
     )
@@ -240,6 +248,7 @@ def test_the_types_of_parquet_are_evidence(tmp_path: Path) -> None:
         "bytes": "ignore",
         "null": "ignore",
         "zip": "categorical",
+        "long": "categorical",
         "label": "label",
         "id": "id",
     }
@@ -427,6 +436,15 @@ def test_what_is_kept_of_a_table_does_not_grow_with_its_rows(tmp_path: Path, mon
     columns = facts.facts_of(tmp_path / "rows.parquet", "toys", tmp_path)
     assert columns["id"].n_distinct == pytest.approx(n * n_batches, rel=0.15)
     assert not facts.is_unique(columns["almost"], tmp_path / "rows.parquet", "toys")
+
+
+@pytest.mark.parametrize("ids", [pa.string(), pa.null(), pa.int64()], ids=str)
+def test_pairs_without_rows_are_no_reason_to_fail(tmp_path: Path, ids: pa.DataType) -> None:
+    side = {"id": [str(i) for i in range(60)], "size": [i * 0.5 for i in range(60)]}
+    tables = {name: toy_data.write_table(tmp_path / f"{name}.parquet", side) for name in ("left", "right")}
+    none = pa.table({"left_id": pa.array([], ids), "right_id": pa.array([], ids), "label": pa.array([], pa.int8())})
+    proposal = infer(tables | {"pairs": toy_data.write_table(tmp_path / "pairs.parquet", none)}, name="toys")
+    assert str(proposal.schema.task) == "matching" and proposal.schema.id == "id"
 
 
 def test_pairs_make_it_matching_and_sides_agree(tmp_path: Path) -> None:

@@ -197,6 +197,15 @@ def test_perfect_pair_predictions() -> None:
     )
 
 
+def test_no_area_under_a_curve_exceeds_one() -> None:
+    """scikit-learn's does, by its last digit, for some numbers of perfectly ranked pairs."""
+    areas = []
+    for n in range(1, 100):
+        label = np.repeat([0, 1], [2, n])
+        areas.append(pair_metrics(np.linspace(0.01, 0.99, n + 2), label, 0.5)["pr_auc"])
+    assert max(areas) == 1 and min(areas) > 1 - 1e-9
+
+
 def test_each_relation_has_its_own_threshold_and_metrics() -> None:
     logits, label = (np.stack(side, 1) for side in zip(pair_case(0), pair_case(1), strict=True))
     task = PairTask(["duplicate", "variant"])

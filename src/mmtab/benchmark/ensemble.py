@@ -8,6 +8,7 @@ import numpy as np
 
 from mmtab.benchmark.scoring import CheckedPredictions, write_splits
 from mmtab.benchmark.truth import Truth
+from mmtab.training.metrics import average_precision
 from mmtab.utils.errors import RunError
 
 ROUNDS = 25
@@ -59,9 +60,7 @@ def _quality(truth: Truth, p: np.ndarray) -> tuple[float, float]:
     columns = list(zip(truth.label.T, p.T, strict=True))
     if any(label.min() == label.max() for label, _ in columns):  # ranking needs both kinds
         return 0.0, likelihood
-    from sklearn.metrics import average_precision_score
-
-    return float(np.mean([average_precision_score(label, column) for label, column in columns])), likelihood
+    return float(np.mean([average_precision(label, column) for label, column in columns])), likelihood
 
 
 def _log_likelihood(p: np.ndarray) -> float:

@@ -279,15 +279,16 @@ def _formats() -> list[str]:
 
 def _rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit and float greys: PIL's own conversion clips them
+        grey, clear = np.asarray(image, np.float64), image.info.get("transparency")
+        white = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        top = next((top for top in white if grey.max(initial=0) <= top), white[-1])
+        level = (grey / top * 255).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(level if clear is None else np.where(grey == clear, np.uint8(255), level)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(ground, image).convert("RGB")
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit and float greys: PIL's own conversion clips them
-        grey = np.asarray(image, np.float64)
-        white = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        top = next((top for top in white if grey.max(initial=0) <= top), white[-1])
-        image = Image.fromarray((grey / top * 255).clip(0, 255).astype(np.uint8))
     return image.convert("RGB")
 
 

@@ -242,6 +242,7 @@ def _stored(kind: pa.DataType) -> str:
         pa.types.is_boolean: "truth",
         pa.types.is_integer: "whole",
         pa.types.is_floating: "number",
+        lambda of: pa.types.is_decimal(of) and of.scale <= 0: "whole",  # of any length, as ids have
         pa.types.is_decimal: "number",
         pa.types.is_timestamp: "moment",
         pa.types.is_date: "moment",

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from mmtab.data import files
 from mmtab.data.cells import canonical
 from mmtab.data.formats import ORDERS, check_format, style_of
+from mmtab.data.objects import SPLITS
 from mmtab.data.schema import METRICS, Column, ColumnType, Schema, TaskKind
 from mmtab.data.spelling import seeming_same
 from mmtab.data.table import read_batches
@@ -235,10 +236,13 @@ def _warnings(facts: Facts, guess: Guess) -> Iterator[str]:
         yield f"{facts.name}: taken as {guess.role}, {why}; {fix}"
     if guess.role == LABEL and len(facts.values) == 1:
         yield f"{facts.name}: the label has one class only"
+    if guess.role == "categorical" and len(facts.values) > 1 and {v.lower() for v in facts.values} <= {*SPLITS}:
+        fix = "if it tells which rows are which, give train, valid and test as tables of their own, without it"
+        yield f"{facts.name}: its values name splits, and it is taken as a feature; {fix}"
     if guess.role in (LABEL, "categorical"):
         for group in seeming_same(facts.values)[:3]:
             names = " and ".join(f"{value!a}" for value in group)
-            yield f"{facts.name}: {names} seem one value and are told apart; write them alike"
+            yield f"{facts.name}: {names} seem one value, and may be told apart; write them alike"
 
 
 # --- the id and the label --------------------------------------------------------------------------------------------
@@ -250,8 +254,10 @@ def _id_of_pairs(tables: dict[str, Path], facts: dict[str, Facts], dataset: str)
     side = next((side for side in ("records", "left") if side in tables), None)
     if pairs is None or side is None or "left_id" not in files.header(pairs, dataset).names:
         return None
-    batch = next(files.scan(pairs, dataset, columns=["left_id"]), None)
-    asked = canonical(batch[0].slice(0, 1000), ColumnType.CATEGORICAL)[0].unique() if batch is not None else []
+    batch = next((batch for batch in files.scan(pairs, dataset, columns=["left_id"]) if len(batch)), None)
+    if batch is None:
+        return None
+    asked = canonical(batch[0].slice(0, 1000), ColumnType.CATEGORICAL)[0].unique()
     header = files.header(tables[side], dataset).names
     columns = [name for name in header if facts[name].stored in ("text", "whole", "number")]
     seen = {name: np.zeros(len(asked), bool) for name in columns}

@@ -11,6 +11,7 @@ import numpy as np
 from mmtab.reports.svg import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, RED, canvas
 from mmtab.runs.scored import ScoredPredictions
 from mmtab.runs.scored_numbers import ScoredNumbers
+from mmtab.training.metrics import average_precision
 from mmtab.utils.text import one_line, short
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, FAINT)
@@ -165,13 +166,13 @@ def residuals(predictions: ScoredNumbers) -> Any:
 
 def precision_recall(predictions: ScoredPredictions) -> Any:
     """With the threshold that was chosen on valid."""
-    from sklearn.metrics import average_precision_score, precision_recall_curve
+    from sklearn.metrics import precision_recall_curve
 
     label = predictions.y_true == 1
     figure, axes = _axes()
     if label.any():
         precision, recall, _ = precision_recall_curve(label, predictions.p_match)
-        area = average_precision_score(label, predictions.p_match)
+        area = average_precision(label, predictions.p_match)
         axes.plot(recall, precision, color=BLUE, label=f"area {area:.3f}")
         match = predictions.y_pred == 1
         hits = (match & label).sum()

@@ -161,6 +161,7 @@ def check_unclaimed(folder: Path, ladder: Sequence[str] = ()) -> None:
 # --- what the files may hold -----------------------------------------------------------------------------------------
 
 RATES = ("accuracy", "macro_f1", "top5", "ece", "ece_unscaled", "f1", "precision", "recall", "pr_auc", "roc_auc")
+ROUNDING = 1e-9  # by which a rate of an earlier version may exceed 1
 AMOUNTS = (
     "n_parameters",
     "n_trained_parameters",
@@ -176,7 +177,7 @@ QUANTILES = numbers(ascending=True, most=1_000_000)
 
 def _metric(value: Any, where: str) -> None:
     rate = where.rpartition("/")[2].rpartition(".")[2] in RATES
-    either(text, number(0, 1, nan=True) if rate else number(nan=True))(value, where)
+    either(text, number(0, 1 + ROUNDING, nan=True) if rate else number(nan=True))(value, where)
 
 
 def _lexicon(value: Any, where: str) -> None:

@@ -61,10 +61,17 @@ def pair_metrics(y_true: np.ndarray, y_pred: np.ndarray, probability: np.ndarray
     values = {"f1": rates[2], "precision": rates[0], "recall": rates[1]}
     if probability is not None:
         if y_true.min() < y_true.max():
-            values["pr_auc"] = metrics.average_precision_score(y_true, probability)
+            values["pr_auc"] = average_precision(y_true, probability)
             values["roc_auc"] = metrics.roc_auc_score(y_true, probability)
         values["log_loss"] = metrics.log_loss(y_true, probability, labels=[0, 1])
     return {name: float(value) for name, value in values.items()}
+
+
+def average_precision(y_true: np.ndarray, probability: np.ndarray) -> float:
+    """The area under the precision-recall curve; all arrays [n]. scikit-learn's sum may exceed 1 in its last digit."""
+    from sklearn.metrics import average_precision_score
+
+    return min(1.0, float(average_precision_score(y_true, probability)))
 
 
 def number_metrics(

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from mmtab.benchmark.baselines.features import Features
 from mmtab.benchmark.baselines.problem import Problem
-from mmtab.training.metrics import best_threshold
+from mmtab.training.metrics import average_precision, best_threshold
 from mmtab.utils.machine import usable_cores
 
 # Trees of two sizes. Categories with thousands of values let trees learn single rows: the second smooths them, the
@@ -122,7 +122,7 @@ def _score(metric: str, label: np.ndarray, p: np.ndarray) -> float:
         return -metrics.log_loss(label, p, labels=[0, 1])
     if metric == "f1":
         return metrics.f1_score(label, p >= best_threshold(p, label))
-    return metrics.average_precision_score(label, p) if metric == "pr_auc" else metrics.roc_auc_score(label, p)
+    return average_precision(label, p) if metric == "pr_auc" else metrics.roc_auc_score(label, p)
 
 
 def gradient_boosting(problem: Problem, features: Features, n_categorical: int = 0) -> Model:
