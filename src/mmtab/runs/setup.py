@@ -40,6 +40,7 @@ from mmtab.training.mining import HardNegativeMiner
 from mmtab.training.tasks import PairTask
 from mmtab.training.towers import fit_towers
 from mmtab.utils.errors import ConfigError, DataError
+from mmtab.utils.machine import threads, usable_cores
 from mmtab.utils.progress import under_way
 
 
@@ -87,9 +88,11 @@ LEAST_SPREAD = 1e-100  # of labels that are numbers
 
 
 def prepare(config: RunConfig) -> Prepared:
-    """Read train and valid, fit on train, build the model, encode."""
+    """Read train and valid, fit on train, build the model, encode. From then on the process computes in as many threads
+    as the settings say."""
     schema, data = described(config)
-    return (prepare_rows if schema.of_rows else prepare_pairs)(config, schema, data)
+    with threads(config.trainer.n_threads or usable_cores()):
+        return (prepare_rows if schema.of_rows else prepare_pairs)(config, schema, data)
 
 
 def described(config: RunConfig) -> tuple[Schema, Path]:

@@ -57,7 +57,7 @@ from mmtab.utils import distributed
 from mmtab.utils.atomic import write_json, write_text
 from mmtab.utils.errors import RunError, TrainingError
 from mmtab.utils.locks import alone_in
-from mmtab.utils.machine import prepare_process, threads, usable_cores
+from mmtab.utils.machine import prepare_process
 from mmtab.utils.progress import asked, say, under_way
 from mmtab.utils.text import count
 
@@ -86,8 +86,7 @@ def train(config: RunConfig, folder: Path, reserve: float = 0.0) -> dict[str, fl
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         while True:
             try:
-                with threads(config.trainer.n_threads or usable_cores()):
-                    return _train(config, folder, reserve)
+                return _train(config, folder, reserve)
             except torch.OutOfMemoryError as error:
                 problem = str(error).splitlines()[0]
             except RuntimeError as error:

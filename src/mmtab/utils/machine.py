@@ -27,8 +27,8 @@ def usable_cores() -> int:
 
 @contextlib.contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Within, torch computes in ``n`` threads, and so does the linear algebra of numpy and scipy: what it gives depends
-    on their number in the last digits, and its own rule for it is another than torch's."""
+    """From here on torch computes in ``n`` threads and, within, so does the linear algebra of numpy and scipy: what it
+    gives depends on their number in the last digits, and its own rule for it is another than torch's."""
     import scipy.linalg  # noqa: F401  # only a library that is there can be told
     import torch
     from threadpoolctl import threadpool_limits
