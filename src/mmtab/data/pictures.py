@@ -284,7 +284,9 @@ def _rgb(image: Image.Image) -> Image.Image:
         white = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         top = next((top for top in white if grey.max(initial=0) <= top), white[-1])
         level = (grey / top * 255).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(level if clear is None else np.where(grey == clear, np.uint8(255), level)).convert("RGB")
+        if isinstance(clear, int):  # what shows through is white
+            level[grey == clear] = 255
+        return Image.fromarray(level).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, "white")

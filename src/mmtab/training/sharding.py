@@ -39,8 +39,7 @@ def is_sharded(model: nn.Module) -> bool:
 def _divided() -> Any:
     """The type of tensors that lie in parts, where its module was imported, which takes two seconds: else there are
     none."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return () if module is None else module.DTensor
+    return getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ())
 
 
 def whole(x: Tensor) -> Tensor:
