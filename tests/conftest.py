@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # Tests in which shapes are checked: elsewhere the same code computes, at a fifth more of the time
-SHAPES = ("model", "training", "runs/test_end_to_end.py")
+SHAPES = ("features", "model", "training", "runs/test_end_to_end.py")
 TESTS = Path(__file__).parent
 
 

@@ -294,9 +294,9 @@ def test_a_path_on_the_command_line_means_itself(name: str, tmp_path: Path, monk
     entries = ",".join(map(str, folders))
     settings = seen_settings([f"datasets=[{entries}, fashion]", f"output={name}"], "sweep", monkeypatch)
     assert settings.datasets == [*map(str, folders), "fashion"] and settings.output == name
+    assert compose("dataset=custom", f"dataset.path={name}", "output=o").dataset.path == name
     if name not in OF_TRAIN:
         return
-    assert compose("dataset=custom", f"dataset.path={name}", "output=o").dataset.path == name
     train = seen_settings(
         ["dataset=custom", f"dataset.path={name}", f"output={tmp_path}/run {name}"], "train", monkeypatch
     )

@@ -239,7 +239,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [["kway_head.n_sampled=200"], ["kway_head.class_weights=true"]], ids=str)
+@pytest.mark.parametrize("overrides", [["kway_head.n_sampled=200"], [], ["kway_head.class_weights=true"]], ids=str)
 def test_a_run_of_many_classes(
     tmp_path: Path, many: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
