@@ -24,6 +24,7 @@ CONFIGS = _configs()
 PRECISIONS = {"auto": "", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 PARTS = ("text", "image", "numeric", "categorical", "fusion")  # groups of configs/ that are one leaf each
 TASKS = ("kway", "regression", "matching")
+WANDB_OFF = (None, "disabled")  # modes
 SPLITS = ("train", "valid", "test")
 SCALES = ("identity", "log", "rank")  # on which a label that is a number may be learned
 STRATEGIES = ("auto", "ddp", "fsdp")

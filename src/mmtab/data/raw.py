@@ -246,10 +246,8 @@ def _json_lines(path: Path, dataset: str, dialect: Dialect, notes: list[str] | N
             if line.strip():
                 rows.append(json.loads(line, object_pairs_hook=_keys_once))
         except (ValueError, RecursionError) as error:
-            fix = "write one object a line"
-            raise DataError(
-                dataset, f"line {number} cannot be read as JSON ({error})", table=stem_of(path), fix=fix
-            ) from error
+            problem, fix = f"line {number} cannot be read as JSON ({error})", "write one object a line"
+            raise DataError(dataset, problem, table=stem_of(path), fix=fix) from error
         if rows and not isinstance(rows[-1], dict):
             expected = 'one object, such as {"price": 1.5}'
             raise DataError(dataset, f"line {number}", table=stem_of(path), expected=expected, found=line.strip())

@@ -236,7 +236,7 @@ def _warnings(facts: Facts, guess: Guess) -> Iterator[str]:
         yield f"{facts.name}: taken as {guess.role}, {why}; {fix}"
     if guess.role == LABEL and len(facts.values) == 1:
         yield f"{facts.name}: the label has one class only"
-    if guess.role == "categorical" and len(facts.values) > 1 and {v.lower() for v in facts.values} <= {*SPLITS}:
+    if guess.role == "categorical" and len(facts.values) > 1 and {v.lower() for v in facts.values} <= SPLITS.keys():
         fix = "if it tells which rows are which, give train, valid and test as tables of their own, without it"
         yield f"{facts.name}: its values name splits, and it is taken as a feature; {fix}"
     if guess.role in (LABEL, "categorical"):

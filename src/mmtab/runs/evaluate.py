@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mmtab.config.types import SPLITS, Hardware, LocalSettings, RunConfig, WandbConfig
+from mmtab.config.types import SPLITS, WANDB_OFF, Hardware, LocalSettings, RunConfig, WandbConfig
 from mmtab.data import table as tables
 from mmtab.features.batches import is_known
 from mmtab.runs.blocks import predict_rows
@@ -57,7 +57,7 @@ def evaluate(
             with recording(folder, target.name):
                 session.write_predictions(target, ids, predictions, labels)
             write_metrics(folder, split, metrics | extra)
-            if config.wandb.mode not in (None, "disabled"):
+            if config.wandb.mode not in WANDB_OFF:  # else what it logs with need not be imported
                 from mmtab.runs.wandb import log_results
 
                 log_results(config, folder, split, data)

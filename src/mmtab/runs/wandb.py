@@ -26,7 +26,7 @@ import pyarrow as pa
 from PIL import Image
 from pytorch_lightning.loggers import Logger
 
-from mmtab.config.types import RunConfig
+from mmtab.config.types import WANDB_OFF, RunConfig
 from mmtab.data import files
 from mmtab.data import table as tables
 from mmtab.data.cells import image_sources
@@ -49,7 +49,6 @@ from mmtab.utils.errors import DataError, MmtabError
 from mmtab.utils.plain import read_plain, record, text
 
 RUN = "wandb_run.json"
-OFF = (None, "disabled")
 ARTIFACT_FILES = (
     "config.yaml",
     "schema.yaml",
@@ -71,7 +70,7 @@ _open: dict[Path, Wandb] = {}  # the one open run of this process, by its folder
 
 def wandb_loggers(config: RunConfig, folder: Path) -> list[Logger]:
     """The logger of the first process, where wandb is not disabled."""
-    if config.wandb.mode in OFF or not distributed.is_first():
+    if config.wandb.mode in WANDB_OFF or not distributed.is_first():
         return []
     return [_opened(config, folder, resumes=config.resume == "auto" and (folder / LAST).exists())]
 
@@ -79,7 +78,7 @@ def wandb_loggers(config: RunConfig, folder: Path) -> list[Logger]:
 def log_results(config: RunConfig, folder: Path, split: str, data: Path | None = None) -> None:
     """Log a split that was scored: metrics, the most confident mistakes and, unless test is still to come, the run
     folder. ``data``: the dataset folder, where it is not that of the settings."""
-    if config.wandb.mode in OFF or not (folder in _open or (folder / RUN).exists()):
+    if config.wandb.mode in WANDB_OFF or not (folder in _open or (folder / RUN).exists()):
         return
     logger = _open.get(folder) or _opened(config, folder, resumes=True)
     logger.log_results(split, data)
